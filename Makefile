@@ -1,0 +1,51 @@
+# make run: set up, measure the demo once, serve the dashboard.   make test: set up, run every test.
+# PORT=8501 and PYTHON=python3.11 may be given.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PORT ?= 8501
+VENV := .venv
+PY := $(VENV)/bin/python
+
+.PHONY: run test lint install install-dev browser clean
+
+run: install
+	@$(PY) -m engine run demo --once
+	@$(PY) -m dashboard --port $(PORT)
+
+test: install-dev browser
+	@$(PY) -m ruff check .
+	@$(PY) -m pytest
+
+lint: install-dev
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+
+install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
+
+$(VENV)/bin/python:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than Python 3.11; give another: make PYTHON=python3.11"; exit 2; }
+	@"$(PYTHON)" -m venv $(VENV)
+
+$(VENV)/.installed: requirements.txt | $(VENV)/bin/python
+	@echo "Installing the pinned packages into $(VENV): some minutes the first time."
+	@$(PY) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	@echo "Installing what the tests need."
+	@$(PY) -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	@touch $@
+
+# The browser tests drive a Chromium. Where there is none, root on a Debian machine can install one; anybody
+# else's tests of the browser are skipped, with that reason.
+browser:
+	@command -v chromium chromium-browser google-chrome >/dev/null 2>&1 || \
+		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		  echo "Installing Chromium for the browser tests." && \
+		  apt-get update -qq >/dev/null && apt-get install -y -qq chromium >/dev/null; } || \
+		echo "No Chromium here: the browser tests will be skipped."
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
