@@ -1,0 +1,222 @@
+"""Classify: each variant of a suite answers texts that somebody typed."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine import corpus, hardware, paths, pool, summary
+from engine.artefacts import BuildError, Prepared, Preparer
+from engine.errors import RequestError, UnavailableError, one_line
+from engine.labels import align
+from engine.pool import Worker, WorkerError
+from engine.runner import Listener, Progress
+from engine.spec import Suite, Variant
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+CALLS = 5
+"""Timed calls an answer's latency is the median of, after one that is not timed."""
+MAX_TEXT_BYTES = 1_000_000
+MAX_TEXTS = 256
+BLANK = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})
+"""Unicode's categories of what leaves no ink: control and format characters, separators."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one variant says to some texts, all in one batch."""
+
+    variant: str
+    title: str
+    status: str
+    """measured, unavailable or failed."""
+    reason: str | None = None
+    labels: list[str] | None = None
+    """One answer a text."""
+    probabilities: list[dict[str, float]] | None = None
+    """One map a text: label -> softmax of the logits."""
+    latency_s: float | None = None
+    """Median of the model's call over the batch."""
+    latency_range_s: list[float] | None = None
+    """The fastest and the slowest of these calls."""
+    tokenize_s: float | None = None
+    """Median of tokenising the batch."""
+    shape: list[int] | None = None
+    """[texts, tokens] of the batch that was answered."""
+    truncated: list[bool] | None = None
+    agrees: list[bool] | None = None
+    """Whether each answer is the baseline's; None for the baseline and where labels are not comparable."""
+    note: str | None = None
+    """What a reader of the latency must know."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check_texts(texts: list[str]) -> None:
+    """Raises RequestError for texts that no classifier could be asked."""
+    if not texts:
+        raise RequestError("no text given; type at least one")
+    if len(texts) > MAX_TEXTS:
+        raise RequestError(f"{len(texts)} texts are too many at once; allowed: up to {MAX_TEXTS}")
+    for number, text in enumerate(texts, 1):
+        which = f"text {number}" if len(texts) > 1 else "the text"
+        if all(unicodedata.category(character) in BLANK for character in text):
+            raise RequestError(
+                f"{which} is empty or holds only blanks and control characters; type some words"
+            )
+        if len(text.encode("utf-8", "surrogatepass")) > MAX_TEXT_BYTES:
+            raise RequestError(f"{which} is longer than {MAX_TEXT_BYTES:,} bytes; shorten it")
+        if re.search(r"[\ud800-\udfff]", text):
+            raise RequestError(f"{which} is not valid Unicode; save it as UTF-8 and try again")
+    if sum(len(text.encode("utf-8")) for text in texts) > MAX_TEXT_BYTES:
+        raise RequestError(f"the texts are longer than {MAX_TEXT_BYTES:,} bytes together; send fewer at once")
+
+
+def label_names(suite: Suite, offline: bool) -> list[str] | None:
+    """What the workload calls its labels; None where it is unlabelled."""
+    return suite.workload.labels or corpus.load(suite, suite.workload, offline=offline).label_names
+
+
+def in_order(suite: Suite) -> list[Variant]:
+    """The variants as they are asked: the baseline first."""
+    return sorted(suite.variant, key=lambda v: v.name != suite.baseline)
+
+
+def classify(
+    suite: Suite, texts: list[str], device_request: str, offline: bool, listener: Listener
+) -> list[Answer]:
+    """Each variant's answer to `texts`, one variant loaded after another; in the suite's order.
+
+    The texts go as one batch, padded to the longest of them. Raises RequestError as a run would.
+    """
+    device = hardware.resolve_device(device_request)
+    threads = suite.protocol.threads or hardware.usable_cores()
+    names = label_names(suite, offline)
+    answers: dict[str, Answer] = {}
+    with ExitStack() as stack:
+        report = lambda text, share: listener(Progress("preparing", text, share))  # noqa: E731
+        preparer = stack.enter_context(Preparer(suite, device.spec, threads, offline, report))
+        for variant in in_order(suite):
+            try:
+                prepared = preparer.prepare(variant)
+                if reason := pool.refusal(variant, device, prepared):
+                    raise UnavailableError(reason)
+                listener(
+                    Progress("answering", f"{variant.shown}: loading and answering", None, None, variant.name)
+                )
+                log = paths.local_folder("logs") / f"classify-{variant.name}.log"
+                with Worker(variant, device, threads, log) as worker:
+                    worker.start()
+                    worker.finish()
+                    worker.load(prepared, suite.workload.max_length)
+                    with pool.device_lock(device, pool.CLASSIFY, timeout_s=5):
+                        reply = worker.ask("classify", texts=texts, padding="longest", calls=CALLS)
+                found = answer(variant, prepared, reply, names)
+            except (UnavailableError, WorkerError, BuildError) as error:
+                found = no_answer(variant, error)
+            answers[variant.name] = compared(found, answers.get(suite.baseline))
+    return [answers[variant.name] for variant in suite.variant]
+
+
+def no_answer(variant: Variant, error: Exception) -> Answer:
+    """A variant that cannot run here (UnavailableError), or failed (anything else)."""
+    status = "unavailable" if isinstance(error, UnavailableError) else "failed"
+    return Answer(variant.name, variant.shown, status, one_line(error))
+
+
+def answer(variant: Variant, prepared: Prepared, reply: dict[str, Any], names: list[str] | None) -> Answer:
+    """A worker's reply to "classify" in words; `names` are the workload's labels."""
+    logits = reply["logits"].astype(np.float64)
+    alignment = align(prepared.labels, names, variant.labels)
+    shown = prepared.labels
+    if alignment.mapping is not None and names:
+        shown = [names[index] for index in alignment.mapping]
+    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares = exponents / exponents.sum(axis=1, keepdims=True)
+    probabilities = []
+    for line in shares:
+        summed: dict[str, float] = {}
+        for label, share in zip(shown, line, strict=True):
+            summed[label] = summed.get(label, 0.0) + float(share)
+        probabilities.append(summed)
+    return Answer(
+        variant.name,
+        variant.shown,
+        "measured",
+        labels=summary.predicted_names(logits, alignment, names),
+        probabilities=probabilities,
+        latency_s=float(np.median(reply["latencies_s"])),
+        latency_range_s=[float(np.min(reply["latencies_s"])), float(np.max(reply["latencies_s"]))],
+        tokenize_s=float(np.median(reply["tokenize_s"])),
+        shape=reply["shape"],
+        truncated=[bool(cut) for cut in reply["truncated"]],
+    )
+
+
+def compared(found: Answer, baseline: Answer | None) -> Answer:
+    """`found` with its agreement with the baseline's answer, where both speak of the same labels."""
+    if baseline is None or baseline.variant == found.variant or not (baseline.labels and found.labels):
+        return found
+    assert baseline.probabilities and found.probabilities
+    if set(baseline.probabilities[0]) != set(found.probabilities[0]):
+        return found
+    pairs = zip(found.labels, baseline.labels, strict=True)
+    return replace(found, agrees=[mine == theirs for mine, theirs in pairs])
+
+
+def show(console: Console, texts: list[str], answers: list[Answer]) -> None:
+    """One table a text."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from engine.units import milliseconds, percent
+
+    for index, text in enumerate(texts):
+        line = " ".join(text.split())
+        title = Text(line if len(line) <= 100 else line[:99] + "…")
+        made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+        for header in ("Variant", "Answer", "Probability %", "As baseline", "Model ms", "Tokenise ms"):
+            made.add_column(
+                header, justify="left" if header in ("Variant", "Answer", "As baseline") else "right"
+            )
+        for answer in answers:
+            if answer.status != "measured" or not answer.labels or not answer.probabilities:
+                made.add_row(Text(answer.title), answer.status)
+                continue
+            label = answer.labels[index]
+            same = {True: "= same", False: "≠ other", None: ""}[
+                answer.agrees[index] if answer.agrees else None
+            ]
+            made.add_row(
+                Text(answer.title),
+                Text(label),
+                percent(answer.probabilities[index].get(label)),
+                same,
+                milliseconds(answer.latency_s),
+                milliseconds(answer.tokenize_s),
+            )
+        console.print(made)
+    for answer in answers:
+        if answer.reason:
+            console.print(f"· {answer.title}: {answer.reason}", markup=False, highlight=False)
+        if answer.truncated and any(answer.truncated):
+            console.print(
+                f"· {answer.title}: {sum(answer.truncated)} of {len(texts)} texts were cut to the maximum length",
+                markup=False,
+                highlight=False,
+            )
+    shape = next((a.shape for a in answers if a.shape), None)
+    if shape:
+        console.print(
+            f"One batch of {shape[0]} x {shape[1]} tokens, padded to the longest text; medians of {CALLS} calls.",
+            style="dim",
+        )

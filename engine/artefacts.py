@@ -1,0 +1,416 @@
+"""Prepares what workers load: finds models, makes checkpoints, exports and quantises.
+
+Everything made is cached by content (source files, recipe, library versions) in data/local, built in
+a process of its own, and put in place by a rename, so that a half-made artefact is never seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from engine import backends, hub, paths
+from engine.backends.base import Recipe, Source
+from engine.builder import Builder, BuildError, json_lines
+from engine.errors import RequestError, one_line
+from engine.spec import CHECKPOINT, Checkpoint, NewTokenizer, Suite, Variant
+
+Report = Callable[[str, float | None], None]
+"""Called with a sentence on what is being done, and the share done (None where unknown)."""
+
+FACTS = "facts.json"
+WEIGHTS = (".safetensors", ".safetensors.index.json")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+HEAD = "ForSequenceClassification"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One variant, ready for a worker."""
+
+    source: Source
+    folder: Path
+    """What the backend loads."""
+    tokenizer: Path
+    """What `engine.encoding.Encoder` reads."""
+    labels: list[str]
+    """The model's own output names, in index order."""
+    parameters: int
+    random_weights: bool
+    """The checkpoint was made with zero epochs: its answers mean nothing."""
+    max_positions: int | None
+    facts: dict[str, Any]
+
+
+class Preparer:
+    """Prepares the variants of one suite. Use as a context manager: it may hold a build process.
+
+    `offline`: nothing is asked of a hub; what is missing names `python -m engine fetch`.
+    """
+
+    def __init__(
+        self,
+        suite: Suite,
+        device: str = "cpu",
+        threads: int = 0,
+        offline: bool = False,
+        report: Report = lambda text, share: None,
+    ) -> None:
+        self.suite = suite
+        self.device = device
+        self.threads = threads
+        self.offline = offline
+        self.report = report
+        self._builder: Builder | None = None
+        self._sources: dict[tuple[str, str | None], Source] = {}
+
+    def __enter__(self) -> Preparer:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._builder is not None:
+            self._builder.close()
+
+    def source(self, reference: str, revision: str | None = None, where: str = "model") -> Source:
+        """The model that `reference` names: a checkpoint of the suite, a folder or a hub id.
+
+        Raises RequestError where there is none, or where it is no safetensors classifier.
+        """
+        key = (reference, revision)
+        if key not in self._sources:
+            folder = self._folder(reference, revision, where)
+            self._sources[key] = _inspect(reference, folder, where)
+        return self._sources[key]
+
+    def prepare(self, variant: Variant) -> Prepared:
+        """All that a worker needs for `variant`, built where it is not cached yet.
+
+        Raises RequestError for a model that cannot serve, BuildError where a build step fails.
+        """
+        source, described, facts = self.model(variant)
+        folder, made = source.folder, {}
+        for recipe in backends.get(variant.backend).recipes(variant.precision, variant.options):
+            text = f"{variant.shown}: building {recipe.kind}"
+            folder = self._built(source.digest, recipe, variant.backend, folder, text)
+            made |= json.loads((folder / FACTS).read_text())
+        return Prepared(
+            source=source,
+            folder=folder,
+            tokenizer=described,
+            labels=facts["labels"],
+            parameters=facts["parameters"],
+            random_weights=bool(source.config.get("inference_bench", {}).get("random_weights")),
+            max_positions=facts["max_positions"],
+            facts=made,
+        )
+
+    def _check_length(self, positions: int | None, where: str) -> None:
+        wanted = self.suite.workload.max_length
+        if positions and wanted > positions:
+            raise RequestError(f"workload.max_length: {wanted} is more than {where} takes; allowed: up to {positions}")
+
+    def model(self, variant: Variant) -> tuple[Source, Path, dict[str, Any]]:
+        """The model of `variant`, the folder with its description, and the facts in it.
+
+        Raises RequestError for a model that cannot serve.
+        """
+        where = f"variant {variant.name!r}: model"
+        source = self.source(variant.model, variant.revision, where)
+        tokenizer = source.folder
+        if variant.tokenizer:
+            tokenizer = self._folder(variant.tokenizer, None, f"variant {variant.name!r}: tokenizer", False)
+        described = self.described(source, tokenizer, where)
+        facts = json.loads((described / FACTS).read_text())
+        self._check_length(facts["max_positions"], where)
+        return source, described, facts
+
+    def described(self, source: Source, tokenizer: Path, where: str) -> Path:
+        """The folder with the model's description and its tokenizer as one file.
+
+        Raises RequestError where the model has no trained classification head or its files do not load.
+        """
+        digest = hashlib.sha256(f"{source.digest} {_digest(tokenizer)}".encode()).hexdigest()
+        recipe = Recipe("description", {}, ("transformers", "tokenizers"))
+        text = f"{source.reference}: reading model and tokenizer"
+        try:
+            return self._built(digest, recipe, None, source.folder, text, {"tokenizer": str(tokenizer)})
+        except BuildError as error:
+            raise RequestError(f"{where} {source.reference!r}: {one_line(error)}") from error
+
+    def checkpoint(self, checkpoint: Checkpoint) -> Path:
+        """The folder of a checkpoint that the suite makes, made now where it is missing."""
+        from engine import corpus
+
+        where = f"checkpoint {checkpoint.name!r}"
+        folders = {
+            key: self._folder(ref, checkpoint.revision if key == "base" else None, f"{where}: {key}")
+            for key, ref in (("base", checkpoint.base), ("teacher", checkpoint.teacher))
+            if ref
+        }
+        workload = self.suite.checkpoint_workload(checkpoint)
+        examples = corpus.load(self.suite, workload, offline=self.offline, where=where)
+        tokenizer = self._tokenizer_request(checkpoint, folders)
+        request = {
+            "name": checkpoint.name,
+            "base": str(folders["base"]) if "base" in folders else None,
+            "architecture": checkpoint.architecture,
+            "teacher": str(folders["teacher"]) if "teacher" in folders else None,
+            "teacher_mapping": self._teacher_mapping(checkpoint, folders, examples.label_names),
+            "tokenizer": tokenizer,
+            "label_names": examples.label_names,
+            "max_length": workload.max_length,
+            "epochs": checkpoint.epochs,
+            "learning_rate": checkpoint.learning_rate,
+            "batch_size": checkpoint.batch_size,
+            "temperature": checkpoint.temperature,
+            "seed": checkpoint.seed,
+        }
+        if not examples.label_names:
+            raise RequestError(f"{where}: its data set has no label names; declare labels = [...]")
+        content = {key: value for key, value in request.items() if key not in ("base", "teacher")}
+        content |= {key: _digest(folder) for key, folder in folders.items()}
+        if "folder" in tokenizer:
+            content["tokenizer"] = _digest(Path(tokenizer["folder"]))
+        digest = _key({**content, "examples": examples.digest})
+        target = paths.local_folder("checkpoints") / f"{checkpoint.name}-{digest[:16]}"
+        with _making(target) as draft:
+            if draft is not None:
+                request |= {
+                    "target": str(draft),
+                    "texts": examples.texts,
+                    "labels": None if examples.labels is None else examples.labels.tolist(),
+                    "device": self.device,
+                    "threads": self.threads,
+                }
+                self._distill(request, draft, where)
+        return target
+
+    def _tokenizer_request(self, checkpoint: Checkpoint, folders: dict[str, Path]) -> dict[str, Any]:
+        given = checkpoint.tokenizer
+        if isinstance(given, NewTokenizer):
+            return {"vocab_size": given.vocab_size}
+        if given is None:
+            given = "base" if "base" in folders else "teacher"
+            return {"folder": str(folders[given])}
+        if given == "teacher":
+            return {"folder": str(folders["teacher"])}
+        return {"folder": str(self._folder(given, None, f"checkpoint {checkpoint.name!r}: tokenizer", False))}
+
+    def _teacher_mapping(
+        self, checkpoint: Checkpoint, folders: dict[str, Path], label_names: list[str] | None
+    ) -> list[int] | None:
+        """Teacher output -> label index; None where they are in the same order."""
+        from engine import labels
+
+        if "teacher" not in folders or not label_names:
+            return None
+        where = f"checkpoint {checkpoint.name!r}: teacher {checkpoint.teacher!r}"
+        config = json.loads((folders["teacher"] / "config.json").read_text())
+        try:
+            aligned = labels.align(_labels_of(config), label_names, checkpoint.teacher_labels)
+        except RequestError as error:
+            raise RequestError(f"{where}: teacher_labels: {error}") from error
+        if aligned.mapping is None:
+            raise RequestError(f"{where}: {aligned.reason} (on a checkpoint the key is teacher_labels)")
+        if len(set(aligned.mapping)) < len(label_names) or len(aligned.mapping) > len(label_names):
+            raise RequestError(f"{where}: teacher_labels must give each label exactly one output")
+        return None if aligned.mapping == list(range(len(label_names))) else aligned.mapping
+
+    def _distill(self, request: dict[str, Any], draft: Path, where: str) -> None:
+        title = f"{where}: making it ({'training' if request['epochs'] else 'random weights'})"
+        self.report(title, 0.0)
+        file = draft.with_suffix(".request.json")
+        file.write_text(json.dumps(request))
+        try:
+            for message in json_lines([sys.executable, "-m", "engine.distill", str(file)], where):
+                if "error" in message:
+                    raise RequestError(f"{where}: {message['error']}")
+                if message.get("total"):
+                    left = message.get("seconds_left")
+                    told = f", about {left:.0f} s left" if left is not None else ""
+                    self.report(f"{where}: {message['phase']}{told}", message["done"] / message["total"])
+                if "result" in message:
+                    (draft / FACTS).write_text(json.dumps(message["result"]))
+        finally:
+            file.unlink(missing_ok=True)
+
+    def _folder(self, reference: str, revision: str | None, where: str, weights: bool = True) -> Path:
+        """The folder that `reference` means; `weights` is False where a tokenizer is enough."""
+        if reference.startswith(CHECKPOINT):
+            return self.checkpoint(self.suite.checkpoints[reference.removeprefix(CHECKPOINT)])
+        path = self.suite.locate(reference)
+        if path is None:
+            return self._from_hub(reference, revision, where, weights)
+        if not path.is_dir():
+            kind = "is a file, not a model folder" if path.exists() else "no such folder"
+            raise RequestError(f"{where} {reference!r}: {kind} (looked at {path})")
+        return path
+
+    def _from_hub(self, reference: str, revision: str | None, where: str, weights: bool) -> Path:
+        """A hub repository's files; pickled weights are converted to safetensors, once."""
+        repository = hub.Repository(reference, revision, where, self.suite.reference)
+        folder = repository.cached(weights)
+        if folder is None:
+            self.report(f"{reference}: downloading", None)
+            folder = repository.downloaded(self.offline)
+        if not weights or hub.has_safetensors(folder):
+            return folder
+        target = paths.local_folder("artefacts") / f"safetensors-{reference.replace('/', '--')}-{folder.name[:16]}"
+        with _making(target) as draft:
+            if draft is not None:
+                self.report(f"{reference}: converting pickled weights", None)
+                pickled = repository.with_pickle(self.offline)
+                try:
+                    self._ask({"do": "convert", "source": str(pickled), "target": str(draft)})
+                except BuildError as error:
+                    raise RequestError(f"{where} {reference!r}: {one_line(error)}") from error
+        return target
+
+    def _built(
+        self,
+        digest: str,
+        recipe: Recipe,
+        backend: str | None,
+        source: Path,
+        text: str,
+        more: dict[str, str] | None = None,
+    ) -> Path:
+        """The folder that `recipe` makes from the folder `source`, made now where it is missing."""
+        content = {
+            "source": digest,
+            **asdict(recipe),
+            "after": source.name if backend and source.parent.name == "artefacts" else None,
+            "versions": {name: _version(name) for name in recipe.distributions},
+        }
+        target = paths.local_folder("artefacts") / f"{recipe.kind}-{_key(content)[:24]}"
+        with _making(target) as draft:
+            if draft is not None:
+                self.report(text, None)
+                facts = self._ask(
+                    {
+                        "do": "build" if backend else "describe",
+                        "backend": backend,
+                        "recipe": asdict(recipe),
+                        "source": str(source),
+                        "target": str(draft),
+                        **(more or {}),
+                    }
+                )
+                (draft / FACTS).write_text(json.dumps(facts))
+        return target
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        if self._builder is None:
+            self._builder = Builder()
+        try:
+            return self._builder.ask(request)
+        except BaseException as error:
+            # An interrupted build must not go on writing into a draft that is being removed.
+            self._builder.close(at_once=not isinstance(error, BuildError))
+            self._builder = None
+            raise
+
+
+def _inspect(reference: str, folder: Path, where: str) -> Source:
+    """`folder` as a Source. Raises RequestError, from its files' names and config.json alone."""
+    name = f"{where} {reference!r}"
+    if not any(folder.iterdir()):
+        raise RequestError(f"{name}: the folder {folder} is empty; it needs config.json and model.safetensors")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("it holds no JSON object")
+    except FileNotFoundError as error:
+        raise RequestError(f"{name}: {folder} has no config.json, so it is no model folder") from error
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{name}: config.json is not readable: {one_line(error)}") from error
+    if config.get("auto_map"):
+        raise RequestError(
+            f"{name}: its config.json names code to run (auto_map); remote code is never run: "
+            "use a model whose architecture transformers has"
+        )
+    if not any(path.name.endswith(WEIGHTS) for path in folder.iterdir()):
+        pickled = [path.name for path in folder.iterdir() if path.name.endswith(PICKLES)]
+        if pickled:
+            raise RequestError(
+                f"{name}: has pickled weights only ({', '.join(sorted(pickled))}), which can run code when "
+                "loaded; save them as safetensors (save_pretrained does) and try again"
+            )
+        raise RequestError(f"{name}: {folder} has no weights; it needs model.safetensors")
+    architectures = config.get("architectures") or []
+    if not any(str(item).endswith(HEAD) for item in architectures):
+        raise RequestError(
+            f"{name}: has no classification head (its architecture is "
+            f"{', '.join(map(str, architectures)) or 'not named'}); needed is one that ends in {HEAD}: "
+            "fine-tune it first, or let a [[checkpoint]] of the suite do it"
+        )
+    return Source(reference, folder, config, _digest(folder))
+
+
+def _labels_of(config: dict[str, Any]) -> list[str]:
+    """A model's output names by config.json alone, in index order."""
+    named = config.get("id2label") or {}
+    if named:
+        return [str(named[key]) for key in sorted(named, key=int)]
+    return [f"LABEL_{i}" for i in range(int(config.get("num_labels") or 2))]
+
+
+def _digest(folder: Path) -> str:
+    """sha256 over the model and tokenizer files of `folder`: names and contents, not times."""
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".safetensors", ".txt", ".model") and path.name != FACTS and path.is_file():
+            with path.open("rb") as file:
+                total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def _key(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@contextmanager
+def _making(target: Path) -> Iterator[Path | None]:
+    """Yields an empty draft folder to fill, put in place at `target` afterwards; None where it is there already.
+
+    One process makes a thing at a time; a draft that fails is removed.
+    """
+    from filelock import FileLock
+
+    if target.is_dir():
+        yield None
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.parent / f".{target.name}.lock"):
+        if target.is_dir():
+            yield None
+            return
+        draft = target.parent / f".{target.name}.{os.getpid()}.draft"
+        for left in target.parent.glob(f".{target.name}.*.draft"):
+            shutil.rmtree(left, ignore_errors=True)  # of a process that was killed: we hold the lock
+        draft.mkdir()
+        try:
+            yield draft
+            draft.rename(target)
+        except OSError as error:
+            raise RequestError(
+                f"cannot write {target}: {one_line(error)}; free some space, or point BENCH_DATA_DIR elsewhere"
+            ) from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)

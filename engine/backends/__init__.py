@@ -1,0 +1,35 @@
+"""The registry of backends: one line each, imported only when asked for.
+
+To add one: a file in this folder with a subclass of `engine.backends.base.Backend`, a line here, and
+a variant in a suite that names it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engine.backends.base import Backend
+
+REGISTRY: dict[str, str] = {
+    "pytorch": "engine.backends.pytorch:PyTorch",
+    "bitsandbytes": "engine.backends.bitsandbytes:BitsAndBytes",
+    "onnxruntime": "engine.backends.onnxruntime:OnnxRuntime",
+}
+
+
+def get(name: str) -> type[Backend]:
+    """The backend class registered as `name`; importing it imports no model library.
+
+    Raises ValueError, with the names allowed, for an unknown one.
+    """
+    from importlib import import_module
+
+    from engine.errors import did_you_mean
+
+    if name not in REGISTRY:
+        raise ValueError(
+            f"unknown backend {name!r}; allowed: {', '.join(REGISTRY)}" + did_you_mean(name, tuple(REGISTRY))
+        )
+    module, _, attribute = REGISTRY[name].partition(":")
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,169 @@
+"""What a backend is: the code that builds, loads and calls a variant.
+
+A backend's module imports its model library inside functions only, so that the registry, suite
+validation and `doctor` can ask a class about itself for nothing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from engine.errors import did_you_mean, one_line
+
+Batch = dict[str, np.ndarray]
+"""One tokenised batch as host arrays: input name -> int64 [examples, tokens]."""
+
+
+class Options(BaseModel):
+    """What only one backend understands; a subclass declares its keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model as found: what a backend may ask of it before anything is loaded."""
+
+    reference: str
+    """As the suite names it."""
+    folder: Path
+    """Holds config.json and safetensors weights."""
+    config: dict[str, Any]
+    digest: str
+    """sha256 over config, weights and tokenizer files."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One build step: what it makes and from what settings. Its content is the cache's key."""
+
+    kind: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    distributions: tuple[str, ...] = ()
+    """The installed packages whose versions change the result."""
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """All that a worker needs to load one variant."""
+
+    folder: Path
+    """The last recipe's result, or the source's folder where a backend builds nothing."""
+    precision: str
+    device: str
+    """"cpu" or "cuda:N"."""
+    threads: int
+    options: dict[str, Any]
+    scratch: Path
+    """A folder of this worker's own, for profiles and the like; gone after the run."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"folder": str(self.folder), "scratch": str(self.scratch)}
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> LoadRequest:
+        return cls(**(raw | {"folder": Path(raw["folder"]), "scratch": Path(raw["scratch"])}))
+
+
+@dataclass
+class Audit:
+    """The effective configuration, read back from the loaded model after warm-up."""
+
+    settings: dict[str, Any]
+    """Facts: dtypes, TF32, attention, execution providers, threads, quantised modules."""
+    wrong: list[str] = field(default_factory=list)
+    """What makes the row invalid: the weights are not in the format that was asked for."""
+    deviations: list[str] = field(default_factory=list)
+    """What differs from the request without making it another variant."""
+
+
+class Backend(ABC):
+    """One instance hosts one loaded variant, in a worker of its own."""
+
+    name: ClassVar[str]
+    precisions: ClassVar[tuple[str, ...]]
+    modules: ClassVar[tuple[str, ...]]
+    """Importable names that a worker needs."""
+    options: ClassVar[type[Options]] = Options
+
+    @classmethod
+    def parse_options(cls, raw: dict[str, Any]) -> Any:
+        """`raw` as this backend's `Options`. Raises ValueError with what is allowed."""
+        allowed = tuple(cls.options.model_fields)
+        for key in raw:
+            if key not in allowed:
+                raise ValueError(
+                    f"options.{key}: unknown option of backend {cls.name!r}; "
+                    f"allowed: {', '.join(allowed) or 'none'}{did_you_mean(key, allowed)}"
+                )
+        try:
+            return cls.options.model_validate(raw)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise ValueError(f"options.{key}: found {first['input']!r}; {first['msg']}") from error
+
+    @classmethod
+    def missing_modules(cls) -> list[str]:
+        """Those of `modules` that are not installed."""
+        return [name for name in cls.modules if find_spec(name) is None]
+
+    @classmethod
+    def unavailable(cls, precision: str, options: dict[str, Any], device: str, source: Source) -> str | None:
+        """Why this technique cannot run here, known before the start; None where nothing speaks against it."""
+        return None
+
+    @classmethod
+    def recipes(cls, precision: str, options: dict[str, Any]) -> list[Recipe]:
+        """The build steps in order, each made from the one before; empty where the source is loaded as it is."""
+        return []
+
+    @classmethod
+    def build(cls, recipe: Recipe, source: Path, target: Path) -> dict[str, Any]:
+        """Make `recipe` from the folder `source` into the empty folder `target`; runs in a build process.
+
+        Returns facts worth keeping about what was made.
+        """
+        raise NotImplementedError(f"{cls.name} builds nothing")
+
+    @abstractmethod
+    def load(self, request: LoadRequest) -> None:
+        """Load the variant, ready to be called. Raises UnavailableError where it cannot run here."""
+
+    @abstractmethod
+    def call(self, batch: Batch) -> np.ndarray:
+        """Logits of one batch: host arrays in, host float32 [examples, labels] out, device synchronised.
+
+        This is the whole of what the clock runs around, for every backend alike.
+        """
+
+    @abstractmethod
+    def audit(self) -> Audit:
+        """The effective configuration. Called after warm-up, outside the timed region."""
+
+    @abstractmethod
+    def weights_bytes(self) -> int:
+        """Bytes of the weights as this backend holds or stores them."""
+
+    def synchronize(self) -> None:  # noqa: B027
+        """Wait until the device is idle; nothing to do where `call` runs on the host."""
+
+    def device_seconds(self, batch: Batch) -> float | None:
+        """Seconds that one call keeps the device busy, by device events; None where there are none."""
+        return None
+
+    def allocator_bytes(self, reset: bool = False) -> dict[str, int]:
+        """Peaks of the framework's own device allocator since the last reset, by name; empty where it has none."""
+        return {}
+
+
+def first_line(error: BaseException) -> str:
+    """`error` in one line, with its type: what a failed measurement gives as its reason."""
+    return f"{type(error).__name__}: {one_line(error)}"

@@ -1,0 +1,231 @@
+"""ONNX Runtime: the model exported to ONNX, and its dynamically quantised INT8 form.
+
+Export and quantisation go through optimum in a build process; the worker needs onnxruntime alone.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from engine.backends.base import Audit, Backend, Batch, LoadRequest, Options, Recipe
+from engine.errors import UnavailableError
+
+MODEL = "model.onnx"
+FACTS = "weights.json"
+LEVELS = {
+    "all": "ORT_ENABLE_ALL",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "basic": "ORT_ENABLE_BASIC",
+    "off": "ORT_DISABLE_ALL",
+}
+
+
+class OnnxRuntimeOptions(Options):
+    per_channel: bool = False
+    """INT8: one scale for each output channel instead of one for each tensor."""
+    operators: list[str] | None = None
+    """INT8: the operator types to quantise; all that ONNX Runtime can, by default."""
+    graph_optimization: Literal["all", "extended", "basic", "off"] = "all"
+
+
+class OnnxRuntime(Backend):
+    """One inference session, on the CPU's or CUDA's execution provider."""
+
+    name: ClassVar[str] = "onnxruntime"
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "tf32", "int8")
+    modules: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+    options: ClassVar[type[Options]] = OnnxRuntimeOptions
+
+    @classmethod
+    def unavailable(cls, precision: str, options: dict[str, Any], device: str, source: Any) -> str | None:
+        if precision == "tf32" and device == "cpu":
+            return "TF32 is a mode of NVIDIA's tensor cores (Ampere and later); it needs --device cuda"
+        return None
+
+    @classmethod
+    def recipes(cls, precision: str, options: dict[str, Any]) -> list[Recipe]:
+        export = Recipe("onnx-fp32", {}, ("torch", "transformers", "optimum", "optimum-onnx", "onnx"))
+        if precision != "int8":
+            return [export]
+        parsed = cls.parse_options(options)
+        settings = {
+            "instructions": _instructions(),
+            "per_channel": parsed.per_channel,
+            "operators": sorted(parsed.operators) if parsed.operators else None,
+        }
+        return [export, Recipe("onnx-int8-dynamic", settings, ("optimum-onnx", "onnx", "onnxruntime-gpu"))]
+
+    @classmethod
+    def build(cls, recipe: Recipe, source: Path, target: Path) -> dict[str, Any]:
+        if recipe.kind == "onnx-fp32":
+            _export(source, target)
+        else:
+            _quantize(recipe, source, target)
+        facts = _weights(target / MODEL)
+        (target / FACTS).write_text(json.dumps(facts))
+        return facts
+
+    def load(self, request: LoadRequest) -> None:
+        import onnxruntime as ort
+
+        self._ort = ort
+        self._request = request
+        # Warnings about placement are read from the profile instead.
+        ort.set_default_logger_severity(3)
+        self._session = self._open(profile=False)
+        if request.device != "cpu" and self._session.get_providers()[0] != "CUDAExecutionProvider":
+            raise UnavailableError(
+                "ONNX Runtime fell back to the CPU: its CUDA provider did not load; "
+                "`python -m engine doctor` says which library it lacks"
+            )
+        self._inputs = [item.name for item in self._session.get_inputs()]
+
+    def _open(self, profile: bool) -> Any:
+        ort, request = self._ort, self._request
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = request.threads
+        settings.inter_op_num_threads = 1
+        level = self.parse_options(request.options).graph_optimization
+        settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[level])
+        # A worker that waits its turn must not spin; it stops when the last call of a block returns.
+        settings.add_session_config_entry("session.force_spinning_stop", "1")
+        if profile:
+            settings.enable_profiling = True
+            settings.profile_file_prefix = str(request.scratch / "onnxruntime")
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if request.device != "cpu":
+            ort.preload_dlls()
+            index = int(request.device.partition(":")[2] or 0)
+            tf32 = "1" if request.precision == "tf32" else "0"
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": str(index), "use_tf32": tf32}))
+        return ort.InferenceSession(str(request.folder / MODEL), settings, providers=providers)
+
+    def call(self, batch: Batch) -> np.ndarray:
+        logits = self._session.run(None, {name: batch[name] for name in self._inputs})[0]
+        return logits if logits.dtype == np.float32 else logits.astype(np.float32)
+
+    def weights_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self._request.folder.glob("*.onnx*"))
+
+    def audit(self) -> Audit:
+        placement, operators = self._placement()
+        facts = json.loads((self._request.folder / FACTS).read_text())
+        settings = self._session.get_session_options()
+        given = self._session.get_provider_options()
+        audit = Audit(
+            {
+                "parameters_by_dtype": facts["elements_by_dtype"],
+                "providers": self._session.get_providers(),
+                "nodes_by_provider": {name: sum(ops.values()) for name, ops in placement.items()},
+                "operators_by_provider": placement,
+                "memory_copies": sum(n for op, n in operators.items() if op.startswith("Memcpy")),
+                "graph_optimization": self.parse_options(self._request.options).graph_optimization,
+                "tf32": given.get("CUDAExecutionProvider", {}).get("use_tf32") == "1",
+                "threads": settings.intra_op_num_threads,
+                "onnxruntime": self._ort.__version__,
+            }
+        )
+        self._judge(audit, facts, operators)
+        return audit
+
+    def _judge(self, audit: Audit, facts: dict[str, Any], operators: Counter[str]) -> None:
+        integer = sum(
+            n
+            for op, n in operators.items()
+            if "Integer" in op or op.startswith(("QLinear", "DynamicQuantize"))
+        )
+        audit.settings["integer_nodes"] = integer
+        int8 = sum(facts["elements_by_dtype"].get(dtype, 0) for dtype in ("int8", "uint8"))
+        if self._request.precision == "int8" and not (integer and int8):
+            audit.wrong.append("no operator computes in INT8")
+        if self._request.precision != "int8" and set(facts["elements_by_dtype"]) != {"float32"}:
+            audit.wrong.append(
+                f"weights in {', '.join(facts['elements_by_dtype'])} where float32 was asked for"
+            )
+        if self._request.device != "cpu":
+            on_cpu = audit.settings["nodes_by_provider"].get("CPUExecutionProvider", 0)
+            if on_cpu:
+                total = sum(audit.settings["nodes_by_provider"].values())
+                audit.deviations.append(f"{on_cpu} of {total} graph nodes ran on the CPU")
+
+    def _placement(self) -> tuple[dict[str, dict[str, int]], Counter[str]]:
+        """Graph nodes by execution provider and operator, from a profiled session of its own."""
+        session = self._open(profile=True)
+        ones = np.ones((1, 8), dtype=np.int64)
+        session.run(None, dict.fromkeys(self._inputs, ones))
+        file = Path(session.end_profiling())
+        nodes: dict[str, tuple[str, str]] = {}
+        for event in json.loads(file.read_text()):
+            facts = event.get("args", {})
+            if event.get("cat") == "Node" and facts.get("provider"):
+                nodes[event["name"]] = (facts["provider"], facts.get("op_name", "?"))
+        file.unlink()
+        placement: dict[str, dict[str, int]] = {}
+        for provider, operator in nodes.values():
+            counts = placement.setdefault(provider, {})
+            counts[operator] = counts.get(operator, 0) + 1
+        return placement, Counter(operator for _, operator in nodes.values())
+
+
+def _instructions() -> str:
+    """The instruction set that INT8 weights are laid out for on this machine."""
+    from engine.hardware import cpu_features
+
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return "arm64"
+    features = cpu_features()
+    return "avx512_vnni" if {"avx512_vnni", "avx_vnni"} & set(features) else "avx2"
+
+
+def _export(source: Path, target: Path) -> None:
+    import torch
+    from optimum.exporters.onnx import onnx_export_from_model
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(
+        source, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+    ).eval()
+    onnx_export_from_model(model, target, task="text-classification", device="cpu", do_validation=False)
+
+
+def _quantize(recipe: Recipe, source: Path, target: Path) -> None:
+    from optimum.onnxruntime import ORTQuantizer
+    from optimum.onnxruntime.configuration import AutoQuantizationConfig
+
+    make = getattr(AutoQuantizationConfig, recipe.settings["instructions"])
+    # Without VNNI, 8-bit products saturate 16-bit sums; seven bits of weight do not.
+    extra = {"reduce_range": True} if recipe.settings["instructions"] == "avx2" else {}
+    config = make(
+        is_static=False,
+        per_channel=recipe.settings["per_channel"],
+        operators_to_quantize=recipe.settings["operators"],
+        **extra,
+    )
+    ORTQuantizer.from_pretrained(source, file_name=MODEL).quantize(
+        save_dir=target, quantization_config=config
+    )
+    (target / "model_quantized.onnx").rename(target / MODEL)
+    for name in ("config.json",):
+        if not (target / name).exists():
+            shutil.copy(source / name, target / name)
+
+
+def _weights(model: Path) -> dict[str, Any]:
+    """Elements and bytes of the graph's weights by dtype; scalars and shapes are not weights."""
+    import onnx
+
+    elements, size = Counter[str](), Counter[str]()
+    for tensor in onnx.load(str(model), load_external_data=False).graph.initializer:
+        count = int(np.prod(tensor.dims)) if tensor.dims else 1
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        if count > 64 and dtype != np.int64:
+            elements[dtype.name] += count
+            size[dtype.name] += count * dtype.itemsize
+    return {"elements_by_dtype": dict(elements), "bytes_by_dtype": dict(size)}

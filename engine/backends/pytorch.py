@@ -1,0 +1,136 @@
+"""PyTorch through transformers: FP32, TF32, FP16, BF16."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from engine.backends.base import Audit, Backend, Batch, LoadRequest, Options
+
+DTYPES = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+class PyTorchOptions(Options):
+    attention: Literal["sdpa", "eager"] | None = None
+    """The attention implementation; transformers' own choice by default."""
+
+
+class PyTorch(Backend):
+    """A sequence classifier of transformers, called under `torch.inference_mode`."""
+
+    name: ClassVar[str] = "pytorch"
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "tf32", "fp16", "bf16")
+    modules: ClassVar[tuple[str, ...]] = ("torch", "transformers")
+    options: ClassVar[type[Options]] = PyTorchOptions
+
+    @classmethod
+    def unavailable(cls, precision: str, options: dict[str, Any], device: str, source: Any) -> str | None:
+        if precision == "tf32" and device == "cpu":
+            return "TF32 is a mode of NVIDIA's tensor cores (Ampere and later); it needs --device cuda"
+        return None
+
+    def load(self, request: LoadRequest) -> None:
+        import torch
+
+        torch.set_num_threads(request.threads)
+        torch.set_grad_enabled(False)
+        # "highest" keeps FP32 products in FP32; "high" allows TF32.
+        torch.set_float32_matmul_precision("high" if request.precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = request.precision == "tf32"
+        self._torch = torch
+        self._request = request
+        self._device = torch.device(request.device)
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
+        self._model = self._from_pretrained(request).eval()
+
+    def _from_pretrained(self, request: LoadRequest, **changes: Any) -> Any:
+        """The model on its device. Raises ValueError where weights are missing from the files."""
+        from transformers import AutoModelForSequenceClassification
+
+        attention = self.parse_options(request.options).attention
+        settings = {
+            "dtype": getattr(self._torch, DTYPES[request.precision]) if request.precision in DTYPES else None,
+            "device_map": {"": request.device},
+            "attn_implementation": attention,
+        } | changes
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            request.folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **settings,
+        )
+        if loading["missing_keys"]:
+            raise ValueError(
+                f"weights are missing from the files: {', '.join(sorted(loading['missing_keys']))}"
+            )
+        return model
+
+    def call(self, batch: Batch) -> np.ndarray:
+        torch = self._torch
+        with torch.inference_mode():
+            inputs = {name: torch.from_numpy(array).to(self._device) for name, array in batch.items()}
+            return self._model(**inputs).logits.float().cpu().numpy()
+
+    def synchronize(self) -> None:
+        if self._device.type == "cuda":
+            self._torch.cuda.synchronize(self._device)
+
+    def device_seconds(self, batch: Batch) -> float | None:
+        if self._device.type != "cuda":
+            return None
+        start, end = (self._torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        self.call(batch)
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+
+    def allocator_bytes(self, reset: bool = False) -> dict[str, int]:
+        if self._device.type != "cuda":
+            return {}
+        cuda = self._torch.cuda
+        peaks = {
+            "torch_allocated_peak_bytes": cuda.max_memory_allocated(self._device),
+            "torch_reserved_peak_bytes": cuda.max_memory_reserved(self._device),
+        }
+        if reset:
+            cuda.reset_peak_memory_stats(self._device)
+        return peaks
+
+    def weights_bytes(self) -> int:
+        tensors = {t.data_ptr(): t for t in (*self._model.parameters(), *self._model.buffers())}
+        return sum(t.numel() * t.element_size() for t in tensors.values())
+
+    def audit(self) -> Audit:
+        torch = self._torch
+        dtypes = Counter[str]()
+        for parameter in self._model.parameters():
+            dtypes[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
+        audit = Audit(
+            {
+                "parameters_by_dtype": dict(dtypes),
+                "attention": getattr(self._model.config, "_attn_implementation", None),
+                "tf32": bool(torch.backends.cuda.matmul.allow_tf32),
+                "float32_matmul_precision": torch.get_float32_matmul_precision(),
+                "threads": torch.get_num_threads(),
+                # Not TorchVersion, whose pickle would import torch wherever it is read.
+                "torch": str(torch.__version__),
+                "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            }
+        )
+        self._judge(audit, dtypes)
+        if torch.get_num_threads() != self._request.threads:
+            audit.deviations.append(f"{torch.get_num_threads()} threads instead of {self._request.threads}")
+        return audit
+
+    def _judge(self, audit: Audit, dtypes: Counter[str]) -> None:
+        wanted = DTYPES[self._request.precision]
+        if other := sorted(set(dtypes) - {wanted}):
+            audit.wrong.append(f"weights in {', '.join(other)} where {wanted} was asked for")
+        if audit.settings["tf32"] != (self._request.precision == "tf32"):
+            audit.wrong.append(f"TF32 is {'on' if audit.settings['tf32'] else 'off'}")

@@ -1,0 +1,391 @@
+"""`python -m engine`: the command line. Imports inside commands keep `--help` quick."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engine.errors import RequestError, one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from engine.runner import Progress
+    from engine.spec import Suite
+
+STORAGE_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT)
+MEASURED, SOME_FAILED, WRONG_REQUEST, STOPPED = 0, 1, 2, 130
+
+app = typer.Typer(
+    name="engine",
+    help="Measures ways of running one text classifier against each other.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="A name from data/suites, or a path.")]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help='An id, a part of one, or "latest".')]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key: workload.examples=200."),
+]
+Variants = Annotated[str | None, typer.Option(metavar="A,B", help="Only these, and the baseline.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Ask no model hub for anything.")]
+
+
+class Format(StrEnum):
+    csv = "csv"
+    json = "json"
+    markdown = "markdown"
+
+
+def main() -> None:
+    """The command line; a mistake in the request is one line and exit code 2."""
+    try:
+        app()
+    except RequestError as error:
+        print(f"error: {one_line(error, 2000)}", file=sys.stderr)
+        sys.exit(WRONG_REQUEST)
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough (`| head`).
+        sys.stderr.close()
+        sys.exit(0)
+    except OSError as error:
+        if error.errno not in STORAGE_ERRORS:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        print(
+            f"error: cannot write{where}: {error.strerror}; free some space or make it writable, "
+            "or point BENCH_DATA_DIR elsewhere",
+            file=sys.stderr,
+        )
+        sys.exit(WRONG_REQUEST)
+
+
+def _suite(name: str, settings: list[str] | None, variants: str | None) -> Suite:
+    from engine.spec import load_suite
+
+    suite = load_suite(name, settings or [])
+    return suite.select([v.strip() for v in variants.split(",") if v.strip()]) if variants else suite
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """A listener that shows a run's progress on standard error: a bar on a terminal, else a line a phase."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        said: list[tuple[str, str | None]] = []
+
+        def plain(progress: Progress_) -> None:
+            if (progress.phase, progress.variant) not in said[-1:]:
+                said.append((progress.phase, progress.variant))
+                console.print(
+                    f"{progress.phase}: {progress.text}", markup=False, highlight=False, soft_wrap=True
+                )
+
+        yield plain
+        return
+    columns = [
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[left]}"),
+    ]
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=None, left="")
+
+        def live(progress: Progress_) -> None:
+            seconds = progress.seconds_left
+            left = f"about {seconds:.0f} s left" if seconds is not None else ""
+            total = None if progress.done is None else 1.0
+            bar.update(
+                task, description=progress.text, completed=progress.done or 0.0, total=total, left=left
+            )
+
+        yield live
+
+
+if TYPE_CHECKING:
+    Progress_ = Progress
+
+
+@app.command()
+def run(
+    suite: SuiteName,
+    variants: Variants = None,
+    device: Device = "auto",
+    settings: Settings = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write run and measurements; - for stdout.")
+    ] = None,
+    offline: Offline = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Only where this machine has no finished run of the suite yet.")
+    ] = False,
+) -> None:
+    """Measure a suite's variants, store them, and print a table."""
+    import signal
+
+    from engine import runner
+    from engine.spec import find_suite
+
+    # A scheduler's polite end is a cancellation, as Ctrl-C is: the store is told.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    asked = _suite(suite, settings, variants)
+    if json_file and json_file != "-":
+        _check_writable(Path(json_file))
+    if once and (known := _finished(asked)):
+        print(f"{asked.name} is measured already: run {known} (`python -m engine show {known}`)", file=sys.stderr)
+        return
+    try:
+        with _progress() as listener:
+            run_id = runner.run(
+                asked, device, offline=offline, listener=listener, suite_path=str(find_suite(suite))
+            )
+    except (KeyboardInterrupt, runner.Cancelled):
+        print("cancelled; what was measured is stored: `python -m engine show latest`", file=sys.stderr)
+        raise typer.Exit(STOPPED) from None
+    summary, rows = _stored(run_id)
+    if json_file:
+        _write(json_file, json.dumps({"run": summary, "measurements": rows}, indent=2))
+    if json_file != "-":
+        _print_run(summary, rows)
+    failed = [row for row in rows if row["status"] == "failed"]
+    for row in failed:
+        print(f"failed: {row['variant']}: {row['status_reason']}", file=sys.stderr)
+    raise typer.Exit(SOME_FAILED if failed else MEASURED)
+
+
+@app.command()
+def suites() -> None:
+    """List the suites that come with the bench."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from engine.spec import load_suite, suite_files
+
+    made = Table("Suite", "Variants", "Data set", "Examples", "What it is", box=box.SIMPLE_HEAD)
+    for name in suite_files():
+        suite = load_suite(name)
+        workload = suite.workload
+        made.add_row(
+            name,
+            str(len(suite.variant)),
+            Text(workload.dataset),
+            str(workload.examples or "all"),
+            Text(suite.description or suite.title),
+        )
+    _console().print(made)
+
+
+@app.command()
+def runs(
+    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
+    suite: Annotated[str | None, typer.Option(help="Only runs of this suite.")] = None,
+) -> None:
+    """List stored runs, newest first."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from engine.store import open_store, queries
+
+    with open_store(create=False) as store, store.session() as session:
+        queries.mark_interrupted(session)
+        found = queries.list_runs(session, limit=limit, suite=suite)
+    made = Table("Run", "Suite", "Device", "Started (UTC)", "State", "Measurements", box=box.SIMPLE_HEAD)
+    for row in found:
+        counts = ", ".join(f"{n} {status}" for status, n in row.counts.items() if n)
+        made.add_row(
+            row.run.id,
+            Text(row.run.suite_name),
+            Text(row.run.device_name),
+            f"{row.run.created_at:%Y-%m-%d %H:%M}",
+            row.run.status,
+            counts,
+        )
+    _console().print(made if found else "no runs yet; `python -m engine run demo` makes one")
+
+
+@app.command()
+def show(run: RunId) -> None:
+    """Print a stored run's table."""
+    summary, rows = _stored(run)
+    _print_run(summary, rows)
+
+
+@app.command()
+def compare(
+    run: RunId,
+    other: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A second run.")] = None,
+) -> None:
+    """Print what a run shows against its baseline, or two runs beside each other."""
+    from engine import tables
+
+    first = _stored(run)
+    console = _console()
+    if other is None:
+        for sentence in tables.findings(first[1]):
+            console.print(sentence, markup=False, highlight=False)
+        return
+    second = _stored(other)
+    console.print(tables.beside(first, second))
+    for sentence in tables.differences(first, second):
+        console.print(sentence, markup=False, highlight=False)
+
+
+@app.command()
+def export(
+    run: RunId,
+    form: Annotated[Format, typer.Option("--format", help="The file's format.")] = Format.csv,
+    predictions: Annotated[
+        bool, typer.Option("--predictions", help="Each example's index, text hash, label and logits instead.")
+    ] = False,
+    output: Annotated[str, typer.Option(metavar="FILE", help="Where to write; - for stdout.")] = "-",
+) -> None:
+    """Write a run's measurements, or every example's logits, as CSV, JSON or Markdown."""
+    from engine import exports
+
+    if output != "-":
+        _check_writable(Path(output))
+    _write(output, exports.predictions(run, form) if predictions else exports.measurements(run, form))
+
+
+@app.command()
+def classify(
+    suite: SuiteName,
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="One or several texts.")],
+    variants: Variants = None,
+    device: Device = "auto",
+    settings: Settings = None,
+    offline: Offline = False,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write the answers; - for stdout.")
+    ] = None,
+) -> None:
+    """Let each variant of a suite answer texts of your own."""
+    from engine import answering
+
+    asked = _suite(suite, settings, variants)
+    answering.check_texts(texts)
+    with _progress() as listener:
+        answers = answering.classify(asked, texts, device, offline=offline, listener=listener)
+    if json_file:
+        _write(json_file, json.dumps([a.to_json() for a in answers], indent=2, ensure_ascii=False))
+    if json_file != "-":
+        answering.show(_console(), texts, answers)
+    raise typer.Exit(SOME_FAILED if any(a.status == "failed" for a in answers) else MEASURED)
+
+
+@app.command()
+def fetch(
+    suite: SuiteName,
+    variants: Variants = None,
+    device: Device = "auto",
+    settings: Settings = None,
+) -> None:
+    """Download and make weights, data and artefacts ahead, for a node that is offline."""
+    from engine import fetching
+
+    asked = _suite(suite, settings, variants)
+    with _progress() as listener:
+        done, failed = fetching.fetch(asked, device, listener)
+    for line in done:
+        print(line)
+    for line in failed:
+        print(f"failed: {line}", file=sys.stderr)
+    raise typer.Exit(SOME_FAILED if failed else MEASURED)
+
+
+@app.command()
+def doctor(
+    device: Device = "auto",
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write the findings; - for stdout.")
+    ] = None,
+) -> None:
+    """Say what this machine can run, what each other variant lacks, and the command that mends it."""
+    from engine import doctor as examination
+
+    report = examination.examine(device)
+    if json_file:
+        _write(json_file, json.dumps(report.to_json(), indent=2))
+    if json_file != "-":
+        _console().print(examination.render(report), soft_wrap=True)
+    raise typer.Exit(report.exit_code)
+
+
+def _console() -> Console:
+    """Standard output; wide enough for whole tables where it is no terminal."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
+def _stored(reference: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A run and its measurements as the store has them. Raises RequestError where there is none."""
+    from engine.store import open_store, queries
+
+    with open_store(create=False) as store, store.session() as session:
+        queries.mark_interrupted(session)
+        found = queries.get_run(session, reference)
+        rows = [queries.flat(m) for m in queries.measurements(session, found.id)]
+        return queries.run_summary(found), rows
+
+
+def _finished(suite: Suite) -> str | None:
+    """The id of the newest finished run of the same suite on this host, or None."""
+    import socket
+
+    from engine.store import open_store, queries
+
+    with open_store() as store, store.session() as session:
+        for run, _ in queries.list_runs(session, suite=suite.name):
+            same = run.status == "finished" and run.suite == suite.model_dump(mode="json")
+            if same and run.host == socket.gethostname():
+                return run.id
+    return None
+
+
+def _print_run(summary: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    from engine import tables
+
+    console = _console()
+    console.print(tables.table(rows, tables.SPEED, "Speed"))
+    console.print(tables.table(rows, tables.REST, "Answers and memory"))
+    for note in tables.notes(rows):
+        console.print(f"· {note}", markup=False, highlight=False)
+    console.print(tables.caption(summary, rows), markup=False, highlight=False, style="dim")
+
+
+def _check_writable(path: Path) -> None:
+    """Before hours of measuring, not after. Raises RequestError."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise RequestError(f"cannot write {path}: its folder does not exist, or it is a folder itself")
+
+
+def _write(file: str, text: str) -> None:
+    if file == "-":
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        return
+    try:
+        Path(file).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RequestError(f"cannot write {file}: {one_line(error)}") from error

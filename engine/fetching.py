@@ -1,0 +1,43 @@
+"""Prepares everything that a suite needs, for a node that is offline."""
+
+from __future__ import annotations
+
+from engine import corpus, hardware, pool
+from engine.artefacts import BuildError, Preparer
+from engine.errors import one_line
+from engine.runner import Listener, Progress
+from engine.spec import Suite
+
+
+def fetch(suite: Suite, device_request: str, listener: Listener) -> tuple[list[str], list[str]]:
+    """Data, weights, checkpoints and artefacts of `suite`; returns a line each for what is there and what failed.
+
+    Raises RequestError where the suite itself cannot be served.
+    """
+    device = hardware.resolve_device(device_request)
+    listener(Progress("preparing", f"data set {suite.workload.dataset}"))
+    examples = corpus.load(suite, suite.workload)
+    done = [f"data set {suite.workload.dataset}: {len(examples)} examples"]
+    failed = []
+    threads = suite.protocol.threads or hardware.usable_cores()
+    with (
+        pool.device_lock(device, f"fetch {suite.name}"),
+        Preparer(
+            suite,
+            device.spec,
+            threads,
+            report=lambda text, share: listener(Progress("preparing", text, share)),
+        ) as preparer,
+    ):
+        for variant in suite.variant:
+            try:
+                prepared = preparer.prepare(variant)
+            except BuildError as error:
+                failed.append(f"{variant.name}: {one_line(error)}")
+                continue
+            reason = pool.refusal(variant, device, prepared)
+            done.append(
+                f"{variant.name}: ready in {prepared.folder}"
+                + (f" (though on {device.spec}: {reason})" if reason else "")
+            )
+    return done, failed

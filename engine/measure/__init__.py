@@ -1,0 +1,1 @@
+"""What a worker observes of itself: time and memory."""

@@ -1,0 +1,371 @@
+"""Workers as their parent sees them: started, asked, evicted; and the lock on a device."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any
+
+from engine import backends, hardware, paths
+from engine.artefacts import Prepared
+from engine.backends.base import LoadRequest
+from engine.errors import RequestError, UnavailableError, one_line
+from engine.hardware import Device
+from engine.spec import Variant
+
+LOAD_TIMEOUT_S = 900.0
+CALL_TIMEOUT_S = 900.0
+SILENCE_LIMIT_S = 0.5
+SILENCE_STEP_S = 0.003
+CLASSIFY = "classify"
+"""What those are called who hold a device for one call or one build, not for a run."""
+EVICTION_STEP_S = 0.1
+START_SLACK_S = 2.0
+"""How far a process's start may lie from the one written down; more is another process with its number."""
+
+
+class WorkerError(RuntimeError):
+    """A worker could not do what it was asked; the message is one line."""
+
+    def __init__(self, message: str, out_of_memory: bool = False) -> None:
+        super().__init__(message)
+        self.out_of_memory = out_of_memory
+
+
+class WorkerDied(WorkerError):
+    """The worker's process is gone."""
+
+
+class DeviceBusy(RequestError):
+    """Somebody else holds the device: `holder`, such as "run 01J..."."""
+
+    def __init__(self, message: str, holder: str = "") -> None:
+        super().__init__(message)
+        self.holder = holder
+
+
+class Worker:
+    """One variant in a process of its own. Close it, or use it as a context manager."""
+
+    def __init__(self, variant: Variant, device: Device, threads: int, log: Path) -> None:
+        self.variant = variant
+        self.device = device
+        self.threads = threads
+        self.log = log
+        self.scratch = Path(tempfile.mkdtemp(prefix="inference-bench-"))
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._connection, theirs = Pipe()
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "engine.worker", str(theirs.fileno())],
+                cwd=paths.REPOSITORY,
+                env=_environment(threads),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                pass_fds=[theirs.fileno()],
+                # A terminal's Ctrl-C is for the runner, which ends its workers in order.
+                start_new_session=True,
+            )
+        theirs.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def begin(self, name: str, **request: Any) -> None:
+        """Send a request without waiting; `finish` takes the reply."""
+        try:
+            self._connection.send({"do": name, **request})
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise self._died() from error
+
+    def finish(self, timeout_s: float = CALL_TIMEOUT_S) -> dict[str, Any]:
+        """The reply to the request under way.
+
+        Raises WorkerDied where the process ended or did not answer in time, UnavailableError where the
+        technique cannot run here, WorkerError otherwise.
+        """
+        try:
+            if not self._connection.poll(timeout_s):
+                self.process.kill()
+                self.process.wait()
+                raise WorkerDied(f"gave no answer for {timeout_s:.0f} s and was ended")
+            reply = self._connection.recv()
+        except (EOFError, OSError) as error:  # OSError: it ended in the middle of a reply
+            raise self._died() from error
+        if "error" in reply:
+            if reply["unavailable"]:
+                raise UnavailableError(reply["error"])
+            raise WorkerError(reply["error"], reply["out_of_memory"])
+        return reply
+
+    def ask(self, name: str, timeout_s: float = CALL_TIMEOUT_S, **request: Any) -> dict[str, Any]:
+        """`begin` and `finish` in one."""
+        self.begin(name, **request)
+        return self.finish(timeout_s)
+
+    def start(self) -> None:
+        """Let the worker import its libraries; several may do so at once. `finish` ends it."""
+        self.begin("start", backend=self.variant.backend, device_uuid=self.device.uuid)
+
+    def load(self, prepared: Prepared, max_length: int) -> dict[str, Any]:
+        """Load the variant; the reply has load_s and weights_bytes."""
+        request = LoadRequest(
+            folder=prepared.folder,
+            precision=self.variant.precision,
+            device=self.device.spec,
+            threads=self.threads,
+            options=self.variant.options,
+            scratch=self.scratch,
+        )
+        return self.ask(
+            "load",
+            LOAD_TIMEOUT_S,
+            request=request.to_json(),
+            tokenizer=str(prepared.tokenizer),
+            max_length=max_length,
+        )
+
+    def cpu_ns(self) -> int | None:
+        """CPU time that all threads of the process have used; None where the system does not tell."""
+        try:
+            # Linux numbers a process's CPU clock by its id (clock_getcpuclockid); 2 is the scheduler's clock.
+            return time.clock_gettime_ns((~self.process.pid << 3) | 2)
+        except (AttributeError, OSError):
+            return None
+
+    def runnable(self) -> bool:
+        """Whether a thread of the process runs, or waits for a core to run on: then its CPU clock stands still too."""
+        with suppress(OSError):
+            for folder in Path(f"/proc/{self.process.pid}/task").iterdir():
+                with suppress(OSError):
+                    if (folder / "stat").read_text().rpartition(")")[2].split()[0] == "R":
+                        return True
+        return False
+
+    def _died(self) -> WorkerDied:
+        try:
+            code = self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        if code < 0:
+            name = signal.Signals(-code).name
+            more = ": often the system's answer to memory running out" if name == "SIGKILL" else ""
+            return WorkerDied(f"the worker was ended by {name}{more}", out_of_memory=False)
+        return WorkerDied(f"the worker ended with exit code {code}; {self._last_words()}")
+
+    def _last_words(self) -> str:
+        try:
+            lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        except OSError:
+            lines = []
+        return f"its last line: {one_line(ValueError(lines[-1]), 200)}" if lines else "it said nothing"
+
+    def close(self) -> None:
+        """End the process and remove its scratch folder."""
+        self._connection.close()
+        if self.process.stdin:
+            try:
+                self.process.stdin.close()
+            except BrokenPipeError:
+                pass
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def wait_for_silence(workers: list[Worker]) -> bool:
+    """Wait until no process of `workers` uses CPU time; False where one still did after half a second."""
+    deadline = time.monotonic() + SILENCE_LIMIT_S
+    before = [worker.cpu_ns() for worker in workers]
+    while workers:
+        time.sleep(SILENCE_STEP_S)
+        now = [worker.cpu_ns() for worker in workers]
+        if now == before and not any(worker.runnable() for worker in workers):
+            break
+        if time.monotonic() > deadline:
+            return False
+        before = now
+    return True
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """A worker's environment: as many threads as the protocol says, and no way to a hub."""
+    return os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "RAYON_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "true" if threads > 1 else "false",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONUNBUFFERED": "1",
+        **hardware.worker_variables(),
+    }
+
+
+def refusal(variant: Variant, device: Device, prepared: Prepared) -> str | None:
+    """Why `variant` cannot run here, known before a worker is started; None where nothing speaks against it."""
+    cls = backends.get(variant.backend)
+    if missing := cls.missing_modules():
+        return f"needs {', '.join(missing)}: `pip install -r requirements.txt` installs it"
+    return cls.unavailable(variant.precision, variant.options, device.spec, prepared.source)
+
+
+def lock_folder() -> Path:
+    """The machine-wide folder of device locks, which every user of the machine may use."""
+    folder = Path(os.environ.get("BENCH_LOCK_DIR") or Path(tempfile.gettempdir()) / "inference-bench-locks")
+    if not folder.is_dir():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RequestError(
+                f"cannot make the folder {folder} of the device locks: {one_line(error)}; set BENCH_LOCK_DIR"
+            ) from error
+        with suppress(OSError):
+            folder.chmod(0o1777)
+    return folder
+
+
+def _lock_file(device: Device) -> Path:
+    name = "".join(c if c.isalnum() or c in "-._" else "_" for c in device.lock_key)
+    return lock_folder() / f"{name}.lock"
+
+
+def _told(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
+
+
+def holder(device: Device) -> str | None:
+    """Who holds `device`, such as "run 01J..."; None where nobody does who still lives. Costs a look at a file."""
+    for said in _holders(_lock_file(device)):
+        found = re.fullmatch(r"(.+) \(process (\d+)\)", said)
+        if found and alive(int(found[2])):
+            return found[1]
+    return None
+
+
+def alive(pid: int, started_s: float | None = None) -> bool:
+    """Whether process `pid` runs; with `started_s`, whether it is the one that started then."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return started_s is None or abs(process.create_time() - started_s) <= START_SLACK_S
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
+
+
+def register_warm(device: Device, pid: int) -> Path:
+    """Tell runs that process `pid` keeps a model on `device`; unlink the returned file when it is gone."""
+    import psutil
+
+    lock = _lock_file(device)
+    file = lock.with_name(f"{lock.stem}.warm-{pid}")
+    try:
+        file.write_text(str(psutil.Process(pid).create_time()))
+    except (OSError, psutil.Error):
+        pass
+    return file
+
+
+def warm_workers(device: Device) -> list[int]:
+    """The processes that keep a model on `device` between calls. What dead ones left is removed."""
+    lock = _lock_file(device)
+    found = []
+    for file in lock.parent.glob(f"{lock.stem}.warm-*"):
+        try:
+            pid, started_s = int(file.name.rpartition("-")[2]), float(_told(file) or 0)
+        except ValueError:
+            continue
+        if alive(pid, started_s or None):
+            found.append(pid)
+            continue
+        try:
+            file.unlink(missing_ok=True)
+        except OSError:
+            pass  # another user's, in a folder where only they may remove it
+    return found
+
+
+def await_eviction(device: Device, timeout_s: float, tell: Callable[[int], None]) -> int:
+    """Wait until no warm worker is left on `device`; returns how many still are after `timeout_s`.
+
+    For who holds the device's lock: owners of warm workers look at it, and let them go. `tell` gets
+    their number once.
+    """
+    deadline = time.monotonic() + timeout_s
+    told = False
+    while left := len(warm_workers(device)):
+        if not told:
+            tell(left)
+            told = True
+        if time.monotonic() > deadline:
+            break
+        time.sleep(EVICTION_STEP_S)
+    return left
+
+
+@contextmanager
+def device_lock(device: Device, holder: str, timeout_s: float = 0.0) -> Iterator[None]:
+    """Hold `device` for one user at a time; the lock ends with its holder's process.
+
+    `holder` is what others are told, such as "run 01J...". Raises DeviceBusy, naming the present holder,
+    where the device is still taken after `timeout_s`.
+    """
+    from filelock import FileLock, Timeout
+
+    file = _lock_file(device)
+    # One file a user: in a folder with the sticky bit nobody can replace another's.
+    told = file.with_suffix(f".{os.getuid() if hasattr(os, 'getuid') else 0}.holder")
+    lock = FileLock(file, mode=0o666)
+    try:
+        lock.acquire(timeout=timeout_s)
+    except Timeout as error:
+        who = next(iter(_holders(file)), "another process")
+        raise DeviceBusy(
+            f"{device.name} ({device.spec}) is busy: {who} holds it; wait for it to end, or cancel it", who
+        ) from error
+    except OSError as error:
+        raise RequestError(f"cannot lock the device at {file}: {one_line(error)}; set BENCH_LOCK_DIR") from error
+    try:
+        with suppress(OSError):
+            told.write_text(f"{holder} (process {os.getpid()})")
+        yield
+    finally:
+        with suppress(OSError):
+            told.unlink(missing_ok=True)
+        lock.release()
+
+
+def _holders(lock_file: Path) -> list[str]:
+    """What holders of a lock said of themselves, the last one first; the dead may have left theirs."""
+    said = []
+    for path in lock_file.parent.glob(f"{lock_file.stem}.*.holder"):
+        with suppress(OSError):
+            said.append((path.stat().st_mtime, path.read_text().strip()))
+    return [text for _, text in sorted(said, reverse=True)]

@@ -1,0 +1,174 @@
+"""Everything that a run writes to the store: small transactions, each one true when it is made."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import delete, select, update
+
+from engine import hardware, paths
+from engine.store import models, open_store, queries
+from engine.summary import Block
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from engine.corpus import Corpus
+    from engine.hardware import Device
+    from engine.runner import Cell, Progress
+    from engine.spec import Suite
+
+PROGRESS_SECONDS = 1.0
+"""The least time between two writes of progress; it doubles as the run's heartbeat."""
+
+
+class Recorder:
+    """The store, as a run writes to it. Use as a context manager."""
+
+    def __init__(self, url: str | None = None) -> None:
+        self._store = open_store(url)
+        self._told_s = 0.0
+        self._phase = ""
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._store.close()
+
+    def begin(
+        self,
+        run_id: str,
+        suite: Suite,
+        device: Device,
+        threads: int,
+        examples: Corpus,
+        cells: list[Cell],
+        suite_path: str | None,
+    ) -> None:
+        """The run's row (or the queued one, now begun), its examples, and a pending measurement for each cell."""
+        workload = suite.workload
+        with self._store.session() as session:
+            queries.add_example_set(
+                session,
+                examples.digest,
+                examples.dataset,
+                examples.label_names,
+                examples.texts,
+                examples.labels,
+                examples.source_indices,
+            )
+            run = session.get(models.Run, run_id) or models.Run(id=run_id, created_at=_now())
+            run.suite_name = suite.name
+            run.suite = suite.model_dump(mode="json")
+            run.suite_path = suite_path
+            run.device, run.device_name, run.host = device.spec, device.name, socket.gethostname()
+            run.environment = hardware.environment() | {"threads": threads}
+            run.status, run.pid = "preparing", os.getpid()
+            run.started_at = run.heartbeat_at = _now()
+            run.log_path = str(paths.local_data() / "logs" / run_id)
+            run.example_set_id = examples.digest
+            session.add(run)
+            rows = [
+                models.Measurement(
+                    run_id=run_id,
+                    position=cell.position,
+                    variant=cell.variant.name,
+                    title=cell.variant.shown,
+                    model=cell.variant.model,
+                    backend=cell.variant.backend,
+                    precision=cell.variant.precision,
+                    options=cell.variant.options,
+                    device=device.spec,
+                    baseline=cell.variant.name == suite.baseline,
+                    published=cell.variant.published,
+                    batch_size=cell.batching.batch_size,
+                    padding=cell.batching.padding,
+                    order=cell.batching.order,
+                    max_length=workload.max_length,
+                    status="pending",
+                )
+                for cell in cells
+            ]
+            session.add_all(rows)
+            session.flush()
+            for cell, row in zip(cells, rows, strict=True):
+                cell.id = row.id
+
+    def state(self, run_id: str, status: str) -> None:
+        """The run goes on to another state."""
+        with self._store.session() as session:
+            session.execute(
+                update(models.Run).where(models.Run.id == run_id).values(status=status, heartbeat_at=_now())
+            )
+
+    def progress(self, run_id: str, progress: Progress) -> bool:
+        """Where the run stands, at most once a second within a phase; returns whether it is to be cancelled."""
+        if progress.phase == self._phase and time.monotonic() - self._told_s < PROGRESS_SECONDS:
+            return False
+        self._phase, self._told_s = progress.phase, time.monotonic()
+        with self._store.session() as session:
+            session.execute(
+                update(models.Run).where(models.Run.id == run_id).values(progress=asdict(progress), heartbeat_at=_now())
+            )
+            return bool(session.scalar(select(models.Run.cancel_requested).where(models.Run.id == run_id)))
+
+    def blocks(self, made: Iterable[tuple[Cell, Block]]) -> None:
+        """One round's calls."""
+        with self._store.session() as session:
+            session.add_all(
+                models.Block(
+                    measurement_id=cell.id,
+                    process=block.process,
+                    round=block.round,
+                    kind=block.kind,
+                    started_s=block.started_s,
+                    samples=block.samples,
+                    tokens=block.tokens,
+                    padded_tokens=block.padded_tokens,
+                    latencies_s=queries.packed(block.latencies_s, "<f8"),
+                )
+                for cell, block in made
+            )
+
+    def prediction(self, measurement_id: int, logits: np.ndarray, model_labels: list[str]) -> None:
+        """Every example's logits: float32 [examples, labels]."""
+        with self._store.session() as session:
+            session.merge(
+                models.Prediction(
+                    measurement_id=measurement_id,
+                    rows=logits.shape[0],
+                    columns=logits.shape[1],
+                    model_labels=model_labels,
+                    logits=queries.packed(logits, "<f4"),
+                )
+            )
+
+    def finish(self, measurement_id: int, values: dict[str, Any]) -> None:
+        """A measurement's columns."""
+        with self._store.session() as session:
+            session.execute(update(models.Measurement).where(models.Measurement.id == measurement_id).values(**values))
+
+    def forget_blocks(self, measurement_ids: list[int]) -> None:
+        """Drop the calls of an attempt that is made again in another way."""
+        with self._store.session() as session:
+            session.execute(delete(models.Block).where(models.Block.measurement_id.in_(measurement_ids)))
+
+    def end(self, run_id: str, status: str, reason: str | None) -> None:
+        """The run's last state."""
+        with self._store.session() as session:
+            session.execute(
+                update(models.Run)
+                .where(models.Run.id == run_id)
+                .values(status=status, status_reason=reason, finished_at=_now(), heartbeat_at=_now())
+            )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

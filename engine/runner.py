@@ -1,0 +1,648 @@
+"""A run: prepares the variants, interleaves rounds over their workers, records what they give.
+
+One worker works at a time. Every round visits the variants in an order of its own and gives each the
+same examples; blocks are written down round by round, so that nothing measured is lost whatever ends
+the run. Figures are derived at the end, by `engine.summary`, from what was written.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from engine import batching, corpus, hardware, labels, paths, pool, summary
+from engine.artefacts import BuildError, Prepared, Preparer
+from engine.batching import Batching
+from engine.corpus import Corpus
+from engine.errors import RequestError, UnavailableError, one_line
+from engine.hardware import Device
+from engine.pool import Worker, WorkerError
+from engine.recorder import Recorder
+from engine.spec import CHECKPOINT, Suite, Variant
+
+QUEUE_SECONDS = 1.0
+CLASSIFY_SECONDS = 600.0
+"""How long any run waits for Classify, which holds a device for one call, or to make what it lacks."""
+CLASSIFY_STEP_SECONDS = 0.1
+EVICTION_SECONDS = 15.0
+UNTIMED_SECONDS = 0.02
+WARM_UP_SECONDS = 0.5
+WARM_UP_MAX_SECONDS = 10.0
+TOKENIZED_BATCHES = 30
+DEVICE_CALLS = 10
+ANSWER_SECONDS = 2.0
+TORCH_OVERHEAD_BYTES = 700_000_000
+"""What a worker with torch holds beside its weights, roughly: libraries and activations."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands."""
+
+    phase: str
+    """queued, preparing, loading, answering, timing or finished."""
+    text: str
+    done: float | None = None
+    """Share of the phase, 0 to 1; None where unknown."""
+    seconds_left: float | None = None
+    variant: str | None = None
+
+
+Listener = Callable[[Progress], None]
+
+
+class Cancelled(Exception):
+    """Somebody asked the run to stop."""
+
+
+@dataclass
+class Cell:
+    """One measurement on its way: a variant at a batch size."""
+
+    variant: Variant
+    batching: Batching
+    position: int
+    id: int = 0
+    logits: np.ndarray | None = None
+    blocks: list[summary.Block] = field(default_factory=list)
+    audit: dict[str, Any] | None = None
+    disturbed: int = 0
+    values: dict[str, Any] = field(default_factory=dict)
+    """Columns that are known before the end."""
+
+
+@dataclass
+class Entry:
+    """One variant of the run and all its cells."""
+
+    variant: Variant
+    cells: list[Cell]
+    prepared: Prepared | None = None
+    ended: str | None = None
+    """failed, unavailable or cancelled, once it is."""
+    lengths: np.ndarray | None = None
+    worker: Worker | None = None
+
+
+def run(
+    suite: Suite,
+    device_request: str,
+    url: str | None = None,
+    offline: bool = False,
+    listener: Listener = lambda progress: None,
+    suite_path: str | None = None,
+    run_id: str | None = None,
+    wait_seconds: float = 0.0,
+) -> str:
+    """Measure `suite` and store the run; returns its id.
+
+    `run_id` names a run that is queued in the store already; without one a row is made. A device in use
+    is waited for, `wait_seconds` at most. Raises RequestError where the request itself is wrong. A variant
+    that cannot run or fails becomes a measurement that says so. On KeyboardInterrupt or Cancelled the run
+    is stored as cancelled.
+    """
+    from ulid import ULID
+
+    device = hardware.resolve_device(device_request)
+    examples = corpus.load(suite, suite.workload, offline=offline)
+    check_batch_sizes(suite, len(examples))
+    threads = suite.protocol.threads or hardware.usable_cores()
+    queued = run_id is not None
+    run_id = run_id or str(ULID())
+    with ExitStack() as stack:
+        recorder = stack.enter_context(Recorder(url))
+        preparer = stack.enter_context(Preparer(suite, device.spec, threads, offline))
+        for variant in suite.variant:
+            if not variant.model.startswith(CHECKPOINT):
+                preparer.source(variant.model, variant.revision, f"variant {variant.name!r}: model")
+        _take(stack, device, run_id, wait_seconds, recorder, listener, queued)
+        check_models(suite, preparer, examples)
+        return Runner(suite, device, threads, examples, preparer, recorder, listener, suite_path, run_id).run()
+
+
+def _take(
+    stack: ExitStack,
+    device: Device,
+    run_id: str,
+    wait_seconds: float,
+    recorder: Recorder,
+    listener: Listener,
+    queued: bool,
+) -> None:
+    """Lock the device for as long as `stack` lasts. Raises RequestError where it stays busy, Cancelled if asked."""
+
+    def evicting(count: int) -> None:
+        waiting = Progress("queued", f"waiting until {count} warm workers of Classify have left {device.name}")
+        listener(waiting)
+        if queued:
+            recorder.progress(run_id, waiting)
+
+    began_s = time.monotonic()
+    while True:
+        try:
+            stack.enter_context(pool.device_lock(device, f"run {run_id}"))
+        except pool.DeviceBusy as error:
+            briefly = error.holder.startswith(pool.CLASSIFY)
+            if time.monotonic() - began_s >= max(wait_seconds, CLASSIFY_SECONDS if briefly else 0.0):
+                raise
+            waiting = Progress("queued", f"waiting: {error}")
+            listener(waiting)
+            if queued and recorder.progress(run_id, waiting):
+                recorder.end(run_id, "cancelled", "cancelled by the user while it was queued")
+                raise Cancelled from error
+            time.sleep(CLASSIFY_STEP_SECONDS if briefly else QUEUE_SECONDS)
+            continue
+        if left := pool.await_eviction(device, EVICTION_SECONDS, evicting):
+            listener(Progress("queued", f"going on although {left} warm workers of Classify are still there"))
+        return
+
+
+def check_batch_sizes(suite: Suite, examples: int) -> None:
+    """Raises RequestError where a batch would not be full once."""
+    wanted = [("workload.batch_size", size) for size in suite.workload.batch_size]
+    wanted += [(f"variant {v.name!r}: batch_size", v.batch_size) for v in suite.variant if v.batch_size]
+    for where, size in wanted:
+        if size > examples:
+            raise RequestError(f"{where}: {size} is more than the {examples} examples; allowed: 1 to {examples}")
+
+
+def check_models(suite: Suite, preparer: Preparer, examples: Corpus) -> None:
+    """Raises RequestError for a model, tokenizer or declared labels that cannot serve, before anything is stored.
+
+    Checkpoints that the suite makes are left for later: making them may take long.
+    """
+    for variant in suite.variant:
+        if not variant.model.startswith(CHECKPOINT):
+            align(variant, preparer.model(variant)[2]["labels"], examples)
+
+
+def align(variant: Variant, model_labels: list[str], examples: Corpus) -> labels.Alignment:
+    """What the outputs of `variant` mean. Raises RequestError for a declaration that cannot be right."""
+    try:
+        return labels.align(model_labels, examples.label_names, variant.labels)
+    except RequestError as error:
+        raise RequestError(f"variant {variant.name!r}: {error}") from error
+
+
+class Runner:
+    """One run, from its first row in the store to its last."""
+
+    def __init__(
+        self,
+        suite: Suite,
+        device: Device,
+        threads: int,
+        examples: Corpus,
+        preparer: Preparer,
+        recorder: Recorder,
+        listener: Listener,
+        suite_path: str | None,
+        run_id: str,
+    ) -> None:
+        self.id = run_id
+        self.suite = suite
+        self.device = device
+        self.threads = threads
+        self.examples = examples
+        self.preparer = preparer
+        self.recorder = recorder
+        self.listener = listener
+        self.entries = [Entry(v, cells) for v, cells in self._cells()]
+        self.schedule = "interleaved"
+        self._began_s = time.perf_counter()
+        recorder.begin(
+            run_id,
+            suite,
+            device,
+            threads,
+            examples,
+            [cell for entry in self.entries for cell in entry.cells],
+            suite_path,
+        )
+        self.logs = paths.local_folder("logs") / self.id
+        preparer.report = lambda text, share: self._tell("preparing", text, share)
+
+    def _cells(self) -> Iterator[tuple[Variant, list[Cell]]]:
+        workload, position = self.suite.workload, 0
+        for variant in self.suite.variant:
+            cells = []
+            for size in [variant.batch_size] if variant.batch_size else workload.batch_size:
+                how = Batching(size, variant.padding or workload.padding, variant.order or workload.order)
+                cells.append(Cell(variant, how, position))
+                position += 1
+            yield variant, cells
+
+    def run(self) -> str:
+        """All of it. The store is left with a truthful state whatever happens."""
+        try:
+            self._prepare()
+            self.schedule = self._choose_schedule()
+            self.recorder.state(self.id, "running")
+            try:
+                self._measure()
+            except _DoesNotFit:
+                self._start_over_one_by_one()
+                self._measure()
+            self._derive()
+        except (KeyboardInterrupt, Cancelled):
+            self._end_all("cancelled", "the run was cancelled")
+            self._derive()
+            self.recorder.end(self.id, "cancelled", "cancelled by the user")
+            raise
+        except BaseException as error:
+            self._end_all("cancelled", f"the run ended early: {one_line(error)}")
+            self.recorder.end(self.id, "failed", one_line(error))
+            raise
+        failed = [entry.variant.name for entry in self.entries if entry.ended == "failed"]
+        self.recorder.end(self.id, "finished", f"failed: {', '.join(failed)}" if failed else None)
+        self._tell("finished", "finished", 1.0)
+        return self.id
+
+    def _tell(
+        self,
+        phase: str,
+        text: str,
+        done: float | None = None,
+        seconds_left: float | None = None,
+        variant: str | None = None,
+    ) -> None:
+        progress = Progress(phase, text, done, seconds_left, variant)
+        self.listener(progress)
+        if self.recorder.progress(self.id, progress):
+            raise Cancelled
+
+    # Preparing
+
+    def _prepare(self) -> None:
+        for entry in self.entries:
+            self._tell("preparing", f"{entry.variant.shown}: preparing", None, None, entry.variant.name)
+            try:
+                prepared = self.preparer.prepare(entry.variant)
+            except BuildError as error:
+                self._end(entry, "failed", f"preparing: {one_line(error)}")
+                continue
+            entry.prepared = prepared
+            self._alignment(entry)
+            if reason := pool.refusal(entry.variant, self.device, prepared):
+                self._end(entry, "unavailable", reason)
+
+    def _alignment(self, entry: Entry) -> labels.Alignment:
+        """Raises RequestError for a declared mapping that cannot be right."""
+        assert entry.prepared is not None
+        return align(entry.variant, entry.prepared.labels, self.examples)
+
+    # Measuring
+
+    def _choose_schedule(self) -> str:
+        """interleaved, or sequential where the variants cannot be loaded beside each other."""
+        if self.device.kind == "cuda":
+            gpu = next((g for g in hardware.gpus() if g.uuid == self.device.uuid), None)
+            if gpu is not None and gpu.compute_mode == "EXCLUSIVE_PROCESS":
+                return "sequential"
+            return "interleaved"
+        import psutil
+
+        needs = [4 * e.prepared.parameters + TORCH_OVERHEAD_BYTES for e in self._alive() if e.prepared]
+        return "interleaved" if sum(needs) < psutil.virtual_memory().available else "sequential"
+
+    def _start_over_one_by_one(self) -> None:
+        """The variants did not fit beside each other: drop what was timed and take them in turn."""
+        self.schedule = "sequential"
+        cells = [cell for entry in self.entries for cell in entry.cells]
+        self.recorder.forget_blocks([cell.id for cell in cells])
+        for cell in cells:
+            cell.blocks.clear()
+            cell.disturbed = 0
+
+    def _alive(self) -> list[Entry]:
+        return [entry for entry in self.entries if entry.ended is None]
+
+    def _measure(self) -> None:
+        """Every pass of the protocol: fresh workers each time."""
+        passes = self._passes()
+        for process, groups in enumerate(passes):
+            for group in groups:
+                alive = [entry for entry in group if entry.ended is None]
+                if alive:
+                    self._measure_group(alive, process, len(passes))
+
+    def _passes(self) -> list[list[list[Entry]]]:
+        """Passes of groups of variants that are loaded beside each other."""
+        count, alive = self.suite.protocol.processes, self._alive()
+        if self.schedule == "interleaved":
+            return [[alive]] * count
+        forward = [[entry] for entry in alive]
+        return [forward, forward[::-1]] * count
+
+    def _measure_group(self, group: list[Entry], process: int, passes: int) -> None:
+        with ExitStack() as stack:
+            self._load(group, process, stack)
+            for entry in group:
+                if entry.ended is None and process == 0:
+                    self._guarded(entry, self._answer, entry)
+            for batch_size in self._phases():
+                cells = [
+                    (entry, cell)
+                    for entry in group
+                    if entry.ended is None
+                    for cell in entry.cells
+                    if self._phase_of(cell) == batch_size
+                ]
+                if cells:
+                    self._time(cells, process, passes)
+            for entry in group:
+                if entry.ended is None and process == 0:
+                    self._guarded(entry, self._observe, entry)
+        for entry in group:
+            entry.worker = None
+
+    def _phases(self) -> list[int]:
+        """Each batch size is an experiment of its own: its cells are interleaved with each other."""
+        return list(self.suite.workload.batch_size)
+
+    def _phase_of(self, cell: Cell) -> int:
+        """The experiment a cell belongs to; a variant with its own batch size joins the last."""
+        return self.suite.workload.batch_size[-1] if cell.variant.batch_size else cell.batching.batch_size
+
+    def _guarded(self, entry: Entry, work: Callable[..., Any], *arguments: Any) -> Any:
+        """`work`'s result; a worker that fails or dies ends its variant, not the run."""
+        try:
+            return work(*arguments)
+        except UnavailableError as error:
+            self._end(entry, "unavailable", str(error))
+        except WorkerError as error:
+            if error.out_of_memory and self._others_loaded(entry):
+                raise _DoesNotFit from error
+            self._end(entry, "failed", str(error))
+        return None
+
+    def _others_loaded(self, entry: Entry) -> bool:
+        others = (e for e in self.entries if e is not entry)
+        return self.schedule == "interleaved" and any(e.worker is not None for e in others)
+
+    def _load(self, group: list[Entry], process: int, stack: ExitStack) -> None:
+        """Start all workers of `group` at once, then load one after another, so that each sees the device still."""
+        self._tell("loading", f"starting {len(group)} workers", 0.0)
+        for entry in group:
+            entry.worker = None
+            log = self.logs / f"{entry.variant.name}-{process}.log"
+            worker = stack.enter_context(Worker(entry.variant, self.device, self.threads, log))
+            entry.worker = worker
+            self._guarded(entry, worker.start)
+        started = {}
+        for entry in group:
+            if entry.ended is None and entry.worker:
+                started[entry.variant.name] = self._guarded(entry, entry.worker.finish)
+        for index, entry in enumerate(group):
+            if entry.ended is None:
+                text = f"{entry.variant.shown}: loading"
+                self._tell("loading", text, index / len(group), None, entry.variant.name)
+                self._guarded(entry, self._load_one, entry, process, started[entry.variant.name])
+
+    def _load_one(self, entry: Entry, process: int, started: dict[str, Any]) -> None:
+        worker, prepared = entry.worker, entry.prepared
+        assert worker is not None and prepared is not None
+        loaded = worker.load(prepared, self.suite.workload.max_length)
+        encoded = worker.ask("encode", texts=self.examples.texts)
+        entry.lengths = encoded["lengths"]
+        if process:
+            return
+        for cell in sorted(entry.cells, key=lambda c: c.batching.batch_size):
+            figures = worker.ask("memory", positions=self._largest_batch(entry, cell), padding=cell.batching.padding)
+            cell.values |= {
+                "load_s": loaded["load_s"],
+                "weights_bytes": loaded["weights_bytes"],
+                "parameters": prepared.parameters,
+                "truncated": int(encoded["truncated"].sum()),
+                **_memory_columns(figures, started["imports_bytes"]),
+            }
+
+    def _windows(self, cells: list[tuple[Entry, Cell]]) -> list[np.ndarray]:
+        """The workload in windows, as the cells of one experiment work through it."""
+        reference = next((e for e, _ in cells if e.variant.name == self.suite.baseline), cells[0][0])
+        assert reference.lengths is not None
+        how = [cell.batching for _, cell in cells]
+        return batching.windows(reference.lengths, how, self.suite.workload.seed)
+
+    def _largest_batch(self, entry: Entry, cell: Cell) -> np.ndarray:
+        assert entry.lengths is not None
+        lengths = entry.lengths
+        made = [
+            b for window in self._windows([(entry, cell)]) for b in batching.batches(window, lengths, cell.batching)
+        ]
+        return max(made, key=lambda b: (len(b), int(lengths[b].max())))
+
+    def _answer(self, entry: Entry) -> None:
+        """Every example's logits, in the batches that are timed later; then what the worker warmed up to be."""
+        worker = entry.worker
+        assert worker is not None and entry.lengths is not None
+        for cell in entry.cells:
+            peers = [
+                (e, c)
+                for e in self._alive()
+                if e.lengths is not None
+                for c in e.cells
+                if self._phase_of(c) == self._phase_of(cell)
+            ]
+            batches = [
+                b for window in self._windows(peers) for b in batching.batches(window, entry.lengths, cell.batching)
+            ]
+            logits: np.ndarray | None = None
+            done, step = 0, 1
+            while done < len(batches):
+                part = batches[done : done + step]
+                before = time.monotonic()
+                found = worker.ask("evaluate", batches=part, padding=cell.batching.padding)["logits"]
+                if logits is None:
+                    logits = np.empty((len(self.examples), found.shape[1]), dtype=np.float32)
+                logits[np.concatenate(part)] = found
+                done += len(part)
+                seconds = max(time.monotonic() - before, 1e-3)
+                step = max(1, math.ceil(len(part) * ANSWER_SECONDS / seconds))
+                text = f"{entry.variant.shown}: answering {len(self.examples)} examples"
+                left = (len(batches) - done) * seconds / len(part)
+                self._tell("answering", text, done / len(batches), left, entry.variant.name)
+            cell.logits = logits
+            assert logits is not None and entry.prepared is not None
+            self.recorder.prediction(cell.id, logits, entry.prepared.labels)
+
+    def _time(self, cells: list[tuple[Entry, Cell]], process: int, passes: int) -> None:
+        """The rounds of one experiment: `cells`, interleaved."""
+        protocol = self.suite.protocol
+        rounds = math.ceil(protocol.rounds / passes)
+        min_calls = math.ceil(protocol.min_calls / passes)
+        max_seconds = protocol.max_seconds / passes
+        windows = batching.timed_windows(self._windows(cells))
+        seed = (self.suite.workload.seed, process, cells[0][1].batching.batch_size)
+        shuffle = np.random.default_rng(seed)
+        for entry, cell in cells:
+            self._quiet(entry)
+            self._guarded(entry, self._warm_up, entry, cell, windows, process)
+        calls = dict.fromkeys((cell.id for _, cell in cells), 0)
+        began_s = time.monotonic()
+        index = 0
+        while True:
+            window = windows[index % len(windows)]
+            made: list[tuple[Cell, summary.Block]] = []
+            for turn in shuffle.permutation(len(cells)):
+                entry, cell = cells[turn]
+                if entry.ended is not None:
+                    continue
+                silent = self._quiet(entry)
+                block = self._guarded(entry, self._block, entry, cell, window, process, index)
+                if block is not None:
+                    cell.disturbed += not silent
+                    cell.blocks.append(block)
+                    made.append((cell, block))
+                    calls[cell.id] += len(block.latencies_s)
+            self.recorder.blocks(made)
+            index += 1
+            elapsed_s = time.monotonic() - began_s
+            fewest = min((calls[c.id] for e, c in cells if e.ended is None), default=min_calls)
+            done = min(index / rounds, fewest / min_calls)
+            done = max(done, elapsed_s / max_seconds)
+            alive = any(entry.ended is None for entry, _ in cells)
+            if done >= 1 or not alive:
+                break
+            text = f"round {index + 1}, process {process + 1} of {passes}"
+            self._tell("timing", text, done, elapsed_s / done - elapsed_s)
+
+    def _quiet(self, entry: Entry) -> bool:
+        """Wait until the other workers use no CPU; False where one still does."""
+        return pool.wait_for_silence(
+            [e.worker for e in self.entries if e.worker is not None and e is not entry and e.ended is None]
+        )
+
+    def _batches(self, entry: Entry, cell: Cell, window: np.ndarray) -> list[np.ndarray]:
+        assert entry.lengths is not None
+        return batching.batches(window, entry.lengths, cell.batching)
+
+    def _warm_up(self, entry: Entry, cell: Cell, windows: list[np.ndarray], process: int) -> None:
+        assert entry.worker is not None
+        reply = entry.worker.ask(
+            "warm_up",
+            batches=self._batches(entry, cell, windows[0]),
+            padding=cell.batching.padding,
+            seconds=WARM_UP_SECONDS,
+            max_seconds=WARM_UP_MAX_SECONDS,
+        )
+        block = summary.Block(process, -1, self._since_s(reply["started_ns"]), reply["latencies_s"], 0, 0, 0, "warmup")
+        self.recorder.blocks([(cell, block)])
+
+    def _block(self, entry: Entry, cell: Cell, window: np.ndarray, process: int, index: int) -> summary.Block:
+        assert entry.worker is not None
+        reply = entry.worker.ask(
+            "block",
+            batches=self._batches(entry, cell, window),
+            padding=cell.batching.padding,
+            seconds=self.suite.protocol.block_seconds,
+            untimed_seconds=UNTIMED_SECONDS,
+        )
+        return summary.Block(
+            process,
+            index,
+            self._since_s(reply["started_ns"]),
+            reply["latencies_s"],
+            reply["samples"],
+            reply["tokens"],
+            reply["padded_tokens"],
+        )
+
+    def _since_s(self, started_ns: int) -> float:
+        return started_ns / 1e9 - self._began_s
+
+    def _observe(self, entry: Entry) -> None:
+        """What is read after timing: the effective configuration, tokenising, device time."""
+        worker = entry.worker
+        assert worker is not None
+        audit = worker.ask("audit")
+        for cell in entry.cells:
+            cell.audit = audit
+            window = batching.timed_windows(self._windows([(entry, cell)]))
+            batches = [b for w in window[:TOKENIZED_BATCHES] for b in self._batches(entry, cell, w)]
+            texts = [[self.examples.texts[i] for i in b] for b in batches[:TOKENIZED_BATCHES]]
+            padding = cell.batching.padding
+            tokenizing = worker.ask("tokenizing", texts=texts, padding=padding)
+            device = worker.ask("device_time", positions=batches[0], padding=padding, calls=DEVICE_CALLS)
+            cell.values |= {
+                "audit": audit,
+                "tokenize_p50_s": float(np.median(tokenizing["latencies_s"])),
+                "device_p50_s": None if device["seconds"] is None else float(np.median(device["seconds"])),
+            }
+
+    # Ending
+
+    def _end(self, entry: Entry, status: str, reason: str) -> None:
+        """A variant ends before the run does."""
+        entry.ended = status
+        if entry.worker is not None:
+            entry.worker.close()
+        for cell in entry.cells:
+            self.recorder.finish(cell.id, {**cell.values, "status": status, "status_reason": reason})
+
+    def _end_all(self, status: str, reason: str) -> None:
+        for entry in self._alive():
+            self._end(entry, status, reason)
+
+    def _derive(self) -> None:
+        """Every figure that follows from raw values, written to the rows."""
+        baseline = next(e for e in self.entries if e.variant.name == self.suite.baseline)
+        for entry in self.entries:
+            if entry.ended is not None or entry.prepared is None:
+                continue
+            for cell in entry.cells:
+                values = cell.values | self._figures(entry, cell, baseline)
+                self.recorder.finish(cell.id, values | {"status": "measured", "status_reason": None})
+
+    def _figures(self, entry: Entry, cell: Cell, baseline: Entry) -> dict[str, Any]:
+        reference = self._baseline_cell(cell, baseline) if baseline.ended is None else None
+        raw = summary.Raw(cell.blocks, cell.logits)
+        reference_raw = summary.Raw(reference.blocks, reference.logits) if reference else None
+        alignment = self._alignment(entry)
+        assert cell.logits is not None and entry.prepared is not None
+        names = self.examples.label_names
+        mine = summary.predicted_names(cell.logits, alignment, names)
+        theirs = None
+        if reference is not None and reference.logits is not None:
+            other = self._alignment(baseline)
+            if summary.comparable(alignment, other):
+                theirs = summary.predicted_names(reference.logits, other, names)
+        return {
+            "schedule": self.schedule,
+            **summary.speed(raw),
+            **summary.comparison(raw, reference_raw, entry is baseline),
+            **summary.answers(cell.logits, alignment, self.examples.labels, names, entry.prepared.random_weights),
+            **summary.agreement(mine, theirs),
+            **summary.validity(raw, cell.audit, self.suite.protocol.min_calls, cell.disturbed),
+        }
+
+    def _baseline_cell(self, cell: Cell, baseline: Entry) -> Cell:
+        """The baseline's cell in the same experiment."""
+        phase = self._phase_of(cell)
+        return next((c for c in baseline.cells if self._phase_of(c) == phase), baseline.cells[-1])
+
+
+class _DoesNotFit(Exception):
+    """The variants do not fit in memory beside each other."""
+
+
+def _memory_columns(figures: dict[str, Any], imports_bytes: int | None) -> dict[str, Any]:
+    host, device = figures["host"], figures["device"]
+    return {
+        "ram_peak_bytes": host["bytes"],
+        "ram_source": host["source"],
+        "vram_peak_bytes": device["bytes"],
+        "vram_source": device["source"],
+        "memory": {
+            "ram_peak": host,
+            "ram_after_imports": {"bytes": imports_bytes, "source": "VmRSS before anything is loaded"},
+            "vram_peak": device,
+            **figures["allocator"],
+        },
+    }

@@ -1,0 +1,462 @@
+"""What to measure: suites as data, read from TOML and validated.
+
+A suite names one workload, one protocol, one baseline and several variants. Everything here is
+immutable and knows no model library. A mistake in a file becomes one `RequestError` line that names
+the file, the key, what was found, what is allowed.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from engine import paths
+from engine.errors import RequestError, did_you_mean, one_line
+
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "nf4", "fp4", "int8"]
+Padding = Literal["max_length", "longest"]
+Order = Literal["given", "length"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
+Positive = Annotated[int, Field(ge=1)]
+Text = Annotated[str, Field(min_length=1)]
+CHECKPOINT = "checkpoint:"
+DATA_FILES = (".csv", ".parquet", ".jsonl", ".json")
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Workload(_Spec):
+    """The input: which examples, in which batches."""
+
+    dataset: Text
+    """A hub id, or a path to CSV, Parquet or JSONL."""
+    config: str | None = None
+    """The hub data set's configuration ("subset"), where it has several."""
+    revision: str | None = None
+    split: Text = "test"
+    text: Text = "text"
+    label: str | None = None
+    """The label column; without one, variants are compared by agreement with the baseline."""
+    labels: list[Text] | None = None
+    """Label names in index order, where the data set does not name them."""
+    examples: Annotated[int, Field(ge=0)] = 0
+    """How many examples, taken after a shuffle by `seed`; 0 takes all."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    batch_size: list[Positive] = [8]
+    """Examples a batch; several values give one measurement each."""
+    max_length: Annotated[int, Field(ge=2)] = 128
+    """Tokens an example is cut to, special tokens included."""
+    padding: Padding = "max_length"
+    order: Order = "given"
+
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("batch_size")
+    @classmethod
+    def _not_empty(cls, value: list[int]) -> list[int]:
+        if not value:
+            raise ValueError("is empty; give a number or a list of numbers")
+        return sorted(set(value))
+
+    @field_validator("labels")
+    @classmethod
+    def _distinct(cls, value: list[str] | None) -> list[str] | None:
+        if value is not None and (len(value) < 2 or len(set(value)) < len(value)):
+            raise ValueError("needs at least two different names")
+        return value
+
+
+class Protocol(_Spec):
+    """How it is measured."""
+
+    rounds: Positive = 30
+    block_seconds: Annotated[float, Field(gt=0, le=60)] = 0.1
+    min_calls: Positive = 60
+    max_seconds: Annotated[float, Field(gt=0)] = 120.0
+    processes: Annotated[int, Field(ge=1, le=32)] = 1
+    threads: Annotated[int, Field(ge=0)] = 0
+
+
+class NewTokenizer(_Spec):
+    """A WordPiece tokenizer trained on the checkpoint's data set."""
+
+    vocab_size: Annotated[int, Field(ge=100)]
+
+
+class Checkpoint(_Spec):
+    """A model that the suite makes when it is not there yet."""
+
+    name: Name
+    base: str | None = None
+    """A hub id or folder whose weights to start from."""
+    architecture: dict[str, Any] | None = None
+    """A transformers configuration (`model_type` and its fields) to start from random weights."""
+    teacher: str | None = None
+    """A hub id, folder or "checkpoint:NAME" to distil from; without one, plain fine-tuning."""
+    teacher_labels: list[Text] | dict[str, Text] | Literal["by-order"] | None = None
+    """What the teacher's outputs mean, as in a variant's `labels`, where its own names do not say."""
+    revision: str | None = None
+    """Of the base."""
+    dataset: str | None = None
+    config: str | None = None
+    split: str | None = None
+    text: str | None = None
+    label: str | None = None
+    labels: list[Text] | None = None
+    examples: Annotated[int, Field(ge=0)] = 0
+    max_length: Annotated[int, Field(ge=2)] | None = None
+    tokenizer: str | NewTokenizer | None = None
+    """"teacher", a hub id, a folder, or { vocab_size = N }; by default the base's or the teacher's."""
+    epochs: Annotated[float, Field(ge=0)] = 3.0
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    batch_size: Positive = 32
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("teacher_labels", mode="before")
+    @classmethod
+    def _teacher_labels(cls, value: object) -> object:
+        return _declared_labels(value)
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Checkpoint:
+        if (self.base is None) == (self.architecture is None):
+            raise ValueError("needs either 'base' or 'architecture', not both")
+        if self.architecture is not None and not isinstance(self.architecture.get("model_type"), str):
+            raise ValueError('architecture needs model_type, such as "distilbert" or "bert"')
+        if self.tokenizer == "teacher" and self.teacher is None:
+            raise ValueError('tokenizer = "teacher" needs a teacher')
+        if self.architecture is not None and self.tokenizer is None and self.teacher is None:
+            raise ValueError("needs a tokenizer: an id, a folder, or { vocab_size = N }")
+        return self
+
+
+def _declared_labels(value: object) -> object:
+    """`value`, if it may declare what a model's outputs mean. Raises ValueError otherwise."""
+    ok = value is None or value == "by-order"
+    ok = ok or (isinstance(value, list) and all(isinstance(item, str) and item for item in value))
+    ok = ok or (isinstance(value, dict) and all(isinstance(item, str) and item for item in value.values()))
+    if not ok:
+        raise ValueError(
+            f"found {value!r}; allowed: a list of names, a map from the model's labels to the "
+            'data set\'s, or "by-order"'
+        )
+    return value
+
+
+class Variant(_Spec):
+    """One way of running one model: the unit compared."""
+
+    name: Name
+    title: str = ""
+    model: Text
+    """A hub id, a folder, or "checkpoint:NAME" of the same suite."""
+    backend: Text
+    precision: Precision
+    revision: str | None = None
+    tokenizer: str | None = None
+    labels: list[Text] | dict[str, Text] | Literal["by-order"] | None = None
+    batch_size: Positive | None = None
+    padding: Padding | None = None
+    order: Order | None = None
+    options: dict[str, Any] = {}
+    published: str | None = None
+    """The published row to stand beside, as "study/title"."""
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels(cls, value: object) -> object:
+        return _declared_labels(value)
+
+    @model_validator(mode="after")
+    def _known_backend(self) -> Variant:
+        from engine import backends
+
+        cls = backends.get(self.backend)
+        if self.precision not in cls.precisions:
+            raise ValueError(
+                f"precision {self.precision!r} is not one of backend {self.backend!r}; "
+                f"allowed: {', '.join(cls.precisions)}"
+            )
+        cls.parse_options(self.options)
+        return self
+
+    @property
+    def shown(self) -> str:
+        """The title, or the name where there is none."""
+        return self.title or self.name
+
+
+class Suite(_Spec):
+    """One workload, one protocol, one baseline, several variants."""
+
+    name: Name
+    title: str = ""
+    description: str = ""
+    baseline: Name
+    workload: Workload
+    protocol: Protocol = Protocol()
+    checkpoint: list[Checkpoint] = []
+    variant: Annotated[list[Variant], Field(min_length=1)]
+    folder: Path = Field(default=Path(), exclude=True, strict=False)
+    """The folder of the suite file: relative paths start there."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Suite:
+        for kind, names in (
+            ("variant", [v.name for v in self.variant]),
+            ("checkpoint", [c.name for c in self.checkpoint]),
+        ):
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"two of [[{kind}]] are named {name!r}; names must differ")
+        names = [v.name for v in self.variant]
+        if self.baseline not in names:
+            raise ValueError(
+                f"baseline {self.baseline!r} is not a variant of this suite; allowed: "
+                + ", ".join(names)
+                + did_you_mean(self.baseline, names)
+            )
+        made = [c.name for c in self.checkpoint]
+        for where, ref in [
+            *((f"variant {v.name!r}: model", v.model) for v in self.variant),
+            *((f"checkpoint {c.name!r}: teacher", c.teacher) for c in self.checkpoint),
+            *((f"checkpoint {c.name!r}: base", c.base) for c in self.checkpoint),
+        ]:
+            if ref and ref.startswith(CHECKPOINT) and ref.removeprefix(CHECKPOINT) not in made:
+                raise ValueError(
+                    f"{where} {ref!r} names no [[checkpoint]] of this suite; "
+                    f"allowed: {', '.join(made) or 'none is declared'}"
+                    + did_you_mean(ref.removeprefix(CHECKPOINT), made)
+                )
+        self._order_of_making()
+        return self
+
+    def _order_of_making(self) -> list[Checkpoint]:
+        """The checkpoints, each after those that it needs. Raises ValueError on a cycle."""
+        by_name = {c.name: c for c in self.checkpoint}
+        done: list[Checkpoint] = []
+
+        def visit(checkpoint: Checkpoint, above: tuple[str, ...]) -> None:
+            if checkpoint.name in above:
+                raise ValueError(f"checkpoints need each other: {' -> '.join((*above, checkpoint.name))}")
+            for ref in (checkpoint.teacher, checkpoint.base):
+                if ref and ref.startswith(CHECKPOINT):
+                    visit(by_name[ref.removeprefix(CHECKPOINT)], (*above, checkpoint.name))
+            if checkpoint not in done:
+                done.append(checkpoint)
+
+        for checkpoint in self.checkpoint:
+            visit(checkpoint, ())
+        return done
+
+    @property
+    def checkpoints(self) -> dict[str, Checkpoint]:
+        """Checkpoints by name, in an order in which they can be made."""
+        return {c.name: c for c in self._order_of_making()}
+
+    @property
+    def variants(self) -> dict[str, Variant]:
+        """Variants by name, in the file's order."""
+        return {v.name: v for v in self.variant}
+
+    @property
+    def reference(self) -> str:
+        """What to call this suite on a command line: its name, its file, or SUITE where neither is known."""
+        file = self.folder / f"{self.name}.toml"
+        if suite_files().get(self.name) == file:
+            return self.name
+        return str(file) if file.is_file() else "SUITE"
+
+    def locate(self, reference: str) -> Path | None:
+        """The absolute path that `reference` means beside this suite, or None for a hub id."""
+        spelled = reference.startswith((".", "/", "~")) or reference.lower().endswith(DATA_FILES)
+        try:
+            path = self.folder / Path(reference).expanduser()
+            return path.resolve() if spelled or path.exists() else None
+        except (OSError, ValueError, RuntimeError) as error:
+            raise RequestError(f"{reference!r} is no usable path: {one_line(error)}") from error
+
+    def select(self, names: list[str]) -> Suite:
+        """This suite with the variants `names` and the baseline alone, in the file's order.
+
+        Raises RequestError for a name that the suite has not.
+        """
+        known = list(self.variants)
+        for name in names:
+            if name not in known:
+                raise RequestError(
+                    f"suite {self.name!r} has no variant {name!r}; allowed: {', '.join(known)}"
+                    + did_you_mean(name, known)
+                )
+        keep = {*names, self.baseline}
+        return self.model_copy(update={"variant": [v for v in self.variant if v.name in keep]})
+
+    def checkpoint_workload(self, checkpoint: Checkpoint) -> Workload:
+        """The examples that `checkpoint` learns from: its own keys over the workload's."""
+        own = {
+            key: value
+            for key in ("dataset", "config", "split", "text", "label", "labels", "max_length")
+            if (value := getattr(checkpoint, key)) is not None
+        }
+        if "dataset" in own:
+            # The workload's configuration and revision belong to another data set.
+            own = {"config": None, "revision": None} | own
+        return self.workload.model_copy(
+            update=own | {"examples": checkpoint.examples, "seed": checkpoint.seed}
+        )
+
+
+def suite_files() -> dict[str, Path]:
+    """The suites that come with the bench: name -> file."""
+    return {path.stem: path for path in sorted(paths.SUITES.glob("*.toml"))}
+
+
+def find_suite(reference: str) -> Path:
+    """The file of the suite that `reference` names: a name from data/suites, or a path.
+
+    Raises RequestError where there is none.
+    """
+    known = suite_files()
+    if reference in known:
+        return known[reference]
+    try:
+        path = Path(reference).expanduser()
+        if path.is_file():
+            return path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise RequestError(f"suite {reference!r}: {one_line(error)}") from error
+    if path.suffix == ".toml" or "/" in reference:
+        raise RequestError(f"suite file {reference}: no such file")
+    raise RequestError(
+        f"unknown suite {reference!r}; allowed: {', '.join(known)}, or a path to a .toml file"
+        + did_you_mean(reference, list(known))
+    )
+
+
+def load_suite(reference: str, overrides: list[str] | tuple[str, ...] = ()) -> Suite:
+    """The suite that `reference` names, with `overrides` ("workload.examples=200") applied.
+
+    Raises RequestError, one line, on anything wrong with the file or an override.
+    """
+    path = find_suite(reference)
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise RequestError(f"{path}: not a readable TOML file: {one_line(error)}") from error
+    for override in overrides:
+        _override(raw, override)
+    return parse_suite(raw, str(path), path.parent)
+
+
+def parse_suite(raw: dict[str, Any], where: str, folder: Path) -> Suite:
+    """`raw` (a suite file as read) as a Suite; `where` names its source in messages."""
+    if "folder" in raw:
+        raise RequestError(f"{where}: unknown key 'folder'; allowed: {', '.join(_keys(Suite))}")
+    try:
+        return Suite.model_validate({**raw, "folder": folder})
+    except ValidationError as error:
+        raise RequestError(f"{where}: {_explain(error, raw)}") from error
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise RequestError(f"--set {override!r}: expected KEY=VALUE, such as workload.examples=200")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    node: Any = raw
+    for depth, part in enumerate(parts[:-1]):
+        if isinstance(node, dict) and part in ("variant", "checkpoint") and depth == 0:
+            found = node.get(part)
+            listed = [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+            items = {item["name"]: item for item in listed if isinstance(item.get("name"), str)}
+            if len(parts) < 3 or parts[1] not in items:
+                raise RequestError(
+                    f"--set {override!r}: {part}.NAME.KEY needs one of: {', '.join(items) or 'none is declared'}"
+                )
+            node = items
+            continue
+        node = node.setdefault(part, {}) if isinstance(node, dict) else None
+        if not isinstance(node, dict):
+            raise RequestError(f"--set {override!r}: {'.'.join(parts[: depth + 1])} is not a table")
+    node[parts[-1]] = value
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    return [name for name, info in model.model_fields.items() if not info.exclude]
+
+
+_TABLES: dict[str, type[BaseModel]] = {
+    "workload": Workload,
+    "protocol": Protocol,
+    "checkpoint": Checkpoint,
+    "variant": Variant,
+}
+_UNIONS = ("tokenizer", "labels", "teacher_labels")
+
+
+def _explain(error: ValidationError, raw: dict[str, Any]) -> str:
+    """All problems of `error` in one line, each with its key, what was found, what is allowed."""
+    problems = []
+    for item in error.errors(include_url=False):
+        if item["loc"][-2:] == ("tokenizer", "str") and isinstance(item["input"], dict):
+            # A tokenizer to train: what is wrong inside it follows.
+            continue
+        # Behind a key that takes several types, pydantic puts the one that it tried.
+        pairs = pairwise((None, *item["loc"]))
+        loc = [part for before, part in pairs if before not in _UNIONS or isinstance(part, int)]
+        key, model = _spell(loc, raw)
+        kind = item["type"]
+        if kind == "extra_forbidden":
+            allowed = _keys(model)
+            last = str(loc[-1])
+            hint = did_you_mean(last, allowed)
+            problems.append(f"{key}: unknown key; allowed: {', '.join(allowed)}{hint}")
+        elif kind == "missing":
+            problems.append(f"{key}: missing; this key is required")
+        elif kind == "value_error":
+            text = str(item["ctx"]["error"])
+            problems.append(f"{key}: {text}" if key else text)
+        else:
+            message = re.sub(r"^Input should be", "should be", item["msg"])
+            problems.append(f"{key}: found {item['input']!r}; {message}")
+    return "; ".join(dict.fromkeys(problems))
+
+
+def _spell(loc: list[Any], raw: dict[str, Any]) -> tuple[str, type[BaseModel]]:
+    """A location as a reader says it ("variant 'fp32': precision"), and the model it is in."""
+    model: type[BaseModel] = Suite
+    if loc and loc[0] in _TABLES and (len(loc) > 1):
+        model = _TABLES[loc[0]]
+    if len(loc) >= 2 and loc[0] in ("variant", "checkpoint") and isinstance(loc[1], int):
+        try:
+            name = repr(raw[loc[0]][loc[1]]["name"])
+        except (KeyError, TypeError, IndexError):
+            name = f"number {loc[1] + 1}"
+        if loc[2:3] == ["tokenizer"] and len(loc) > 3:
+            model = NewTokenizer
+        rest = ".".join(_written(part) for part in loc[2:])
+        return f"{loc[0]} {name}: {rest}" if rest else f"{loc[0]} {name}", model
+    return ".".join(_written(part) for part in loc), model
+
+
+def _written(part: object) -> str:
+    """A key as TOML has it: in quotes where it is no plain word."""
+    text = str(part)
+    return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) else repr(text)

@@ -1,0 +1,8 @@
+"""The database: runs, measurements, raw timings, logits and published results.
+
+Importing it imports SQLAlchemy (0.2 s), so the rest of `engine` imports it only where it is used.
+"""
+
+from engine.store.session import Store, open_store, translate_errors
+
+__all__ = ["Store", "open_store", "translate_errors"]

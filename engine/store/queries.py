@@ -1,0 +1,436 @@
+"""What the bench asks of its database and writes to it. Every function works in the caller's session."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import math
+import socket
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from engine.errors import RequestError
+from engine.store.models import Block, Example, ExampleSet, Measurement, Prediction, Published, Run
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike
+
+LIVE = ("queued", "preparing", "running")
+"""The states in which a run has a process: a queued one waits for its device."""
+STATUSES = ("pending", "measured", "failed", "unavailable", "cancelled")
+"""The states of a measurement."""
+REFERENCE_LENGTH = 4
+"""The fewest characters of a run's id that may stand for it."""
+PID_SLACK_S = 10.0
+"""How far two clocks may differ before a process counts as younger than a run's last heartbeat."""
+
+FIXED_FIELDS: tuple[str, ...] = (
+    "variant",
+    "title",
+    "model",
+    "backend",
+    "precision",
+    "device",
+    "batch_size",
+    "status",
+    "status_reason",
+    "validity",
+    "validity_reason",
+    "comparison",
+    "latency_mean_s",
+    "latency_p50_s",
+    "latency_p95_s",
+    "latency_p99_s",
+    "calls",
+    "throughput_samples_per_s",
+    "throughput_tokens_per_s",
+    "throughput_padded_tokens_per_s",
+    "speedup",
+    "speedup_low",
+    "speedup_high",
+    "vram_peak_bytes",
+    "vram_source",
+    "ram_peak_bytes",
+    "weights_bytes",
+    "load_s",
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
+    "examples",
+    "correct",
+    "macro_f1",
+    "agreement",
+    "truncated",
+)
+"""The fields of a measurement's flat JSON that others rely on, in their order."""
+FURTHER_FIELDS: tuple[str, ...] = (
+    "padding",
+    "order",
+    "max_length",
+    "options",
+    "baseline",
+    "published",
+    "schedule",
+    "device_p50_s",
+    "tokenize_p50_s",
+    "parameters",
+    "ram_source",
+    "memory",
+    "accuracy_reason",
+    "index_match_rate",
+    "flips",
+    "labels",
+    "audit",
+)
+"""What the flat JSON says beyond them."""
+
+
+class RunRow(NamedTuple):
+    """A run, and how many of its measurements are in each of STATUSES."""
+
+    run: Run
+    counts: dict[str, int]
+
+
+class TimedBlock(NamedTuple):
+    """The calls that one worker timed in one round; samples and tokens as in the table `block`."""
+
+    process: int
+    round: int
+    started_s: float
+    samples: int
+    tokens: int
+    padded_tokens: int
+    latencies_s: np.ndarray
+    """float64 [calls], seconds."""
+
+
+def add_example_set(
+    session: Session,
+    set_id: str,
+    dataset: str,
+    label_names: Sequence[str] | None,
+    texts: Sequence[str],
+    labels: Sequence[int | None] | None,
+    source_indices: Sequence[int],
+) -> None:
+    """Stores the examples of set `set_id`, in order, unless they are there already.
+
+    texts, labels and source_indices are [examples]; labels is None where nothing is labelled.
+    """
+    if session.get(ExampleSet, set_id) is not None:
+        return
+    given = [None] * len(texts) if labels is None else labels
+    rows = [
+        {
+            "set_id": set_id,
+            "position": position,
+            "source_index": int(source),
+            "text_sha256": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
+            "text": text,
+            "label": None if label is None else int(label),
+        }
+        for position, (text, label, source) in enumerate(zip(texts, given, source_indices, strict=True))
+    ]
+    try:
+        with session.begin_nested():
+            session.execute(
+                insert(ExampleSet).values(
+                    id=set_id,
+                    dataset=dataset,
+                    count=len(rows),
+                    label_names=None if label_names is None else list(label_names),
+                )
+            )
+            if rows:
+                session.execute(insert(Example), rows)
+    except IntegrityError:
+        # Another run over the same examples stored them in between.
+        if session.get(ExampleSet, set_id) is None:
+            raise
+
+
+def add_run(session: Session, run: Run) -> Run:
+    """Stores `run` with the measurements in it."""
+    session.add(run)
+    session.flush()
+    return run
+
+
+def get_run(session: Session, reference: str) -> Run:
+    """The run that `reference` means: its id, at least 4 characters of its beginning or end, or "latest".
+
+    Raises RequestError, with the ids nearest to it, where there is none or more than one.
+    """
+    word = reference.strip().upper()
+    newest = select(Run).order_by(Run.created_at.desc(), Run.id.desc())
+    if word == "LATEST":
+        run = session.scalars(newest.limit(1)).first()
+        if run is None:
+            raise RequestError("there are no runs yet; run `python -m engine run demo` first")
+        return run
+    run = session.get(Run, word)
+    if run is not None:
+        return run
+    found: Sequence[Run] = ()
+    if len(word) >= REFERENCE_LENGTH:
+        part = or_(Run.id.startswith(word, autoescape=True), Run.id.endswith(word, autoescape=True))
+        found = session.scalars(newest.where(part).limit(6)).all()
+    if len(found) == 1:
+        return found[0]
+    if found:
+        several = ", ".join(map(_shown, found[:5])) + (", ..." if len(found) > 5 else "")
+        raise RequestError(f"run {reference!r} could be any of {several}; give more characters")
+    raise RequestError(f"there is no run {reference!r}; {_suggestions(session, word)}")
+
+
+def _suggestions(session: Session, word: str) -> str:
+    """What to ask for instead of `word`: the runs whose ids are nearest to it, or the most recent ones."""
+    recent = session.scalars(select(Run).order_by(Run.created_at.desc(), Run.id.desc()).limit(200)).all()
+    if not recent:
+        return "there are none yet: run `python -m engine run demo` first"
+    near = difflib.get_close_matches(word, [run.id for run in recent], n=3, cutoff=0.8)
+    if near:
+        return "did you mean " + " or ".join(_shown(run) for run in recent if run.id in near) + "?"
+    hint = f" (at least {REFERENCE_LENGTH} characters are needed)" if len(word) < REFERENCE_LENGTH else ""
+    return f'the most recent: {", ".join(_shown(run) for run in recent[:3])}; or "latest"{hint}'
+
+
+def _shown(run: Run) -> str:
+    return f"{run.id} ({run.suite_name}, {run.created_at:%Y-%m-%d %H:%M} UTC)"
+
+
+def list_runs(session: Session, limit: int = 50, suite: str | None = None) -> list[RunRow]:
+    """The newest runs first, with counts of their measurements by status; one query."""
+    wanted = select(Run.id).order_by(Run.created_at.desc(), Run.id.desc()).limit(limit)
+    if suite is not None:
+        wanted = wanted.where(Run.suite_name == suite)
+    chosen = wanted.subquery()
+    counted = (
+        select(Measurement.run_id, Measurement.status, func.count().label("number"))
+        .join(chosen, chosen.c.id == Measurement.run_id)
+        .group_by(Measurement.run_id, Measurement.status)
+        .subquery()
+    )
+    rows = session.execute(
+        select(Run, counted.c.status, counted.c.number)
+        .join(chosen, chosen.c.id == Run.id)
+        .outerjoin(counted, counted.c.run_id == Run.id)
+        .order_by(Run.created_at.desc(), Run.id.desc())
+    )
+    found: dict[str, RunRow] = {}
+    for row in rows:
+        known = found.setdefault(row.Run.id, RunRow(row.Run, dict.fromkeys(STATUSES, 0)))
+        if row.status is not None:
+            known.counts[row.status] = row.number
+    return list(found.values())
+
+
+def measurements(session: Session, run_id: str) -> list[Measurement]:
+    """The measurements of a run in the order of its suite."""
+    query = select(Measurement).where(Measurement.run_id == run_id)
+    return list(session.scalars(query.order_by(Measurement.position, Measurement.batch_size)))
+
+
+def packed(array: ArrayLike, dtype: Literal["<f4", "<f8"]) -> bytes:
+    """An array as the bytes that a column of the store holds: little-endian, in C order."""
+    import numpy as np
+
+    return np.ascontiguousarray(array, dtype).tobytes()
+
+
+def new_block(
+    process: int,
+    round: int,
+    kind: Literal["warmup", "timed"],
+    started_s: float,
+    samples: int,
+    tokens: int,
+    padded_tokens: int,
+    latencies_s: ArrayLike,
+) -> Block:
+    """A block to append to `Measurement.blocks`; latencies_s [calls] in seconds."""
+    return Block(
+        process=process,
+        round=round,
+        kind=kind,
+        started_s=started_s,
+        samples=samples,
+        tokens=tokens,
+        padded_tokens=padded_tokens,
+        latencies_s=packed(latencies_s, "<f8"),
+    )
+
+
+def new_prediction(logits: ArrayLike, model_labels: Sequence[str]) -> Prediction:
+    """A prediction to set as `Measurement.prediction`; logits [examples, labels], stored as float32."""
+    import numpy as np
+
+    array = np.ascontiguousarray(logits, "<f4")
+    rows, columns = array.shape
+    if len(model_labels) != columns:
+        raise ValueError(f"{columns} columns of logits for {len(model_labels)} labels")
+    return Prediction(rows=rows, columns=columns, model_labels=list(model_labels), logits=array.tobytes())
+
+
+def logits(session: Session, measurement_id: int) -> np.ndarray | None:
+    """float32 [examples, labels]; row i is position i of the example set. None where there are none."""
+    import numpy as np
+
+    query = select(Prediction.logits, Prediction.rows, Prediction.columns)
+    row = session.execute(query.where(Prediction.measurement_id == measurement_id)).first()
+    if row is None:
+        return None
+    return np.frombuffer(row.logits, "<f4").reshape(row.rows, row.columns).astype(np.float32)
+
+
+def latencies(
+    session: Session, measurement_id: int, kind: Literal["warmup", "timed"] = "timed"
+) -> list[TimedBlock]:
+    """The blocks of a measurement by process and round."""
+    import numpy as np
+
+    query = (
+        select(
+            Block.process,
+            Block.round,
+            Block.started_s,
+            Block.samples,
+            Block.tokens,
+            Block.padded_tokens,
+            Block.latencies_s,
+        )
+        .where(Block.measurement_id == measurement_id, Block.kind == kind)
+        .order_by(Block.process, Block.round, Block.id)
+    )
+    return [
+        TimedBlock(
+            row.process,
+            row.round,
+            row.started_s,
+            row.samples,
+            row.tokens,
+            row.padded_tokens,
+            np.frombuffer(row.latencies_s, "<f8").astype(np.float64),
+        )
+        for row in session.execute(query)
+    ]
+
+
+def examples(session: Session, set_id: str) -> list[Example]:
+    """The examples of a set in order: element i belongs to row i of the logits."""
+    return list(session.scalars(select(Example).where(Example.set_id == set_id).order_by(Example.position)))
+
+
+def example_labels(session: Session, set_id: str) -> np.ndarray | None:
+    """int64 [examples], without reading a text; None where an example has no label, or there are none."""
+    import numpy as np
+
+    query = select(Example.label).where(Example.set_id == set_id).order_by(Example.position)
+    labels = session.scalars(query).all()
+    return None if not labels or None in labels else np.array(labels, np.int64)
+
+
+def published(session: Session) -> list[Published]:
+    """What others reported, study by study, in their order."""
+    return list(session.scalars(select(Published).order_by(Published.study, Published.id)))
+
+
+def flat(measurement: Measurement) -> dict[str, Any]:
+    """A measurement as one JSON-ready object: FIXED_FIELDS in order, then FURTHER_FIELDS.
+
+    None where something is not known; a number that JSON cannot write (not finite) counts as such.
+    """
+    return {name: _plain(getattr(measurement, name)) for name in FIXED_FIELDS + FURTHER_FIELDS}
+
+
+def run_summary(run: Run) -> dict[str, Any]:
+    """A run as one JSON-ready object, without its measurements; times are ISO 8601 in UTC."""
+    return {
+        "id": run.id,
+        "suite": run.suite_name,
+        "suite_path": run.suite_path,
+        "spec": _plain(run.suite),
+        "device": run.device,
+        "device_name": run.device_name,
+        "host": run.host,
+        "status": run.status,
+        "status_reason": run.status_reason,
+        "progress": _plain(run.progress),
+        "created_at": _iso(run.created_at),
+        "started_at": _iso(run.started_at),
+        "finished_at": _iso(run.finished_at),
+        "heartbeat_at": _iso(run.heartbeat_at),
+        "pid": run.pid,
+        "cancel_requested": bool(run.cancel_requested),
+        "example_set_id": run.example_set_id,
+        "environment": _plain(run.environment),
+        "log_path": run.log_path,
+        "notes": run.notes,
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _iso(time: datetime | None) -> str | None:
+    return None if time is None else time.astimezone(UTC).isoformat(timespec="milliseconds")
+
+
+def mark_interrupted(session: Session, older_than_s: float = 60.0) -> list[str]:
+    """Closes runs whose process on this host ended without a word; returns their ids.
+
+    Only runs whose last sign of life is older than `older_than_s` seconds. They become interrupted, and
+    their pending measurements cancelled, with the reason. Runs of other hosts are left alone.
+    """
+    now = datetime.now(UTC)
+    closed = []
+    for run in session.scalars(select(Run).where(Run.status.in_(LIVE), Run.host == socket.gethostname())):
+        sign = run.heartbeat_at or run.started_at or run.created_at
+        if now - sign <= timedelta(seconds=older_than_s) or _alive(run.pid, run.heartbeat_at):
+            continue
+        who = "its process" if run.pid is None else f"its process {run.pid}"
+        reason = (
+            f"{who} on {run.host} ended without finishing; last sign of life {sign:%Y-%m-%d %H:%M:%S} UTC"
+        )
+        run.status, run.status_reason = "interrupted", reason
+        run.finished_at = run.finished_at or sign
+        session.execute(
+            update(Measurement)
+            .where(Measurement.run_id == run.id, Measurement.status == "pending")
+            .values(status="cancelled", status_reason=reason)
+        )
+        closed.append(run.id)
+    session.flush()
+    return closed
+
+
+def _alive(pid: int | None, heartbeat: datetime | None) -> bool:
+    """Whether process `pid` runs, and is not a later one that was given the same number after `heartbeat`."""
+    if pid is None:
+        return False
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        # A process that its parent has not waited for is a zombie: it has a number and no life.
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return heartbeat is None or process.create_time() <= heartbeat.timestamp() + PID_SLACK_S
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True

@@ -1,0 +1,462 @@
+"""Opens the database: finds it, brings its schema up to date, and says in one line what is in the way."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import unquote
+
+from sqlalchemy import URL, Engine, StaticPool, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+from engine import paths
+from engine.errors import RequestError, one_line
+from engine.store.migrations import HEAD
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from sqlalchemy import Connection
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+BUSY_SECONDS = 30.0
+"""How long a statement waits for another process's write; "?timeout=S" in the URL overrides it."""
+MIGRATION_SECONDS = 120.0
+"""How long opening waits for another process that brings the same SQLite file up to date."""
+NETWORK_FILE_SYSTEMS = (
+    "nfs", "lustre", "gpfs", "beegfs", "fhgfs", "cifs", "smb", "ceph", "afs", "glusterfs", "panfs",
+    "wekafs", "orangefs", "pvfs", "9p", "ncpfs", "coda", "fuse.",
+)  # fmt: skip
+"""Beginnings of file system types on which SQLite's WAL is unsafe: it needs memory shared by all users."""
+ANOTHER = "point BENCH_DATA_DIR or BENCH_DATABASE_URL elsewhere"
+
+
+class Store:
+    """An open database whose schema is up to date. Close it, or use it in a `with` statement."""
+
+    def __init__(self, url: URL, engine: Engine) -> None:
+        self.url = url
+        self.engine = engine
+        self._sessions = sessionmaker(engine, expire_on_commit=False)
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A session that commits at the end, and rolls back on an error.
+
+        What it has loaded stays readable afterwards. Raises RequestError where the database cannot be
+        used (see `translate_errors`).
+        """
+        with translate_errors(self.url), self._sessions.begin() as session:
+            yield session
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_store(url: str | None = None, create: bool = True) -> Store:
+    """The database at the SQLAlchemy `url` (by default `paths.database_url()`), up to date.
+
+    Makes the folder, the tables and the published rows where they are missing; an older schema is
+    migrated, after a backup beside an SQLite file. With `create=False` a database that does not exist
+    is refused instead. Raises RequestError, in one line, for whatever stands in the way.
+    """
+    from engine.store.published import sync
+
+    parsed = _parse(url or paths.database_url())
+    file = _sqlite_file(parsed)
+    if file is not None:
+        if not str(parsed.database).startswith("file:"):
+            # SQLAlchemy does not know "~".
+            parsed = parsed.set(database=str(file))
+        _check_file(file, create)
+    with translate_errors(parsed):
+        if file is not None:
+            # Before the first ordinary connection: setting the journal mode writes to the file.
+            _check_revision(_peek(file, _timeout(parsed)), parsed, create)
+        engine = _engine(parsed, file)
+        try:
+            bring_up_to_date(engine, create=create)
+            sync(engine)
+        except BaseException:
+            engine.dispose()
+            raise
+    return Store(parsed, engine)
+
+
+@contextmanager
+def translate_errors(url: str | URL | None = None) -> Iterator[None]:
+    """Turns errors of the database's surroundings (disk full, read-only, locked, no connection ...)
+    into a RequestError line that names `url`, by default the bench's own database, and the remedy.
+
+    Mistakes in statements or data pass through as SQLAlchemy raises them.
+    """
+    try:
+        yield
+    except (DBAPIError, sqlite3.Error) as error:
+        parsed = _parse(url or paths.database_url()) if not isinstance(url, URL) else url
+        message = _explain(error, parsed)
+        if message is None:
+            raise
+        raise RequestError(message) from error
+
+
+def journal_mode(file: Path, mounts: Path = Path("/proc/mounts")) -> str:
+    """The SQLite journal mode that is safe where `file` lies: WAL, or TRUNCATE on a network file system."""
+    target = os.path.realpath(file)
+    kind, longest = "", -1
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return "WAL"
+    for line in lines:
+        _, where, fstype, *_ = line.split(" ")
+        # The kernel writes blanks and backslashes in octal.
+        for code, sign in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+            where = where.replace(code, sign)
+        inside = target == where or target.startswith(where.rstrip("/") + "/")
+        # Of two mounts at one place the later covers the earlier.
+        if inside and len(where) >= longest:
+            kind, longest = fstype, len(where)
+    return "TRUNCATE" if kind.startswith(NETWORK_FILE_SYSTEMS) else "WAL"
+
+
+def bring_up_to_date(
+    engine: Engine, create: bool = True, scripts: Path = MIGRATIONS, head: str = HEAD
+) -> None:
+    """Migrates the database of `engine` to `head`, the newest revision in the folder `scripts`.
+
+    Does nothing, and imports no Alembic, where it is there already. Raises RequestError for a database
+    that is newer than this program, that is somebody else's, or that is missing while `create` is off.
+    """
+    if _check_revision(_revision(engine), engine.url, create, scripts, head) == head:
+        return
+    file = _sqlite_file(engine.url)
+    with _one_at_a_time(file):
+        revision = _check_revision(_revision(engine), engine.url, create, scripts, head)
+        if revision == head:
+            return
+        try:
+            _migrate(engine, file, revision, scripts, head)
+        except DBAPIError:
+            # Without a lock to share (a database server), another process may have been faster.
+            if file is not None or _revision(engine)[0] != head:
+                raise
+
+
+def alembic_config(connection: Connection, scripts: Path = MIGRATIONS) -> Config:
+    """What Alembic's commands need to work on `connection` with the migrations in `scripts`."""
+    from alembic.config import Config
+
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def write_migration(revision: str, message: str) -> None:
+    """Writes a draft of migration `revision`: what engine/store/models.py has over the newest one."""
+    from alembic import command
+
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    bring_up_to_date(engine)
+    with engine.connect() as connection:
+        command.revision(alembic_config(connection), message, autogenerate=True, rev_id=revision)
+
+
+def _parse(url: str) -> URL:
+    """`url`, checked for a known kind of database and an installed driver. Raises RequestError."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        shown = re.sub(r":[^:/@]*@", ":***@", url)
+        raise RequestError(
+            f"BENCH_DATABASE_URL {shown!r} is not a database URL; write a file as "
+            "sqlite:////absolute/path.sqlite, a server as postgresql+psycopg://user:password@host/name"
+        ) from error
+    place = parsed.render_as_string()
+    try:
+        dialect = parsed.get_dialect()
+        dialect.import_dbapi()
+    except NoSuchModuleError as error:
+        raise RequestError(
+            f"the database {place} is of an unknown kind, {parsed.drivername!r}; "
+            "allowed: sqlite, postgresql, mysql and whatever else SQLAlchemy has a dialect for"
+        ) from error
+    except ImportError as error:
+        packages = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
+        name = error.name or parsed.get_driver_name()
+        raise RequestError(
+            f"the database {place} needs the Python package {name}, which is missing; "
+            f"install it: pip install {packages.get(name, name)}"
+        ) from error
+    if dialect.is_async:
+        raise RequestError(
+            f"the database {place} names an asynchronous driver; "
+            f"leave +{parsed.get_driver_name()} out, or name a synchronous one"
+        )
+    try:
+        _timeout(parsed)
+    except ValueError as error:
+        raise RequestError(f"the database {place}: timeout is not a number of seconds") from error
+    return parsed
+
+
+def _sqlite_file(url: URL) -> Path | None:
+    """The absolute path of an SQLite file; None for a database in memory or on a server."""
+    name = url.database
+    if url.get_backend_name() != "sqlite" or not name or url.query.get("mode") == "memory":
+        return None
+    if name.startswith("file:"):
+        name = unquote(name.removeprefix("file:").removeprefix("//"))
+    return None if name == ":memory:" else Path(name).expanduser().absolute()
+
+
+def _timeout(url: URL) -> float:
+    return float(str(url.query.get("timeout", BUSY_SECONDS)))
+
+
+def _check_file(file: Path, create: bool) -> None:
+    """Makes the folder of an SQLite file. Raises RequestError where SQLite could not write there."""
+    if not create and not file.exists():
+        raise RequestError(_missing(str(file)))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(
+            f"cannot make the folder {file.parent} of the database: {one_line(error)}; {ANOTHER}"
+        ) from error
+    if file.is_dir():
+        raise RequestError(f"the database {file} is a folder, not a file; {ANOTHER}")
+    if not os.access(file.parent, os.W_OK | os.X_OK):
+        raise RequestError(
+            f"the folder {file.parent} of the database is read-only; make it writable, or {ANOTHER}"
+        )
+    if file.exists() and not os.access(file, os.R_OK | os.W_OK):
+        raise RequestError(f"the database {file} is read-only; make it writable, or {ANOTHER}")
+
+
+def _engine(url: URL, file: Path | None) -> Engine:
+    """An SQLAlchemy engine for `url`, with SQLite's pragmas set on every connection."""
+    if url.get_backend_name() != "sqlite":
+        return create_engine(url, pool_pre_ping=True)
+    pragmas = ["foreign_keys=ON"]
+    if file is None:
+        engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+    else:
+        engine = create_engine(url, connect_args={"timeout": _timeout(url)})
+        mode = journal_mode(file)
+        pragmas.append(f"journal_mode={mode}")
+        if mode == "WAL":
+            # Whole after a crash all the same; and a commit does not wait for the disk beside a timed block.
+            pragmas.append("synchronous=NORMAL")
+
+    @event.listens_for(engine, "connect")
+    def set_pragmas(connection: sqlite3.Connection, _: object) -> None:
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    return engine
+
+
+Revision = tuple[str | None, bool]
+"""The schema's revision, and whether there are tables although there is none."""
+
+
+def _peek(file: Path, timeout: float) -> Revision:
+    """The revision of an SQLite file, read without changing a byte of it."""
+    if not file.exists():
+        return None, False
+    for mode in ("ro", "rw"):
+        try:
+            with closing(
+                sqlite3.connect(f"{file.as_uri()}?mode={mode}", uri=True, timeout=timeout)
+            ) as connection:
+                tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+                if "alembic_version" not in tables:
+                    return None, bool(tables)
+                row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+                return (row[0] if row else None), bool(tables - {"alembic_version"})
+        except sqlite3.OperationalError as error:
+            # After a crash in TRUNCATE mode, only a writer can bring the file back to its last commit.
+            if mode == "rw" or error.sqlite_errorname != "SQLITE_READONLY_ROLLBACK":
+                raise
+    raise AssertionError("unreachable")
+
+
+def _revision(engine: Engine) -> Revision:
+    """The revision of the database behind `engine`."""
+    from sqlalchemy import inspect, text
+
+    from engine.store.models import Base
+
+    with engine.connect() as connection:
+        inspector = inspect(connection)
+        if inspector.has_table("alembic_version"):
+            revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+            if revision is not None:
+                return revision, False
+        return None, not set(Base.metadata.tables).isdisjoint(inspector.get_table_names())
+
+
+def _check_revision(
+    found: Revision, url: URL, create: bool, scripts: Path = MIGRATIONS, head: str = HEAD
+) -> str | None:
+    """The revision in `found`, None for an empty database.
+
+    Raises RequestError where the database must be left alone.
+    """
+    revision, others = found
+    place = _place(url)
+    if revision == head:
+        return revision
+    if revision is None:
+        if others:
+            raise RequestError(
+                f"the database {place} has tables that this bench did not make; it is left as it is; "
+                f"{ANOTHER}"
+            )
+        if not create:
+            raise RequestError(_missing(place))
+        return None
+    from alembic.script import ScriptDirectory
+
+    if revision not in {script.revision for script in ScriptDirectory(str(scripts)).walk_revisions()}:
+        raise RequestError(
+            f"the database {place} has schema {revision}, which this bench does not know "
+            f"(its newest is {head}); it is left as it is; update the bench, or {ANOTHER}"
+        )
+    return revision
+
+
+def _missing(place: str) -> str:
+    return f"no database at {place}; run `python -m engine run demo` first"
+
+
+def _one_at_a_time(file: Path | None) -> AbstractContextManager[Any]:
+    """A lock beside an SQLite file, so that two processes do not migrate it at once."""
+    if file is None:
+        return nullcontext()
+    return _file_lock(file.with_name(file.name + ".lock"))
+
+
+@contextmanager
+def _file_lock(path: Path) -> Iterator[None]:
+    import filelock
+
+    lock = filelock.FileLock(path, timeout=MIGRATION_SECONDS)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise RequestError(
+            f"another process has held {path} for {MIGRATION_SECONDS:.0f} s; "
+            "wait until it has brought the database up to date, or end it"
+        ) from error
+    except OSError as error:
+        raise RequestError(f"cannot lock {path}: {one_line(error)}; {ANOTHER}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _migrate(engine: Engine, file: Path | None, revision: str | None, scripts: Path, head: str) -> None:
+    """All steps from `revision` to `head` in one transaction, where the database can do that."""
+    from alembic import command
+
+    sqlite = engine.dialect.name == "sqlite"
+    with engine.connect() as connection:
+        if sqlite:
+            # Altering a table in SQLite replaces it, and dropping the old one would delete what refers to it.
+            connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+            # The driver itself begins no transaction before DDL.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        try:
+            if file is not None and revision is not None:
+                _back_up(file, f"{revision}-to-{head}")
+            command.upgrade(alembic_config(connection, scripts), head)
+            if sqlite and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()):
+                raise RuntimeError(
+                    f"migration to {head} leaves rows without what they refer to: {broken[:3]}"
+                )
+            connection.commit()
+        finally:
+            connection.rollback()
+            if sqlite:
+                connection.exec_driver_sql("PRAGMA foreign_keys=ON")
+
+
+def _back_up(file: Path, label: str) -> Path:
+    """Copies an SQLite file to a new one beside it, of whose name `label` becomes a part."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    copy = file.with_name(f"{file.name}.{label}.{stamp}.bak")
+    partial = copy.with_name(copy.name + ".partial")
+    try:
+        with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(partial)) as target:
+            source.backup(target)
+        partial.replace(copy)
+    finally:
+        partial.unlink(missing_ok=True)
+    return copy
+
+
+def _place(url: URL) -> str:
+    """What to call the database in a message: its file, or its URL without the password."""
+    file = _sqlite_file(url)
+    return str(file) if file is not None else url.render_as_string()
+
+
+def _explain(error: DBAPIError | sqlite3.Error, url: URL) -> str | None:
+    """Why the database at `url` cannot be used and what helps; None where the statement is at fault."""
+    place = _place(url)
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if not isinstance(cause, sqlite3.Error):
+        if isinstance(error, OperationalError | InterfaceError):
+            return (
+                f"the database {place} does not answer as it should: {one_line(cause or error)}; "
+                "check that its server runs and that BENCH_DATABASE_URL is right"
+            )
+        return None
+    name = getattr(cause, "sqlite_errorname", "")
+    file = _sqlite_file(url)
+    kind = name.split("_")[1] if name.startswith("SQLITE_") else ""
+    if kind in ("IOERR", "CANTOPEN") and file is not None and _is_full(file.parent):
+        kind = "FULL"
+    return {
+        "FULL": f"the disk of the database {place} is full; free some space, or {ANOTHER}",
+        "READONLY": f"the database {place} is read-only; make it and its folder writable, or {ANOTHER}",
+        "BUSY": f"the database {place} has been locked by another process for {_timeout(url):g} s; "
+        "wait for that process, or end it",
+        "LOCKED": f"the database {place} is locked by another connection; try again",
+        "NOTADB": f"the file {place} is not a database; move it away, or {ANOTHER}",
+        "CORRUPT": f"the database {place} is damaged; put a backup in its place, or move it away",
+        "IOERR": f"reading or writing the database {place} failed ({name}: {one_line(cause)}); "
+        f"check the disk and its quota, or {ANOTHER}",
+        "CANTOPEN": f"cannot open the database {place}: {one_line(cause)}; "
+        f"make it and its folder writable, or {ANOTHER}",
+        "PROTOCOL": f"locking the database {place} failed; its file system may lack locks: {ANOTHER}",
+        "NOLFS": f"the database {place} is larger than its file system allows; {ANOTHER}",
+    }.get(kind)
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < 1 << 20
+    except OSError as error:
+        return error.errno == errno.ENOSPC

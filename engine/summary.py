@@ -1,0 +1,166 @@
+"""From a measurement's raw values to the figures of its row. Pure: the store's arrays give the same again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from engine import labels as label_names
+from engine import stats
+from engine.labels import Alignment
+
+
+@dataclass(frozen=True)
+class Block:
+    """Timed calls of one round."""
+
+    process: int
+    round: int
+    started_s: float
+    latencies_s: np.ndarray
+    samples: int
+    tokens: int
+    padded_tokens: int
+    kind: str = "timed"
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What one measurement gave, before anything is derived."""
+
+    blocks: list[Block] = field(default_factory=list)
+    logits: np.ndarray | None = None
+    """float32 [examples, model labels]."""
+
+    def rates(self) -> list[np.ndarray]:
+        """Samples/s: one float64 [rounds] array a process, NaN where a round has no block."""
+        processes = 1 + max((b.process for b in self.blocks), default=-1)
+        rounds = 1 + max((b.round for b in self.blocks), default=-1)
+        found = [np.full(rounds, np.nan) for _ in range(processes)]
+        for b in self.blocks:
+            if b.kind == "timed":
+                found[b.process][b.round] = b.samples / b.latencies_s.sum()
+        return found
+
+    def latencies_s(self) -> np.ndarray:
+        """float64 [calls], timed ones, in order."""
+        timed = [b.latencies_s for b in self.blocks if b.kind == "timed"]
+        return np.concatenate(timed) if timed else np.empty(0)
+
+
+def speed(raw: Raw) -> dict[str, Any]:
+    """Latency and throughput columns."""
+    latencies_s = raw.latencies_s()
+    if not len(latencies_s):
+        return {"calls": 0}
+    timed = [b for b in raw.blocks if b.kind == "timed"]
+    total_s = float(latencies_s.sum())
+    return {
+        "calls": len(latencies_s),
+        "latency_mean_s": float(latencies_s.mean()),
+        "latency_p50_s": stats.percentile(latencies_s, 0.5),
+        "latency_p95_s": stats.percentile(latencies_s, 0.95),
+        "latency_p99_s": stats.percentile(latencies_s, 0.99),
+        "throughput_samples_per_s": sum(b.samples for b in timed) / total_s,
+        "throughput_tokens_per_s": sum(b.tokens for b in timed) / total_s,
+        "throughput_padded_tokens_per_s": sum(b.padded_tokens for b in timed) / total_s,
+    }
+
+
+def comparison(raw: Raw, baseline: Raw | None, is_baseline: bool) -> dict[str, Any]:
+    """Speed-up columns against the baseline's rounds; None where the baseline gave none."""
+    if is_baseline:
+        return {"speedup": 1.0, "speedup_low": 1.0, "speedup_high": 1.0, "comparison": None}
+    interval = stats.speed_up(raw.rates(), baseline.rates()) if baseline else None
+    return {
+        "speedup": interval.estimate if interval else None,
+        "speedup_low": interval.low if interval else None,
+        "speedup_high": interval.high if interval else None,
+        "comparison": stats.comparison(interval),
+    }
+
+
+def answers(
+    logits: np.ndarray,
+    alignment: Alignment,
+    labels: np.ndarray | None,
+    dataset_labels: list[str] | None,
+    random_weights: bool,
+) -> dict[str, Any]:
+    """Accuracy columns, or the reason why there are none.
+
+    `logits`: float32 [examples, model labels]; `labels`: int64 [examples] or None.
+    """
+    found: dict[str, Any] = {"examples": len(logits), "labels": alignment.to_json()}
+    if labels is None:
+        return found | {"accuracy_reason": "the workload is unlabelled"}
+    reason = (
+        "its head or all its weights are random: made for speed and memory alone" if random_weights else None
+    )
+    if reason or alignment.mapping is None:
+        return found | {
+            "accuracy_reason": reason or alignment.reason,
+            "index_match_rate": label_names.index_match_rate(logits, labels),
+        }
+    predicted = alignment.apply(logits)
+    correct = int((predicted == labels).sum())
+    interval = stats.wilson(correct, len(labels))
+    return found | {
+        "correct": correct,
+        "accuracy": interval.estimate,
+        "accuracy_low": interval.low,
+        "accuracy_high": interval.high,
+        "macro_f1": stats.macro_f1(labels, predicted, len(dataset_labels or [])),
+    }
+
+
+def predicted_names(logits: np.ndarray, alignment: Alignment, dataset_labels: list[str] | None) -> list[str]:
+    """Each example's answer by name: the data set's label where aligned, else the model's own."""
+    if alignment.mapping is not None and dataset_labels:
+        return [dataset_labels[i] for i in alignment.apply(logits)]
+    return [alignment.model_labels[i] for i in logits.argmax(axis=1)]
+
+
+def comparable(mine: Alignment, baseline: Alignment) -> bool:
+    """Whether two models' answers speak of the same labels."""
+    if mine.mapping is None and baseline.mapping is None:
+        return mine.model_labels == baseline.model_labels
+    return mine.mapping is not None and baseline.mapping is not None
+
+
+def agreement(mine: list[str], baseline: list[str] | None) -> dict[str, Any]:
+    """Share of answers equal to the baseline's, and how many flipped; None without comparable ones."""
+    if baseline is None:
+        return {"agreement": None, "flips": None}
+    flips = sum(a != b for a, b in zip(mine, baseline, strict=True))
+    return {"agreement": 1 - flips / len(mine), "flips": flips}
+
+
+def validity(raw: Raw, audit: dict[str, Any] | None, min_calls: int, disturbed: int) -> dict[str, Any]:
+    """valid, unstable or invalid, with the reason in words.
+
+    `disturbed`: blocks that began while another worker was not yet silent.
+    """
+    wrong = list(audit["wrong"]) if audit else ["its configuration could not be read back"]
+    if raw.logits is not None and not np.isfinite(raw.logits).all():
+        rows = int((~np.isfinite(raw.logits).all(axis=1)).sum())
+        wrong.append(f"{rows} examples gave logits that are no finite numbers")
+    if wrong:
+        return {"validity": "invalid", "validity_reason": "; ".join(wrong)}
+    timed = sorted((b for b in raw.blocks if b.kind == "timed"), key=lambda b: b.started_s)
+    doubts = []
+    calls = sum(len(b.latencies_s) for b in timed)
+    if calls < min_calls:
+        doubts.append(f"only {calls} of {min_calls} calls were timed before max_seconds")
+    # Between windows of different lengths a call's latency differs by right: time per token is compared.
+    per_token = np.array([np.median(b.latencies_s) * len(b.latencies_s) / b.padded_tokens for b in timed])
+    if reason := stats.instability(per_token):
+        doubts.append(reason)
+    if disturbed > len(timed) // 10:
+        doubts.append(f"{disturbed} of {len(timed)} blocks began while another worker still used the CPU")
+    if doubts:
+        return {"validity": "unstable", "validity_reason": "; ".join(doubts)}
+    deviations = audit["deviations"] if audit else []
+    return {"validity": "valid", "validity_reason": "; ".join(deviations) or None}

@@ -1,0 +1,263 @@
+"""What the command line prints: tables of measurements for people, as rich renderables or Markdown.
+
+Every function takes the flat dictionaries of `engine.store.queries.flat`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from engine.units import NOTHING, between, megabytes, milliseconds, percent, significant, whole
+
+Row = dict[str, Any]
+VERDICTS = {
+    "better": "▲ faster",
+    "worse": "▼ slower",
+    "no_difference": "= no difference shown",
+    None: NOTHING,
+}
+STATES = {
+    "failed": "✗ failed",
+    "unavailable": "○ unavailable",
+    "cancelled": "◌ cancelled",
+    "pending": "… pending",
+}
+
+
+def _name(row: Row, several: bool) -> str:
+    mark = {"unstable": " ~", "invalid": " ✗"}.get(row["validity"] or "", "")
+    size = f" @ {row['batch_size']}" if several else ""
+    return f"{row['title']}{size}{mark}"
+
+
+def _speedup(row: Row) -> str:
+    if row["baseline"]:
+        return "1 (baseline)"
+    if row["speedup"] is None:
+        return NOTHING
+    return f"{significant(row['speedup'])} ({between(row['speedup_low'], row['speedup_high'])})"
+
+
+def _verdict(row: Row) -> str:
+    if row["status"] != "measured":
+        return STATES.get(row["status"], row["status"])
+    return "" if row["baseline"] else VERDICTS[row["comparison"]]
+
+
+def _accuracy(row: Row) -> str:
+    if row["accuracy"] is None:
+        return NOTHING
+    return f"{percent(row['accuracy'])} ({between(row['accuracy_low'], row['accuracy_high'], percent)})"
+
+
+def _percentile(row: Row, key: str) -> str:
+    if row[key] is None and row["status"] == "measured":
+        return "n too small"
+    return milliseconds(row[key])
+
+
+Column = tuple[str, Callable[[Row], str]]
+
+SPEED: list[Column] = [
+    ("p50 ms", lambda r: milliseconds(r["latency_p50_s"])),
+    ("p95 ms", lambda r: _percentile(r, "latency_p95_s")),
+    ("Calls", lambda r: whole(r["calls"])),
+    ("Samples/s", lambda r: significant(r["throughput_samples_per_s"])),
+    ("Tokens/s", lambda r: significant(r["throughput_tokens_per_s"])),
+    ("Speed-up (95%)", _speedup),
+    ("Verdict", _verdict),
+]
+REST: list[Column] = [
+    ("Accuracy % (95%)", _accuracy),
+    ("Macro F1 %", lambda r: percent(r["macro_f1"])),
+    ("Same answer %", lambda r: percent(r["agreement"], 2)),
+    ("Peak RAM MB", lambda r: megabytes(r["ram_peak_bytes"])),
+    ("VRAM MB", lambda r: megabytes(r["vram_peak_bytes"])),
+    ("Weights MB", lambda r: megabytes(r["weights_bytes"])),
+    ("Load s", lambda r: significant(r["load_s"])),
+]
+
+
+def notes(rows: list[Row]) -> list[str]:
+    """One sentence for each thing a reader must know about a row, in the rows' order."""
+    several = _several(rows)
+    said = []
+    for row in rows:
+        name = _name(row, several)
+        if row["status"] != "measured":
+            said.append(f"{name}: {row['status']}: {row['status_reason']}")
+        elif row["validity_reason"]:
+            said.append(f"{name}: {row['validity']}: {row['validity_reason']}")
+        if row["status"] == "measured" and row["accuracy"] is None and row["accuracy_reason"]:
+            beside = ""
+            if row["index_match_rate"] is not None:
+                beside = (
+                    f" (comparing index with index would have said {percent(row['index_match_rate'])}%,"
+                    " which measures nothing)"
+                )
+            said.append(f"{name}: no accuracy: {row['accuracy_reason']}{beside}")
+    said.extend(_cut(rows))
+    return said
+
+
+def _cut(rows: list[Row]) -> list[str]:
+    """How many texts were longer than max_length: one sentence where that is the same for all."""
+    counts = {row["truncated"] for row in rows if row["truncated"] is not None}
+    if len(counts) > 1:
+        several = _several(rows)
+        found = [(f"{_name(row, several)}: ", row) for row in rows if row["truncated"]]
+    else:
+        found = [("", row) for row in rows if row["truncated"]][:1]
+    return [
+        f"{name}{row['truncated']} of {row['examples']} texts {'was' if row['truncated'] == 1 else 'were'} "
+        f"cut to {row['max_length']} tokens"
+        for name, row in found
+    ]
+
+
+def _several(rows: list[Row]) -> bool:
+    return len({row["batch_size"] for row in rows}) > 1
+
+
+def table(rows: list[Row], columns: list[Column], title: str) -> Any:
+    """A rich table: a row a measurement, figures to the right."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    made.add_column("Variant", no_wrap=True)
+    for header, _ in columns:
+        made.add_column(header, justify="left" if header == "Verdict" else "right", no_wrap=True)
+    several = _several(rows)
+    for row in rows:
+        # Text given by suites is shown as it is, not read as markup.
+        from rich.text import Text
+
+        made.add_row(Text(_name(row, several)), *(Text(show(row)) for _, show in columns))
+    return made
+
+
+def markdown(rows: list[Row], columns: list[Column]) -> str:
+    """The same as a Markdown table."""
+    several = _several(rows)
+    lines = [
+        "| " + " | ".join(["Variant", *(header for header, _ in columns)]) + " |",
+        "|" + " --- |" + " ---: |" * len(columns),
+    ]
+    for row in rows:
+        cells = [_name(row, several), *(show(row) for _, show in columns)]
+        lines.append("| " + " | ".join(map(literal, cells)) + " |")
+    return "\n".join(lines)
+
+
+def literal(text: str) -> str:
+    """`text` in one line, as Markdown shows it unchanged, also in a table."""
+    return re.sub(r"([\\|<>*_`~\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def caption(run: dict[str, Any], rows: list[Row]) -> str:
+    """Device, work, protocol and the meaning of the intervals, in one line."""
+    workload, protocol = run["spec"]["workload"], run["spec"]["protocol"]
+    examples = next((row["examples"] for row in rows if row["examples"]), None)
+    sizes = ", ".join(str(size) for size in sorted({row["batch_size"] for row in rows}))
+    how = "padded to" if workload["padding"] == "max_length" else "at most"
+    processes = protocol["processes"]
+    return (
+        f"Run {run['id']} on {run['device_name']} ({run['device']}, {run['environment'].get('threads', '–')} threads): "
+        f"{examples or '–'} examples, batches of {sizes} {how} {workload['max_length']} tokens, "
+        f"{processes} process{'es' if processes > 1 else ''} a variant, "
+        f"{'interleaved rounds' if all(r['schedule'] != 'sequential' for r in rows) else 'one variant after another'}. "
+        "Speed-up: samples/s against the baseline's in the same rounds. Parentheses: 95% intervals. "
+        "~ unstable, ✗ invalid."
+    )
+
+
+def findings(rows: list[Row]) -> list[str]:
+    """What a run shows of each variant against its baseline, a sentence each; nothing where nothing is shown."""
+    baseline = {row["batch_size"]: row for row in rows if row["baseline"]}
+    several = _several(rows)
+    said = []
+    for row in rows:
+        if row["status"] != "measured":
+            said.append(f"{_name(row, several)} was not measured: {row['status']}: {row['status_reason']}")
+            continue
+        if row["baseline"] or row["speedup"] is None:
+            continue
+        title = next((b["title"] for b in baseline.values()), "the baseline")
+        limits = between(row["speedup_low"], row["speedup_high"])
+        if row["comparison"] == "no_difference":
+            first = f"no difference in speed to {title} is shown: {significant(row['speedup'])}x ({limits})"
+        else:
+            word = "answers" if row["comparison"] == "better" else "answers only"
+            first = f"{word} {significant(row['speedup'])}x ({limits}) as many samples/s as {title}"
+        same = ""
+        if row["agreement"] is not None:
+            same = f"; {percent(row['agreement'], 2)}% of {row['examples']} answers are the same"
+        doubt = f" ({row['validity']}: {row['validity_reason']})" if row["validity"] != "valid" else ""
+        said.append(f"{_name(row, several)}: {first}{same}{doubt}")
+    return said
+
+
+Stored = tuple[dict[str, Any], list[Row]]
+
+
+def _pairs(first: Stored, second: Stored) -> list[tuple[Row, Row]]:
+    other = {(row["variant"], row["batch_size"]): row for row in second[1]}
+    return [(row, other[key]) for row in first[1] if (key := (row["variant"], row["batch_size"])) in other]
+
+
+def beside(first: Stored, second: Stored) -> Any:
+    """Two runs' shared measurements: latency, speed-up against each run's own baseline, accuracy."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(
+        title=f"{first[0]['id']} (A) and {second[0]['id']} (B)", box=box.SIMPLE_HEAD, title_justify="left"
+    )
+    made.add_column("Variant", no_wrap=True)
+    for header in (
+        "p50 ms A",
+        "p50 ms B",
+        "Speed-up A (95%)",
+        "Speed-up B (95%)",
+        "Accuracy % A",
+        "Accuracy % B",
+    ):
+        made.add_column(header, justify="right", no_wrap=True)
+    several = _several(first[1])
+    for a, b in _pairs(first, second):
+        made.add_row(
+            Text(_name(a, several)),
+            milliseconds(a["latency_p50_s"]),
+            milliseconds(b["latency_p50_s"]),
+            _speedup(a),
+            _speedup(b),
+            percent(a["accuracy"]),
+            percent(b["accuracy"]),
+        )
+    return made
+
+
+def differences(first: Stored, second: Stored) -> list[str]:
+    """Where two runs' speed-ups contradict each other, and what differs between the runs themselves."""
+    said = []
+    for key, what in (("device_name", "devices"), ("suite", "suites"), ("host", "hosts")):
+        if first[0][key] != second[0][key]:
+            said.append(f"different {what}: {first[0][key]} (A), {second[0][key]} (B)")
+    several = _several(first[1])
+    for a, b in _pairs(first, second):
+        if a["baseline"] or None in (a["speedup_low"], b["speedup_low"]):
+            continue
+        if a["speedup_low"] > b["speedup_high"] or b["speedup_low"] > a["speedup_high"]:
+            said.append(
+                f"{_name(a, several)}: the speed-ups' intervals do not overlap: "
+                f"{between(a['speedup_low'], a['speedup_high'])} (A), "
+                f"{between(b['speedup_low'], b['speedup_high'])} (B)"
+            )
+    only = {row["variant"] for row in first[1]} ^ {row["variant"] for row in second[1]}
+    if only:
+        said.append(f"in one of the runs only: {', '.join(sorted(only))}")
+    return said

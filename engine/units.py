@@ -1,0 +1,47 @@
+"""Figures as people read them: three significant digits, the unit apart."""
+
+from __future__ import annotations
+
+import math
+
+NOTHING = "–"
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """`value` with `digits` significant digits and a thousands separator; an en dash for None."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    if value == 0:
+        return "0"
+    places = digits - 1 - math.floor(math.log10(abs(value)))
+    rounded = round(value, places)
+    if abs(rounded) >= 10 ** (digits - places):
+        # 9.996 has become 10.0, which has one place less.
+        places -= 1
+    return f"{rounded:,.{max(0, places)}f}"
+
+
+def whole(count: int | None) -> str:
+    """A count with a thousands separator."""
+    return NOTHING if count is None else f"{count:,}"
+
+
+def milliseconds(seconds: float | None) -> str:
+    return significant(None if seconds is None else seconds * 1e3)
+
+
+def megabytes(count: int | None) -> str:
+    """Decimal megabytes."""
+    return significant(None if count is None else count / 1e6)
+
+
+def percent(share: float | None, places: int = 1) -> str:
+    return NOTHING if share is None else f"{share * 100:.{places}f}"
+
+
+def between(low: float | None, high: float | None, show: object = significant) -> str:
+    """ "low to high" in the form of `show`, or an empty string."""
+    if low is None or high is None:
+        return ""
+    assert callable(show)
+    return f"{show(low)} to {show(high)}"

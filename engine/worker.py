@@ -1,0 +1,202 @@
+"""`python -m engine.worker`: one variant in one process.
+
+It answers requests from `engine.pool` over a pipe, one at a time, and ends when the pipe closes. It
+imports the one model library that its backend needs, and nothing of the store, suites or corpora.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+
+from engine import backends
+from engine.backends.base import Backend, Batch, LoadRequest, first_line
+from engine.encoding import Encoded, Encoder
+from engine.errors import UnavailableError
+from engine.measure import memory, timing
+
+MEMORY_CALLS = 5
+
+
+class Host:
+    """The state of one worker: a backend, its tokenizer, the encoded workload."""
+
+    backend: Backend
+    encoder: Encoder
+    encoded: Encoded
+
+    def start(self, backend: str, device_uuid: str | None) -> dict[str, Any]:
+        """Import what the backend needs, before anything is loaded."""
+        before = time.perf_counter()
+        self.device_memory = memory.DeviceMemory(device_uuid)
+        cls = backends.get(backend)
+        for name in cls.modules:
+            import_module(name)
+        self.backend = cls()
+        return {
+            "import_s": time.perf_counter() - before,
+            "imports_bytes": memory.resident_bytes(),
+            "cuda_started": False,
+        }
+
+    def load(self, request: dict[str, Any], tokenizer: str, max_length: int) -> dict[str, Any]:
+        """Load the variant and its tokenizer."""
+        asked = LoadRequest.from_json(request)
+        # Other workers may have loaded since this one started.
+        self.device_memory = memory.DeviceMemory(self.device_memory._uuid)
+        before = time.perf_counter()
+        self.backend.load(asked)
+        self.backend.synchronize()
+        load_s = time.perf_counter() - before
+        self.encoder = Encoder(Path(tokenizer), max_length)
+        return {"load_s": load_s, "weights_bytes": self.backend.weights_bytes()}
+
+    def encode(self, texts: list[str]) -> dict[str, Any]:
+        """Tokenise the whole workload once; positions in later requests refer to it."""
+        self.encoded = self.encoder.encode(texts)
+        return {"lengths": self.encoded.lengths, "truncated": self.encoded.truncated}
+
+    def memory(self, positions: np.ndarray, padding: str) -> dict[str, Any]:
+        """Peaks over a few calls of one batch: the largest that this measurement makes."""
+        batch = self._batch(positions, padding)
+        self.backend.allocator_bytes(reset=True)
+        was_reset = memory.reset_host_peak()
+        for _ in range(MEMORY_CALLS):
+            self.backend.call(batch)
+        self.backend.synchronize()
+        return {
+            "host": asdict(memory.host_peak(was_reset)),
+            "device": asdict(self.device_memory.read()),
+            "allocator": self.backend.allocator_bytes(),
+        }
+
+    def evaluate(self, batches: list[np.ndarray], padding: str) -> dict[str, Any]:
+        """Logits of every example: float32 [examples, labels], rows in the batches' order."""
+        return {"logits": np.concatenate([self.backend.call(self._batch(b, padding)) for b in batches])}
+
+    def warm_up(
+        self, batches: list[np.ndarray], padding: str, seconds: float, max_seconds: float
+    ) -> dict[str, Any]:
+        made = [self._batch(b, padding) for b in batches]
+        timed = timing.warm_up(self.backend, made, seconds, max_seconds)
+        return {"started_ns": timed.started_ns, "latencies_s": timed.latencies_s}
+
+    def block(
+        self, batches: list[np.ndarray], padding: str, seconds: float, untimed_seconds: float
+    ) -> dict[str, Any]:
+        """Timed calls over one round's window. Batches are made beforehand, outside the clock."""
+        made = [self._batch(b, padding) for b in batches]
+        timed = timing.block(self.backend, made, seconds, untimed_seconds)
+        samples = sum(len(b) for b in batches)
+        tokens = int(sum(self.encoded.lengths[b].sum() for b in batches))
+        padded = sum(batch["input_ids"].size for batch in made)
+        return {
+            "started_ns": timed.started_ns,
+            "latencies_s": timed.latencies_s,
+            "samples": samples * timed.passes,
+            "tokens": tokens * timed.passes,
+            "padded_tokens": padded * timed.passes,
+        }
+
+    def tokenizing(self, texts: list[list[str]], padding: str) -> dict[str, Any]:
+        """Seconds from texts to a padded batch, for each list of `texts`."""
+        latencies_s = []
+        for item in texts:
+            start = time.perf_counter_ns()
+            encoded = self.encoder.encode(item)
+            self.encoder.batch(encoded, range(len(item)), padding)
+            latencies_s.append((time.perf_counter_ns() - start) / 1e9)
+        return {"latencies_s": np.array(latencies_s)}
+
+    def device_time(self, positions: np.ndarray, padding: str, calls: int) -> dict[str, Any]:
+        """Seconds on the device by events, for a few calls; None where there are no events."""
+        batch = self._batch(positions, padding)
+        found = [self.backend.device_seconds(batch) for _ in range(calls)]
+        return {"seconds": None if None in found else np.array(found, dtype=np.float64)}
+
+    def audit(self) -> dict[str, Any]:
+        return asdict(self.backend.audit())
+
+    def classify(self, texts: list[str], padding: str, calls: int) -> dict[str, Any]:
+        """Logits of `texts` as one batch, with tokenising and model latency over `calls` calls after one untimed."""
+        tokenize_s, latencies_s = [], []
+        for index in range(calls + 1):
+            start = time.perf_counter_ns()
+            encoded = self.encoder.encode(texts)
+            batch = self.encoder.batch(encoded, range(len(texts)), padding)
+            middle = time.perf_counter_ns()
+            nanoseconds, logits = timing.one_call(self.backend, batch)
+            if index:
+                tokenize_s.append((middle - start) / 1e9)
+                latencies_s.append(nanoseconds / 1e9)
+        return {
+            "logits": logits,
+            "latencies_s": np.array(latencies_s),
+            "tokenize_s": np.array(tokenize_s),
+            "tokens": encoded.lengths,
+            "truncated": encoded.truncated,
+            "shape": list(batch["input_ids"].shape),
+        }
+
+    def _batch(self, positions: np.ndarray, padding: str) -> Batch:
+        return self.encoder.batch(self.encoded, positions, padding)
+
+
+def _end_with_parent() -> None:
+    """End this process when stdin closes, even in the middle of a call: no orphan outlives a run."""
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    text = f"{type(error).__name__} {error}".lower()
+    return (
+        isinstance(error, MemoryError)
+        or "outofmemory" in text
+        or "out of memory" in text
+        or "bad_alloc" in text
+    )
+
+
+def main() -> None:
+    """Serve requests `{"do": name, ...}` from the file descriptor in argv until it closes."""
+    from multiprocessing.connection import Connection
+
+    _end_with_parent()
+    connection = Connection(int(sys.argv[1]))
+    host = Host()
+    while True:
+        try:
+            request = connection.recv()
+        except EOFError:
+            return
+        name = request.pop("do")
+        try:
+            reply = getattr(host, name)(**request)
+        except Exception as error:
+            traceback.print_exc()
+            unavailable = isinstance(error, UnavailableError)
+            reply = {
+                "error": str(error) if unavailable else first_line(error),
+                "unavailable": unavailable,
+                "out_of_memory": _out_of_memory(error),
+            }
+        connection.send(reply)
+
+
+if __name__ == "__main__":
+    main()

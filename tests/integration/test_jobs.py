@@ -1,0 +1,167 @@
+"""Runs that outlive who asked for them."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from engine import hardware, jobs, pool
+from engine.errors import RequestError
+from engine.spec import Suite, load_suite
+from engine.store import open_store, queries
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def suite_of(shaped_models, write_suite, tmp_path):
+    """suite_of(**keys of the protocol): a suite of two light variants, loaded."""
+
+    def make(name: str = "job", workload: dict[str, Any] | None = None, **protocol: Any) -> Suite:
+        wide = {"model": shaped_models["wide"], "backend": "onnxruntime"}
+        variants = [{"name": "fp32", **wide}, {"name": "int8", **wide, "precision": "int8"}]
+        return load_suite(str(write_suite(tmp_path, variants, name=name, workload=workload, protocol=protocol)))
+
+    return make
+
+
+def row_of(run_id: str) -> dict[str, Any]:
+    with open_store(create=False) as store, store.session() as session:
+        run = queries.get_run(session, run_id)
+        found = [(m.variant, m.status, m.status_reason) for m in queries.measurements(session, run_id)]
+        return queries.run_summary(run) | {"measurements": found}
+
+
+def ended(run_id: str) -> dict[str, Any] | None:
+    row = row_of(run_id)
+    return row if row["status"] in jobs.ENDED else None
+
+
+def phase_of(run_id: str) -> str | None:
+    return (row_of(run_id)["progress"] or {}).get("phase")
+
+
+def test_a_run_survives_who_started_it(suite_of, wait_until):
+    suite = suite_of("survivor", max_seconds=2.0, rounds=100_000, min_calls=1)
+    code = """
+        import os, sys, time
+        from pathlib import Path
+        from engine import jobs
+        from engine.spec import load_suite
+        suite = load_suite(sys.argv[1])
+        began = time.monotonic()
+        run_id = jobs.start(suite, "cpu", sys.argv[1])
+        print(run_id, time.monotonic() - began, os.getsid(0), flush=True)
+        os.kill(os.getpid(), 9)
+    """
+    path = suite.folder / "survivor.toml"
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(path)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+    )
+    assert done.returncode == -9, done.stderr
+    run_id, took_s, session = done.stdout.split()
+    assert float(took_s) < 5, "it returns at once"
+    process = psutil.Process(row_of(run_id)["pid"])
+    assert os.getsid(process.pid) == process.pid != int(session)
+    assert run_id in process.cmdline()
+    row = wait_until(lambda: ended(run_id), 120)
+    assert row["status"] == "finished" and row["suite"] == "survivor" and row["suite_path"] == str(path)
+    assert row["pid"] == process.pid
+    assert [(name, status) for name, status, _ in row["measurements"]] == [("fp32", "measured"), ("int8", "measured")]
+    wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 20)
+    log = jobs.log_tail(run_id)
+    assert "queued" not in log and "timing: round 2" in log and "finished" in log
+
+
+def test_a_queued_run_waits_for_its_device_and_then_measures(suite_of, wait_until):
+    device = hardware.resolve_device("cpu")
+    with pool.device_lock(device, "run of somebody else"):
+        run_id = jobs.start(suite_of(), "cpu")
+        wait_until(lambda: phase_of(run_id) == "queued", 30)
+        row = row_of(run_id)
+        assert row["status"] == "queued" and "run of somebody else" in row["progress"]["text"]
+        time.sleep(1.5)
+        assert row_of(run_id)["status"] == "queued" and row_of(run_id)["measurements"] == []
+    row = wait_until(lambda: ended(run_id), 60)
+    assert row["status"] == "finished" and {status for _, status, _ in row["measurements"]} == {"measured"}
+
+
+def test_cancelling_a_queued_run(suite_of, wait_until, is_gone):
+    with pool.device_lock(hardware.resolve_device("cpu"), "run of somebody else"):
+        run_id = jobs.start(suite_of(), "cpu")
+        wait_until(lambda: phase_of(run_id) == "queued", 30)
+        assert jobs.cancel(run_id)
+        row = wait_until(lambda: ended(run_id), 10, lambda: "it goes on waiting")
+    assert row["status"] == "cancelled" and "queued" in row["status_reason"]
+    wait_until(lambda: is_gone(row["pid"]), 20)
+    assert not jobs.cancel(run_id), "it has ended already"
+
+
+def test_cancelling_a_run_that_is_timing(suite_of, wait_until, is_gone):
+    run_id = jobs.start(suite_of(max_seconds=600.0, rounds=1_000_000, min_calls=1), "cpu")
+    wait_until(lambda: phase_of(run_id) == "timing", 90)
+    pid = row_of(run_id)["pid"]
+    children = psutil.Process(pid).children(recursive=True)
+    assert len(children) == 2
+    assert jobs.cancel(run_id[-8:]), "a part of the id is enough"
+    row = wait_until(lambda: ended(run_id), 20, lambda: "it goes on")
+    assert row["status"] == "cancelled" and row["cancel_requested"] and row["finished_at"]
+    for _, status, reason in row["measurements"]:
+        assert status == "cancelled" and reason
+    with open_store(create=False) as store, store.session() as session:
+        for measurement in queries.measurements(session, run_id):
+            assert queries.latencies(session, measurement.id), "what was timed is kept"
+    wait_until(lambda: is_gone(pid) and all(is_gone(child.pid) for child in children), 20)
+    with pool.device_lock(hardware.resolve_device("cpu"), "a test"):
+        pass
+
+
+def test_a_request_that_cannot_be_met_is_stored_as_failed(suite_of, wait_until, tmp_path):
+    run_id = jobs.start(suite_of("hopeless", workload={"dataset": str(tmp_path / "none.csv")}), "cpu")
+    row = wait_until(lambda: ended(run_id), 30)
+    assert row["status"] == "failed" and row["finished_at"]
+    assert "none.csv" in row["status_reason"] and "no such file" in row["status_reason"]
+    assert "\n" not in row["status_reason"] and "Traceback" not in row["status_reason"]
+    assert "none.csv" in jobs.log_tail(run_id)
+
+
+def test_an_unknown_device_is_refused_before_anything_is_stored(suite_of):
+    def count() -> int:
+        with open_store() as store, store.session() as session:
+            return len(queries.list_runs(session, limit=1000))
+
+    before = count()
+    with pytest.raises(RequestError, match="cuda"):
+        jobs.start(suite_of(), "cuda:999")
+    assert count() == before
+
+
+def test_a_queued_run_whose_process_was_killed_is_closed(suite_of, wait_until, is_gone, own_folders):
+    with pool.device_lock(hardware.resolve_device("cpu"), "run of somebody else"):
+        run_id = jobs.start(suite_of(), "cpu")
+        wait_until(lambda: phase_of(run_id) == "queued", 30)
+        pid = row_of(run_id)["pid"]
+        psutil.Process(pid).kill()
+        wait_until(lambda: is_gone(pid), 10)
+    assert row_of(run_id)["status"] == "queued"
+    assert jobs.close_abandoned() == [], "it may yet give a sign"
+    # A minute has to pass before its silence means something; it is made to have passed.
+    with sqlite3.connect(own_folders / "bench.sqlite") as database:
+        database.execute("UPDATE run SET heartbeat_at = datetime(heartbeat_at, '-5 minutes') WHERE id = ?", (run_id,))
+    database.close()
+    assert jobs.close_abandoned() == [run_id]
+    row = row_of(run_id)
+    assert row["status"] == "interrupted" and "queued" in row["status_reason"]

@@ -1,0 +1,255 @@
+"""What is timed is true: the same variant twice, a bare loop over the same call, silence between blocks."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import textwrap
+import time
+from contextlib import ExitStack
+from itertools import pairwise
+
+import numpy as np
+import psutil
+import pytest
+
+from engine import hardware, pool
+from engine.artefacts import Preparer
+from engine.spec import load_suite
+from engine.store import open_store, queries
+
+ATTEMPTS = 3
+"""Other processes share the machine: a claim about speed may be made good at the second or third attempt."""
+TEXTS = ["Shares of the champion rose as the moon landing was put off until Monday, officials said."] * 4
+LENGTH = 96
+BLOCK_S = 0.05
+"""Short, so that a neighbour's work falls on both of a pair."""
+PAIRS = 40
+
+
+def test_the_same_variant_twice_shows_no_difference(shaped_models, write_suite, measure, tmp_path):
+    heavy = shaped_models["heavy"]
+    suite = write_suite(
+        tmp_path,
+        [{"name": "one", "model": heavy}, {"name": "other", "model": heavy}],
+        name="twice",
+        workload={"examples": 32, "batch_size": 8, "max_length": LENGTH},
+        protocol={"rounds": 60, "min_calls": 60, "block_seconds": 0.02, "max_seconds": 10.0, "threads": 1},
+    )
+    for attempt in range(ATTEMPTS):
+        found = measure(suite, predictions=False)
+        assert found.exit_code == 0, found.stderr
+        one, other = found.row("one"), found.row("other")
+        assert one["latency_p50_s"] > 2e-3 and one["calls"] >= 10
+        low, high = other["speedup_low"], other["speedup_high"]
+        print(f"attempt {attempt + 1}: {low:.3f} to {high:.3f} around {other['speedup']:.3f}")
+        assert other["agreement"] == 1
+        # Two processes of one variant differ a little; an interval that knows is not a point.
+        assert math.log(high / low) > 0.02
+        if low <= 1 <= high:
+            assert other["comparison"] == "no_difference"
+            return
+        assert other["comparison"] in ("better", "worse")
+    pytest.fail(f"{ATTEMPTS} intervals of a variant against itself left out 1")
+
+
+# A bare loop
+
+
+BARE = """
+    import sys, time
+    import numpy as np
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder, length, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    texts = sys.argv[4:]
+    torch.set_num_threads(threads)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    batch = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="np")
+    batch = {name: array.astype(np.int64) for name, array in batch.items()}
+
+    def call():
+        with torch.inference_mode():
+            inputs = {name: torch.from_numpy(array) for name, array in batch.items()}
+            return model(**inputs).logits.numpy()
+
+    print(call().tolist(), flush=True)
+    for line in sys.stdin:
+        end = time.perf_counter() + 0.02
+        while time.perf_counter() < end:
+            call()
+        latencies, end = [], time.perf_counter() + float(line)
+        while time.perf_counter() < end:
+            start = time.perf_counter()
+            call()
+            latencies.append(time.perf_counter() - start)
+        print(latencies, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def workers(shaped_models, write_suite, tmp_path_factory):
+    """(torch or onnx, threads) -> a worker that has loaded "heavy" and the texts, for one and two threads."""
+    folder = tmp_path_factory.mktemp("suite")
+    heavy = shaped_models["heavy"]
+    variants = [{"name": "torch", "model": heavy}, {"name": "onnx", "model": heavy, "backend": "onnxruntime"}]
+    suite = load_suite(str(write_suite(folder, variants)))
+    device = hardware.resolve_device("cpu")
+    with ExitStack() as stack:
+        preparer = stack.enter_context(Preparer(suite))
+        prepared = {variant.name: preparer.prepare(variant) for variant in suite.variant}
+        made = {
+            (variant.name, threads): stack.enter_context(
+                pool.Worker(variant, device, threads, folder / f"{variant.name}-{threads}.log")
+            )
+            for variant in suite.variant
+            for threads in (1, 2)
+        }
+        for worker in made.values():
+            worker.start()
+        for worker in made.values():
+            worker.finish()
+            worker.load(prepared[worker.variant.name], LENGTH)
+            worker.ask("encode", texts=TEXTS)
+        yield made
+
+
+def block(worker: pool.Worker, seconds: float = BLOCK_S) -> np.ndarray:
+    batches = [np.arange(len(TEXTS))]
+    reply = worker.ask("block", batches=batches, padding="max_length", seconds=seconds, untimed_seconds=0.02)
+    assert reply["samples"] == len(TEXTS) * len(reply["latencies_s"])
+    return reply["latencies_s"]
+
+
+def test_a_worker_times_what_a_bare_loop_takes(shaped_models, workers):
+    """Blocks of both, in turn. One thread: what two do on a shared machine is up to its scheduler."""
+    ours = workers["torch", 1]
+    command = [sys.executable, "-c", textwrap.dedent(BARE), str(shaped_models["heavy"]), str(LENGTH), "1", *TEXTS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as bare:
+        assert bare.stdin and bare.stdout
+        logits = np.array(json.loads(bare.stdout.readline()))
+        answer = ours.ask("evaluate", batches=[np.arange(len(TEXTS))], padding="max_length")["logits"]
+        assert np.abs(answer - logits).max() < 1e-4, "both call the same model"
+        figures = []
+        for _ in range(ATTEMPTS):
+            mine, theirs = [], []
+            for _ in range(PAIRS):
+                mine.append(block(ours))
+                assert pool.wait_for_silence([ours])
+                bare.stdin.write(f"{BLOCK_S}\n")
+                bare.stdin.flush()
+                theirs.append(np.array(json.loads(bare.stdout.readline())))
+            ratio = np.median([np.median(a) / np.median(b) for a, b in zip(mine, theirs, strict=True)])
+            figures.append(float(ratio))
+            print(f"worker / bare loop: {ratio:.3f} at {np.median(np.concatenate(theirs)) * 1e3:.2f} ms")
+            if 0.9 < ratio < 1.1:
+                break
+        bare.stdin.close()
+    assert 0.9 < figures[-1] < 1.1, f"worker / bare loop: {figures}"
+
+
+@pytest.mark.parametrize("name", ["onnx", "torch"])
+def test_a_worker_is_silent_after_a_block(workers, name):
+    one = workers[name, 2]
+    silent = []
+    for _ in range(5):
+        before = one.cpu_ns()
+        block(one, 0.05)
+        assert pool.wait_for_silence([one])
+        after = one.cpu_ns()
+        time.sleep(0.2)
+        silent.append(one.cpu_ns() == after)
+        assert after > before + 10_000_000, "a block does use the CPU"
+    # A thread may still be on its way to sleep when the first look is taken.
+    assert sum(silent) >= 4
+
+
+def test_silence_is_not_found_while_a_worker_computes(workers):
+    one = workers["onnx", 1]
+    one.begin(
+        "block", batches=[np.arange(len(TEXTS))], padding="max_length", seconds=1.5, untimed_seconds=0.02
+    )
+    began = time.monotonic()
+    assert not pool.wait_for_silence([one])
+    assert 0.4 < time.monotonic() - began < 1.4
+    one.finish()
+    assert pool.wait_for_silence([one])
+
+
+def test_as_many_threads_compute_as_were_asked_for(workers):
+    def used_s(worker: pool.Worker) -> dict[int, float]:
+        return {t.id: t.user_time + t.system_time for t in psutil.Process(worker.process.pid).threads()}
+
+    computing = {}
+    for (name, threads), worker in workers.items():
+        block(worker, 0.1)
+        before = used_s(worker)
+        block(worker, 1.0)
+        spent = {number: now - before.get(number, 0) for number, now in used_s(worker).items()}
+        print(name, threads, "threads:", spent)
+        computing[name, threads] = sum(s > 0.1 * sum(spent.values()) for s in spent.values())
+        assert worker.ask("audit")["settings"]["threads"] == threads
+    assert computing == {("torch", 1): 1, ("torch", 2): 2, ("onnx", 1): 1, ("onnx", 2): 2}
+
+
+# Rounds, and processes
+
+
+def test_two_processes_give_blocks_of_two(shaped_models, write_suite, measure, tmp_path):
+    wide = {"model": shaped_models["wide"], "backend": "onnxruntime"}
+    suite = write_suite(
+        tmp_path,
+        [{"name": "fp32", **wide}, {"name": "int8", **wide, "precision": "int8"}],
+        name="processes",
+        protocol={"processes": 2, "rounds": 8, "min_calls": 8},
+    )
+    found = measure(suite)
+    assert found.exit_code == 0, found.stderr
+    with open_store(create=False) as store, store.session() as session:
+        for row in queries.measurements(session, found.run["id"]):
+            for kind in ("timed", "warmup"):
+                blocks = queries.latencies(session, row.id, kind)
+                assert {block.process for block in blocks} == {0, 1}
+            blocks = queries.latencies(session, row.id)
+            for process in (0, 1):
+                assert len([b for b in blocks if b.process == process]) >= 4, "half of the rounds each"
+            # One clock for all: the second process came after the first.
+            first, second = ([b.started_s for b in blocks if b.process == p] for p in (0, 1))
+            assert max(first) < min(second) and first == sorted(first)
+            assert row.calls == sum(len(b.latencies_s) for b in blocks)
+            median = np.median(np.concatenate([b.latencies_s for b in blocks]))
+            assert row.latency_p50_s == pytest.approx(median)
+    logs = {path.name for path in pool.paths.local_data().glob(f"logs/{found.run['id']}/*-*.log")}
+    assert logs == {"fp32-0.log", "fp32-1.log", "int8-0.log", "int8-1.log"}
+
+
+def test_rounds_visit_the_variants_in_shuffled_order_over_the_same_examples(
+    shaped_models, write_suite, measure, tmp_path
+):
+    wide = {"model": shaped_models["wide"], "backend": "onnxruntime", "padding": "longest"}
+    suite = write_suite(
+        tmp_path,
+        [{"name": "one", **wide}, {"name": "two", **wide}, {"name": "big", **wide, "batch_size": 8}],
+        name="rounds",
+        workload={"examples": 40, "max_length": 120},
+        protocol={"rounds": 20, "min_calls": 20, "block_seconds": 0.001},
+    )
+    found = measure(suite, predictions=False)
+    with open_store(create=False) as store, store.session() as session:
+        blocks = {r.variant: queries.latencies(session, r.id) for r in queries.measurements(session, found.run["id"])}
+    rounds = range(len(blocks["one"]))
+    assert len(rounds) >= 20 and all([b.round for b in made] == list(rounds) for made in blocks.values())
+    orders = {tuple(sorted(blocks, key=lambda name: blocks[name][index].started_s)) for index in rounds}
+    assert len(orders) > 2
+    for index in rounds:
+        # However many calls a block makes, it goes through the same texts as often as it likes.
+        tokens = {name: made[index].tokens * 8 / made[index].samples for name, made in blocks.items()}
+        assert tokens["one"] == tokens["two"] == tokens["big"]
+    for earlier, later in pairwise(rounds):
+        ended = max(made[earlier].started_s + made[earlier].latencies_s.sum() for made in blocks.values())
+        assert ended <= min(made[later].started_s for made in blocks.values()) + 1e-6, "one works at a time"
+    assert len({blocks["one"][index].tokens / blocks["one"][index].samples for index in rounds}) > 2, "windows differ"

@@ -1,0 +1,480 @@
+"""What goes into the database comes out of it; references, lists, and runs whose process died."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta, timezone
+
+import numpy as np
+import psutil
+import pytest
+from sqlalchemy import delete, event, func, select
+
+from engine.errors import RequestError
+from engine.store import Store
+from engine.store.models import Block, Example, ExampleSet, Measurement, Prediction, Run
+from engine.store.queries import (
+    FIXED_FIELDS,
+    FURTHER_FIELDS,
+    STATUSES,
+    add_example_set,
+    add_run,
+    examples,
+    flat,
+    get_run,
+    latencies,
+    list_runs,
+    logits,
+    mark_interrupted,
+    measurements,
+    new_block,
+    new_prediction,
+    run_summary,
+)
+
+NewRun = Callable[..., Run]
+
+
+@contextmanager
+def statements(store: Store) -> Iterator[list[str]]:
+    """The SQL that is executed meanwhile."""
+    seen: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *_: object) -> None:
+        seen.append(statement)
+
+    event.listen(store.engine, "before_cursor_execute", note)
+    yield seen
+    event.remove(store.engine, "before_cursor_execute", note)
+
+
+def count(store: Store, table: type) -> int:
+    with store.session() as session:
+        return session.scalar(select(func.count()).select_from(table)) or 0
+
+
+def test_arrays_come_back_bit_by_bit(store: Store, new_run: NewRun) -> None:
+    rng = np.random.default_rng(0)
+    answered = rng.normal(size=(1000, 4)).astype(np.float32)
+    answered[3, 2] = np.nan
+    answered[4] = [np.inf, -np.inf, -0.0, np.finfo(np.float32).tiny]
+    times = rng.lognormal(-5, 1, size=(2, 3, 17))
+    run = new_run(variants=("fp32", "int8"))
+    measured = run.measurements[0]
+    measured.prediction = new_prediction(answered, ["World", "Sports", "Business", "Sci/Tech"])
+    measured.blocks.append(new_block(0, 0, "warmup", 0.0, 8, 90, 1024, [0.5]))
+    # Stored in another order than asked for.
+    for process in (1, 0):
+        for number in range(3):
+            measured.blocks.append(
+                new_block(process, number, "timed", number + 0.25, 136, 9000, 17408, times[process, number])
+            )
+    with store.session() as session:
+        add_run(session, run)
+    with store.session() as session:
+        stored = logits(session, measured.id)
+        assert stored is not None
+        assert (stored.dtype, stored.shape) == (np.float32, (1000, 4))
+        assert stored.tobytes() == answered.tobytes()
+        stored[0] = 0  # writable
+        blocks = latencies(session, measured.id)
+        assert [(b.process, b.round) for b in blocks] == [(p, r) for p in range(2) for r in range(3)]
+        for block in blocks:
+            assert block.latencies_s.dtype == np.float64
+            assert block.latencies_s.tobytes() == times[block.process, block.round].tobytes()
+            assert block[2:6] == (block.round + 0.25, 136, 9000, 17408)
+        [warm] = latencies(session, measured.id, kind="warmup")
+        assert warm.latencies_s.tolist() == [0.5]
+        assert logits(session, run.measurements[1].id) is None
+        assert latencies(session, run.measurements[1].id) == []
+
+
+def test_arrays_in_another_layout_are_stored_by_value(store: Store, new_run: NewRun) -> None:
+    turned = np.arange(12, dtype=">f8").reshape(4, 3).T
+    run = new_run(variants=("fp32",))
+    run.measurements[0].prediction = new_prediction(turned, list("abcd"))
+    run.measurements[0].blocks.append(new_block(0, 0, "timed", 0.0, 8, 8, 8, np.float32([1, 2, 3])[::-1]))
+    with store.session() as session:
+        add_run(session, run)
+        identity = run.measurements[0].id
+    with store.session() as session:
+        assert np.array_equal(logits(session, identity), turned)
+        assert latencies(session, identity)[0].latencies_s.tolist() == [3, 2, 1]
+
+
+def test_logits_need_a_label_for_each_column() -> None:
+    with pytest.raises(ValueError, match="4 columns of logits for 2 labels"):
+        new_prediction(np.zeros((3, 4)), ["negative", "positive"])
+
+
+def test_reading_blocks_loads_no_latencies_unasked(store: Store, new_run: NewRun) -> None:
+    run = new_run(variants=("fp32",))
+    run.measurements[0].blocks.append(new_block(0, 0, "timed", 0.0, 8, 8, 8, [1.0]))
+    with store.session() as session:
+        add_run(session, run)
+    with statements(store) as seen, store.session() as session:
+        assert session.scalars(select(Block)).one().samples == 8
+    assert "latencies_s" not in " ".join(seen)
+
+
+TEXTS = ["Zürich wins 2:1", "\u05d0 \u0000 tab\there", "", "同じ"]
+
+
+def test_example_sets_are_stored_once(store: Store) -> None:
+    given = ("a" * 64, "news", ["no", "yes"], TEXTS, [0, 1, None, np.int64(1)], np.array([7, 5, 9, 2]))
+    for _ in range(2):
+        with store.session() as session:
+            add_example_set(session, *given)
+    with store.session() as session:
+        rows = examples(session, "a" * 64)
+        assert [row.text for row in rows] == TEXTS
+        assert [row.label for row in rows] == [0, 1, None, 1]
+        assert [row.source_index for row in rows] == [7, 5, 9, 2]
+        assert [row.position for row in rows] == [0, 1, 2, 3]
+        assert rows[2].text_sha256 == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        stored = session.get_one(ExampleSet, "a" * 64)
+        assert (stored.dataset, stored.count, stored.label_names) == ("news", 4, ["no", "yes"])
+        assert examples(session, "b" * 64) == []
+
+
+def test_an_unlabelled_example_set(store: Store) -> None:
+    with store.session() as session:
+        add_example_set(session, "b" * 64, "news", None, ["one", "two"], None, [0, 1])
+    with store.session() as session:
+        assert [row.label for row in examples(session, "b" * 64)] == [None, None]
+        query = select(func.count()).select_from(ExampleSet).where(ExampleSet.label_names.is_(None))
+        assert session.scalar(query) == 1
+
+
+def test_lists_of_different_lengths_store_nothing(store: Store) -> None:
+    with pytest.raises(ValueError, match="zip"), store.session() as session:
+        add_example_set(session, "c" * 64, "news", None, ["one", "two"], None, [0])
+    assert (count(store, ExampleSet), count(store, Example)) == (0, 0)
+
+
+def test_two_runs_that_store_the_same_examples_at_once(store: Store) -> None:
+    texts = [f"text {i}" for i in range(2000)]
+    barrier = threading.Barrier(4)
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for attempt in range(3):
+                barrier.wait(30)
+                with store.session() as session:
+                    add_example_set(session, f"{attempt:064}", "news", None, texts, None, range(2000))
+        except BaseException as error:
+            failures.append(error)
+            barrier.abort()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert (count(store, ExampleSet), count(store, Example)) == (3, 6000)
+
+
+@pytest.fixture
+def three(store: Store, new_run: NewRun) -> list[Run]:
+    """Three runs, oldest first; the first two begin alike."""
+    now = datetime.now(UTC)
+    ids = ["01JABCDEF0000000000000WXYZ", "01JABCDEF1111111111111WXYA", "01K99999992222222222222PQR"]
+    runs = [
+        new_run(id=identity, created_at=now + timedelta(seconds=number), suite_name=suite)
+        for number, (identity, suite) in enumerate(zip(ids, ["demo", "agnews", "demo"], strict=True))
+    ]
+    with store.session() as session:
+        # The newest one is not the last one stored.
+        for run in reversed(runs):
+            add_run(session, run)
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("reference", "number"),
+    [
+        ("01JABCDEF0000000000000WXYZ", 0),
+        ("01jabcdef0000000000000wxyz", 0),
+        ("01K9", 2),
+        ("01k9", 2),
+        ("WXYZ", 0),
+        ("wxya", 1),
+        (" wxya ", 1),
+        ("01JABCDEF1", 1),
+        ("latest", 2),
+        ("LATEST", 2),
+    ],
+)
+def test_references_that_mean_one_run(store: Store, three: list[Run], reference: str, number: int) -> None:
+    with store.session() as session:
+        assert get_run(session, reference).id == three[number].id
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        (
+            "01JA",
+            [
+                "could be any of",
+                "01JABCDEF0000000000000WXYZ",
+                "01JABCDEF1111111111111WXYA",
+                "more characters",
+            ],
+        ),
+        ("01K", ["no run '01K'", "at least 4 characters", "01K99999992222222222222PQR"]),
+        ("", ["no run ''", "01K99999992222222222222PQR"]),
+        ("ZZZZ", ["no run 'ZZZZ'", "most recent: 01K99999992222222222222PQR (demo, "]),
+        ("0000", ["no run '0000'"]),
+        ("____", ["no run '____'"]),
+        ("%WXYZ", ["no run '%WXYZ'"]),
+        ("01K99999992222222222222PQQ", ["did you mean 01K99999992222222222222PQR"]),
+    ],
+)
+def test_references_that_mean_none_or_several(
+    store: Store, three: list[Run], reference: str, words: list[str]
+) -> None:
+    with pytest.raises(RequestError) as caught, store.session() as session:
+        get_run(session, reference)
+    message = str(caught.value)
+    assert [word for word in words if word not in message] == []
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("reference", ["latest", "01JABCDEF"])
+def test_references_into_an_empty_database(store: Store, reference: str) -> None:
+    with (
+        pytest.raises(RequestError, match=r"run `python -m engine run demo` first"),
+        store.session() as session,
+    ):
+        get_run(session, reference)
+
+
+def test_runs_are_listed_with_one_query(store: Store, three: list[Run], new_measurement: Callable) -> None:
+    with store.session() as session:
+        for position, status in enumerate(["measured", "measured", "failed", "unavailable"]):
+            session.add(new_measurement(f"v{position}", position, status=status, run_id=three[2].id))
+        session.add(new_measurement("v", status="pending", run_id=three[0].id))
+    nothing = dict.fromkeys(STATUSES, 0)
+    with statements(store) as seen, store.session() as session:
+        rows = list_runs(session)
+        assert len(seen) == 1
+    assert [row.run.id for row in rows] == [run.id for run in reversed(three)]
+    assert [row.counts for row in rows] == [
+        nothing | {"measured": 2, "failed": 1, "unavailable": 1},
+        nothing,
+        nothing | {"pending": 1},
+    ]
+    with store.session() as session:
+        assert [row.run.id for row in list_runs(session, limit=2)] == [three[2].id, three[1].id]
+        assert [row.run.id for row in list_runs(session, suite="demo")] == [three[2].id, three[0].id]
+        assert [row.run.id for row in list_runs(session, limit=1, suite="agnews")] == [three[1].id]
+        assert list_runs(session, suite="other") == []
+
+
+def test_measurements_come_in_the_suites_order(
+    store: Store, new_run: NewRun, new_measurement: Callable
+) -> None:
+    run = new_run()
+    for name, batch_size, position in [("int8", 8, 2), ("fp32", 32, 1), ("fp32", 8, 0)]:
+        run.measurements.append(new_measurement(name, position, batch_size=batch_size))
+    with store.session() as session:
+        add_run(session, run)
+    with store.session() as session:
+        found = [(m.variant, m.batch_size) for m in measurements(session, run.id)]
+        assert found == [("fp32", 8), ("fp32", 32), ("int8", 8)]
+        assert measurements(session, "nobody") == []
+
+
+def test_the_flat_object_holds_every_column(store: Store, new_run: NewRun) -> None:
+    columns = {column.name for column in Measurement.__table__.columns}
+    assert set(FIXED_FIELDS + FURTHER_FIELDS) == columns - {"id", "run_id", "position"}
+    assert len(FIXED_FIELDS) == 36
+    run = new_run(variants=("fp32",))
+    with store.session() as session:
+        add_run(session, run)
+    with store.session() as session:
+        [stored] = measurements(session, run.id)
+        found = flat(stored)
+    assert tuple(found) == FIXED_FIELDS + FURTHER_FIELDS
+    assert found["latency_p95_s"] is None
+    assert found["options"] == {}
+    assert found["baseline"] is False
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_the_flat_object_keeps_values_and_can_be_json(
+    store: Store, new_run: NewRun, new_measurement: Callable
+) -> None:
+    run = new_run()
+    run.measurements.append(
+        new_measurement(
+            "fp32",
+            latency_p50_s=0.1 + 0.2,
+            vram_peak_bytes=80 * 2**30,
+            accuracy=math.nan,
+            speedup_high=math.inf,
+            memory={"nvml_bytes": 5, "nested": [1.5, math.nan]},
+            options={"reduce_range": True, "only": ["MatMul"]},
+        )
+    )
+    with store.session() as session:
+        add_run(session, run)
+    with store.session() as session:
+        [stored] = measurements(session, run.id)
+        found = flat(stored)
+    assert found["latency_p50_s"] == 0.1 + 0.2
+    assert found["vram_peak_bytes"] == 80 * 2**30
+    assert found["accuracy"] is None
+    assert found["speedup_high"] is None
+    assert found["memory"] == {"nvml_bytes": 5, "nested": [1.5, None]}
+    assert found["options"] == {"reduce_range": True, "only": ["MatMul"]}
+    json.dumps(found, allow_nan=False)
+
+
+def test_none_in_a_json_column_is_null(store: Store, new_run: NewRun) -> None:
+    run = new_run(variants=("fp32",), progress=None)
+    run.measurements[0].audit = None
+    with store.session() as session:
+        add_run(session, run)
+    with store.session() as session:
+        assert session.scalar(select(func.count()).where(Run.progress.is_(None))) == 1
+        assert session.scalar(select(func.count()).where(Measurement.audit.is_(None))) == 1
+
+
+def test_the_summary_of_a_run_gives_times_in_utc(store: Store, new_run: NewRun) -> None:
+    east = timezone(timedelta(hours=2))
+    run = new_run(
+        created_at=datetime(2026, 5, 1, 1, 30, 0, 123456, tzinfo=east), environment={"x": math.nan, "y": [1]}
+    )
+    with store.session() as session:
+        add_run(session, run)
+    before = run_summary(run)
+    with store.session() as session:
+        after = run_summary(get_run(session, run.id))
+    assert before == after
+    assert after["created_at"] == "2026-04-30T23:30:00.123+00:00"
+    assert after["finished_at"] is None
+    assert (after["id"], after["suite"], after["device"]) == (run.id, "demo", "cpu")
+    assert after["spec"] == {"name": "demo", "baseline": "fp32"}
+    assert after["environment"] == {"x": None, "y": [1]}
+    json.dumps(after, allow_nan=False)
+
+
+@pytest.fixture
+def full(store: Store, new_run: NewRun) -> Run:
+    """A run with something in every table below it, and another one beside it."""
+    with store.session() as session:
+        add_example_set(session, "d" * 64, "news", None, ["one"], None, [0])
+    runs = [new_run(variants=("fp32", "int8"), example_set_id="d" * 64) for _ in range(2)]
+    for run in runs:
+        for measurement in run.measurements:
+            measurement.blocks.append(new_block(0, 0, "timed", 0.0, 8, 8, 8, [1.0]))
+            measurement.prediction = new_prediction([[1.0, 2.0]], ["no", "yes"])
+    with store.session() as session:
+        for run in runs:
+            add_run(session, run)
+    return runs[0]
+
+
+@pytest.mark.parametrize("way", ["object", "statement"])
+def test_deleting_a_run_deletes_what_it_gave(store: Store, full: Run, way: str) -> None:
+    tables = (Run, Measurement, Block, Prediction, ExampleSet, Example)
+    assert [count(store, table) for table in tables] == [2, 4, 4, 4, 1, 1]
+    with store.session() as session:
+        if way == "object":
+            session.delete(session.get_one(Run, full.id))
+        else:
+            session.execute(delete(Run).where(Run.id == full.id))
+    assert [count(store, table) for table in tables] == [1, 2, 2, 2, 1, 1]
+
+
+@pytest.fixture
+def ended() -> int:
+    """The number of a process that is gone."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def live_run(new_run: NewRun, pid: int | None, age_s: float = 3600, **columns: object) -> Run:
+    seen = datetime.now(UTC) - timedelta(seconds=age_s)
+    given = {
+        "status": "running",
+        "host": socket.gethostname(),
+        "pid": pid,
+        "heartbeat_at": seen,
+        "created_at": seen,
+    }
+    return new_run(variants=("fp32", "int8"), **given | columns)
+
+
+def interrupted(store: Store, run: Run, **options: float) -> bool:
+    with store.session() as session:
+        add_run(session, run)
+    with store.session() as session:
+        marked = mark_interrupted(session, **options)
+    with store.session() as session:
+        status = get_run(session, run.id).status
+    assert marked == ([run.id] if status == "interrupted" else [])
+    return status == "interrupted"
+
+
+@pytest.mark.parametrize("status", ["queued", "preparing", "running"])
+def test_a_run_whose_process_is_gone(store: Store, new_run: NewRun, ended: int, status: str) -> None:
+    run = live_run(new_run, ended, status=status)
+    run.measurements[0].status = "measured"
+    assert interrupted(store, run)
+    with store.session() as session:
+        stored = get_run(session, run.id)
+        assert f"its process {ended} on {socket.gethostname()} ended" in str(stored.status_reason)
+        assert stored.finished_at == stored.heartbeat_at
+        done, open_ = measurements(session, run.id)
+        assert (done.status, done.status_reason) == ("measured", None)
+        assert (open_.status, open_.status_reason) == ("cancelled", stored.status_reason)
+        assert mark_interrupted(session) == []
+
+
+def test_a_run_that_never_had_a_process(store: Store, new_run: NewRun) -> None:
+    assert interrupted(store, live_run(new_run, None, heartbeat_at=None))
+
+
+def test_a_run_whose_process_is_a_zombie(store: Store, new_run: NewRun) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.read()
+    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+        pass
+    try:
+        assert interrupted(store, live_run(new_run, process.pid, age_s=0), older_than_s=-1)
+    finally:
+        process.wait()
+
+
+def test_a_run_whose_process_number_went_to_another(store: Store, new_run: NewRun) -> None:
+    began = datetime.fromtimestamp(psutil.Process().create_time(), UTC)
+    run = live_run(new_run, os.getpid(), heartbeat_at=began - timedelta(hours=1))
+    assert interrupted(store, run)
+
+
+def test_runs_that_may_go_on(store: Store, new_run: NewRun, ended: int) -> None:
+    """A slow but living process, one without a heartbeat yet, a fresh one, another host, one that ended."""
+    assert not interrupted(store, live_run(new_run, os.getpid(), age_s=0), older_than_s=-1)
+    assert not interrupted(store, live_run(new_run, ended, age_s=5))
+    assert not interrupted(store, live_run(new_run, ended, host="elsewhere"))
+    assert not interrupted(store, live_run(new_run, ended, status="finished"))
+    began = datetime.fromtimestamp(psutil.Process().create_time(), UTC)
+    waiting = live_run(
+        new_run, os.getpid(), created_at=began - timedelta(hours=1), heartbeat_at=None, status="queued"
+    )
+    assert not interrupted(store, waiting)

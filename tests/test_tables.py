@@ -1,0 +1,340 @@
+"""What the command line prints, from rows as the store gives them."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from engine import tables
+from engine.store.queries import FIXED_FIELDS, FURTHER_FIELDS
+from engine.units import NOTHING, between, megabytes, milliseconds, percent, significant, whole
+
+quick = settings(deadline=None)
+ODD = "[bold red]A[/] | <b>b</b> *c* _d_ `e` [f](g) \\| \\"
+RUN = {
+    "id": "01KAVRUN000000000000000001",
+    "suite": "tiny",
+    "device": "cpu",
+    "device_name": "a [fast] processor",
+    "host": "here",
+    "environment": {"threads": 2},
+    "spec": {"workload": {"padding": "max_length", "max_length": 48}, "protocol": {"processes": 1}},
+}
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    """A measurement as `engine.store.queries.flat` gives it."""
+    measured = {
+        "variant": "fp32",
+        "title": "FP32",
+        "baseline": False,
+        "batch_size": 8,
+        "max_length": 48,
+        "status": "measured",
+        "validity": "valid",
+        "calls": 1200,
+        "latency_p50_s": 0.0123456,
+        "latency_p95_s": 0.02,
+        "throughput_samples_per_s": 650.4,
+        "throughput_tokens_per_s": 31_234.5,
+        "speedup": 1.5,
+        "speedup_low": 1.2,
+        "speedup_high": 1.8,
+        "comparison": "better",
+        "accuracy": 0.9,
+        "accuracy_low": 0.85,
+        "accuracy_high": 0.935,
+        "macro_f1": 0.88,
+        "agreement": 0.9975,
+        "examples": 400,
+        "truncated": 0,
+        "ram_peak_bytes": 512_000_000,
+        "weights_bytes": 268_000_000,
+        "load_s": 0.456,
+        "schedule": "interleaved",
+    }
+    assert set(measured | changes) <= set(FIXED_FIELDS + FURTHER_FIELDS)
+    return dict.fromkeys(FIXED_FIELDS + FURTHER_FIELDS) | measured | changes
+
+
+def unmeasured(status: str, **changes: Any) -> dict[str, Any]:
+    kept = {"variant", "title", "baseline", "batch_size", "max_length"}
+    nothing = {key: None for key in row() if key not in kept}
+    return row(**nothing | {"status": status, "status_reason": "it needs a GPU"} | changes)
+
+
+BASELINE = row(
+    variant="base", title="Base", baseline=True, speedup=1.0, speedup_low=1.0, speedup_high=1.0, comparison=None
+)
+
+
+def printed(renderable: Any, width: int = 300) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def cells(columns: list[tables.Column], item: dict[str, Any]) -> dict[str, str]:
+    return {header: show(item) for header, show in columns}
+
+
+# Cells
+
+
+def test_a_measured_row():
+    assert cells(tables.SPEED, row()) == {
+        "p50 ms": "12.3",
+        "p95 ms": "20.0",
+        "Calls": "1,200",
+        "Samples/s": "650",
+        "Tokens/s": "31,200",
+        "Speed-up (95%)": "1.50 (1.20 to 1.80)",
+        "Verdict": "▲ faster",
+    }
+    assert cells(tables.REST, row()) == {
+        "Accuracy % (95%)": "90.0 (85.0 to 93.5)",
+        "Macro F1 %": "88.0",
+        "Same answer %": "99.75",
+        "Peak RAM MB": "512",
+        "VRAM MB": NOTHING,
+        "Weights MB": "268",
+        "Load s": "0.456",
+    }
+
+
+def test_the_baseline_has_no_verdict():
+    found = cells(tables.SPEED, BASELINE)
+    assert (found["Speed-up (95%)"], found["Verdict"]) == ("1 (baseline)", "")
+
+
+@pytest.mark.parametrize(
+    ("comparison", "verdict"),
+    [("better", "▲ faster"), ("worse", "▼ slower"), ("no_difference", "= no difference shown"), (None, NOTHING)],
+)
+def test_verdicts_are_words_with_a_sign(comparison, verdict):
+    assert cells(tables.SPEED, row(comparison=comparison))["Verdict"] == verdict
+
+
+@pytest.mark.parametrize("status", ["failed", "unavailable", "cancelled", "pending"])
+def test_what_was_not_measured_shows_dashes_and_no_zeros(status):
+    found = cells(tables.SPEED, unmeasured(status))
+    assert status in found.pop("Verdict")
+    assert set(found.values()) | set(cells(tables.REST, unmeasured(status)).values()) == {NOTHING}
+
+
+def test_few_calls_say_so_instead_of_a_percentile():
+    assert cells(tables.SPEED, row(latency_p95_s=None))["p95 ms"] == "n too small"
+
+
+def test_names_carry_batch_size_and_doubt():
+    shown = printed(tables.table([row(), row(batch_size=1, validity="unstable"), row(validity="invalid")], [], "T"))
+    assert "FP32 @ 8\n" in re.sub(" +\n", "\n", shown) and "FP32 @ 1 ~" in shown and "FP32 @ 8 ✗" in shown
+    assert "@" not in printed(tables.table([row(), BASELINE], [], "T"))
+
+
+# Text of other people's
+
+
+def test_markup_in_titles_is_shown_literally():
+    shown = printed(tables.table([row(title=ODD)], tables.SPEED, "Speed"))
+    assert ODD in shown
+    beside = printed(tables.beside((RUN, [row(title=ODD)]), (RUN, [row(title=ODD)])))
+    assert ODD in beside
+
+
+@quick
+@given(st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S"]), min_size=1, max_size=20))
+def test_any_title_stays_in_its_cell_of_a_markdown_table(title):
+    made = tables.markdown([row(title=title)], tables.SPEED).split("\n")
+    assert len(made) == 3
+    # As GitHub reads a row: a bar ends a cell unless a backslash stands before it.
+    read = re.findall(r"(?:[^|\\]|\\.)+", made[2])
+    assert len(read) == 1 + len(tables.SPEED)
+    assert re.sub(r"\\(.)", r"\1", read[0]).strip() == title
+
+
+def test_markdown_shows_titles_literally():
+    made = tables.markdown([row(title=f"a\n{ODD}"), row()], tables.REST)
+    head, rule, odd, plain = made.split("\n")
+    assert head.startswith("| Variant | Accuracy % (95%) | ") and set(rule) <= set("| -:")
+    assert len(rule.split("|")) == len(head.split("|")) == len(plain.split("|"))
+    assert odd.startswith(r"| a \[bold red\]A\[/\] \| \<b\>b\</b\> \*c\* \_d\_ \`e\` \[f\](g) \\\| \\ | ")
+    assert plain.startswith("| FP32 | 90.0 (85.0 to 93.5) | ")
+
+
+def test_markdown_of_nothing_is_a_head():
+    assert len(tables.markdown([], tables.SPEED).split("\n")) == 2
+
+
+# Notes
+
+
+def test_nothing_to_note():
+    assert tables.notes([BASELINE, row()]) == []
+
+
+def test_notes_say_why_something_is_missing_or_doubtful():
+    rows = [
+        unmeasured("unavailable", title="NF4"),
+        row(title="INT8", validity="unstable", validity_reason="latency drifted"),
+        row(title="BF16", validity_reason="3 of 9 nodes ran on the CPU"),
+        row(title="Random", accuracy=None, accuracy_reason="its weights are random"),
+        row(title="SST-2", accuracy=None, accuracy_reason="labels do not fit", index_match_rate=0.325),
+    ]
+    assert tables.notes(rows) == [
+        "NF4: unavailable: it needs a GPU",
+        "INT8 ~: unstable: latency drifted",
+        "BF16: valid: 3 of 9 nodes ran on the CPU",
+        "Random: no accuracy: its weights are random",
+        "SST-2: no accuracy: labels do not fit (comparing index with index would have said 32.5%, "
+        "which measures nothing)",
+    ]
+
+
+def test_notes_name_the_batch_size_where_there_are_several():
+    rows = [row(), unmeasured("failed", title="X", batch_size=1)]
+    assert tables.notes(rows) == ["X @ 1: failed: it needs a GPU"]
+
+
+def test_texts_that_were_cut_are_said_once_where_all_cut_the_same():
+    assert tables.notes([row(truncated=3), row(title="B", truncated=3)]) == ["3 of 400 texts were cut to 48 tokens"]
+    assert tables.notes([row(truncated=1), unmeasured("failed")]) == [
+        "FP32: failed: it needs a GPU",
+        "1 of 400 texts was cut to 48 tokens",
+    ]
+    assert tables.notes([row(truncated=3), row(title="B", truncated=0), row(title="C", truncated=5)]) == [
+        "FP32: 3 of 400 texts were cut to 48 tokens",
+        "C: 5 of 400 texts were cut to 48 tokens",
+    ]
+
+
+# Captions and findings
+
+
+def test_the_caption_says_what_was_measured_where_and_how():
+    said = tables.caption(RUN, [BASELINE, row()])
+    for part in (
+        RUN["id"],
+        "a [fast] processor (cpu, 2 threads)",
+        "400 examples",
+        "batches of 8 padded to 48 tokens",
+        "1 process a variant",
+        "interleaved rounds",
+        "95% intervals",
+    ):
+        assert part in said
+    assert "\n" not in said
+
+
+def test_the_caption_of_other_protocols():
+    spec = {"workload": {"padding": "longest", "max_length": 48}, "protocol": {"processes": 3}}
+    said = tables.caption(RUN | {"spec": spec}, [row(batch_size=8), row(batch_size=1, schedule="sequential")])
+    assert "batches of 1, 8 at most 48 tokens" in said and "3 processes a variant" in said
+    assert "one variant after another" in said
+    # Nothing was measured.
+    said = tables.caption(RUN | {"environment": {}}, [unmeasured("failed")])
+    assert f"{NOTHING} examples" in said and f"{NOTHING} threads" in said
+
+
+def test_findings_never_call_a_winner_where_none_is_shown():
+    rows = [
+        BASELINE,
+        row(title="A"),
+        row(title="B", comparison="worse", speedup=0.5, speedup_low=0.4, speedup_high=0.6, agreement=None),
+        row(title="C", comparison="no_difference", speedup=1.02, speedup_low=0.97, speedup_high=1.07),
+        row(title="D", validity="unstable", validity_reason="latency drifted"),
+        unmeasured("unavailable", title="E"),
+        row(title="F", speedup=None, speedup_low=None, speedup_high=None, comparison=None),
+    ]
+    same = "; 99.75% of 400 answers are the same"
+    assert tables.findings(rows) == [
+        f"A: answers 1.50x (1.20 to 1.80) as many samples/s as Base{same}",
+        "B: answers only 0.500x (0.400 to 0.600) as many samples/s as Base",
+        f"C: no difference in speed to Base is shown: 1.02x (0.970 to 1.07){same}",
+        f"D ~: answers 1.50x (1.20 to 1.80) as many samples/s as Base{same} (unstable: latency drifted)",
+        "E was not measured: unavailable: it needs a GPU",
+    ]
+    assert tables.findings([BASELINE]) == []
+
+
+# Two runs
+
+
+def test_two_runs_beside_each_other_share_rows_by_variant_and_batch_size():
+    first = (RUN, [BASELINE, row(), row(variant="only", title="Only here"), row(batch_size=1)])
+    second = (RUN | {"id": "01KAVRUN000000000000000002"}, [row(latency_p50_s=0.5), BASELINE])
+    shown = printed(tables.beside(first, second))
+    assert "Base @ 8" in shown and "FP32 @ 8" in shown and "500" in shown
+    assert "FP32 @ 1" not in shown and "Only here" not in shown
+    assert first[0]["id"] in shown and second[0]["id"] in shown
+
+
+def test_differences_of_two_runs():
+    first = (RUN, [BASELINE, row(), row(variant="only")])
+    faster = row(speedup=2.5, speedup_low=2.2, speedup_high=2.8)
+    second = (RUN | {"device_name": "another", "host": "there", "suite": "big"}, [BASELINE, faster])
+    assert tables.differences(first, second) == [
+        "different devices: a [fast] processor (A), another (B)",
+        "different suites: tiny (A), big (B)",
+        "different hosts: here (A), there (B)",
+        "FP32: the speed-ups' intervals do not overlap: 1.20 to 1.80 (A), 2.20 to 2.80 (B)",
+        "in one of the runs only: only",
+    ]
+    assert tables.differences(second, first)[3].endswith("2.20 to 2.80 (A), 1.20 to 1.80 (B)")
+    assert tables.differences(first, first) == []
+    overlapping = (RUN, [BASELINE, row(speedup_low=1.7, speedup_high=2.0), unmeasured("failed", variant="only")])
+    assert tables.differences(first, overlapping) == []
+
+
+# Figures
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, NOTHING),
+        (math.nan, NOTHING),
+        (math.inf, NOTHING),
+        (0, "0"),
+        (0.000123456, "0.000123"),
+        (0.5, "0.500"),
+        (0.9996, "1.00"),
+        (1, "1.00"),
+        (9.996, "10.0"),
+        (-9.996, "-10.0"),
+        (99.96, "100"),
+        (12.345, "12.3"),
+        (999.6, "1,000"),
+        (31_250, "31,200"),
+        (1_234_567, "1,230,000"),
+    ],
+)
+def test_three_significant_digits(value, shown):
+    assert significant(value) == shown
+
+
+@quick
+@given(st.floats(1e-12, 1e12), st.booleans())
+def test_no_more_and_no_fewer_digits_are_shown(size, negative):
+    value = -size if negative else size
+    shown = significant(value)
+    number = float(shown.replace(",", ""))
+    assert number == pytest.approx(value, rel=0.0051)
+    digits = shown.lstrip("-").replace(",", "").replace(".", "").lstrip("0")
+    assert len(digits) == 3 or (len(digits) > 3 and set(digits[3:]) == {"0"} and "." not in shown)
+
+
+def test_units():
+    assert milliseconds(0.0123456) == "12.3" and milliseconds(None) == NOTHING
+    assert megabytes(1_234_567_890) == "1,230" and megabytes(None) == NOTHING
+    assert percent(0.9085) == "90.8" and percent(1) == "100.0" and percent(None) == NOTHING
+    assert whole(0) == "0" and whole(12_345) == "12,345" and whole(None) == NOTHING
+    assert between(1, 2) == "1.00 to 2.00" and between(None, 2) == between(1, None) == ""
+    assert between(0.1, 0.2, percent) == "10.0 to 20.0"

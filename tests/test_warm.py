@@ -1,0 +1,309 @@
+"""Warm workers: real processes with tiny models."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import hardware, pool, warm
+from engine.answering import Answer
+from engine.errors import RequestError
+from engine.runner import Progress
+from engine.spec import Suite, load_suite
+from engine.warm import WarmPool
+
+TEXTS = ["Shares rose on Monday after the bank's report.", "The striker scored twice in the final."]
+HOLD = """
+import sys, time
+from engine import hardware, pool
+with pool.device_lock(hardware.cpu_device(), sys.argv[1]):
+    print("held", flush=True)
+    left = pool.await_eviction(hardware.cpu_device(), float(sys.argv[2]), lambda n: print("waits", n, flush=True))
+    print("left", left, flush=True)
+    sys.stdin.read()
+"""
+
+ASK = """
+import sys
+from engine.answering import Answer
+from engine.spec import load_suite
+from engine.warm import WarmPool
+with WarmPool() as pool:
+    answers = [e for e in pool.ask(load_suite(sys.argv[1]), ["The bank's shares rose."], "cpu") if isinstance(e, Answer)]
+print(answers[-1].status, *sorted({"torch", "transformers", "onnxruntime", "optimum"} & set(sys.modules)))
+"""
+
+
+@pytest.fixture
+def suite(tiny_models: dict[str, Path], write_suite: Callable[..., Path], tmp_path: Path) -> Suite:
+    variants = [
+        # Two that start fast: these tests start workers again and again.
+        {"name": "fp32", "title": "Plain", "model": str(tiny_models["distilbert"]), "backend": "onnxruntime"},
+        {"name": "moved", "model": str(tiny_models["permuted"]), "backend": "onnxruntime"},
+        {"name": "bert", "model": str(tiny_models["bert"])},
+    ]
+    return load_suite(str(write_suite(tmp_path, variants, protocol={"threads": 1})))
+
+
+@pytest.fixture
+def own_pool() -> Iterator[WarmPool]:
+    with WarmPool() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared_pool() -> Iterator[WarmPool]:
+    """For tests that leave nothing behind."""
+    with WarmPool() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared_suite(
+    tiny_models: dict[str, Path], write_suite: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Suite:
+    variants = [{"name": "fp32", "model": str(tiny_models["distilbert"]), "backend": "onnxruntime"}]
+    return load_suite(str(write_suite(tmp_path_factory.mktemp("suite"), variants, protocol={"threads": 1})))
+
+
+@pytest.fixture
+def hold() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """hold(who, wait_s): a process that holds the CPU as `who`, and waits for warm workers to go."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(who: str, wait_s: float = 10) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLD, who, str(wait_s)],
+            cwd=Path(warm.__file__).parents[1],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        assert process.stdout and process.stdout.readline() == "held\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def answers(events: Any) -> dict[str, Answer]:
+    """The last answer of each variant."""
+    return {event.variant: event for event in events if isinstance(event, Answer)}
+
+
+def until(true: Callable[[], object], seconds: float = 10) -> bool:
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_answers_come_twice_when_cold_and_once_when_warm(own_pool: WarmPool, suite: Suite) -> None:
+    cold = list(own_pool.ask(suite, TEXTS, "cpu"))
+    seen = [event for event in cold if isinstance(event, Answer)]
+    assert [a.latency_s is None for a in seen] == [True] * 3 + [False] * 3
+    assert any(isinstance(event, Progress) and event.phase == "loading" for event in cold)
+    pids = {item.pid for item in own_pool.loaded()}
+    assert len(pids) == 3
+
+    began_s = time.monotonic()
+    again = [event for event in own_pool.ask(suite, TEXTS, "cpu") if isinstance(event, Answer)]
+    assert time.monotonic() - began_s < 5
+    assert [a.variant for a in again] == ["fp32", "moved", "bert"]
+    assert {item.pid for item in own_pool.loaded()} == pids
+    plain, moved, bert = again
+    assert plain.agrees is None and moved.agrees == [True, True]
+    assert plain.labels == moved.labels and bert.agrees is not None
+    assert plain.shape and plain.shape[0] == 2 and plain.latency_s and plain.tokenize_s
+    assert plain.latency_range_s and plain.latency_range_s[0] <= plain.latency_s <= plain.latency_range_s[1]
+    assert plain.probabilities and sum(plain.probabilities[0].values()) == pytest.approx(1)
+    assert plain.probabilities[0] == pytest.approx(moved.probabilities[0], abs=1e-5)
+
+
+def test_selections_of_a_suite_share_workers(own_pool: WarmPool, suite: Suite) -> None:
+    answers(own_pool.ask(suite.select(["moved"]), TEXTS, "cpu"))
+    before = {item.variant: item.pid for item in own_pool.loaded()}
+    answers(own_pool.ask(suite.select(["bert"]), TEXTS, "cpu"))
+    after = {item.variant: item.pid for item in own_pool.loaded()}
+    assert after["fp32"] == before["fp32"] and set(after) == {"fp32", "moved", "bert"}
+
+
+def test_no_model_library_is_imported_where_the_pool_lives(
+    tiny_models: dict[str, Path], write_suite: Callable[..., Path], tmp_path: Path
+) -> None:
+    variants = [{"name": "fp32", "model": str(tiny_models["distilbert"]), "backend": "onnxruntime"}]
+    # A process of its own: other tests have made models in this one.
+    asked = subprocess.run(
+        [sys.executable, "-c", ASK, str(write_suite(tmp_path, variants, protocol={"threads": 1}))],
+        cwd=Path(warm.__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert asked.stdout.split() == ["measured"], asked.stderr
+
+
+@pytest.mark.parametrize("text", ["🙂🙂", "مرحبا بالعالم", "a\x00b\x1b[31mc\x07", "<b>x</b> **y**", "word " * 190_000])
+def test_strange_texts_get_an_answer(shared_pool: WarmPool, shared_suite: Suite, text: str) -> None:
+    found = answers(shared_pool.ask(shared_suite, [text], "cpu"))["fp32"]
+    assert found.status == "measured" and found.labels
+    assert found.truncated == [len(text) > 1000]
+
+
+@pytest.mark.parametrize(
+    ("texts", "say"),
+    [
+        ([], "no text given"),
+        ([""], "empty"),
+        ([" \t\n\u2028\xa0"], "empty"),
+        (["\x00\x07\u200b\u202e"], "control characters"),
+        (["word"] * 300, "too many"),
+        (["x" * 1_000_001], "longer than"),
+        (["x" * 600_000] * 2, "together"),
+        (["\ud800 words"], "not valid Unicode"),
+    ],
+)
+def test_texts_that_cannot_be_asked(suite: Suite, own_pool: WarmPool, texts: list[str], say: str) -> None:
+    with pytest.raises(RequestError, match=say) as caught:
+        list(own_pool.ask(suite, texts, "cpu"))
+    assert "\n" not in str(caught.value)
+    assert not own_pool.loaded()
+
+
+def test_a_dead_worker_is_replaced(own_pool: WarmPool, suite: Suite) -> None:
+    one = suite.select([])
+    answers(own_pool.ask(one, TEXTS, "cpu"))
+    (before,) = own_pool.loaded()
+    os.kill(before.pid, signal.SIGKILL)
+    assert until(lambda: not own_pool.loaded())
+    assert answers(own_pool.ask(one, TEXTS, "cpu"))["fp32"].latency_s
+    (after,) = own_pool.loaded()
+    assert after.pid != before.pid
+
+
+def test_a_worker_that_dies_in_a_call_is_replaced(own_pool: WarmPool, suite: Suite) -> None:
+    one = suite.select([])
+    answers(own_pool.ask(one, TEXTS, "cpu"))
+    (before,) = own_pool.loaded()
+    os.kill(before.pid, signal.SIGSTOP)
+    events = own_pool.ask(one, TEXTS, "cpu")
+    assert isinstance(next(events), Progress)
+    os.kill(before.pid, signal.SIGKILL)
+    assert answers(events)["fp32"].status == "measured"
+    assert own_pool.loaded()[0].pid != before.pid
+
+
+def test_a_run_evicts_and_is_not_disturbed(
+    own_pool: WarmPool, suite: Suite, hold: Callable[..., subprocess.Popen[str]]
+) -> None:
+    answers(own_pool.ask(suite, TEXTS, "cpu"))
+    device = hardware.cpu_device()
+    pids = {item.pid for item in own_pool.loaded()}
+    assert set(pool.warm_workers(device)) >= pids and len(pids) == 3
+    run = hold("run 01K0000000000000000000TEST")
+    assert run.stdout and run.stdout.readline().startswith("waits ")
+    assert run.stdout.readline() == "left 0\n"
+    assert not own_pool.loaded() and not pool.warm_workers(device)
+    with pytest.raises(pool.DeviceBusy, match=r"^busy: run 01K0.*TEST .*has ended$") as caught:
+        list(own_pool.ask(suite, TEXTS, "cpu"))
+    assert "\n" not in str(caught.value)
+    assert not own_pool.loaded()
+    run.kill()
+    run.wait()
+    # Its process is gone without a word; what it left behind holds nobody up.
+    assert answers(own_pool.ask(suite.select([]), TEXTS, "cpu"))["fp32"].status == "measured"
+
+
+def test_a_run_that_starts_while_a_model_loads(
+    own_pool: WarmPool, suite: Suite, hold: Callable[..., subprocess.Popen[str]]
+) -> None:
+    events = own_pool.ask(suite.select([]), TEXTS, "cpu")
+    for event in events:
+        if isinstance(event, Progress) and event.phase == "loading":
+            break
+    assert until(lambda: pool.warm_workers(hardware.cpu_device()))
+    run = hold("run 01K0000000000000000000TEST")
+    with pytest.raises(pool.DeviceBusy, match="busy: run"):
+        list(events)
+    assert run.stdout and run.stdout.readline().startswith(("waits ", "left 0"))
+
+
+def test_a_missing_model_ends_its_variant_alone(
+    own_pool: WarmPool, tiny_models: dict[str, Path], write_suite: Callable[..., Path], tmp_path: Path
+) -> None:
+    variants = [
+        {"name": "fp32", "model": str(tiny_models["distilbert"])},
+        {"name": "gone", "model": "./nowhere"},
+        {"name": "hub", "model": "someone/something"},
+        {"name": "tf32", "model": str(tiny_models["distilbert"]), "precision": "tf32"},
+    ]
+    found = answers(own_pool.ask(load_suite(str(write_suite(tmp_path, variants))), TEXTS, "cpu"))
+    assert {name: a.status for name, a in found.items()} == {
+        "fp32": "measured",
+        "gone": "unavailable",
+        "hub": "unavailable",
+        "tf32": "unavailable",
+    }
+    assert "no such folder" in (found["gone"].reason or "")
+    assert "--device cuda" in (found["tf32"].reason or "")
+
+
+def test_the_least_recently_used_goes_first(suite: Suite) -> None:
+    with WarmPool(workers=2) as small:
+        answers(small.ask(suite.select([]), TEXTS, "cpu"))
+        answers(small.ask(suite.select(["moved"]), TEXTS, "cpu"))
+        answers(small.ask(suite.select([]), TEXTS, "cpu"))
+        assert {item.variant for item in small.loaded()} == {"fp32", "moved"}
+        answers(small.ask(suite.select(["bert"]), TEXTS, "cpu"))
+        assert {item.variant for item in small.loaded()} == {"fp32", "bert"}
+
+
+def test_little_memory_evicts(own_pool: WarmPool, suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(own_pool.ask(suite, TEXTS, "cpu"))
+    monkeypatch.setattr(warm, "_available_bytes", lambda: 0)
+    assert until(lambda: not own_pool.loaded())
+
+
+def test_idle_workers_go(suite: Suite) -> None:
+    with WarmPool(idle_seconds=0.1) as short:
+        answers(short.ask(suite.select([]), TEXTS, "cpu"))
+        assert until(lambda: not short.loaded())
+
+
+def test_closing_ends_the_processes(suite: Suite) -> None:
+    with WarmPool() as made:
+        answers(made.ask(suite.select([]), TEXTS, "cpu"))
+        (item,) = made.loaded()
+    assert not pool.alive(item.pid)
+    with pytest.raises(RequestError, match="closing"):
+        list(made.ask(suite, TEXTS, "cpu"))
+
+
+def test_a_reader_who_leaves_stops_nothing_for_others(own_pool: WarmPool, suite: Suite) -> None:
+    events = own_pool.ask(suite, TEXTS, "cpu")
+    next(events)
+    events.close()  # type: ignore[attr-defined]
+    assert answers(own_pool.ask(suite, TEXTS, "cpu"))["bert"].latency_s
+
+
+def test_a_model_trained_anew_is_loaded_anew(own_pool: WarmPool, suite: Suite, tiny_models: dict[str, Path]) -> None:
+    one = suite.select([])
+    answers(own_pool.ask(one, TEXTS, "cpu"))
+    (before,) = own_pool.loaded()
+    os.utime(tiny_models["distilbert"] / "model.safetensors")
+    answers(own_pool.ask(one, TEXTS, "cpu"))
+    (after,) = own_pool.loaded()
+    assert after.pid != before.pid
