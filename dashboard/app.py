@@ -1,0 +1,25 @@
+"""Page set-up and navigation, nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import streamlit as st
+
+HERE = Path(__file__).parent
+# Module in app_pages, title, tooltip; one that is not there yet is left out.
+PAGES = (
+    ("overview", "Overview", "Which variant to ship: one run's headline, scorecard and charts."),
+    ("run", "Run", "Choose a suite and measure it on this machine, with live progress."),
+    ("classify", "Classify", "Type a text and watch each variant answer."),
+    ("runs", "Runs", "Every run so far: environment, settings, log, downloads."),
+    ("method", "Method", "How each figure is computed, and what it does not say."),
+)
+
+st.set_page_config(page_title="Inference Bench", page_icon=str(HERE / "assets" / "icon.png"), layout="wide")
+pages = [
+    st.Page(str(HERE / "app_pages" / f"{name}.py"), title=title, help=about, default=name == "overview", url_path=name)
+    for name, title, about in PAGES
+    if (HERE / "app_pages" / f"{name}.py").exists()
+]
+st.navigation(pages, position="top").run()

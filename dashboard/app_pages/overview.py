@@ -1,0 +1,171 @@
+"""One run at a glance: headline, scorecard, trade-off, the study's four comparisons, published, notes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from dashboard import data, figures, findings, frame, scorecard, widgets
+from dashboard.export import deck
+from dashboard.style import Theme
+
+
+def main() -> None:
+    runs = widgets.history()
+    left, middle, right = st.columns([6, 3, 2], vertical_alignment="center")
+    with left:
+        run_id = widgets.choose_run(runs)
+    summary = data.run(run_id)
+    measured = data.measurements(summary)
+    look = widgets.look()
+    with middle:
+        size = _batch_size(measured)
+    shown = frame.at_batch(measured, size)
+    rows = frame.rows_of(shown)
+    with right:
+        _downloads(summary, measured, look)
+    widgets.state_of(summary)
+    if not rows:
+        st.header("This run holds no measurements.")
+        st.stop()
+    _first_screen(summary, shown, rows, look)
+    if any(row["status"] == "measured" for row in rows):
+        _comparisons(summary, measured, shown, look)
+        _published(summary, shown, look)
+        _notes(rows)
+
+
+def _batch_size(measured: pd.DataFrame) -> int | None:
+    """The batch size to show; a control only where the run has several."""
+    baseline = measured[measured["baseline"].astype(bool)] if not measured.empty else measured
+    sizes = sorted(baseline["batch_size"].unique()) if not baseline.empty else []
+    if len(sizes) < 2:
+        return None
+    return st.segmented_control(
+        "Batch size",
+        sizes,
+        default=sizes[-1],
+        format_func=lambda size: f"batch {size}",
+        key="batch",
+        label_visibility="collapsed",
+        required=True,
+        bind="query-params",
+    )
+
+
+def _first_screen(summary: dict[str, Any], shown: pd.DataFrame, rows: list[frame.Row], look: Theme) -> None:
+    said = findings.headline(rows)
+    st.header(findings.literal(said.finding), anchor=False)
+    if said.detail:
+        st.write(findings.literal(said.detail))
+    st.caption(findings.literal(context(summary, rows)))
+    if not any(row["status"] == "measured" for row in rows):
+        st.html(scorecard.scorecard(rows, look))
+        return
+    first = st.grid(8, min_column_width=120)
+    with first.cell(column_span=5):
+        st.html(scorecard.scorecard(rows, look))
+    with first.cell(column_span=3):
+        widgets.chart(figures.tradeoff(shown, look), "tradeoff", f"{_stem(summary)}-tradeoff")
+
+
+def context(summary: dict[str, Any], rows: list[frame.Row]) -> str:
+    """Device, workload and protocol in one line."""
+    workload, protocol = summary["spec"]["workload"], summary["spec"]["protocol"]
+    examples = next((row["examples"] for row in rows if row["examples"]), None)
+    sizes = ", ".join(str(size) for size in sorted({row["batch_size"] for row in rows}))
+    padded = "padded to" if workload["padding"] == "max_length" else "of at most"
+    processes = protocol["processes"]
+    threads = summary["environment"].get("threads")
+    return (
+        f"{summary['device_name']} ({summary['device']}{f', {threads} threads' if threads else ''}) · "
+        f"{f'{examples:,}' if examples else '–'} examples of {workload['dataset'].rsplit('/', 1)[-1]} · "
+        f"batch {sizes} {padded} {workload['max_length']} tokens · "
+        f"{protocol['rounds']} rounds, {processes} process{'es' if processes > 1 else ''} a variant · "
+        "ranges are 95% intervals."
+    )
+
+
+def _stem(summary: dict[str, Any]) -> str:
+    return f"{summary['suite']}-{summary['id'][-6:].lower()}"
+
+
+def _comparisons(summary: dict[str, Any], measured: pd.DataFrame, shown: pd.DataFrame, look: Theme) -> None:
+    st.subheader("Latency, throughput, memory, accuracy", anchor=False)
+    draw: list[tuple[str, Callable[[pd.DataFrame, Theme], go.Figure]]] = [
+        ("latency", figures.latency),
+        ("throughput", figures.throughput),
+        ("memory", figures.memory),
+        ("accuracy", figures.accuracy),
+    ]
+    # Two by two, or four in a row: never three and one.
+    with st.grid(2, min_column_width=1100, gap="medium"):
+        for pair in (draw[:2], draw[2:]):
+            with st.grid(2, min_column_width=520, gap="medium"):
+                for name, make in pair:
+                    widgets.chart(make(shown, look), name, f"{_stem(summary)}-{name}")
+    if measured["batch_size"].nunique() > 1:
+        widgets.chart(figures.over_batch_size(measured, look), "batches", f"{_stem(summary)}-batch-size")
+
+
+def _published(summary: dict[str, Any], shown: pd.DataFrame, look: Theme) -> None:
+    st.subheader("Measured beside published", anchor=False)
+    reported = data.published()
+    if not figures.pairs(shown, reported):
+        st.caption("No variant of this suite names a published row to stand beside (`published` in the suite file).")
+        return
+    widgets.chart(figures.published(shown, reported, look), "published", f"{_stem(summary)}-published")
+    found = figures.pairs(shown, reported)
+    remarks = dict.fromkeys(filter(None, (theirs["remark"] for _, theirs, _ in found)))
+    with st.expander(f"What was published, and what to make of it ({found[0][1]['source']})"):
+        st.html(scorecard.published_table(found))
+        for remark in remarks:
+            st.caption(findings.literal(remark))
+
+
+def _notes(rows: list[frame.Row]) -> None:
+    said = findings.notes(rows)
+    if not said:
+        return
+    st.subheader("Notes", anchor=False)
+    st.html(scorecard.notes_table(said))
+
+
+def _downloads(summary: dict[str, Any], measured: pd.DataFrame, look: Theme) -> None:
+    with st.popover("Download", width="stretch"):
+        st.download_button(
+            "PowerPoint, native charts (.pptx)",
+            data=lambda: deck.build(summary, measured, data.published()),
+            file_name=f"{_stem(summary)}.pptx",
+            mime="application/vnd.openxmlformats-officedocument.presentationml.presentation",
+            on_click="ignore",
+            width="stretch",
+            key="download_pptx",
+        )
+        for form, mime in (("csv", "text/csv"), ("json", "application/json"), ("markdown", "text/markdown")):
+            suffix = {"markdown": "md"}.get(form, form)
+            st.download_button(
+                f"Measurements (.{suffix})",
+                data=partial(data.export, summary["id"], form),
+                file_name=f"{_stem(summary)}.{suffix}",
+                mime=mime,
+                on_click="ignore",
+                width="stretch",
+                key=f"download_{form}",
+            )
+        st.segmented_control(
+            "Charts save as",
+            ["PNG", "SVG"],
+            default="PNG",
+            key=widgets.FORMAT,
+            required=True,
+            help="The camera at each chart's upper right saves it at slide size (16:9).",
+        )
+
+
+main()

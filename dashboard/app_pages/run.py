@@ -1,0 +1,365 @@
+"""Run: choose what to measure, see what stands in the way, start it, follow it, cancel it."""
+
+from __future__ import annotations
+
+import gc
+import json
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import streamlit as st
+
+from dashboard import choices, data, findings, live, plan, scorecard, widgets
+from dashboard.style import Theme, marks
+from engine import hardware, jobs
+from engine.errors import RequestError, one_line
+from engine.hardware import Device
+from engine.spec import Suite, find_suite, load_suite
+
+LIVE_SECONDS = 2.0
+"""Every look costs CPU time that the run would use: some ten milliseconds."""
+CHART_SECONDS = 10.0
+"""A chart costs ten times as much."""
+LOG_LINES = 40
+OVERVIEW = "app_pages/overview.py"
+HERE = "app_pages/run.py"
+SIGNS = {
+    plan.READY: "✓ ready",
+    plan.DOWNLOAD: "↓ download",
+    plan.MAKE: "⚙ to be made",
+    plan.UNAVAILABLE: "○ unavailable",
+    plan.WRONG: "✗ not possible",
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the controls say."""
+
+    suite: Suite
+    device_request: str
+    device: Device
+    offline: bool
+    reference: str
+
+
+def main() -> None:
+    under_way = live.current()
+    run_id = _followed(under_way)
+    summary = None
+    if run_id is not None:
+        try:
+            summary = data.run(run_id)
+        except RequestError as error:
+            st.warning(findings.literal(one_line(error)))
+    if summary is not None and summary["status"] in data.LIVE:
+        st.session_state["watched"] = summary["id"]
+        _watch(summary["id"])
+        _others(under_way, summary["id"])
+        st.divider()
+        if not st.toggle("Queue another run behind it", key="another"):
+            return
+    elif summary is not None:
+        _ended(summary)
+    _set_up(under_way)
+
+
+def _followed(under_way: list[dict[str, Any]]) -> str | None:
+    """The run to show: the URL's, else one that is under way."""
+    wanted = st.query_params.get(widgets.PARAMETER)
+    if wanted is None and under_way:
+        wanted = under_way[0]["id"]
+        st.query_params[widgets.PARAMETER] = wanted
+    if wanted is None:
+        return None
+    try:
+        return data.resolve(wanted)
+    except RequestError as error:
+        st.warning(findings.literal(one_line(error)))
+        return None
+
+
+# A run under way
+
+
+def _watch(run_id: str) -> None:
+    """A live run in parts that renew themselves, each as often as it is worth."""
+    _spare_the_collector()
+    head = st.container()
+    with st.grid(2, min_column_width=560, gap="medium"):
+        table, drawn = st.empty(), st.container()
+    with head:
+        _standing(run_id, table)
+    with drawn:
+        _rates(run_id)
+    _live_log(run_id)
+
+
+@st.cache_resource(show_spinner=False)
+def _spare_the_collector() -> None:
+    """Streamlit collects all garbage after every run of a fragment: 50 ms of CPU that a live run pays for.
+
+    What was imported until now is no garbage, and need not be looked at again.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@st.fragment(run_every=LIVE_SECONDS)
+def _standing(run_id: str, table: Any) -> None:
+    summary = data.run(run_id)
+    if summary["status"] not in data.LIVE:
+        st.rerun()
+    left, right = st.columns([5, 1], vertical_alignment="center")
+    with left:
+        st.header(findings.literal(_title(summary)), anchor=False)
+        st.caption(findings.literal(_context(summary)))
+    with right:
+        _cancel(summary)
+    st.html(live.strip(summary))
+    progress = summary["progress"] or {}
+    text = findings.literal(jobs.standing(summary["status"], summary["progress"], summary["spec"]))
+    st.progress(min(max(progress.get("done") or 0.0, 0.0), 1.0), text=text[:1].upper() + text[1:])
+    if found := live.lanes(run_id):
+        table.html(live.table(summary, found, widgets.look()))
+
+
+@st.fragment(run_every=CHART_SECONDS)
+def _rates(run_id: str) -> None:
+    found = live.lanes(run_id)
+    chart, colors = live.series(found, widgets.look())
+    if len(chart) > 1:
+        size = live.timed_batch(found)
+        st.caption(f"Samples/s by round at batch {size}, as they come; nothing is judged before the end.")
+        st.line_chart(chart, color=colors, x_label="round", height=300, alt="Samples per second by round")
+    elif found:
+        st.caption("Samples/s by round appear here as soon as two rounds are done.")
+
+
+@st.fragment(run_every=CHART_SECONDS)
+def _live_log(run_id: str) -> None:
+    _log(run_id)
+
+
+def _title(summary: dict[str, Any]) -> str:
+    names = len(summary["spec"].get("variant", []))
+    verb = {"queued": "waits to measure", "preparing": "prepares"}.get(summary["status"], "measures")
+    return f"{summary['suite']} {verb} {names} variant{'s' * (names != 1)}"
+
+
+def _context(summary: dict[str, Any]) -> str:
+    workload = summary["spec"].get("workload", {})
+    sizes = ", ".join(map(str, workload.get("batch_size", [])))
+    began = "queued" if summary["status"] == "queued" else "under way"
+    return (
+        f"{summary['device_name']} ({summary['device']}) on {summary['host']} · batch {sizes} · "
+        f"{workload.get('examples') or 'all'} examples · {began} for {live.clock(live.elapsed(summary))} · "
+        f"run …{summary['id'][-6:]}. It goes on without this page."
+    )
+
+
+def _cancel(summary: dict[str, Any]) -> None:
+    asked = summary["cancel_requested"]
+    if asked:
+        st.button("Cancelling…", disabled=True, key="cancelling", width="stretch", help="It ends what it is doing now.")
+    elif st.button("Cancel run", key="cancel", width="stretch", help="What was measured until then is kept."):
+        jobs.cancel(summary["id"])
+        st.rerun(scope="fragment")
+
+
+def _log(run_id: str) -> None:
+    with st.expander("Log", key="log"):
+        st.code(jobs.log_tail(run_id, LOG_LINES) or "nothing yet", language=None, wrap_lines=True)
+
+
+def _others(under_way: list[dict[str, Any]], shown: str) -> None:
+    for other in under_way:
+        if other["id"] != shown:
+            st.page_link(
+                HERE,
+                label=findings.literal(f"{widgets.STATES[other['status']]}: {other['suite']} …{other['id'][-6:]}"),
+                query_params={widgets.PARAMETER: other["id"]},
+            )
+
+
+def _ended(summary: dict[str, Any]) -> None:
+    """A run that has ended: it opens itself where it was watched, else it is one line with a link."""
+    watched = st.session_state.pop("watched", None) == summary["id"]
+    if watched and summary["status"] == "finished":
+        st.switch_page(OVERVIEW, query_params={widgets.PARAMETER: summary["id"]})
+    reason = f": {one_line(ValueError(summary['status_reason']))}" if summary["status_reason"] else ""
+    said = findings.literal(
+        f"{widgets.STATES[summary['status']]}: {summary['suite']}, run …{summary['id'][-6:]}, after "
+        f"{live.clock(live.elapsed(summary))}{reason}"
+    )
+    show = {"finished": st.success, "failed": st.error, "cancelled": st.info}.get(summary["status"], st.warning)
+    show(said)
+    links = st.container(horizontal=True)
+    links.page_link(
+        OVERVIEW, label="Open it on the Overview", query_params={widgets.PARAMETER: summary["id"]}, icon=None
+    )
+    if links.button("Close", key="close", type="tertiary"):
+        st.query_params.pop(widgets.PARAMETER, None)
+        st.rerun()
+    if summary["status"] != "finished":
+        _log(summary["id"])
+
+
+# Before the start
+
+
+def _set_up(under_way: list[dict[str, Any]]) -> None:
+    st.header("Measure a suite on this machine", anchor=False)
+    left, right = st.columns([42, 58], gap="large")
+    with left:
+        choice = _controls()
+    with right:
+        if choice is not None:
+            _plan(choice, under_way)
+
+
+def _controls() -> Choice | None:
+    """The controls; None, with one sentence on why, where what they say cannot be run."""
+    found = choices.choose_suite()
+    if found is None:
+        return None
+    suite, reference = found
+    key = f"{suite.folder}/{suite.name}"
+    st.caption(findings.literal(suite.description or suite.title or suite.name))
+    chosen = choices.choose_variants(suite, "variants", "is always measured")
+    workload, protocol = suite.workload, suite.protocol
+    one, two = st.columns(2)
+    sizes = one.text_input(
+        "Batch size",
+        ", ".join(map(str, workload.batch_size)),
+        key=f"batch:{key}",
+        persist_state="session",
+        help="One number, or several with commas between: one measurement for each.",
+    )
+    examples = two.number_input(
+        "Examples",
+        value=workload.examples,
+        min_value=0,
+        step=1,
+        key=f"examples:{key}",
+        persist_state="session",
+        help="0 takes all that the data set has.",
+    )
+    rounds = one.number_input(
+        "Rounds, at least",
+        value=protocol.rounds,
+        min_value=1,
+        step=1,
+        key=f"rounds:{key}",
+        persist_state="session",
+        help=f"In each round every variant works once, in shuffled order. Rounds go on until every variant has "
+        f"{protocol.min_calls} timed calls.",
+    )
+    seconds = two.number_input(
+        "Seconds of timing, at most",
+        value=float(protocol.max_seconds),
+        min_value=1.0,
+        format="%.0f",
+        key=f"seconds:{key}",
+        persist_state="session",
+        help="For each batch size.",
+    )
+    with one:
+        device = choices.choose_device()
+    two.space("small")
+    offline = two.toggle("Ask no model hub", key="offline", help="Only what is on this machine is used.")
+    try:
+        overrides = [
+            f"workload.batch_size={json.dumps(_sizes(str(sizes or '')))}",
+            f"workload.examples={examples}",
+            f"protocol.rounds={rounds}",
+            f"protocol.max_seconds={float(seconds)}",
+        ]
+        asked = load_suite(reference, overrides).select(chosen)
+        return Choice(asked, device, hardware.resolve_device(device), bool(offline), reference)
+    except RequestError as error:
+        st.error(findings.literal(one_line(error)))
+        return None
+
+
+def _sizes(text: str) -> list[int]:
+    """The batch sizes that `text` lists. Raises RequestError."""
+    found = [part.strip() for part in text.replace(";", ",").split(",") if part.strip()]
+    if not found or not all(part.isascii() and part.isdigit() and 0 < int(part[:8]) < 100_000 for part in found):
+        raise RequestError(f"batch size {text[:40]!r}: allowed are whole numbers from 1, such as 8, or 1, 8, 32")
+    return [int(part) for part in found]
+
+
+def _plan(choice: Choice, under_way: list[dict[str, Any]]) -> None:
+    """What would be measured, what stands in the way, how long it takes, and the button."""
+    found = plan.chances(choice.suite, choice.device, choice.offline)
+    st.html(plan_table(found, choice.suite, widgets.look()))
+    problem = None
+    try:
+        plan.check(choice.suite, found)
+    except RequestError as error:
+        problem = one_line(error)
+    if problem:
+        st.error(findings.literal(problem))
+    else:
+        st.caption(findings.literal(plan.estimate(choice.suite, plan.earlier(choice.suite.name, choice.device))))
+    busy = [run for run in under_way if run["device_name"] == choice.device.name]
+    if busy:
+        first = busy[0]
+        st.caption(
+            findings.literal(
+                f"{choice.device.name} is in use by run …{first['id'][-6:]} ({first['suite']}); this one waits for it."
+            )
+        )
+    if st.button("Start run", type="primary", key="start", disabled=problem is not None):
+        _start(choice)
+
+
+def _start(choice: Choice) -> None:
+    path = str(find_suite(choice.reference))
+    try:
+        run_id = jobs.start(choice.suite, choice.device_request, path, choice.offline)
+    except RequestError as error:
+        st.error(findings.literal(one_line(error)))
+        return
+    st.session_state["watched"] = run_id
+    st.query_params[widgets.PARAMETER] = run_id
+    st.rerun()
+
+
+def plan_table(found: list[plan.Chance], suite: Suite, look: Theme) -> str:
+    """Each variant's chances as HTML."""
+    rows = [
+        {
+            "variant": chance.variant.name,
+            "model": chance.variant.model,
+            "backend": chance.variant.backend,
+            "precision": chance.variant.precision,
+            "baseline": chance.variant.name == suite.baseline,
+            "status": "measured" if chance.state not in (plan.UNAVAILABLE, plan.WRONG) else chance.state,
+            "validity": None,
+        }
+        for chance in found
+    ]
+    shades = marks(rows, look)
+    body = ""
+    for chance, row in zip(found, rows, strict=True):
+        variant = chance.variant
+        about = f"{'baseline · ' if row['baseline'] else ''}{variant.backend} {variant.precision}"
+        reason = f"<span class=ib-sub>{escape(chance.reason)}</span>" if chance.reason else ""
+        body += (
+            f"<tr{' class=ib-base' if row['baseline'] else ''}>"
+            f'<th scope="row">{scorecard.glyph(shades[variant.name], row)}{escape(variant.shown)}'
+            f"<span class=ib-sub>{escape(about)}</span></th>"
+            f'<td class="ib-left ib-why">{escape(variant.model)}</td>'
+            f'<td class="ib-left ib-why">{SIGNS[chance.state]}{reason}</td></tr>'
+        )
+    head = "".join(f'<th scope="col" class="ib-left">{name}</th>' for name in ("Variant", "Model", "On this device"))
+    return (
+        f'<style>{scorecard.CSS}</style><div class=ib-card><table aria-label="What will be measured">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+main()

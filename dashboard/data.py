@@ -1,0 +1,178 @@
+"""What the pages show, read from the store and cached. The only module that asks the store."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from dashboard import frame
+from engine import exports, jobs, paths
+from engine.labels import Alignment
+from engine.store import Store, open_store, queries
+
+LIVE = ("queued", "preparing", "running")
+"""The states of a run that may still change by itself."""
+LISTED = 1000
+"""How many runs the history holds at most."""
+INTERRUPTED_CHECK_S = 30.0
+LOG_BYTES = 60_000
+
+_checked_s: dict[str, float] = {}
+
+
+@st.cache_resource(show_spinner=False, max_entries=4)
+def _store(url: str) -> Store:
+    return open_store(url, create=False)
+
+
+def store() -> Store:
+    """The bench's database. Raises RequestError where there is none yet."""
+    return _store(paths.database_url())
+
+
+def runs() -> pd.DataFrame:
+    """The history, newest first: one row a run, with counts of its measurements by status."""
+    url = paths.database_url()
+    opened = store()
+    if time.monotonic() - _checked_s.get(url, -INTERRUPTED_CHECK_S) >= INTERRUPTED_CHECK_S:
+        _checked_s[url] = time.monotonic()
+        with opened.session() as session:
+            queries.mark_interrupted(session)
+        jobs.close_abandoned()
+    return _runs(url)
+
+
+@st.cache_data(ttl=2, max_entries=4, show_spinner=False)
+def _runs(url: str) -> pd.DataFrame:
+    columns = [
+        "id", "suite", "title", "device", "device_name", "host", "status", "status_reason", "created_at",
+        "started_at", "finished_at", "notes", *queries.STATUSES,
+    ]  # fmt: skip
+    with _store(url).session() as session:
+        made = [
+            {
+                "id": row.run.id,
+                "suite": row.run.suite_name,
+                "title": (row.run.suite or {}).get("title") or row.run.suite_name,
+                "device": row.run.device,
+                "device_name": row.run.device_name,
+                "host": row.run.host,
+                "status": row.run.status,
+                "status_reason": row.run.status_reason,
+                "created_at": row.run.created_at,
+                "started_at": row.run.started_at,
+                "finished_at": row.run.finished_at,
+                "notes": row.run.notes,
+                **row.counts,
+            }
+            for row in queries.list_runs(session, limit=LISTED)
+        ]
+    return pd.DataFrame(made, columns=columns, dtype=object)
+
+
+def resolve(reference: str) -> str:
+    """The id of the run that `reference` means. Raises RequestError where there is none, or several."""
+    with store().session() as session:
+        return queries.get_run(session, reference).id
+
+
+def run(run_id: str) -> dict[str, Any]:
+    """A run without its measurements, as it stands now."""
+    with store().session() as session:
+        return queries.run_summary(queries.get_run(session, run_id))
+
+
+def measurements(summary: dict[str, Any]) -> pd.DataFrame:
+    """The frame of a run (see `dashboard.frame`), given what `run` said of it.
+
+    A run that has ended is read once; one that is under way, at most every two seconds.
+    """
+    url = paths.database_url()
+    if summary["status"] in LIVE:
+        return _live_measurements(url, summary["id"])
+    return _ended_measurements(url, summary["id"], summary["status"], summary["finished_at"])
+
+
+@st.cache_data(ttl=2, max_entries=8, show_spinner=False)
+def _live_measurements(url: str, run_id: str) -> pd.DataFrame:
+    return _read_measurements(url, run_id)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _ended_measurements(url: str, run_id: str, status: str, finished_at: str | None) -> pd.DataFrame:
+    return _read_measurements(url, run_id)
+
+
+def _read_measurements(url: str, run_id: str) -> pd.DataFrame:
+    rows, rates, correct = [], {}, {}
+    with _store(url).session() as session:
+        set_id = queries.get_run(session, run_id).example_set_id
+        labels = queries.example_labels(session, set_id) if set_id else None
+        for row in queries.measurements(session, run_id):
+            rows.append(queries.flat(row) | {"id": row.id})
+            if row.status != "measured":
+                continue
+            rates[row.id] = _rates(queries.latencies(session, row.id))
+            if row.accuracy is not None and row.labels and labels is not None:
+                logits = queries.logits(session, row.id)
+                if logits is not None and len(logits) == len(labels):
+                    correct[row.id] = Alignment(**row.labels).apply(logits) == labels
+    return frame.build(rows, rates, correct)
+
+
+def _rates(blocks: list[queries.TimedBlock]) -> list[np.ndarray]:
+    """Samples/s: one float64 [rounds] array a process, NaN where a round has no block."""
+    processes = 1 + max((block.process for block in blocks), default=-1)
+    rounds = 1 + max((block.round for block in blocks), default=-1)
+    found = [np.full(rounds, np.nan) for _ in range(processes)]
+    for block in blocks:
+        found[block.process][block.round] = block.samples / block.latencies_s.sum()
+    return found
+
+
+@st.cache_data(ttl=60, max_entries=4, show_spinner=False)
+def _published(url: str) -> pd.DataFrame:
+    with _store(url).session() as session:
+        made = [
+            {column.name: getattr(row, column.name) for column in row.__table__.columns}
+            for row in queries.published(session)
+        ]
+    return pd.DataFrame(made, dtype=object)
+
+
+def published() -> pd.DataFrame:
+    """What others reported: the columns of the table `published`."""
+    return _published(paths.database_url())
+
+
+def export(run_id: str, form: str) -> str:
+    """A run as CSV, JSON or Markdown text."""
+    return exports.measurements(run_id, form)
+
+
+def predictions(run_id: str, form: str) -> str:
+    """Every answer of a run as CSV or JSON text. Raises RequestError where there are none."""
+    return exports.predictions(run_id, form)
+
+
+def logs(summary: dict[str, Any]) -> dict[str, str]:
+    """The ends of a run's log files by name; empty where there are none on this machine."""
+    if not summary["log_path"]:
+        return {}
+    place = Path(summary["log_path"])
+    files = sorted(place.glob("*")) if place.is_dir() else [place]
+    return {file.name: _tail(file) for file in files if file.is_file()}
+
+
+def _tail(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            opened.seek(max(0, file.stat().st_size - LOG_BYTES))
+            return opened.read().decode("utf-8", errors="replace")
+    except OSError as error:
+        return f"cannot be read: {error}"

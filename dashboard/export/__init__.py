@@ -1,0 +1,1 @@
+"""A run as files for others: slides, tables. No Streamlit in here."""

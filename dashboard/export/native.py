@@ -1,0 +1,84 @@
+"""PowerPoint's own charts, with what python-pptx has no call for: error bars, log axes, alternative text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lxml import etree
+from pptx.dml.color import RGBColor
+from pptx.enum.chart import XL_MARKER_STYLE
+from pptx.oxml.ns import qn
+from pptx.util import Pt
+
+from dashboard.style import shade
+
+MARKERS = {
+    "circle": XL_MARKER_STYLE.CIRCLE,
+    "diamond": XL_MARKER_STYLE.DIAMOND,
+    "square": XL_MARKER_STYLE.SQUARE,
+    "triangle-up": XL_MARKER_STYLE.TRIANGLE,
+    "star": XL_MARKER_STYLE.STAR,
+}
+AFTER_ERROR_BARS = ("c:cat", "c:val", "c:xVal", "c:yVal", "c:smooth", "c:shape", "c:extLst")
+"""What must follow c:errBars in a series; the schema fixes the order."""
+
+
+def rgb(color: str) -> RGBColor:
+    """A "#rrggbb" colour."""
+    return RGBColor.from_string(color.lstrip("#").upper())
+
+
+def error_bars(
+    series: Any, plus: Sequence[float | None], minus: Sequence[float | None], direction: str, color: str
+) -> None:
+    """Gives `series` error bars of its own length at each point; None where a point has none.
+
+    `direction` is "x" or "y"; a chart with categories knows "y" only.
+    """
+    element = series._element
+    bars = etree.Element(qn("c:errBars"))
+    _child(bars, "c:errDir", direction)
+    _child(bars, "c:errBarType", "both")
+    _child(bars, "c:errValType", "cust")
+    _child(bars, "c:noEndCap", "0")
+    for tag, lengths in (("c:plus", plus), ("c:minus", minus)):
+        literal = etree.SubElement(etree.SubElement(bars, qn(tag)), qn("c:numLit"))
+        etree.SubElement(literal, qn("c:formatCode")).text = "General"
+        _child(literal, "c:ptCount", str(len(lengths)))
+        for index, length in enumerate(lengths):
+            point = etree.SubElement(literal, qn("c:pt"), idx=str(index))
+            etree.SubElement(point, qn("c:v")).text = repr(float(length or 0.0))
+    line = etree.SubElement(etree.SubElement(bars, qn("c:spPr")), qn("a:ln"), w=str(Pt(1.5)))
+    fill = etree.SubElement(line, qn("a:solidFill"))
+    etree.SubElement(fill, qn("a:srgbClr"), val=color.lstrip("#").upper())
+    followers = [child for child in element if child.tag in {qn(tag) for tag in AFTER_ERROR_BARS}]
+    followers[0].addprevious(bars)
+
+
+def log_axis(axis: Any, low: float, high: float) -> None:
+    """Makes a value axis logarithmic from `low` to `high`."""
+    scaling = axis._element.find(qn("c:scaling"))
+    base = etree.Element(qn("c:logBase"), val="10")
+    scaling.insert(0, base)
+    axis.minimum_scale, axis.maximum_scale = low, high
+
+
+def describe(shape: Any, text: str) -> None:
+    """Alternative text for those who do not see the shape."""
+    shape._element.xpath(".//p:cNvPr")[0].set("descr", text)
+
+
+def marker(point_or_series: Any, symbol: str, color: str, size: int, pale: bool) -> None:
+    """How a point is drawn; `pale` stands for hollow, which LibreOffice would not draw at all."""
+    made = point_or_series.marker
+    made.style = MARKERS.get(symbol, XL_MARKER_STYLE.CIRCLE)
+    made.size = size
+    made.format.fill.solid()
+    made.format.fill.fore_color.rgb = rgb(shade(color, 4) if pale else color)
+    made.format.line.color.rgb = rgb(color)
+    made.format.line.width = Pt(1.5)
+
+
+def _child(parent: Any, tag: str, value: str) -> None:
+    etree.SubElement(parent, qn(tag), val=value)

@@ -1,0 +1,47 @@
+"""Accuracy with Wilson's interval; agreement with the baseline where there are no labels."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from dashboard import findings
+from dashboard.figures import base
+from dashboard.frame import Row, baseline_of, rows_of
+from dashboard.metrics import METRICS
+from dashboard.style import Theme, marks
+
+
+def gain_key(rows: list[Row]) -> str:
+    """What a run says of its answers: accuracy, or agreement where no accuracy is known."""
+    return "accuracy" if any(row["accuracy"] is not None for row in rows) else "agreement"
+
+
+def accuracy(frame: pd.DataFrame, look: Theme) -> go.Figure:
+    """A row a measurement: the share as its mark, a bar for Wilson's 95% interval."""
+    rows = rows_of(frame)
+    key = gain_key(rows)
+    metric = METRICS[key]
+    counts = sorted({row["examples"] for row in rows if row["examples"]})
+    n = f"n = {counts[-1]:,} examples, the same for all" if len(counts) == 1 else "n differs between variants"
+    figure = base.titled(
+        look,
+        findings.accuracy_title(rows),
+        f"Mark: share of examples; bar: Wilson's 95% interval; {n}. Differences are tested in pairs (McNemar, Holm).",
+        base.ROW_HEIGHT * len(rows),
+    )
+
+    def why(row: Row) -> str:
+        if row["status"] != "measured":
+            return row["status"]
+        return "no accuracy: see the notes" if row["accuracy_reason"] else "not known"
+
+    reference = baseline_of(rows) if key == "accuracy" else None
+    drawn = base.dots(figure, rows, marks(rows, look), look, metric, why, reference)
+    if drawn:
+        low, high = min(drawn), max(drawn)
+        free = max((high - low) * 0.08, 0.5)
+        figure.update_xaxes(
+            title_text=f"{metric.label} (%)", range=[max(0, low - free), min(100.6, high + free)], nticks=7
+        )
+    return figure

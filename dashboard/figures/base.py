@@ -1,0 +1,245 @@
+"""What the charts share: the title as a finding, axes with units, a dot with its interval on a row of its own."""
+
+from __future__ import annotations
+
+import html
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from dashboard.frame import Row, usable
+from dashboard.metrics import Metric
+from dashboard.style import Mark, Theme, template
+
+ROW_HEIGHT = 36
+TITLE_CHARACTERS = 68
+SUBTITLE_CHARACTERS = 92
+AXIS_HEIGHT = 52
+TITLE_SHIFT = 10
+PAD = 8
+LETTER = 7.4
+"""The width of a letter at the size of a row's name, in the widest font that an image may fall back to."""
+
+
+def escape(text: str) -> str:
+    """`text` as Plotly shows it literally."""
+    return html.escape(text, quote=False)
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """`text` in as few lines of `width` characters as it needs, all of about one length."""
+    lines = textwrap.wrap(text, width, break_long_words=False) or [""]
+    for narrower in range(width - 1, width // 2, -1):
+        tried = textwrap.wrap(text, narrower, break_long_words=False)
+        if len(tried) > len(lines):
+            break
+        lines = tried or lines
+    return lines
+
+
+def titled(look: Theme, title: str, subtitle: str, body_height: int, share: float = 1.0) -> go.Figure:
+    """An empty figure with `title` (the finding) and `subtitle` (what the marks are), `body_height` px of plot.
+
+    `share`: how wide the figure is at least, where a chart in one of two columns is 1.
+    """
+    head = wrap(title, int(TITLE_CHARACTERS * share))
+    below = wrap(subtitle, int(SUBTITLE_CHARACTERS * share)) if subtitle else []
+    # Plotly sets a subtitle of one line lower than one of several.
+    top = 14 + 21 * len(head) + 18 * len(below) + (20 if len(below) == 1 else 12)
+    figure = go.Figure()
+    figure.update_layout(
+        template=template(look),
+        height=top + body_height + AXIS_HEIGHT,
+        margin={"l": PAD, "r": 16, "t": top, "b": AXIS_HEIGHT},
+        title={
+            # Plotly anchors a title of several lines higher than one of a single line.
+            "pad": {"t": PAD + TITLE_SHIFT * (len(head) - 1), "l": PAD},
+            "text": "<br>".join(map(escape, head)),
+            "subtitle": {
+                "text": "<br>".join(map(escape, below)),
+                "font": {"size": 13, "color": look.muted, "weight": 400},
+            },
+        },
+    )
+    return figure
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Ticks at 1, 2, 5 of each decade between `low` and `high`; more of them where the span is short."""
+    steps: tuple[float, ...] = (1, 2, 5) if high / low > 4 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
+    if high / low > 300:
+        steps = (1,)
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    ticks = [step * 10.0**power for power in range(first, last + 1) for step in steps]
+    return [tick for tick in ticks if low <= tick <= high]
+
+
+def log_range(values: Sequence[float], pad: float = 0.06) -> tuple[float, float]:
+    """Limits that leave `pad` of the span free on both sides, in the values' unit."""
+    low, high = math.log(min(values)), math.log(max(values))
+    free = max((high - low) * pad, 0.08)
+    return math.exp(low - free), math.exp(high + free)
+
+
+def plain(value: float) -> str:
+    """A tick's number without needless zeros."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
+
+
+def log_axis(low: float, high: float) -> dict[str, Any]:
+    """A Plotly log axis from `low` to `high`."""
+    ticks = log_ticks(low, high)
+    return {
+        "type": "log",
+        "range": [math.log10(low), math.log10(high)],
+        "tickvals": ticks,
+        "ticktext": [plain(tick) for tick in ticks],
+    }
+
+
+def filled(row: Row, mark: Mark, look: Theme, solid: bool = True, size: float = 11) -> dict[str, Any]:
+    """A marker: hollow where the row is not valid, or where `solid` is off."""
+    is_solid = solid and usable(row)
+    return {
+        "symbol": mark.symbol,
+        "size": size,
+        "color": mark.color if is_solid else look.background,
+        "line": {"color": mark.color, "width": 1 if is_solid else 2},
+    }
+
+
+def error_bar(low: float, value: float, high: float, color: str, thickness: float = 2) -> dict[str, Any]:
+    """A one-point Plotly error bar from `low` to `high` around `value`."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [max(0.0, high - value)],
+        "arrayminus": [max(0.0, value - low)],
+        "color": color,
+        "thickness": thickness,
+        "width": 0,
+    }
+
+
+def rows_axis(names: Sequence[str]) -> dict[str, Any]:
+    """A y axis with one line a row, the first on top."""
+    return {
+        "tickvals": list(range(len(names))),
+        "ticktext": [escape(name) for name in names],
+        "range": [len(names) - 0.4, -0.6],
+        "showgrid": False,
+        "tickfont": {"size": 13.5},
+        "ticklabelstandoff": 8,
+    }
+
+
+def name_rows(figure: go.Figure, names: Sequence[str]) -> None:
+    """Names the rows at the left, with room of its own: a saved image measures no text again."""
+    longest = max((len(name) for name in names), default=0)
+    figure.update_layout(margin={"l": 2 * PAD + round(LETTER * longest)})
+    figure.update_yaxes(**rows_axis(names))
+
+
+def note_at_row(figure: go.Figure, look: Theme, position: int, text: str) -> None:
+    """Says on a row why it has no mark."""
+    figure.add_annotation(
+        x=0,
+        xref="paper",
+        y=position,
+        text=f"<i>{escape(text)}</i>",
+        showarrow=False,
+        xanchor="left",
+        xshift=6,
+        font={"size": 12.5, "color": look.muted},
+    )
+
+
+def value_column(figure: go.Figure, look: Theme, position: int, value: str, limits: str) -> None:
+    """Writes a row's figure and interval to the right of the plot."""
+    small = f"  <span style='color:{look.muted};font-size:12px'>{limits}</span>" if limits else ""
+    figure.add_annotation(
+        x=1,
+        xref="paper",
+        y=position,
+        text=f"<b>{value}</b>{small}",
+        showarrow=False,
+        xanchor="left",
+        align="left",
+        xshift=12,
+        font={"size": 13, "color": look.text},
+    )
+
+
+def dots(
+    figure: go.Figure,
+    rows: Sequence[Row],
+    marks: dict[str, Mark],
+    look: Theme,
+    metric: Metric,
+    why_missing: Callable[[Row], str],
+    reference: Row | None,
+) -> list[float]:
+    """Draws one mark with its interval a row, and returns all values drawn, in the shown unit."""
+    drawn: list[float] = []
+    widest = 0
+    if reference is not None and reference[metric.key] is not None:
+        figure.add_vline(
+            x=reference[metric.key] * metric.factor,
+            line={"color": look.line, "width": 1, "dash": "dot"},
+            layer="below",
+        )
+    for position, row in enumerate(rows):
+        value = row[metric.key]
+        if value is None:
+            note_at_row(figure, look, position, why_missing(row))
+            continue
+        shown = value * metric.factor
+        mark = marks[row["variant"]]
+        bar = None
+        drawn.append(shown)
+        low = row[metric.low] if metric.low else None
+        high = row[metric.high] if metric.high else None
+        limits = ""
+        if low is not None and high is not None and low < high:
+            limits = metric.interval(low, high)
+            low, high = low * metric.factor, high * metric.factor
+            drawn += [low, high]
+            bar = error_bar(low, shown, high, mark.color)
+        figure.add_trace(
+            go.Scatter(
+                x=[shown],
+                y=[position],
+                mode="markers",
+                name=row["name"],
+                marker=filled(row, mark, look),
+                error_x=bar,
+                hovertemplate=(
+                    f"<b>{escape(row['name'])}</b><br>{metric.text(value)} {metric.unit}"
+                    + (f"<br>95%: {limits}" if limits else "")
+                    + "<extra></extra>"
+                ),
+            )
+        )
+        value_column(figure, look, position, metric.text(value), limits)
+        widest = max(widest, 9 * len(metric.text(value)) + 7 * len(limits))
+    figure.update_layout(margin={"r": 26 + max(widest, 40)})
+    name_rows(figure, [row["name"] for row in rows])
+    return drawn
+
+
+def missing(row: Row) -> str:
+    """Why a row has no figure, in a few words."""
+    return row["status"] if row["status"] != "measured" else "not measured"
+
+
+def n_words(rows: Sequence[Row]) -> str:
+    """How many calls the timings rest on."""
+    counts = sorted({row["calls"] for row in rows if row["calls"]})
+    if not counts:
+        return "no calls"
+    if len(counts) == 1:
+        return f"{counts[0]:,} calls a variant"
+    return f"{counts[0]:,} to {counts[-1]:,} calls a variant"

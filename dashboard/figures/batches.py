@@ -1,0 +1,115 @@
+"""Throughput over batch size, a line a variant with its interval, labelled at its end."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from dashboard.figures import base
+from dashboard.frame import Row, rows_of, usable
+from dashboard.metrics import METRICS
+from dashboard.style import Theme, fade, marks
+
+
+def over_batch_size(frame: pd.DataFrame, look: Theme, key: str = "throughput_samples_per_s") -> go.Figure:
+    """`key` of each variant at each of a run's batch sizes."""
+    rows = [row for row in rows_of(frame) if usable(row) and row[key] is not None]
+    metric = METRICS[key]
+    sizes = sorted({row["batch_size"] for row in rows})
+    figure = base.titled(
+        look,
+        _title(rows, sizes),
+        f"{metric.header} of each variant; band: 95% interval.",
+        280,
+    )
+    if not rows:
+        return figure
+    shades = marks(rows_of(frame), look)
+    values: list[float] = []
+    ends = []
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        line = sorted((row for row in rows if row["variant"] == variant), key=lambda row: row["batch_size"])
+        mark = shades[variant]
+        xs = [row["batch_size"] for row in line]
+        ys = [row[key] * metric.factor for row in line]
+        lows = [(row[metric.low] or row[key]) * metric.factor for row in line if metric.low]
+        highs = [(row[metric.high] or row[key]) * metric.factor for row in line if metric.high]
+        values += ys + lows + highs
+        if lows and highs:
+            figure.add_trace(
+                go.Scatter(
+                    x=xs + xs[::-1],
+                    y=highs + lows[::-1],
+                    fill="toself",
+                    fillcolor=fade(mark.color, 0.16),
+                    line={"width": 0},
+                    mode="lines",
+                    hoverinfo="skip",
+                )
+            )
+        figure.add_trace(
+            go.Scatter(
+                x=xs,
+                y=ys,
+                mode="lines+markers",
+                name=line[0]["title"],
+                line={"color": mark.color, "width": 2},
+                marker={"symbol": mark.symbol, "size": 9, "color": mark.color},
+                hovertemplate=(
+                    f"<b>{base.escape(line[0]['title'])}</b><br>batch %{{x}}: %{{y:.3s}} {metric.unit}<extra></extra>"
+                ),
+            )
+        )
+        ends.append((xs[-1], ys[-1], line[0]["title"]))
+    low, high = base.log_range(values)
+    _label_ends(figure, look, ends, low, high)
+    figure.update_yaxes(title_text=f"{metric.header}, log scale", **base.log_axis(low, high))
+    figure.update_xaxes(
+        title_text="Batch size (examples, log scale)",
+        type="log",
+        tickvals=sizes,
+        ticktext=[str(size) for size in sizes],
+        range=[math.log10(sizes[0]) - 0.05, math.log10(sizes[-1]) + 0.05],
+    )
+    longest = max(len(title) for _, _, title in ends)
+    figure.update_layout(margin={"r": 24 + round(7.4 * longest)})
+    return figure
+
+
+def _label_ends(figure: go.Figure, look: Theme, ends: list[tuple[int, float, str]], low: float, high: float) -> None:
+    """Writes each line's name at its end, moved apart where they would meet."""
+    span = math.log(high) - math.log(low)
+    placed = -math.inf
+    for _, value, title in sorted(ends, key=lambda end: end[1]):
+        wanted = 280 * (math.log(value) - math.log(low)) / span
+        place = max(wanted, placed + 17)
+        placed = place
+        figure.add_annotation(
+            x=1,
+            xref="paper",
+            y=math.log10(value),
+            text=base.escape(title),
+            showarrow=False,
+            xanchor="left",
+            xshift=8,
+            yshift=place - wanted,
+            font={"size": 13, "color": look.text},
+        )
+
+
+def _title(rows: list[Row], sizes: list[int]) -> str:
+    if not rows:
+        return "No batch size was measured"
+    best = max(rows, key=lambda row: row["throughput_samples_per_s"] or 0)
+    baseline = [row for row in rows if row["baseline"]]
+    if len(sizes) > 1 and baseline:
+        first = min(baseline, key=lambda row: row["batch_size"])
+        last = max(baseline, key=lambda row: row["batch_size"])
+        gain = last["throughput_samples_per_s"] / first["throughput_samples_per_s"]
+        return (
+            f"From batch {first['batch_size']} to {last['batch_size']}, {first['title']} answers "
+            f"{gain:.2f}× as many samples/s"
+        )
+    return f"{best['name']} reaches the most samples/s"

@@ -1,0 +1,76 @@
+"""Peak memory, split into what is known of it: imports, weights, the rest."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from dashboard import findings
+from dashboard.figures import base
+from dashboard.frame import Row, baseline_of, rows_of
+from dashboard.style import Theme, fade, marks
+from engine.units import megabytes
+
+PARTS = {"imports": 0.22, "weights": 1.0, "rest": 0.5}
+"""Part -> opacity of its bar."""
+
+
+def parts(row: Row) -> dict[str, float]:
+    """Bytes of each part of a row's peak; together they are the peak."""
+    peak = row["memory_bytes"]
+    imports = 0
+    if row["memory_kind"] == "ram":
+        imports = min((((row["memory"] or {}).get("ram_after_imports") or {}).get("bytes")) or 0, peak)
+    weights = min(row["weights_bytes"] or 0, peak - imports)
+    return {"imports": imports, "weights": weights, "rest": peak - imports - weights}
+
+
+def memory(frame: pd.DataFrame, look: Theme) -> go.Figure:
+    """A bar a measurement from zero, in MB."""
+    rows = rows_of(frame)
+    known = [row for row in rows if row["memory_bytes"] is not None]
+    kind = "VRAM" if known and known[0]["memory_kind"] == "vram" else "RAM"
+    split = "solid: weights; lighter: the rest" + ("; lightest: libraries alone" if kind == "RAM" else "")
+    figure = base.titled(
+        look,
+        findings.memory_title(rows),
+        f"Bar: peak of one process a variant, {split}. One reading, so no interval. Dotted: baseline.",
+        base.ROW_HEIGHT * len(rows),
+    )
+    shades = marks(rows, look)
+    reference = baseline_of(rows)
+    for position, row in enumerate(rows):
+        if row["memory_bytes"] is None:
+            base.note_at_row(figure, look, position, base.missing(row))
+            continue
+        start = 0.0
+        color = shades[row["variant"]].color
+        for part, size in parts(row).items():
+            if not size:
+                continue
+            figure.add_trace(
+                go.Bar(
+                    x=[size / 1e6],
+                    y=[position],
+                    base=[start],
+                    orientation="h",
+                    width=0.5,
+                    name=f"{row['name']}, {part}",
+                    marker={"color": fade(color, PARTS[part]), "line": {"width": 0}},
+                    hovertemplate=(
+                        f"<b>{base.escape(row['name'])}</b><br>{part}: {megabytes(round(size))} MB of "
+                        f"{megabytes(row['memory_bytes'])} MB<extra></extra>"
+                    ),
+                )
+            )
+            start += size / 1e6
+        ratio = row["memory_ratio"]
+        beside = "" if ratio is None or row["baseline"] else findings.times(ratio)
+        base.value_column(figure, look, position, megabytes(row["memory_bytes"]), beside)
+    if reference is not None and reference["memory_bytes"] is not None:
+        line = {"color": look.line, "width": 1, "dash": "dot"}
+        figure.add_vline(x=reference["memory_bytes"] / 1e6, line=line)
+    figure.update_layout(barmode="overlay", margin={"r": 110})
+    base.name_rows(figure, [row["name"] for row in rows])
+    figure.update_xaxes(title_text=f"Peak {kind} (MB)", rangemode="tozero", nticks=6)
+    return figure

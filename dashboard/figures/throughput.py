@@ -1,0 +1,28 @@
+"""Throughput in samples/s with its interval."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from dashboard import findings
+from dashboard.figures import base
+from dashboard.frame import baseline_of, rows_of
+from dashboard.metrics import METRICS
+from dashboard.style import Theme, marks
+
+
+def throughput(frame: pd.DataFrame, look: Theme) -> go.Figure:
+    """A row a measurement: samples/s as its mark, a bar for the interval."""
+    rows = rows_of(frame)
+    figure = base.titled(
+        look,
+        findings.throughput_title(rows),
+        f"Mark: samples/s over {base.n_words(rows)}; bar: 95% interval. Dotted: baseline. More is better.",
+        base.ROW_HEIGHT * len(rows),
+    )
+    metric = METRICS["throughput_samples_per_s"]
+    drawn = base.dots(figure, rows, marks(rows, look), look, metric, base.missing, baseline_of(rows))
+    if drawn:
+        figure.update_xaxes(title_text="Throughput (samples/s, log scale)", **base.log_axis(*base.log_range(drawn)))
+    return figure

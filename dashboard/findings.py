@@ -1,0 +1,270 @@
+"""What a run shows, in sentences: the headline, the titles of charts, the notes.
+
+Pure, over the rows of `dashboard.frame`. No sentence calls a winner where an interval includes 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dashboard.frame import Row, baseline_of, pareto, usable
+from dashboard.metrics import METRICS
+from engine.units import between, megabytes, milliseconds, percent, significant
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The run's answer: one sentence, and what it costs or what it leaves open."""
+
+    finding: str
+    detail: str
+
+
+def joined(names: Sequence[str]) -> str:
+    """ "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else ""
+
+
+def times(value: float) -> str:
+    return f"{significant(value)}×"
+
+
+def points(share: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    said = f"{share * 100:+.1f}".replace("-", "−")
+    return "0.0" if said[1:] == "0.0" else said
+
+
+def point_interval(low: float, high: float) -> str:
+    return f"{points(low)} to {points(high)}"
+
+
+def headline(rows: Sequence[Row]) -> Headline:
+    """What one batch size of a run answers to: which variant should I ship?"""
+    baseline = baseline_of(rows)
+    others = [row for row in rows if not row["baseline"]]
+    if baseline is None or not any(row["status"] == "measured" for row in rows):
+        return Headline("Nothing was measured in this run.", _states(rows))
+    if not usable(baseline):
+        why = baseline["status_reason"] or baseline["validity_reason"] or "no reason was stored"
+        return Headline(f"The baseline, {baseline['title']}, gave nothing to compare with.", f"Reason: {why}.")
+    compared = [row for row in others if usable(row) and row["speedup"] is not None]
+    if not compared:
+        return Headline(f"Only the baseline, {baseline['title']}, was measured.", _states(others))
+    faster = sorted((r for r in compared if r["comparison"] == "better"), key=lambda r: -r["speedup"])
+    if not faster:
+        return Headline(_nothing_faster(compared, baseline), _accuracy_overall(compared))
+    best = faster[0]
+    limits = between(best["speedup_low"], best["speedup_high"])
+    finding = (
+        f"{best['name']} answers {times(best['speedup'])} as many samples/s as {baseline['title']} "
+        f"({limits}){_cost(best)}"
+    )
+    detail = [_rivals(best, faster[1:]), _lossless(best, faster[1:]), _doubt(best)]
+    return Headline(finding, " ".join(filter(None, detail)))
+
+
+def _cost(row: Row) -> str:
+    if row["accuracy_difference"] is not None:
+        limits = point_interval(row["accuracy_difference_low"], row["accuracy_difference_high"])
+        if row["accuracy_comparison"] == "no_difference":
+            return f"; no difference in accuracy is shown ({limits} points, n = {row['examples']})."
+        word = "loses" if row["accuracy_comparison"] == "worse" else "gains"
+        return f" and {word} {abs(row['accuracy_difference']) * 100:.1f} points of accuracy ({limits})."
+    if row["agreement"] is not None:
+        return f" and gives the same answer to {percent(row['agreement'])}% of {row['examples']} texts."
+    return "; its accuracy is not known."
+
+
+def _rivals(best: Row, rest: Sequence[Row]) -> str:
+    near = [row["name"] for row in rest if row["speedup_high"] >= best["speedup_low"]]
+    if not near:
+        return ""
+    return f"{joined(near)} may be as fast: the intervals overlap."
+
+
+def _lossless(best: Row, rest: Sequence[Row]) -> str:
+    """The fastest variant without a shown loss, where the fastest of all has one."""
+    if best["accuracy_comparison"] != "worse":
+        return ""
+    for row in rest:
+        if row["accuracy_comparison"] in ("no_difference", "better"):
+            limits = between(row["speedup_low"], row["speedup_high"])
+            return f"Without a shown loss of accuracy: {row['name']}, {times(row['speedup'])} ({limits})."
+    return "Every faster variant loses accuracy."
+
+
+def _doubt(row: Row) -> str:
+    return f"{row['name']} was not in a steady state: see the notes." if row["validity"] == "unstable" else ""
+
+
+def _nothing_faster(compared: Sequence[Row], baseline: Row) -> str:
+    slower = [row["name"] for row in compared if row["comparison"] == "worse"]
+    if len(slower) == len(compared):
+        return f"No variant is faster than {baseline['title']}: {joined(slower)} {_are(slower)} slower."
+    return f"No variant is shown to be faster than {baseline['title']}."
+
+
+def _accuracy_overall(rows: Sequence[Row]) -> str:
+    known = [row for row in rows if row["accuracy_comparison"] is not None]
+    if not known:
+        return ""
+    return accuracy_title(known)
+
+
+def _are(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _states(rows: Sequence[Row]) -> str:
+    """What became of rows without a measurement, those with one reason together."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row["status"] != "measured":
+            groups.setdefault((row["status"], row["status_reason"] or ""), []).append(row["name"])
+    said = [
+        f"{joined(names)}: {status}" + (f" ({reason})" if reason else "") for (status, reason), names in groups.items()
+    ]
+    return "; ".join(said)
+
+
+def latency_title(rows: Sequence[Row]) -> str:
+    baseline = baseline_of(rows)
+    known = [row for row in rows if usable(row) and row["latency_p50_s"] is not None]
+    faster = [
+        row
+        for row in known
+        if row["comparison"] == "better" and baseline and row["batch_size"] == baseline["batch_size"]
+    ]
+    if baseline is None or baseline not in known:
+        return "Latency of a batch"
+    if not faster:
+        return f"No variant is shown to answer a batch sooner than {baseline['title']}"
+    best = min(faster, key=lambda row: row["latency_p50_s"])
+    return (
+        f"{best['name']} answers a batch of {best['batch_size']} in {milliseconds(best['latency_p50_s'])} ms, "
+        f"{baseline['title']} in {milliseconds(baseline['latency_p50_s'])} ms"
+    )
+
+
+def throughput_title(rows: Sequence[Row]) -> str:
+    baseline = baseline_of(rows)
+    compared = [r for r in rows if usable(r) and not r["baseline"] and r["speedup"] is not None]
+    if baseline is None or not compared:
+        return "Throughput"
+    faster = [row for row in compared if row["comparison"] == "better"]
+    if not faster:
+        return f"No speed-up over {baseline['title']} is shown"
+    best = max(faster, key=lambda row: row["speedup"])
+    limits = between(best["speedup_low"], best["speedup_high"])
+    return f"{best['name']}: {times(best['speedup'])} ({limits}) the samples/s of {baseline['title']}"
+
+
+def memory_title(rows: Sequence[Row]) -> str:
+    baseline = baseline_of(rows)
+    known = [row for row in rows if usable(row) and row["memory_bytes"] is not None]
+    if not known:
+        return "Memory was not measurable in this run"
+    kind = "VRAM" if known[0]["memory_kind"] == "vram" else "RAM"
+    least = min(known, key=lambda row: row["memory_bytes"])
+    said = f"{least['name']} peaks lowest, at {megabytes(least['memory_bytes'])} MB of {kind}"
+    if baseline is not None and least["memory_ratio"] is not None and not least["baseline"]:
+        said += f": {times(least['memory_ratio'])} {baseline['title']}'s"
+    return said
+
+
+def accuracy_title(rows: Sequence[Row]) -> str:
+    compared = [row for row in rows if row["accuracy_comparison"] is not None]
+    if not compared:
+        if any(row["accuracy"] is not None for row in rows):
+            return "Accuracy"
+        if any(row["agreement"] is not None for row in rows):
+            return "How often each variant answers as the baseline does"
+        return "No variant's accuracy is known"
+    n = max(row["examples"] for row in compared)
+    worse = [row["name"] for row in compared if row["accuracy_comparison"] == "worse"]
+    better = [row["name"] for row in compared if row["accuracy_comparison"] == "better"]
+    said = []
+    if worse:
+        said.append(f"{joined(worse)} {'loses' if len(worse) == 1 else 'lose'} accuracy")
+    if better:
+        said.append(f"{joined(better)} {'gains' if len(better) == 1 else 'gain'} accuracy")
+    return f"{'; '.join(said) or 'No difference in accuracy is shown'} (n = {n:,})"
+
+
+def tradeoff_title(rows: Sequence[Row], gain: str) -> str:
+    front = pareto(rows, "latency_p50_s", gain)
+    word = "accuracy" if gain == "accuracy" else "agreement"
+    if not front:
+        return f"Latency and {word}: nothing to compare"
+    names = [row["name"] for row in front]
+    if len(names) == 1:
+        return f"{names[0]} has the lowest latency and the highest {word}"
+    return f"Not beaten in both latency and {word}: {joined(names)}"
+
+
+def published_title(pairs: Sequence[tuple[Row, Row, Row]]) -> str:
+    """`pairs`: measured row, its published row, the published baseline."""
+    compared = [
+        (row, base["latency_s"] / theirs["latency_s"])
+        for row, theirs, base in pairs
+        if not row["baseline"] and row["speedup"] is not None and theirs["latency_s"] and base["latency_s"]
+    ]
+    if not compared:
+        return "Measured beside published"
+    outside = [row for row, ratio in compared if not row["speedup_low"] <= ratio <= row["speedup_high"]]
+    turned = [
+        row["name"]
+        for row, ratio in compared
+        if (row["comparison"] == "better" and ratio < 1) or (row["comparison"] == "worse" and ratio > 1)
+    ]
+    said = f"{len(outside)} of {len(compared)} published speed-ups lie outside the interval measured here"
+    if turned:
+        said += f"; {joined(turned)} {'turns' if len(turned) == 1 else 'turn'} round"
+    return said
+
+
+def notes(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+    """Variant, kind and text of each thing that a reader must know about a row."""
+    said = []
+    for row in rows:
+        name = row["name"]
+        if row["status"] != "measured":
+            said.append((name, row["status"], row["status_reason"] or "no reason was stored"))
+            continue
+        if row["validity"] in ("invalid", "unstable"):
+            said.append((name, row["validity"], row["validity_reason"] or "no reason was stored"))
+        elif row["validity_reason"]:
+            said.append((name, "deviation", row["validity_reason"]))
+        if row["accuracy"] is None and row["accuracy_reason"]:
+            said.append((name, "no accuracy", row["accuracy_reason"]))
+            if row["index_match_rate"] is not None:
+                said.append(
+                    (
+                        name,
+                        "index match",
+                        f"comparing the index of each answer with the index of its label would have reported "
+                        f"{percent(row['index_match_rate'])}%. That number measures nothing: the two lists of "
+                        "labels mean different things",
+                    )
+                )
+        if row["truncated"]:
+            said.append((name, "truncated", f"{row['truncated']:,} texts were cut to {row['max_length']} tokens"))
+        if row["schedule"] == "sequential":
+            said.append((name, "sequential", "measured one after another, not in interleaved rounds"))
+    return said
+
+
+def literal(text: str) -> str:
+    """`text` for Streamlit's Markdown, with every sign that it would read as markup escaped."""
+    return re.sub(r"([\\`*_{}\[\]()#+!|<>$~:])", r"\\\1", text)
+
+
+def interval_words(row: Row, key: str) -> str:
+    """The value of metric `key` in its unit with its interval in parentheses."""
+    metric = METRICS[key]
+    value = metric.text(row[metric.key])
+    limits = metric.interval(row[metric.low], row[metric.high]) if metric.low and metric.high else ""
+    return f"{value} ({limits})" if limits else value

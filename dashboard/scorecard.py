@@ -1,0 +1,262 @@
+"""The scorecard: every variant against the baseline, as an HTML table of our own. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from dashboard import findings
+from dashboard.frame import Row, baseline_of
+from dashboard.metrics import ACCURACY_VERDICTS, SPEED_VERDICTS, Metric
+from dashboard.style import TECHNIQUES, Mark, Theme, marks
+from engine.units import NOTHING, between, megabytes, milliseconds, percent, significant
+
+STATES = {
+    "failed": "✗ failed",
+    "unavailable": "○ unavailable",
+    "cancelled": "◌ cancelled",
+    "pending": "… pending",
+}
+KINDS = STATES | {
+    "invalid": "✗ invalid",
+    "unstable": "~ unstable",
+    "deviation": "≠ not as asked",
+    "no accuracy": "– no accuracy",
+    "index match": "– index match",
+    "truncated": "✂ cut",
+    "sequential": "→ sequential",
+}
+GLYPHS = {
+    "circle": "●○",
+    "diamond": "◆◇",
+    "square": "■□",
+    "triangle-up": "▲△",
+    "triangle-down": "▼▽",
+    "pentagon": "⬟⬠",
+    "hexagon": "⬢⬡",
+}
+"""Symbol -> its solid and its hollow character. Streamlit's sanitiser takes SVG away."""
+CSS = """
+.ib-card{overflow-x:auto}
+.ib-card table{border-collapse:collapse;width:100%;font-size:.94rem;line-height:1.25;
+  font-variant-numeric:tabular-nums lining-nums}
+.ib-card th,.ib-card td{padding:.4rem .38rem;border:0;border-bottom:1px solid
+  color-mix(in srgb,currentColor 12%,transparent);text-align:right;vertical-align:top;white-space:nowrap}
+.ib-card thead th{font-weight:600;font-size:.82rem;vertical-align:bottom;padding-top:0;
+  border-bottom:1.5px solid color-mix(in srgb,currentColor 45%,transparent)}
+.ib-card thead th span{font-weight:400}
+.ib-card th:first-child,.ib-card td.ib-left,.ib-card thead th.ib-left{text-align:left}
+.ib-card tbody th{font-weight:600;padding-left:0}
+.ib-card thead th:first-child{padding-left:0}
+.ib-card .ib-sub{display:block;font-size:.8rem;font-weight:400;opacity:.72}
+.ib-card .ib-mark{display:inline-block;width:1.15rem;font-weight:400}
+.ib-card .ib-why{white-space:normal;opacity:.85}
+.ib-card .ib-mark~.ib-sub{padding-left:1.15rem}
+.ib-card .ib-verdict{white-space:normal;min-width:6.6rem}
+.ib-card .ib-strong{font-weight:600}
+.ib-card .ib-asked{white-space:normal;min-width:10.5rem}
+.ib-card tr.ib-base{background:color-mix(in srgb,currentColor 4%,transparent)}
+"""
+
+
+def scorecard(rows: Sequence[Row], look: Theme) -> str:
+    """The table of one batch size, the baseline first."""
+    ordered = [*(row for row in rows if row["baseline"]), *(row for row in rows if not row["baseline"])]
+    shades = marks(ordered, look)
+    kind = "VRAM" if any(row["memory_kind"] == "vram" for row in rows) else "RAM"
+    labelled = any(row["accuracy"] is not None for row in rows)
+    answers = "Accuracy" if labelled else "Same answer"
+    heads = [
+        ("Variant", ""),
+        ("Latency", "ms, p50"),
+        ("Throughput", "samples/s"),
+        ("Speed-up", "× (95%)"),
+        (answers, "% (95%)"),
+        *([("Difference", "points (95%)")] if labelled else []),
+        (f"Peak {kind}", "MB, ratio"),
+        ("Verdict", "against the baseline"),
+    ]
+    head = "".join(
+        f'<th scope="col"{" class=ib-left" if label == "Verdict" else ""}>{label}'
+        f"{f'<span class=ib-sub>{unit}</span>' if unit else ''}</th>"
+        for label, unit in heads
+    )
+    body = "".join(_row(row, shades[row["variant"]], len(heads), labelled) for row in ordered)
+    baseline = baseline_of(rows)
+    label = f"Each variant against {baseline['title']}" if baseline else "Each variant"
+    return _table(label, head, body)
+
+
+def _row(row: Row, mark: Mark, columns: int, labelled: bool) -> str:
+    about = f"{TECHNIQUES[mark.technique]} · {row['backend']} {row['precision']}"
+    name = f'<th scope="row">{glyph(mark, row)}{escape(row["title"])}{_sub(escape(about))}</th>'
+    if row["status"] != "measured":
+        state = str(STATES.get(row["status"], row["status"]))
+        reason = row["status_reason"] or ""
+        short = reason if len(reason) <= 110 else reason[:107].rstrip() + "…"
+        return (
+            f'<tr>{name}<td class="ib-left ib-why" colspan="{columns - 1}" title="{escape(reason)}">'
+            f"{escape(state)}{_sub(escape(short))}</td></tr>"
+        )
+    p95 = "" if row["latency_p95_s"] is None else f"p95 {milliseconds(row['latency_p95_s'])}"
+    cells = [
+        _cell(milliseconds(row["latency_p50_s"]), p95 or "p95: few calls"),
+        _cell(
+            significant(row["throughput_samples_per_s"]),
+            between(row["throughput_low"], row["throughput_high"]),
+        ),
+        _cell("1", "baseline")
+        if row["baseline"]
+        else _cell(significant(row["speedup"]), between(row["speedup_low"], row["speedup_high"])),
+    ]
+    if labelled:
+        cells.append(_cell(percent(row["accuracy"]), between(row["accuracy_low"], row["accuracy_high"], percent)))
+        if row["accuracy_difference"] is not None:
+            limits = findings.point_interval(row["accuracy_difference_low"], row["accuracy_difference_high"])
+            cells.append(_cell(findings.points(row["accuracy_difference"]), limits))
+        else:
+            cells.append(_cell("", "") if row["baseline"] else _cell(NOTHING, ""))
+    else:
+        limits = between(row["agreement_low"], row["agreement_high"], percent)
+        cells.append(_cell(percent(row["agreement"]), limits))
+    ratio = "" if row["baseline"] or row["memory_ratio"] is None else findings.times(row["memory_ratio"])
+    cells.append(_cell(megabytes(row["memory_bytes"]), ratio))
+    cells.append(f'<td class="ib-left ib-verdict">{_verdicts(row)}</td>')
+    css = ' class="ib-base"' if row["baseline"] else ""
+    return f"<tr{css}>{name}{''.join(cells)}</tr>"
+
+
+def _verdicts(row: Row) -> str:
+    doubt = {"invalid": "✗ invalid", "unstable": "~ unstable"}.get(row["validity"] or "", "")
+    if doubt:
+        reason = escape(row["validity_reason"] or "")
+        doubt = f'<span title="{reason}">{doubt}</span>'
+    if row["baseline"]:
+        return f"baseline{_sub(doubt)}"
+    speed = SPEED_VERDICTS.get(row["comparison"], NOTHING)
+    strong = "ib-strong" if row["comparison"] in ("better", "worse") else ""
+    if speed.startswith("="):
+        speed = "= speed: no difference shown"
+    said = f'<span class="{strong}">{speed}</span>'
+    below = ACCURACY_VERDICTS.get(row["accuracy_comparison"], "")
+    if below.startswith("="):
+        below = "= accuracy: no difference shown"
+    parts = [part for part in (below, doubt) if part]
+    return said + "".join(_sub(part) for part in parts)
+
+
+def glyph(mark: Mark, row: Row) -> str:
+    """The variant's mark as a coloured character: hollow where the row is not valid or not measured."""
+    solid, hollow = tuple(GLYPHS.get(mark.symbol, "★☆"))
+    shown = solid if row["status"] == "measured" and row["validity"] != "invalid" else hollow
+    return f'<span class=ib-mark style="color:{mark.color}" aria-hidden="true">{shown}</span>'
+
+
+def _cell(value: str, below: str) -> str:
+    return f"<td>{value}{_sub(below)}</td>"
+
+
+def _sub(text: str) -> str:
+    return f"<span class=ib-sub>{text}</span>" if text else ""
+
+
+def published_table(pairs: Sequence[tuple[Row, Row, Row]]) -> str:
+    """What was published, in its own figures."""
+    heads = ("Published", "Latency (ms)", "Padded tokens/s", "VRAM (MB)", "Accuracy (%)", "Beside")
+    head = "".join(f'<th scope="col"{" class=ib-left" if text == "Beside" else ""}>{text}</th>' for text in heads)
+    body = "".join(
+        f'<tr><th scope="row">{escape(theirs["title"])}</th>'
+        f"<td>{milliseconds(theirs['latency_s'])}</td>"
+        f"<td>{significant(theirs['throughput_padded_tokens_per_s'], 5)}</td>"
+        f"<td>{megabytes(theirs['vram_bytes'])}</td>"
+        f"<td>{percent(theirs['accuracy'])}{'' if theirs['accuracy_meaningful'] else ' (chance)'}</td>"
+        f'<td class="ib-left">{escape(row["title"])}</td></tr>'
+        for row, theirs, _ in pairs
+    )
+    return _table("Published results", head, body)
+
+
+def notes_table(said: Sequence[tuple[str, str, str]]) -> str:
+    """Variant, kind and text of each note."""
+    head = "".join(f'<th scope="col" class="ib-left">{text}</th>' for text in ("Variant", "What", "Why"))
+    body = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td class="ib-left">{escape(KINDS.get(kind, kind))}</td>'
+        f'<td class="ib-left ib-why">{escape(text)}</td></tr>'
+        for name, kind, text in said
+    )
+    return _table("Notes on the variants", head, body)
+
+
+def _table(label: str, head: str, body: str) -> str:
+    return (
+        f'<style>{CSS}</style><div class=ib-card><table aria-label="{escape(label)}">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def metrics_table(metrics: Sequence[Metric]) -> str:
+    """Label, unit, direction and explanation of each metric."""
+    better = {"lower": "less", "higher": "more"}
+    head = "".join(
+        f'<th scope="col" class="ib-left">{text}</th>' for text in ("Figure", "Unit", "Better", "What it is")
+    )
+    body = "".join(
+        f'<tr><th scope="row">{escape(metric.label)}</th><td class="ib-left">{escape(metric.unit)}</td>'
+        f'<td class="ib-left">{better[metric.better]}</td>'
+        f'<td class="ib-left ib-why">{escape(metric.explanation)}</td></tr>'
+        for metric in metrics
+    )
+    return _table("What each figure means", head, body)
+
+
+def facts_table(facts: Mapping[str, str]) -> str:
+    """Names and texts, a line each."""
+    body = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td class="ib-left ib-why">{escape(text)}</td></tr>'
+        for name, text in facts.items()
+    )
+    return _table("Facts", "", body)
+
+
+def audit_table(rows: Sequence[Row]) -> str:
+    """What each variant was asked to be beside what it was found to be after its warm-up."""
+    heads = ("Variant", "Asked for", "Found after warm-up", "Verdict on the row")
+    head = "".join(f'<th scope="col" class="ib-left">{text}</th>' for text in heads)
+    body = ""
+    for row in rows:
+        audit = row["audit"] or {}
+        settings = audit.get("settings") or {}
+        asked = {
+            "backend": row["backend"],
+            "precision": row["precision"],
+            "batch": row["batch_size"],
+            "padding": row["padding"],
+            "order": row["order"],
+            **(row["options"] or {}),
+        }
+        said = [*(audit.get("wrong") or []), *(audit.get("deviations") or [])]
+        state = str(row["validity"] or STATES.get(row["status"], row["status"]))
+        why = row["validity_reason"] or row["status_reason"] or "; ".join(said)
+        body += (
+            f'<tr><th scope="row">{escape(row["name"])}{_sub(escape(row["model"]))}</th>'
+            f'<td class="ib-left ib-asked">{_facts(asked)}</td>'
+            f'<td class="ib-left ib-why">{_facts(settings) or NOTHING}</td>'
+            f'<td class="ib-left ib-why">{escape(KINDS.get(state, state))}{_sub(escape(why or ""))}</td></tr>'
+        )
+    return _table("Asked for and found", head, body)
+
+
+def _facts(values: Mapping[str, object]) -> str:
+    return "<br>".join(
+        f"{escape(key.replace('_', ' '))}: <b>{escape(_plain(value))}</b>" for key, value in values.items()
+    )
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,134 @@
+"""python -m dashboard: serves the dashboard on this machine's loopback, for a browser here or behind an SSH tunnel."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import socket
+import sys
+from pathlib import Path
+
+from engine import paths
+
+PORT = 8501
+APP = Path(__file__).parent / "app.py"
+REPOSITORY = APP.parent.parent
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serves until it is stopped. Exit code 2 where it cannot."""
+    parser = argparse.ArgumentParser(prog="python -m dashboard", description=__doc__)
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--port", type=int, default=PORT, help=f"TCP port on 127.0.0.1 (default {PORT}); 0: a free one")
+    where.add_argument("--socket", type=Path, help="a Unix socket instead of a port: only its owner can open it")
+    given = parser.parse_args(arguments)
+    if given.socket is not None:
+        return _serve(socket_path=given.socket.expanduser().absolute())
+    port = given.port or free_port()
+    if not 0 < port < 65536:
+        return _refuse(f"port {port} is not between 1 and 65535")
+    if taken(port):
+        return _refuse(f"port {port} is taken; stop what runs there, or choose another: --port {free_port()}")
+    return _serve(port=port)
+
+
+def _serve(port: int | None = None, socket_path: Path | None = None) -> int:
+    _make_absolute()
+    os.chdir(REPOSITORY)  # Streamlit looks for .streamlit/config.toml here.
+    if socket_path is not None and (problem := _prepare(socket_path)):
+        return _refuse(problem)
+    print("\n".join(banner(port, socket_path)), flush=True)
+    import streamlit as st
+    import uvicorn
+
+    app = st.App(APP)
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port or PORT, log_level="warning"))
+    try:
+        server.run(sockets=None if socket_path is None else [private_socket(socket_path)])
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if socket_path is not None:
+            socket_path.unlink(missing_ok=True)
+    return 0
+
+
+def banner(port: int | None, socket_path: Path | None) -> list[str]:
+    """Where to look, here and from another machine."""
+    user, host = getpass.getuser(), socket.gethostname()
+    if socket_path is not None:
+        return [
+            f"Inference Bench listens on {socket_path}",
+            f"From your machine:  ssh -L {PORT}:{socket_path} {user}@{host}",
+            f"then open           http://localhost:{PORT}",
+            f"Database: {paths.database_url()}",
+        ]
+    return [
+        f"Inference Bench: http://127.0.0.1:{port}",
+        f"From another machine:  ssh -L {port}:127.0.0.1:{port} {user}@{host}",
+        f"then open              http://localhost:{port}",
+        f"Database: {paths.database_url()}",
+    ]
+
+
+def private_socket(path: Path) -> socket.socket:
+    """A listening Unix socket that its owner alone can open; uvicorn itself would open it to everybody."""
+    made = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        made.bind(str(path))
+    finally:
+        os.umask(before)
+    return made
+
+
+def taken(port: int) -> bool:
+    """Whether something answers on 127.0.0.1:`port` already, or the port cannot be had."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _prepare(path: Path) -> str | None:
+    """Makes way for a socket at `path`; says what is in the way."""
+    if not path.parent.is_dir():
+        return f"the folder {path.parent} of the socket does not exist"
+    if not path.exists():
+        return None
+    if not path.is_socket():
+        return f"{path} exists and is no socket"
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            path.unlink()
+            return None
+    return f"another server listens on {path}"
+
+
+def _make_absolute() -> None:
+    """Fixes what the environment says relative to the folder that we are about to leave."""
+    if os.environ.get("BENCH_DATA_DIR"):
+        os.environ["BENCH_DATA_DIR"] = str(paths.local_data())
+    url = os.environ.get("BENCH_DATABASE_URL", "")
+    prefix = "sqlite:///"
+    name = url.removeprefix(prefix)
+    if url.startswith(prefix) and name and not name.startswith(("/", "~", "file:", ":memory:")):
+        os.environ["BENCH_DATABASE_URL"] = prefix + str(Path(name).absolute())
+
+
+def _refuse(why: str) -> int:
+    print(f"error: {why}", file=sys.stderr)
+    return 2

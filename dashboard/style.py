@@ -1,0 +1,203 @@
+"""How a variant looks everywhere: hue says technique, marker says runtime, hollow says dominated or not valid.
+
+The hues are Okabe and Ito's, chosen to be told apart without colour vision; the baseline is always slate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import plotly.graph_objects as go
+
+FONT = '"Source Sans", "Source Sans 3", "Source Sans Pro", "Helvetica Neue", Arial, sans-serif'
+IMAGE_WIDTH, IMAGE_HEIGHT, IMAGE_SCALE = 1120, 630, 2
+"""A downloaded chart: 16:9, in CSS pixels, and how many image pixels one of them becomes."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How one variant is drawn."""
+
+    color: str
+    symbol: str
+    """A Plotly marker symbol."""
+    technique: str
+    runtime: str
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of one appearance, the same as in .streamlit/config.toml."""
+
+    name: str
+    background: str
+    text: str
+    muted: str
+    line: str
+    grid: str
+    accent: str
+    hues: Mapping[str, str]
+
+
+TECHNIQUES: dict[str, str] = {
+    "baseline": "baseline",
+    "runtime": "another runtime",
+    "four-bit": "4-bit weights",
+    "eight-bit": "8-bit integers",
+    "half": "16-bit or TF32",
+    "model": "another model",
+    "options": "other options",
+}
+"""Key -> what a legend calls it."""
+
+LIGHT = Theme(
+    name="light",
+    background="#ffffff",
+    text="#1c2530",
+    muted="#5d6875",
+    line="#9aa4af",
+    grid="#e8ebee",
+    accent="#1f5f8b",
+    hues={
+        "baseline": "#4a5868",
+        "runtime": "#0072b2",
+        "four-bit": "#e69f00",
+        "eight-bit": "#d55e00",
+        "half": "#56b4e9",
+        "model": "#009e73",
+        "options": "#cc79a7",
+    },
+)
+# The darkest hues are lifted on a dark ground; their order in lightness stays.
+DARK = Theme(
+    name="dark",
+    background="#12161b",
+    text="#e3e7ec",
+    muted="#9aa5b1",
+    line="#65707c",
+    grid="#262d35",
+    accent="#5aa9d6",
+    hues={
+        "baseline": "#a3afbd",
+        "runtime": "#2f95d6",
+        "four-bit": "#e69f00",
+        "eight-bit": "#e8701a",
+        "half": "#7cc8f2",
+        "model": "#12b688",
+        "options": "#d58bb4",
+    },
+)
+THEMES = {theme.name: theme for theme in (LIGHT, DARK)}
+
+RUNTIME_SYMBOLS = {"pytorch": "circle", "onnxruntime": "diamond", "bitsandbytes": "square"}
+OTHER_SYMBOLS = ("triangle-up", "triangle-down", "pentagon", "hexagon", "star")
+
+
+def theme(name: str | None) -> Theme:
+    """The theme called `name`; light where nobody knows."""
+    return THEMES.get(name or "", LIGHT)
+
+
+def technique(row: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> str:
+    """What a variant changes over its baseline, as a key of TECHNIQUES."""
+    if row["baseline"]:
+        return "baseline"
+    if baseline is not None and row["model"] != baseline["model"]:
+        return "model"
+    precision = row["precision"]
+    if baseline is None or precision != baseline["precision"]:
+        if precision in ("nf4", "fp4"):
+            return "four-bit"
+        if precision == "int8":
+            return "eight-bit"
+        if precision in ("fp16", "bf16", "tf32"):
+            return "half"
+    if baseline is not None and row["backend"] != baseline["backend"]:
+        return "runtime"
+    return "options"
+
+
+def marks(rows: Iterable[Mapping[str, Any]], look: Theme) -> dict[str, Mark]:
+    """Variant -> mark. Variants of one technique on one runtime get shades of the same hue."""
+    first: dict[str, Mapping[str, Any]] = {}
+    for row in rows:
+        first.setdefault(row["variant"], row)
+    baseline = next((row for row in first.values() if row["baseline"]), None)
+    symbols = dict(RUNTIME_SYMBOLS)
+    used: dict[tuple[str, str], int] = {}
+    found = {}
+    for name, row in first.items():
+        runtime = row["backend"]
+        if runtime not in symbols:
+            spare = len(symbols) - len(RUNTIME_SYMBOLS)
+            symbols[runtime] = OTHER_SYMBOLS[spare % len(OTHER_SYMBOLS)]
+        kind = technique(row, baseline)
+        mark = Mark(look.hues[kind], symbols[runtime], kind, runtime)
+        step = used.get((kind, runtime), 0)
+        used[kind, runtime] = step + 1
+        found[name] = replace(mark, color=shade(mark.color, step))
+    return found
+
+
+def shade(color: str, step: int) -> str:
+    """The step-th shade of a "#rrggbb" hue: itself, darker, lighter, darker still ..."""
+    if step == 0:
+        return color
+    amount = 0.28 * ((step + 1) // 2)
+    target = 0 if step % 2 else 255
+    channels = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(c + (target - c) * min(amount, 0.75)):02x}" for c in channels)
+
+
+def fade(color: str, alpha: float) -> str:
+    """A "#rrggbb" colour as rgba with `alpha`."""
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"
+
+
+def template(look: Theme) -> go.layout.Template:
+    """A Plotly template that says everything itself: Streamlit's default paints with placeholder colours."""
+    axis = {
+        "showgrid": True,
+        "gridcolor": look.grid,
+        "gridwidth": 1,
+        "zeroline": False,
+        "linecolor": look.line,
+        "ticks": "",
+        "tickfont": {"size": 13, "color": look.muted},
+        "title": {"font": {"size": 13, "color": look.muted}, "standoff": 8},
+        "automargin": True,
+        "fixedrange": True,
+    }
+    return go.layout.Template(
+        layout={
+            "font": {"family": FONT, "size": 13, "color": look.text},
+            "paper_bgcolor": look.background,
+            "plot_bgcolor": look.background,
+            "colorway": list(look.hues.values()),
+            "title": {
+                "font": {"size": 16, "color": look.text, "weight": 600},
+                "x": 0,
+                "xref": "container",
+                "xanchor": "left",
+                "y": 1,
+                "yref": "container",
+                "yanchor": "top",
+                "pad": {"t": 6, "l": 2},
+            },
+            "margin": {"l": 8, "r": 16, "t": 64, "b": 64},
+            "xaxis": axis,
+            "yaxis": axis,
+            "showlegend": False,
+            "hovermode": "closest",
+            "hoverlabel": {
+                "bgcolor": look.background,
+                "bordercolor": look.line,
+                "font": {"family": FONT, "size": 13, "color": look.text},
+                "align": "left",
+            },
+            "dragmode": False,
+        }
+    )

@@ -1,0 +1,174 @@
+"""What several pages show alike: the choice of a run, a chart that leaves as an image, the state of a run."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from dashboard import data, findings, style
+from engine.errors import RequestError
+
+CHOICE = "run_choice"
+PARAMETER = "run"
+FORMAT = "image_format"
+LIVE_SECONDS = 2.0
+STATES = {
+    "queued": "… queued",
+    "preparing": "… preparing",
+    "running": "▶ running",
+    "finished": "✓ finished",
+    "failed": "✗ failed",
+    "cancelled": "◌ cancelled",
+    "interrupted": "⚡ interrupted",
+}
+
+
+def look() -> style.Theme:
+    """The theme that the reader's browser shows."""
+    return style.theme(st.context.theme.type)
+
+
+def history() -> pd.DataFrame:
+    """All runs, newest first; where there are none, says how to get one and ends the page."""
+    try:
+        runs = data.runs()
+    except RequestError as error:
+        if "no database at" not in str(error):
+            st.error(f"The database cannot be read: {error}")
+            st.stop()
+        runs = pd.DataFrame()
+    if runs.empty:
+        st.header("No runs yet")
+        st.write("Measure the demo's variants on this machine; this page shows them as soon as they are there.")
+        st.code("python -m engine run demo", language="bash")
+        st.caption("`python -m engine suites` lists what else there is to run.")
+        st.stop()
+    return runs
+
+
+def label(run: dict[str, Any]) -> str:
+    """A run in one line of a list."""
+    return (
+        f"{run['suite']} · {run['device_name']} · {when(run['created_at'])} · "
+        f"{STATES.get(run['status'], run['status'])} · …{run['id'][-6:]}"
+    )
+
+
+def when(time: datetime | str | None) -> str:
+    """A time in UTC, to the minute."""
+    if time is None:
+        return "–"
+    if isinstance(time, str):
+        time = datetime.fromisoformat(time)
+    return f"{time:%Y-%m-%d %H:%M} UTC"
+
+
+def choose_run(runs: pd.DataFrame) -> str:
+    """The id of the chosen run: the URL's, else this session's, else the newest finished one.
+
+    Ends the page with the reason where the URL names a run that is not there.
+    """
+    known = {row["id"]: row for row in runs.to_dict("records")}
+    wanted = st.query_params.get(PARAMETER) or st.session_state.get("chosen_run")
+    if wanted:
+        try:
+            chosen = wanted if wanted in known else data.resolve(wanted)
+        except RequestError as error:
+            st.warning(f"{error}")
+            if st.button("Show the newest run"):
+                st.query_params.pop(PARAMETER, None)
+                st.session_state.pop("chosen_run", None)
+                st.rerun()
+            st.stop()
+        # Another page starts with an empty URL.
+        go_to_run(chosen)
+    else:
+        finished = [run_id for run_id, row in known.items() if row["status"] == "finished"]
+        chosen = (finished or list(known))[0]
+    if chosen not in known:
+        known[chosen] = data.run(chosen)
+    st.session_state[CHOICE] = chosen
+    st.selectbox(
+        "Run",
+        list(known),
+        format_func=lambda run_id: label(known[run_id]),
+        key=CHOICE,
+        on_change=_remember,
+        label_visibility="collapsed",
+    )
+    return chosen
+
+
+def _remember() -> None:
+    st.session_state["chosen_run"] = st.session_state[CHOICE]
+    st.query_params[PARAMETER] = st.session_state[CHOICE]
+
+
+def go_to_run(run_id: str) -> None:
+    """Make `run_id` the chosen run of this session and its URL."""
+    st.session_state["chosen_run"] = run_id
+    st.query_params[PARAMETER] = run_id
+
+
+def chart(figure: go.Figure, key: str, file_name: str, alt: str | None = None) -> None:
+    """Shows a figure as it is, with a button that saves it at slide size."""
+    title = re.sub(r"<[^>]+>", " ", figure.layout.title.text or "")
+    st.plotly_chart(
+        figure,
+        key=f"chart_{key}",
+        theme=None,
+        config=image_config(file_name, st.session_state.get(FORMAT) or "PNG", figure),
+        alt=alt or title,
+    )
+
+
+def image_config(file_name: str, image_format: str, figure: go.Figure) -> dict[str, Any]:
+    """Plotly's configuration: one button, a picture 16:9 whatever the window's size."""
+    return {
+        "displaylogo": False,
+        "displayModeBar": "hover",
+        "modeBarButtons": [["toImage"]],
+        "scrollZoom": False,
+        "doubleClick": False,
+        "toImageButtonOptions": {
+            "format": image_format.lower(),
+            "filename": file_name,
+            "width": style.IMAGE_WIDTH,
+            "height": style.IMAGE_HEIGHT,
+            "scale": style.IMAGE_SCALE if image_format == "PNG" else 1,
+        },
+    }
+
+
+def state_of(summary: dict[str, Any]) -> None:
+    """Says in one line what is special about a run that did not simply finish; follows a live one."""
+    status, reason = summary["status"], summary["status_reason"]
+    because = findings.literal(f": {reason.rstrip('.')}." if reason else ".")
+    if status in data.LIVE:
+        _follow(summary["id"])
+    elif status == "failed":
+        st.error(f"This run failed{because}")
+    elif status == "cancelled":
+        st.info(f"This run was cancelled{because}")
+    elif status == "interrupted":
+        st.warning(f"This run was interrupted{because}")
+
+
+@st.fragment(run_every=LIVE_SECONDS)
+def _follow(run_id: str) -> None:
+    now = data.run(run_id)
+    if now["status"] not in data.LIVE:
+        st.rerun()
+    progress = now["progress"] or {}
+    text = progress.get("text") or now["status"]
+    left = progress.get("seconds_left")
+    remaining = f" · about {left:.0f} s left" if left else ""
+    st.progress(
+        min(max(progress.get("done") or 0.0, 0.0), 1.0),
+        text=f"This run is under way: {progress.get('phase') or now['status']}: {text}{remaining}",
+    )

@@ -1,0 +1,127 @@
+"""The dashboard in a real browser: pages render, nothing leaves the machine, charts and decks can be taken away."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+FULL = "01J0000000000000000000000A"
+RUNNING = "01J0000000000000000000000D"
+PAGES = ["", "runs", "method"]
+
+
+def settled(page: Any) -> None:
+    """Waits until Streamlit has run the page."""
+    page.wait_for_selector("[data-testid=stHeading], [data-testid=stHtml], [data-testid=stAlert]")
+    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
+    page.wait_for_timeout(400)
+
+
+def is_local(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme in ("data", "blob") or parts.hostname == "127.0.0.1"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("path", PAGES)
+def test_pages_render_and_nothing_leaves_the_machine(
+    path: str, scheme: str, site: str, open_page: Callable[..., Any]
+) -> None:
+    page = open_page(f"{site}/{path}?run={FULL}", color_scheme=scheme)
+    settled(page)
+    assert page.locator("[data-testid=stException]").count() == 0
+    abroad = [url for url in page.requested if not is_local(url)]
+    assert abroad == []
+
+
+@pytest.mark.parametrize("width", [1024, 1440, 2560])
+def test_no_page_scrolls_sideways(width: int, site: str, open_page: Callable[..., Any]) -> None:
+    page = open_page(f"{site}/?run={FULL}", viewport={"width": width, "height": 900})
+    page.wait_for_selector(".js-plotly-plot .main-svg")
+    settled(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    box = page.locator(".ib-card").first
+    assert box.evaluate("card => card.scrollWidth - card.clientWidth") <= 1, "the scorecard is cut off"
+
+
+def test_the_first_screen_answers(site: str, open_page: Callable[..., Any]) -> None:
+    page = open_page(f"{site}/?run={FULL}")
+    page.wait_for_selector(".js-plotly-plot .main-svg")
+    settled(page)
+    for selector in ("[data-testid=stHeading]", ".ib-card table", ".js-plotly-plot"):
+        box = page.locator(selector).first.bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= 900, selector
+    assert page.get_by_text("Deploy", exact=True).count() == 0
+
+
+def test_charts_are_drawn_in_the_readers_theme(site: str, open_page: Callable[..., Any]) -> None:
+    page = open_page(f"{site}/?run={FULL}", color_scheme="dark")
+    page.wait_for_selector(".js-plotly-plot .main-svg")
+    settled(page)
+    assert page.evaluate("document.querySelector('.js-plotly-plot')._fullLayout.paper_bgcolor") == "#12161b"
+
+
+@pytest.mark.parametrize(("kind", "begin"), [("PNG", b"\x89PNG"), ("SVG", b"<svg")])
+def test_a_chart_leaves_as_an_image_of_slide_size(
+    kind: str, begin: bytes, site: str, open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    page = open_page(f"{site}/?run={FULL}")
+    page.wait_for_selector(".js-plotly-plot .main-svg")
+    settled(page)
+    if kind == "SVG":
+        page.get_by_role("button", name="Download").first.click()
+        page.get_by_role("radio", name="SVG").or_(page.get_by_role("button", name="SVG")).first.click()
+        page.keyboard.press("Escape")
+        settled(page)
+    chart = page.locator(".js-plotly-plot").first
+    chart.hover()
+    with page.expect_download() as caught:
+        chart.locator(".modebar-btn").first.click()
+    name = caught.value.suggested_filename
+    assert name == f"fixture-00000a-tradeoff.{kind.lower()}"
+    caught.value.save_as(tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    assert content.startswith(begin)
+    if kind == "PNG":
+        assert struct.unpack(">II", content[16:24]) == (2240, 1260)
+
+
+def test_the_deck_and_the_tables_are_downloads(site: str, open_page: Callable[..., Any], tmp_path: Path) -> None:
+    from pptx import Presentation
+
+    page = open_page(f"{site}/?run={FULL}")
+    settled(page)
+    page.get_by_role("button", name="Download").first.click()
+    with page.expect_download() as caught:
+        page.get_by_role("button", name="PowerPoint").click()
+    caught.value.save_as(tmp_path / "run.pptx")
+    assert len(Presentation(io.BytesIO((tmp_path / "run.pptx").read_bytes())).slides) == 8
+    with page.expect_download() as caught:
+        page.get_by_role("button", name="(.json)").click()
+    caught.value.save_as(tmp_path / "run.json")
+    assert json.loads((tmp_path / "run.json").read_text())["run"]["id"] == FULL
+
+
+def test_a_link_opens_its_run_and_the_choice_is_in_the_url(site: str, open_page: Callable[..., Any]) -> None:
+    page = open_page(f"{site}/?run={FULL}")
+    settled(page)
+    page.get_by_role("link", name="Runs").click()
+    page.wait_for_url("**/runs*")
+    settled(page)
+    assert f"run={FULL}" in page.url
+    page.reload()
+    settled(page)
+    assert FULL[-6:] in page.locator("[data-testid=stSelectbox] input").first.input_value()
+
+
+def test_a_run_under_way_is_followed(site: str, open_page: Callable[..., Any]) -> None:
+    page = open_page(f"{site}/?run={RUNNING}")
+    settled(page)
+    assert "round 3" in page.locator("[data-testid=stProgress]").inner_text()

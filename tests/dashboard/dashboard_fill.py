@@ -1,0 +1,216 @@
+"""Runs of every kind for the dashboard's tests. `python tests/dashboard/dashboard_fill.py URL` fills a database."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine import labels, stats
+from engine.store import open_store, queries
+from engine.store.models import Measurement, Run
+from engine.summary import Block, Raw, answers, speed
+
+LABELS = ["World", "Sports", "Business", "Sci/Tech"]
+EXAMPLES = 200
+START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+FULL, SIZES, UNLABELLED, RUNNING, CANCELLED, INTERRUPTED, FAILED = (
+    f"01J0000000000000000000000{letter}" for letter in "ABCDEFG"
+)
+DEVICE = "Test CPU <4> & co"
+
+# name, title, backend, precision, model, seconds a call, share right, MB, published
+VARIANTS: list[tuple[str, str, str, str, str, float, float, float, str | None]] = [
+    ("fp32", "DistilBERT FP32", "pytorch", "fp32", "big", 0.040, 0.90, 660, "study/DistilBERT FP32"),
+    ("nf4", "DistilBERT 4-bit", "bitsandbytes", "nf4", "big", 0.052, 0.89, 640, "study/DistilBERT 4-bit"),
+    ("student", "Student FP32", "pytorch", "fp32", "small", 0.008, 0.72, 400, "study/TinyBERT"),
+    ("onnx", "ONNX FP32", "onnxruntime", "fp32", "big", 0.0398, 0.90, 250, "study/ONNX FP32"),
+    ("int8", "ONNX INT8", "onnxruntime", "int8", "big", 0.015, 0.88, 160, "study/ONNX INT8"),
+]
+
+
+def fill(url: str) -> None:
+    """Stores all runs in the database at `url`."""
+    generator = np.random.default_rng(7)
+    truth = generator.integers(0, 4, EXAMPLES)
+    with open_store(url) as store, store.session() as session:
+        texts = [f"example {index}" for index in range(EXAMPLES)]
+        queries.add_example_set(session, "labelled", "test.csv", LABELS, texts, truth.tolist(), range(EXAMPLES))
+        queries.add_example_set(session, "plain", "lines.csv", None, texts, None, range(EXAMPLES))
+
+        run = _run(FULL, "finished", hours=5)
+        rows = [_measured(generator, truth, position, values, 8) for position, values in enumerate(VARIANTS)]
+        rows[1].validity, rows[1].validity_reason = "unstable", "latency drifted by +20%"
+        chance = _measured(
+            generator, truth, 5, ("sst2", "SST-2 head", "pytorch", "fp32", "other", 0.03, 0.3, 600, None), 8
+        )
+        for column in ("accuracy", "accuracy_low", "accuracy_high", "correct", "macro_f1"):
+            setattr(chance, column, None)
+        chance.accuracy_reason, chance.index_match_rate = "2 labels of the model, 4 of the data set", 0.275
+        wrong = _measured(
+            generator, truth, 6, ("bf16", "BF16 that is not", "pytorch", "bf16", "big", 0.02, 0.9, 500, None), 8
+        )
+        wrong.validity, wrong.validity_reason = "invalid", "parameters are float32, not bfloat16"
+        failed = _empty(7, "gone", "A <b>model</b> that fails", "failed", "no such folder: /models/gone")
+        lacking = _empty(8, "tf32", "DistilBERT TF32", "unavailable", "TF32 needs a GPU")
+        _compare([*rows, chance, wrong])
+        run.measurements = [*rows, chance, wrong, failed, lacking]
+        queries.add_run(session, run)
+
+        run = _run(SIZES, "finished", hours=4, sizes=[1, 8, 32])
+        for size in (1, 8, 32):
+            group = [_measured(generator, truth, p, values, size) for p, values in enumerate(VARIANTS[:3])]
+            _compare(group)
+            run.measurements += group
+        queries.add_run(session, run)
+
+        run = _run(UNLABELLED, "finished", hours=6, example_set="plain")
+        run.measurements = [_measured(generator, truth, p, values, 8) for p, values in enumerate(VARIANTS)]
+        _compare(run.measurements)
+        for row in run.measurements:
+            row.accuracy = row.accuracy_low = row.accuracy_high = row.correct = row.macro_f1 = None
+            row.accuracy_reason = "the workload is unlabelled"
+        queries.add_run(session, run)
+
+        run = _run(RUNNING, "running", hours=0.1)
+        run.progress = {"phase": "timing", "text": "round 3, process 1 of 1", "done": 0.4, "seconds_left": 42.0}
+        run.host, run.pid = "another-host", 1
+        run.measurements = [_empty(p, values[0], values[1], "pending", None) for p, values in enumerate(VARIANTS)]
+        queries.add_run(session, run)
+
+        for run_id, status, reason, hours in (
+            (CANCELLED, "cancelled", "cancelled by the user", 3),
+            (INTERRUPTED, "interrupted", "its process 77 ended without finishing", 2),
+            (FAILED, "failed", "the device's driver is gone", 1),
+        ):
+            run = _run(run_id, status, hours=hours)
+            run.status_reason = reason
+            group = [_measured(generator, truth, 0, VARIANTS[0], 8)] if status == "cancelled" else []
+            _compare(group)
+            rest = VARIANTS[len(group) :]
+            run.measurements = group + [
+                _empty(p + len(group), values[0], values[1], "cancelled", reason) for p, values in enumerate(rest)
+            ]
+            queries.add_run(session, run)
+
+
+def _run(run_id: str, status: str, hours: float, sizes: list[int] | None = None, example_set: str = "labelled") -> Run:
+    created = START - timedelta(hours=hours)
+    ended = None if status == "running" else created + timedelta(minutes=3)
+    return Run(
+        id=run_id,
+        suite_name="fixture",
+        suite={
+            "name": "fixture",
+            "title": "",
+            "baseline": "fp32",
+            "workload": {
+                "dataset": "../news/test.csv",
+                "batch_size": sizes or [8],
+                "max_length": 128,
+                "padding": "max_length",
+            },
+            "protocol": {"rounds": 12, "processes": 1},
+        },
+        suite_path="/suites/fixture.toml",
+        device="cpu",
+        device_name=DEVICE,
+        host="test-host",
+        environment={"threads": 4, "cpu": {"name": DEVICE}, "packages": {"numpy": "2.4"}},
+        status=status,
+        created_at=created,
+        started_at=created,
+        finished_at=ended,
+        heartbeat_at=ended,
+        example_set_id=example_set,
+        measurements=[],
+    )
+
+
+def _base(position: int, name: str, title: str, batch_size: int) -> dict[str, Any]:
+    return {
+        "position": position,
+        "variant": name,
+        "title": title,
+        "model": "big",
+        "backend": "pytorch",
+        "precision": "fp32",
+        "options": {},
+        "device": "cpu",
+        "baseline": name == "fp32",
+        "batch_size": batch_size,
+        "padding": "max_length",
+        "order": "given",
+        "max_length": 128,
+    }
+
+
+def _empty(position: int, name: str, title: str, status: str, reason: str | None) -> Measurement:
+    return Measurement(**_base(position, name, title, 8), status=status, status_reason=reason)
+
+
+def _measured(
+    generator: np.random.Generator, truth: np.ndarray, position: int, values: tuple, batch_size: int
+) -> Measurement:
+    """A row with its blocks and logits; every figure follows from them as in a real run."""
+    name, title, backend, precision, model, seconds, right, megabytes, published = values
+    scale = seconds * (0.3 + 0.7 * batch_size / 8)
+    blocks = [
+        Block(0, index, float(index), scale * np.exp(generator.normal(0, 0.02, 6)), 6 * batch_size, 6 * batch_size * 40,
+              6 * batch_size * 128)
+        for index in range(12)
+    ]  # fmt: skip
+    predicted = np.where(generator.random(EXAMPLES) < right, truth, (truth + 1) % 4)
+    if model == "big":
+        # The same weights err on the same examples.
+        predicted = np.where(np.arange(EXAMPLES) / EXAMPLES < right, truth, (truth + 1) % 4)
+    logits = np.eye(4, dtype=np.float32)[predicted] * 3
+    alignment = labels.Alignment([0, 1, 2, 3], "name", None, LABELS)
+    row = Measurement(
+        **_base(position, name, title, batch_size)
+        | {"model": model, "backend": backend, "precision": precision, "published": published},
+        status="measured",
+        validity="valid",
+        schedule="interleaved",
+        **speed(Raw(blocks)),
+        **answers(logits, alignment, truth, LABELS, False),
+        ram_peak_bytes=int(megabytes * 1e6),
+        ram_source="VmHWM",
+        weights_bytes=int(megabytes * 2e5),
+        memory={"ram_after_imports": {"bytes": int(megabytes * 4e5), "source": "VmRSS"}},
+        load_s=1.5,
+        truncated=0,
+        audit={"settings": {"tf32": False, "threads": 4}, "wrong": [], "deviations": []},
+    )
+    row.blocks = [
+        queries.new_block(b.process, b.round, "timed", b.started_s, b.samples, b.tokens, b.padded_tokens, b.latencies_s)
+        for b in blocks
+    ]
+    row.prediction = queries.new_prediction(logits, LABELS)
+    return row
+
+
+def _compare(rows: list[Measurement]) -> None:
+    """Fills in speed-ups and agreement against the first row."""
+    for row in rows:
+        mine, base = (
+            [np.array([b.samples / np.frombuffer(b.latencies_s).sum() for b in r.blocks])] for r in (row, rows[0])
+        )
+        found = stats.speed_up(mine, base)
+        assert found is not None
+        row.speedup, row.speedup_low, row.speedup_high = found.estimate, found.low, found.high
+        if row is not rows[0]:
+            row.comparison = stats.comparison(found)
+        else:
+            row.speedup = row.speedup_low = row.speedup_high = 1.0
+        answers_of = [np.frombuffer(r.prediction.logits, "<f4").reshape(-1, 4).argmax(1) for r in (row, rows[0])]
+        row.flips = int((answers_of[0] != answers_of[1]).sum())
+        row.agreement = 1 - row.flips / EXAMPLES
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    fill(sys.argv[1])

@@ -1,0 +1,146 @@
+"""Figures against the database: what they draw, and how."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from dashboard_fill import FAILED, SIZES, UNLABELLED
+
+from dashboard import data, figures, frame, scorecard, style
+from dashboard.figures import base
+from dashboard.figures.memory import parts
+from dashboard.figures.tradeoff import place
+
+SINGLE = (figures.latency, figures.throughput, figures.memory, figures.accuracy, figures.tradeoff)
+
+
+def value(figure: go.Figure, name: str, axis: str = "x") -> float:
+    (trace,) = [trace for trace in figure.data if trace.name == name]
+    return trace[axis][0]
+
+
+@pytest.mark.parametrize("look", [style.LIGHT, style.DARK], ids=lambda look: look.name)
+@pytest.mark.parametrize("make", SINGLE, ids=lambda make: make.__name__)
+def test_every_figure_brings_its_own_colours(make, look: style.Theme, full: pd.DataFrame) -> None:
+    figure = make(full, look)
+    layout = figure.layout.template.layout
+    assert layout.paper_bgcolor == look.background and layout.font.color == look.text
+    colours = [t.marker.color for t in figure.data if getattr(t, "marker", None) is not None and t.marker.color]
+    assert all(re.fullmatch(r"#[0-9a-f]{6}|rgba\(.*\)", str(colour)) for colour in colours)
+    assert figure.layout.title.text and figure.layout.title.subtitle.text
+
+
+def test_latency_is_the_databases(full: pd.DataFrame) -> None:
+    figure = figures.latency(full, style.LIGHT)
+    for row in frame.rows_of(full):
+        if row["latency_p50_s"] is not None:
+            assert value(figure, row["name"]) == pytest.approx(row["latency_p50_s"] * 1e3)
+            assert value(figure, f"{row['name']}, p95") == pytest.approx(row["latency_p95_s"] * 1e3)
+    assert figure.layout.xaxis.type == "log" and "ms" in figure.layout.xaxis.title.text
+
+
+def test_throughput_is_the_databases(full: pd.DataFrame) -> None:
+    figure = figures.throughput(full, style.LIGHT)
+    for row in frame.rows_of(full):
+        if row["throughput_samples_per_s"] is not None:
+            assert value(figure, row["name"]) == pytest.approx(row["throughput_samples_per_s"])
+
+
+def test_accuracy_has_wilsons_interval(full: pd.DataFrame) -> None:
+    figure = figures.accuracy(full, style.LIGHT)
+    row = frame.rows_of(full)[0]
+    (trace,) = [trace for trace in figure.data if trace.name == row["name"]]
+    assert trace.x[0] == pytest.approx(100 * row["accuracy"])
+    assert trace.x[0] + trace.error_x.array[0] == pytest.approx(100 * row["accuracy_high"])
+    assert trace.x[0] - trace.error_x.arrayminus[0] == pytest.approx(100 * row["accuracy_low"])
+    assert any("no accuracy" in note.text for note in figure.layout.annotations)
+
+
+def test_parts_of_memory_add_up_to_the_peak(full: pd.DataFrame) -> None:
+    figure = figures.memory(full, style.LIGHT)
+    for row in frame.rows_of(full):
+        if row["memory_bytes"] is not None:
+            assert sum(parts(row).values()) == row["memory_bytes"]
+            drawn = [t.x[0] for t in figure.data if t.name.startswith(f"{row['name']}, ")]
+            assert sum(drawn) == pytest.approx(row["memory_bytes"] / 1e6)
+
+
+def test_hollow_says_not_valid_or_dominated(full: pd.DataFrame) -> None:
+    marks = {trace.name: trace.marker for trace in figures.tradeoff(full, style.LIGHT).data}
+    assert marks["Student FP32"].color != style.LIGHT.background
+    assert marks["DistilBERT 4-bit"].color == style.LIGHT.background
+    assert marks["BF16 that is not"].color == style.LIGHT.background
+    assert "SST-2 head" not in marks
+
+
+def test_the_tradeoff_of_unlabelled_text_shows_agreement(database: str) -> None:
+    measured = data.measurements(data.run(UNLABELLED))
+    figure = figures.tradeoff(measured, style.LIGHT)
+    assert "Same answer" in figure.layout.yaxis.title.text
+    row = frame.rows_of(measured)[2]
+    assert value(figure, row["name"], "y") == pytest.approx(100 * row["agreement"])
+
+
+def test_published_stands_as_ratios_to_its_own_baseline(full: pd.DataFrame, database: str) -> None:
+    pairs = figures.pairs(full, data.published())
+    assert len(pairs) == 5
+    figure = figures.published(full, data.published(), style.LIGHT)
+    speed = {trace.name: trace.x[0] for trace in figure.data if trace.xaxis == "x" and trace.name}
+    assert speed["Student FP32, published"] == pytest.approx(0.044 / 0.0048)
+    assert speed["ONNX INT8, published"] == pytest.approx(0.044 / 0.089)
+    row = frame.rows_of(full)[4]
+    assert speed["ONNX INT8, measured"] == pytest.approx(row["speedup"])
+    assert "chance" in figure.layout.title.subtitle.text.replace("<br>", " ")
+
+
+def test_over_batch_size(database: str) -> None:
+    measured = data.measurements(data.run(SIZES))
+    figure = figures.over_batch_size(measured, style.LIGHT)
+    lines = {trace.name: trace for trace in figure.data if trace.name}
+    assert list(lines["DistilBERT FP32"].x) == [1, 8, 32]
+    rows = [row for row in frame.rows_of(measured) if row["variant"] == "fp32"]
+    assert list(lines["DistilBERT FP32"].y) == pytest.approx([row["throughput_samples_per_s"] for row in rows])
+
+
+@pytest.mark.parametrize("make", [*SINGLE, figures.over_batch_size], ids=lambda make: make.__name__)
+def test_a_run_without_any_measurement_draws_without_error(make, database: str) -> None:
+    assert make(data.measurements(data.run(FAILED)), style.LIGHT).to_json()
+
+
+def test_titles_are_text_and_not_markup(full: pd.DataFrame) -> None:
+    shown = figures.latency(full, style.LIGHT).layout.yaxis.ticktext
+    assert "A &lt;b&gt;model&lt;/b&gt; that fails" in shown
+    assert "A &lt;b&gt;model&lt;/b&gt; that fails" in scorecard.scorecard(frame.rows_of(full), style.LIGHT)
+
+
+def test_hue_says_technique_and_marker_runtime(full: pd.DataFrame) -> None:
+    marks = style.marks(frame.rows_of(full), style.LIGHT)
+    assert marks["fp32"].technique == "baseline" and marks["fp32"].symbol == "circle"
+    assert marks["nf4"].technique == "four-bit" and marks["nf4"].symbol == "square"
+    assert marks["student"].technique == "model"
+    assert marks["onnx"].technique == "runtime" and marks["onnx"].symbol == "diamond"
+    assert marks["int8"].technique == "eight-bit"
+    looks = [(mark.color, mark.symbol) for mark in marks.values()]
+    assert len(set(looks)) == len(looks), "two variants look alike"
+
+
+def test_labels_do_not_cover_each_other() -> None:
+    centres = [(200.0, 130.0), (215.0, 128.0), (190.0, 140.0), (230.0, 135.0)]
+    names = ["DistilBERT FP32", "DistilBERT 4-bit", "ONNX FP32", "ONNX INT8"]
+    offsets = place(names, centres, [14.0] * 4)
+    boxes = [
+        (x + dx - 3.45 * len(name), y + dy - 8, x + dx + 3.45 * len(name), y + dy + 8)
+        for name, (x, y), (dx, dy) in zip(names, centres, offsets, strict=True)
+    ]
+    for a, b in itertools.combinations(boxes, 2):
+        assert min(a[2], b[2]) <= max(a[0], b[0]) or min(a[3], b[3]) <= max(a[1], b[1])
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, 1.3), (3.0, 40.0), (0.02, 9000.0)])
+def test_log_ticks_lie_inside_and_suffice(low: float, high: float) -> None:
+    ticks = base.log_ticks(low, high)
+    assert len(ticks) >= 2 and all(low <= tick <= high for tick in ticks)

@@ -1,0 +1,75 @@
+"""Sentences: none calls a winner that the statistics do not show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from dashboard import findings, frame
+
+
+@pytest.fixture
+def rows(full: pd.DataFrame) -> list[frame.Row]:
+    return frame.rows_of(full)
+
+
+def changed(rows: list[frame.Row], variants: list[str], **values: Any) -> list[frame.Row]:
+    return [row | values if row["variant"] in variants else row for row in rows]
+
+
+def test_the_headline_names_gain_and_cost(rows: list[frame.Row]) -> None:
+    said = findings.headline(rows)
+    assert said.finding.startswith("Student FP32 answers 4.9") or said.finding.startswith("Student FP32 answers 5.0")
+    assert "loses" in said.finding and "points of accuracy" in said.finding
+    assert "Without a shown loss of accuracy: ONNX INT8, 2." in said.detail
+
+
+def test_no_winner_where_the_interval_includes_one(rows: list[frame.Row]) -> None:
+    only = changed([rows[0], rows[3]], ["onnx"], comparison="no_difference")
+    assert findings.headline(only).finding == "No variant is shown to be faster than DistilBERT FP32."
+    assert findings.throughput_title(only) == "No speed-up over DistilBERT FP32 is shown"
+    assert findings.latency_title(only).startswith("No variant is shown")
+
+
+def test_all_slower_is_said(rows: list[frame.Row]) -> None:
+    said = findings.headline([rows[0], rows[1]])
+    assert said.finding == "No variant is faster than DistilBERT FP32: DistilBERT 4-bit is slower."
+
+
+def test_an_invalid_row_never_wins(rows: list[frame.Row]) -> None:
+    fast = changed(rows, ["bf16"], speedup=50.0, speedup_low=45.0, speedup_high=55.0, comparison="better")
+    assert "BF16" not in findings.headline(fast).finding
+
+
+def test_without_a_usable_baseline(rows: list[frame.Row]) -> None:
+    broken = changed(rows, ["fp32"], status="failed", status_reason="out of memory")
+    said = findings.headline(broken)
+    assert "gave nothing to compare with" in said.finding and "out of memory" in said.detail
+
+
+def test_nothing_measured_groups_the_reasons(rows: list[frame.Row]) -> None:
+    none = [row | {"status": "cancelled", "status_reason": "stopped"} for row in rows[:3]]
+    said = findings.headline(none)
+    assert said.finding == "Nothing was measured in this run."
+    assert said.detail == "DistilBERT FP32, DistilBERT 4-bit and Student FP32: cancelled (stopped)"
+
+
+def test_notes_name_every_doubt(rows: list[frame.Row]) -> None:
+    kinds = {(name, kind) for name, kind, _ in findings.notes(rows)}
+    assert ("BF16 that is not", "invalid") in kinds
+    assert ("DistilBERT 4-bit", "unstable") in kinds
+    assert ("SST-2 head", "no accuracy") in kinds
+    assert ("SST-2 head", "index match") in kinds
+    assert ("DistilBERT TF32", "unavailable") in kinds
+    assert any("27.5%" in text and "measures nothing" in text for _, _, text in findings.notes(rows))
+
+
+def test_points_have_no_negative_zero() -> None:
+    assert findings.points(-0.0001) == "0.0"
+    assert findings.points(-0.012) == "−1.2"
+
+
+def test_literal_text_is_no_markup() -> None:
+    assert findings.literal("a_b $x$ [y]") == r"a\_b \$x\$ \[y\]"

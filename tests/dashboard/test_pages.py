@@ -1,0 +1,129 @@
+"""Pages by AppTest: every state shows what it should, and raises nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dashboard_fill import CANCELLED, FAILED, FULL, INTERRUPTED, RUNNING, SIZES, UNLABELLED
+from streamlit.testing.v1 import AppTest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+APP = REPOSITORY / "dashboard" / "app.py"
+ALL = [FULL, SIZES, UNLABELLED, RUNNING, CANCELLED, INTERRUPTED, FAILED]
+
+
+def page(name: str = "overview", run: str | None = None) -> AppTest:
+    test = AppTest.from_file(str(APP), default_timeout=60)
+    if run:
+        test.query_params["run"] = run
+    test.run()
+    if name != "overview":
+        if run:
+            test.query_params["run"] = run
+        test.switch_page(f"app_pages/{name}.py").run()
+    return test
+
+
+def text(test: AppTest) -> str:
+    kinds = ("header", "subheader", "markdown", "caption", "html", "error", "warning", "info", "code")
+    found = [str(element.value) for kind in kinds for element in test.get(kind) if hasattr(element, "value")]
+    found += [str(getattr(element.proto, "body", "")) for element in test.get("html")]
+    return "\n".join(found)
+
+
+def test_no_runs_yet_says_the_command(empty: Path) -> None:
+    test = page()
+    assert not test.exception
+    assert test.header[0].value == "No runs yet"
+    assert test.code[0].value == "python -m engine run demo"
+    assert not list(empty.iterdir()), "looking must not make a database"
+
+
+@pytest.mark.parametrize("run", ALL)
+@pytest.mark.parametrize("name", ["overview", "runs"])
+def test_every_run_on_every_page(name: str, run: str, database: str) -> None:
+    test = page(name, run)
+    assert not test.exception
+    assert test.session_state["run_choice"] == run
+
+
+def test_the_newest_finished_run_is_the_default(database: str) -> None:
+    assert page().session_state["run_choice"] == SIZES
+
+
+def test_the_headline_and_the_notes(database: str) -> None:
+    test = page(run=FULL)
+    assert test.header[0].value.startswith("Student FP32 answers")
+    said = text(test)
+    assert "2 labels of the model" in said and "no such folder: /models/gone" in said
+    assert "▲ faster" in said and "▼ less accurate" in said and "✗ invalid" in said
+
+
+def test_a_batch_size_can_be_chosen(database: str) -> None:
+    test = page(run=SIZES)
+    assert test.get("segmented_control")
+    assert "batch 32 padded" in text(test).replace("\\", "")
+
+
+@pytest.mark.parametrize(
+    ("run", "word"), [(CANCELLED, "was cancelled"), (INTERRUPTED, "was interrupted"), (FAILED, "failed")]
+)
+def test_states_are_said_with_their_reason(run: str, word: str, database: str) -> None:
+    assert word in text(page(run=run))
+
+
+def test_an_unknown_run_is_refused_with_a_way_out(database: str) -> None:
+    test = page(run="01JZZZZZZZZZZZZZZZZZZZZZZZ")
+    assert not test.exception
+    assert "there is no run" in test.warning[0].value
+    test.button[0].click().run()
+    assert test.session_state["run_choice"] == SIZES
+
+
+def test_runs_can_be_searched(database: str) -> None:
+    test = page("runs")
+    assert len(test.dataframe[0].value) == len(ALL)
+    test.text_input(key="search").set_value("interrupted test-host").run()
+    assert list(test.dataframe[0].value["Run"]) == [INTERRUPTED]
+    test.text_input(key="search").set_value("nothing like it").run()
+    assert not test.exception and not test.dataframe
+
+
+def test_details_of_a_run(database: str) -> None:
+    said = text(page("runs", FULL))
+    assert "tf32: <b>no</b>" in said
+    assert '"baseline": "fp32"' in said
+    assert "/suites/fixture.toml" in said
+
+
+def test_the_method_is_written_down(database: str) -> None:
+    test = page("method")
+    assert not test.exception and "McNemar" in text(test)
+
+
+def test_no_model_library_is_imported(filled: str) -> None:
+    program = """
+import json, sys
+from streamlit.testing.v1 import AppTest
+test = AppTest.from_file(sys.argv[1], default_timeout=60).run()
+for name in ("runs", "method"):
+    test.switch_page(f"app_pages/{name}.py").run()
+assert not test.exception, test.exception
+print(json.dumps([n for n in ("torch", "transformers", "onnxruntime", "onnx", "optimum") if n in sys.modules]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(APP)],
+        env=os.environ | {"BENCH_DATABASE_URL": filled},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == []

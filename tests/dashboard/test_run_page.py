@@ -1,0 +1,332 @@
+"""The Run page by AppTest: choices, refusals, live states. No run is started here; tests/browser does that."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dashboard_fill import CANCELLED, FAILED, FULL, INTERRUPTED, RUNNING
+from streamlit.testing.v1 import AppTest
+
+from dashboard import choices, live, plan
+from engine import jobs
+from engine.hardware import cpu_device
+from engine.spec import load_suite
+from engine.store import models, open_store
+
+APP = Path(__file__).resolve().parents[2] / "dashboard" / "app.py"
+HTML = '<img src=x onerror="alert(1)">'
+Suite = Callable[..., Path]
+
+
+@pytest.fixture
+def suite(tiny_models: dict[str, Path], write_suite: Suite, tmp_path: Path) -> Path:
+    variants = [
+        {"name": "fp32", "title": "Plain *one*", "model": str(tiny_models["distilbert"])},
+        {"name": "tf32", "title": HTML, "model": str(tiny_models["distilbert"]), "precision": "tf32"},
+        {"name": "bert", "model": str(tiny_models["bert"])},
+    ]
+    return write_suite(tmp_path, variants)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch, database: str) -> list[tuple[Any, ...]]:
+    """What `jobs.start` was asked for; it gives the id of the run that is under way."""
+    asked: list[tuple[Any, ...]] = []
+
+    def start(*arguments: Any) -> str:
+        asked.append(arguments)
+        return RUNNING
+
+    monkeypatch.setattr(jobs, "start", start)
+    monkeypatch.setattr(live, "current", list)
+    return asked
+
+
+def page(suite: Path | str | None = None, run: str | None = None) -> AppTest:
+    test = AppTest.from_file(str(APP), default_timeout=60)
+    test.run()
+    if suite is not None:
+        test.session_state["suite"] = choices.FILE
+        test.session_state["suite_file"] = str(suite)
+    if run is not None:
+        test.query_params["run"] = run
+    test.switch_page("app_pages/run.py").run()
+    assert not test.exception, test.exception
+    return test
+
+
+def html(test: AppTest) -> str:
+    return "\n".join(str(element.proto.body) for element in test.get("html"))
+
+
+def said(test: AppTest) -> str:
+    kinds = ("header", "caption", "markdown", "error", "warning", "info", "success")
+    return "\n".join(str(element.value) for kind in kinds for element in test.get(kind))
+
+
+def control(test: AppTest, kind: str, start: str) -> Any:
+    return next(element for element in test.get(kind) if (element.key or "").startswith(start))
+
+
+def test_before_anything_was_ever_run(empty: Path) -> None:
+    test = page()
+    assert test.header[0].value == "Measure a suite on this machine"
+    assert test.selectbox(key="suite").value == "demo"
+    assert not test.button(key="start").disabled
+    assert "no earlier run" in said(test)
+
+
+def test_what_is_unavailable_is_said_before_the_start(suite: Path, started: list[Any]) -> None:
+    test = page(suite)
+    table = html(test)
+    assert "○ unavailable" in table and "--device cuda" in table and table.count("✓ ready") == 2
+    assert HTML not in table and "&lt;img" in table
+    test.button(key="start").click().run()
+    ((asked, device, path, offline),) = started
+    assert [v.name for v in asked.variant] == ["fp32", "tf32", "bert"]
+    assert (device, path, offline) == ("auto", str(suite), False)
+    assert test.query_params["run"] == RUNNING
+
+
+def test_choices_reach_the_run(suite: Path, started: list[Any]) -> None:
+    test = page(suite)
+    control(test, "button_group", "variants:").set_value(["bert"])
+    control(test, "text_input", "batch:").set_value("1, 4; 2")
+    control(test, "number_input", "examples:").set_value(12)
+    control(test, "number_input", "rounds:").set_value(5)
+    control(test, "number_input", "seconds:").set_value(7.0)
+    test.selectbox(key="device").set_value("cpu")
+    test.toggle(key="offline").set_value(True).run()
+    test.button(key="start").click().run()
+    ((asked, device, _, offline),) = started
+    assert [v.name for v in asked.variant] == ["fp32", "bert"]
+    assert (asked.workload.batch_size, asked.workload.examples) == ([1, 2, 4], 12)
+    assert (asked.protocol.rounds, asked.protocol.max_seconds) == (5, 7.0)
+    assert (device, offline) == ("cpu", True)
+
+
+@pytest.mark.parametrize("sizes", ["", "abc", "0", "-1", "1.5", "8, x", "9" * 400, "١", "<b>8</b>"])
+def test_bad_batch_sizes_get_one_sentence(sizes: str, suite: Path, started: list[Any]) -> None:
+    test = page(suite)
+    control(test, "text_input", "batch:").set_value(sizes).run()
+    assert len(test.error) == 1 and "batch size" in test.error[0].value
+    assert "<b>" not in test.error[0].value.replace("\\<", "")
+    assert not [b for b in test.button if b.key == "start"]
+
+
+def test_a_batch_larger_than_the_examples(suite: Path, started: list[Any]) -> None:
+    test = page(suite)
+    control(test, "text_input", "batch:").set_value("17").run()
+    assert "more than the 16 examples" in test.error[0].value
+    assert test.button(key="start").disabled
+
+
+@pytest.mark.parametrize(
+    "reference", ["nosuch", "/nowhere/x.toml", "../../etc/passwd", "\x00", "<b>", "/", "~nobody/x.toml"]
+)
+def test_a_suite_that_is_not_there(reference: str, started: list[Any]) -> None:
+    test = page(reference)
+    assert len(test.error) == 1 and "\n" not in test.error[0].value
+    assert not [b for b in test.button if b.key == "start"]
+
+
+def test_a_model_that_is_not_there(
+    tiny_models: dict[str, Path], write_suite: Suite, tmp_path: Path, started: list[Any]
+) -> None:
+    variants = [
+        {"name": "fp32", "model": str(tiny_models["distilbert"])},
+        {"name": "gone", "model": "./nowhere"},
+        {"name": "hub", "model": "someone/something"},
+        {"name": "pickled", "model": str(tiny_models["pickled"])},
+        {"name": "empty", "model": str(tiny_models["empty"])},
+    ]
+    test = page(write_suite(tmp_path, variants))
+    table = html(test)
+    assert table.count("✗ not possible") == 4
+    assert "the hub is not asked" in table and "pickled weights only" in table and "no readable config.json" in table
+    assert test.button(key="start").disabled
+    control(test, "button_group", "variants:").set_value([]).run()
+    assert not test.button(key="start").disabled
+
+
+def test_a_run_under_way(database: str) -> None:
+    test = page(run=RUNNING)
+    assert "measures" in test.header[0].value
+    assert [b.key for b in test.button if b.key == "cancel"]
+    assert 'aria-current="step"' in html(test)
+    assert "Progress by variant" in html(test)
+    assert test.toggle(key="another").value is False
+    test.toggle(key="another").set_value(True).run()
+    assert test.button(key="start")
+
+
+@pytest.mark.parametrize(
+    ("run", "sign"),
+    [(FULL, "✓ finished"), (CANCELLED, "cancelled"), (FAILED, "✗ failed"), (INTERRUPTED, "interrupted")],
+)
+def test_a_run_that_has_ended(run: str, sign: str, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "current", list)
+    test = page(run=run)
+    assert sign in said(test)
+    assert "Measure a suite" in said(test)
+    assert test.get("page_link")
+
+
+def test_a_run_that_is_not_there(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "current", list)
+    test = page(run="01J0NOSUCH<b>x</b>")
+    assert "there is no run" in test.warning[0].value and "\\<b\\>" in test.warning[0].value
+    assert "Measure a suite" in said(test)
+
+
+# Live states, from the store
+
+
+@pytest.fixture
+def own_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """own_run(status, progress, **columns): a run of this host in a database of its own."""
+    monkeypatch.setenv("BENCH_DATABASE_URL", f"sqlite:///{tmp_path / 'bench.sqlite'}")
+
+    def make(status: str, progress: dict[str, Any] | None = None, **columns: Any) -> str:
+        run_id = "01K0000000000000000000LIVE"
+        now = datetime.now(UTC)
+        suite = load_suite("demo")
+        given = {
+            "suite_name": "demo",
+            "suite": suite.model_dump(mode="json"),
+            "device": "cpu",
+            "device_name": cpu_device().name,
+            "host": socket.gethostname(),
+            "environment": {},
+            "created_at": now,
+            "heartbeat_at": now,
+        }
+        with open_store() as store, store.session() as session:
+            session.add(models.Run(id=run_id, status=status, progress=progress, **given | columns))
+            for position, variant in enumerate(suite.variant):
+                row = models.Measurement(
+                    run_id=run_id,
+                    position=position,
+                    variant=variant.name,
+                    title=variant.shown,
+                    model=variant.model,
+                    backend=variant.backend,
+                    precision=variant.precision,
+                    options={},
+                    device="cpu",
+                    baseline=variant.name == "fp32",
+                    batch_size=8,
+                    padding="max_length",
+                    order="given",
+                    max_length=96,
+                    status="pending",
+                )
+                if status == "running" and progress and progress["phase"] == "timing":
+                    row.blocks = [
+                        models.Block(
+                            process=0,
+                            round=index,
+                            kind="timed",
+                            started_s=float(index),
+                            samples=16,
+                            tokens=100,
+                            padded_tokens=100,
+                            latencies_s=np.array([0.1, 0.1]).astype("<f8").tobytes(),
+                        )
+                        for index in range(3)
+                    ]
+                session.add(row)
+        return run_id
+
+    return make
+
+
+def test_a_queued_run_is_found_without_its_id(own_run: Callable[..., str]) -> None:
+    waiting = {"phase": "queued", "text": "waiting: run X holds it", "done": None, "seconds_left": None}
+    run_id = own_run("queued", waiting, pid=1)
+    test = page()
+    assert test.query_params["run"] == run_id
+    assert "waits to measure 5 variants" in test.header[0].value
+    assert "Queued: waiting" in test.get("progress")[0].proto.text.replace("\\", "")
+
+
+def test_a_queued_run_whose_process_is_gone(own_run: Callable[..., str]) -> None:
+    own_run("queued", None, pid=2**22 - 3, heartbeat_at=datetime.now(UTC) - timedelta(minutes=1))
+    test = page()
+    assert "Measure a suite" in test.header[0].value
+
+
+def test_training_and_rounds_are_told(own_run: Callable[..., str]) -> None:
+    progress = {"phase": "preparing", "text": "checkpoint 'teacher': training", "done": 0.4, "seconds_left": 12.2}
+    own_run("preparing", progress, pid=1)
+    test = page()
+    shown = test.get("progress")[0].proto
+    assert shown.value == 40 and "training, about 13 s left" in shown.text
+    assert html(test).count("· waiting") == 5
+
+
+def test_rounds_by_variant(own_run: Callable[..., str]) -> None:
+    progress = {"phase": "timing", "text": "round 4, process 1 of 1", "done": 0.05, "seconds_left": 30.0}
+    run_id = own_run("running", progress, pid=1)
+    test = page()
+    assert "Timing round 4 of at least 60, about 30 s left" in test.get("progress")[0].proto.text
+    assert html(test).count("▶ timing") == 5 + 1
+    assert html(test).count("3 of 60") == 5
+    (lane, *_) = live.lanes(run_id)
+    assert lane.rates.tolist() == [80.0] * 3 and len(lane.latencies_s) == 6
+
+
+def test_cancel_is_asked_once(own_run: Callable[..., str]) -> None:
+    own_run("preparing", {"phase": "preparing", "text": "x"}, pid=1)
+    test = page()
+    test.button(key="cancel").click().run()
+    with open_store() as store, store.session() as session:
+        assert session.get(models.Run, "01K0000000000000000000LIVE").cancel_requested  # type: ignore[union-attr]
+    test.run()
+    assert test.button(key="cancelling").disabled
+
+
+# Plain functions
+
+
+def test_an_estimate_needs_an_earlier_run() -> None:
+    suite = load_suite("demo")
+    assert "no earlier run" in plan.estimate(suite, None)
+    known = {(v.name, 8): 0.01 for v in suite.variant}
+    before = plan.Earlier("0" * 26, datetime.now(UTC), 100.0, 60.0, 5, known)
+    assert plan.estimate(suite, before) == (
+        "Timing takes about 42 s at the speeds of run …000000; everything else took that run 40 s for its 5 variants."
+    )
+    partly = plan.Earlier("0" * 26, datetime.now(UTC), 100.0, 60.0, 1, {("fp32", 8): 0.01})
+    assert plan.estimate(suite, partly).startswith("Timing ends after at most 1 min; ")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "1 s"), (59, "59 s"), (61, "1 min 1 s"), (1800, "30 min"), (7500, "2 h 5 min")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert plan.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("status", "progress", "text"),
+    [
+        ("queued", None, "queued"),
+        ("finished", {"phase": "timing", "text": "round 3, process 1 of 1"}, "finished"),
+        ("running", {"phase": "timing", "text": "round 61, process 1 of 1"}, "timing round 61 of 61"),
+        (
+            "running",
+            {"phase": "timing", "text": "round 2, process 2 of 3"},
+            "timing round 2 of at least 20, process 2 of 3",
+        ),
+        ("running", {"phase": "loading", "text": "starting 5 workers"}, "loading: starting 5 workers"),
+    ],
+)
+def test_standing(status: str, progress: dict[str, Any] | None, text: str) -> None:
+    assert jobs.standing(status, progress, {"protocol": {"rounds": 60}}) == text

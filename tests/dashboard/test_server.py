@@ -1,0 +1,50 @@
+"""The dashboard's command: what it prints and what it refuses."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from dashboard import server
+
+
+def test_the_banner_says_where_to_look_and_how_to_tunnel() -> None:
+    said = "\n".join(server.banner(8765, None))
+    assert "http://127.0.0.1:8765" in said and "ssh -L 8765:127.0.0.1:8765" in said
+
+
+def test_the_banner_of_a_socket() -> None:
+    assert "ssh -L 8501:/tmp/bench.sock" in "\n".join(server.banner(None, Path("/tmp/bench.sock")))
+
+
+def test_a_taken_port_is_refused_with_another(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        assert server.main(["--port", str(port)]) == 2
+    said = capsys.readouterr().err
+    assert f"port {port} is taken" in said and "--port" in said
+
+
+def test_a_file_is_no_socket(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "bench.sock"
+    file.write_text("mine")
+    assert server._prepare(file) == f"{file} exists and is no socket"
+    assert file.read_text() == "mine"
+
+
+def test_a_stale_socket_makes_way(tmp_path: Path) -> None:
+    path = tmp_path / "old.sock"
+    with socket.socket(socket.AF_UNIX) as old:
+        old.bind(str(path))
+    assert server._prepare(path) is None
+    assert not path.exists()
+
+
+def test_a_socket_is_its_owners_alone(tmp_path: Path) -> None:
+    path = tmp_path / "bench.sock"
+    with server.private_socket(path):
+        assert path.stat().st_mode & 0o777 == 0o600
