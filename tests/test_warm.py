@@ -37,7 +37,8 @@ from engine.answering import Answer
 from engine.spec import load_suite
 from engine.warm import WarmPool
 with WarmPool() as pool:
-    answers = [e for e in pool.ask(load_suite(sys.argv[1]), ["The bank's shares rose."], "cpu") if isinstance(e, Answer)]
+    events = list(pool.ask(load_suite(sys.argv[1]), ["The bank's shares rose."], "cpu"))
+answers = [event for event in events if isinstance(event, Answer)]
 print(answers[-1].status, *sorted({"torch", "transformers", "onnxruntime", "optimum"} & set(sys.modules)))
 """
 
