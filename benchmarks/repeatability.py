@@ -5,8 +5,8 @@ the runs, and how often a run's interval held the value pooled over the other ru
 suite is also timed one variant after another, each alone for its share of the time, as most comparisons are
 made: the figure to hold the interleaved rounds against. Ends with a simulation of runs with the noise that was seen.
 
-    python benchmarks/repeatability.py demo --runs 5 --apart
-    python benchmarks/repeatability.py demo --runs 40 --set protocol.max_seconds=15 --set protocol.rounds=12
+    python -m benchmarks.repeatability demo --runs 5 --apart
+    python -m benchmarks.repeatability demo --runs 40 --set protocol.max_seconds=15 --set protocol.rounds=12
 
 Point BENCH_DATA_DIR at a folder of its own to keep these runs out of the dashboard's history.
 """

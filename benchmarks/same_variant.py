@@ -4,7 +4,7 @@ Runs a suite's baseline several times over as if the copies were different varia
 from the stored rounds takes every pair of copies: how far its speed-up is from 1, and whether its interval
 excludes 1. Prints what `stats.BETWEEN_PROCESS_SD` should be on this machine.
 
-    python benchmarks/same_variant.py ../shared/suites/agnews-local.toml --variant student --runs 4
+    python -m benchmarks.same_variant ../shared/suites/agnews-local.toml --variant student --runs 4
 """
 
 from __future__ import annotations
