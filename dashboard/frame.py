@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dashboard import paired
-from engine import stats
+from engine import quality, stats
 
 Row = dict[str, Any]
 
@@ -125,8 +124,8 @@ def _against_baseline(rows: list[Row], everything: list[Row], correct: Mapping[i
         mine, theirs = correct.get(row["id"]), correct.get(baseline["id"])
         if row["baseline"] or mine is None or theirs is None or len(mine) != len(theirs):
             continue
-        pairs[row["variant"]] = (row, paired.compare(mine, theirs))
-    corrected = paired.holm({name: pair.p for name, (_, pair) in pairs.items()})
+        pairs[row["variant"]] = (row, quality.compare(mine, theirs))
+    corrected = quality.holm({name: pair.p for name, (_, pair) in pairs.items()})
     for name, (row, pair) in pairs.items():
         row |= {
             "accuracy_difference": pair.difference,
@@ -135,5 +134,5 @@ def _against_baseline(rows: list[Row], everything: list[Row], correct: Mapping[i
             "accuracy_gained": pair.gained,
             "accuracy_lost": pair.lost,
             "accuracy_p": corrected[name],
-            "accuracy_comparison": paired.verdict(pair, corrected[name]),
+            "accuracy_comparison": quality.verdict(pair, corrected[name]),
         }

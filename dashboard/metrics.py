@@ -160,7 +160,7 @@ METRICS: dict[str, Metric] = {
             "higher",
             100.0,
             "linear",
-            "Accuracy less the baseline's on the same examples, with Bonett and Price's paired interval; the "
+            "Accuracy less the baseline's on the same examples, with its paired bootstrap's 95% interval; the "
             "verdict is exact McNemar's, corrected over the variants by Holm.",
             "accuracy_difference_low",
             "accuracy_difference_high",

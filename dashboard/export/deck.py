@@ -37,7 +37,7 @@ METHOD = (
     "Method. Every variant works in a process of its own; in each round every variant, in shuffled order, answers the "
     "same examples, and speed-ups are taken round by round. A call takes one tokenised batch as host arrays and "
     "returns its logits as a host array. Intervals are 95%: speed by Student's t over the rounds with a part for "
-    "what two processes of one variant differ by; accuracy by Wilson; accuracy differences by Bonett and Price on "
+    "what two processes of one variant differ by; accuracy by Wilson; accuracy differences by a bootstrap of "
     "paired answers, their verdicts by exact McNemar, corrected by Holm."
 )
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 import pytest
 from dashboard_fill import FULL, SIZES
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.stats import binomtest
 
-from dashboard import data, frame, paired
+from dashboard import data, frame
 from engine.store import open_store, queries
 
 
@@ -57,25 +53,3 @@ def test_the_front_holds_what_nobody_beats(full: pd.DataFrame) -> None:
     front = [row["variant"] for row in frame.pareto(frame.rows_of(full), "latency_p50_s", "accuracy")]
     assert front[0] == "student" and "int8" in front and "nf4" not in front
     assert "bf16" not in front, "an invalid row must not count"
-
-
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=300))
-def test_pairs(answers: list[tuple[bool, bool]]) -> None:
-    mine, theirs = (np.array(column) for column in zip(*answers, strict=True))
-    found = paired.compare(mine, theirs)
-    assert found.difference == pytest.approx(mine.mean() - theirs.mean())
-    assert -1 <= found.low < found.high <= 1
-    discordant = found.gained + found.lost
-    if discordant:
-        assert found.p == pytest.approx(binomtest(found.gained, discordant).pvalue)
-    else:
-        assert found.p == 1
-
-
-def test_holm_by_hand() -> None:
-    assert paired.holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})
-
-
-def test_no_answers_cannot_be_paired() -> None:
-    with pytest.raises(ValueError, match="cannot be paired"):
-        paired.compare(np.array([], bool), np.array([], bool))

@@ -1,0 +1,140 @@
+"""Statistics of a classifier's answers: against a baseline, label by label, and whether its labels can be right.
+
+Pure functions over arrays, no model, no store. A proportion's own interval is `stats.wilson`, macro F1
+`stats.macro_f1`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.stats import CONFIDENCE
+
+LEVEL = 0.05
+POWER = 0.8
+
+# Against a baseline
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A variant's accuracy less the baseline's on the same examples."""
+
+    difference: float
+    """Share of the examples; above 0 where the variant is more often right."""
+    low: float
+    high: float
+    """Limits at 95% confidence, uncorrected for several variants."""
+    gained: int
+    """Examples that it alone has right."""
+    lost: int
+    """Examples that the baseline alone has right."""
+    p: float
+    """Exact McNemar, two-sided, uncorrected."""
+
+
+def compare(mine: np.ndarray, baseline: np.ndarray) -> Paired:
+    """`mine` and `baseline`: bool [examples], whether each is answered right.
+
+    Raises ValueError where there are none, or not as many of both.
+    """
+    n = len(mine)
+    if n == 0 or n != len(baseline):
+        raise ValueError(f"{n} and {len(baseline)} answers cannot be paired")
+    gained = int((mine & ~baseline).sum())
+    lost = int((~mine & baseline).sum())
+    low, high = paired_interval(gained, lost, n)
+    return Paired((gained - lost) / n, low, high, gained, lost, mcnemar(gained, lost))
+
+
+def paired_interval(gained: int, lost: int, n: int) -> tuple[float, float]:
+    """95% limits of the difference of accuracy: a paired percentile bootstrap of n examples, as a share.
+
+    An example moves the difference by +1, -1 or 0, so what a resample of n of them gives is the sum of n
+    such steps; its distribution is computed (a convolution) rather than drawn, and so has neither seed nor
+    noise: the "ideal bootstrap", Efron and Tibshirani (1993), ch. 6. The plain form degenerates to [0, 0]
+    without discordant pairs and covers a difference that few pairs show far too seldom. So the steps are
+    resampled with one more pair each way, gained + 1 and lost + 1 of n + 2, as Bonett and Price (2012)
+    smooth Wald's interval. Simulated (tests/test_quality.py), it covers the true difference in 94% to 97%
+    of experiments, in more where few pairs are discordant, and it excludes 0 wherever exact McNemar shows a
+    difference at 5%, unless all n examples are discordant.
+    """
+    from scipy.fft import irfft, next_fast_len, rfft
+
+    size = next_fast_len(2 * n + 1, real=True)
+    step = np.zeros(size)
+    step[[0, 1, -1]] = np.array([n - gained - lost, gained + 1, lost + 1]) / (n + 2)
+    # From -n to n; indices below 0 wrap around.
+    total = np.roll(irfft(rfft(step) ** n, size), n)[: 2 * n + 1]
+    tail = (1 - CONFIDENCE) / 2
+    low = int(np.searchsorted(np.cumsum(total), tail)) - n
+    # Counted from its own end, so that who is called the baseline makes no difference.
+    high = n - int(np.searchsorted(np.cumsum(total[::-1]), tail))
+    return low / n, high / n
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Exact two-sided McNemar p from the discordant pairs; 1 where there are none."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def holm(p: Mapping[str, float]) -> dict[str, float]:
+    """Holm's correction of p-values by name (Holm 1979)."""
+    corrected: dict[str, float] = {}
+    running = 0.0
+    for rank, (name, value) in enumerate(sorted(p.items(), key=lambda item: item[1])):
+        running = max(running, min(1.0, value * (len(p) - rank)))
+        corrected[name] = running
+    return corrected
+
+
+def verdict(pair: Paired, corrected: float) -> str:
+    """better, worse or no_difference, from a p-value corrected over the variants."""
+    if corrected >= LEVEL or pair.gained == pair.lost:
+        return "no_difference"
+    return "better" if pair.gained > pair.lost else "worse"
+
+
+def smallest_detectable(discordant: int, n: int) -> float | None:
+    """The true difference of accuracy that n examples would have shown with 80% power, as a share.
+
+    Shown: exact McNemar at 5%, two-sided, for one comparison; Holm over several variants needs more. The
+    power is exact: over the number of discordant pairs, binomial with the share `discordant` / n that was
+    observed, and over their direction. A difference cannot be larger than the share of discordant pairs,
+    so where even all of them in one direction would be too few, the share grows with the difference:
+    then the answer does not depend on `discordant`. Without any, the share is taken at its one-sided
+    95% upper limit (Clopper-Pearson; the rule of three, 3 / n). None for so few examples that no answers
+    at all could show a difference. Raises ValueError where `discordant` is not within 0 to n.
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import beta, binom
+
+    if not 0 <= discordant <= n:
+        raise ValueError(f"{discordant} of {n} examples cannot be discordant")
+    # Pairs that all point one way have p = 2 * 0.5**pairs.
+    fewest = math.floor(1 - math.log2(LEVEL)) + 1
+    if n < fewest:
+        return None
+    share = discordant / n if discordant else 1 - LEVEL ** (1 / n)
+    # As many pairs as that with 80%: the binomial's upper tail is a beta distribution of its share.
+    one_way = float(beta.ppf(POWER, fewest, n - fewest + 1))
+    if share <= one_way:
+        return one_way
+    fewest_likely, most_likely = binom.ppf([1e-12, 1 - 1e-12], n, share)
+    pairs = np.arange(max(fewest, fewest_likely), most_likely + 1)
+    weight = binom.pmf(pairs, n, share)
+    # The most pairs against the direction with which McNemar still shows a difference; -1 where none does.
+    most = binom.ppf(LEVEL / 2, pairs, 0.5) - 1
+
+    def power(difference: float) -> float:
+        up = 0.5 + difference / share / 2
+        return float(weight @ (binom.cdf(most, pairs, up) + binom.sf(pairs - most - 1, pairs, up)))
+
+    target = min(POWER, power(share))
+    return float(brentq(lambda difference: power(difference) - target, 0, share))

@@ -1,0 +1,260 @@
+"""Statistics of answers against scipy, statsmodels, scikit-learn, arithmetic written out, and simulated experiments."""
+
+from __future__ import annotations
+
+from functools import cache
+from timeit import repeat
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from engine.quality import (
+    LEVEL,
+    Paired,
+    compare,
+    holm,
+    mcnemar,
+    paired_interval,
+    smallest_detectable,
+    verdict,
+)
+
+NEWS = ["World", "Sports", "Business", "Sci/Tech"]
+quick = settings(deadline=None, max_examples=60)
+interval_of = cache(paired_interval)
+answer_pairs = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=300)
+few = st.integers(0, 40)
+counts = st.tuples(few, few, st.integers(1, 4000)).map(lambda case: (case[0], case[1], sum(case)))
+
+
+def columns(answers: list[tuple[bool, bool]]) -> tuple[np.ndarray, np.ndarray]:
+    mine, theirs = (np.array(column) for column in zip(*answers, strict=True))
+    return mine, theirs
+
+
+def shows(gained: np.ndarray, lost: np.ndarray) -> np.ndarray:
+    """Where exact McNemar shows a difference at 5%, as bool: the doubled binomial tail."""
+    return 2 * scipy_stats.binom.cdf(np.minimum(gained, lost), gained + lost, 0.5) < 0.05
+
+
+# Two variants on the same examples
+
+
+@quick
+@given(answer_pairs)
+def test_a_pair_holds_what_the_answers_say(answers):
+    mine, theirs = columns(answers)
+    found = compare(mine, theirs)
+    assert found.difference == pytest.approx(mine.mean() - theirs.mean())
+    assert found.gained == sum(a and not b for a, b in answers) and found.lost == sum(b and not a for a, b in answers)
+    assert -1 <= found.low <= found.difference <= found.high <= 1 and found.low < found.high
+    assert (found.low, found.high) == paired_interval(found.gained, found.lost, len(answers))
+
+
+@quick
+@given(answer_pairs, st.randoms(use_true_random=False))
+def test_the_order_of_the_examples_does_not_matter(answers, random):
+    assert compare(*columns(answers)) == compare(*columns(random.sample(answers, len(answers))))
+
+
+@quick
+@given(answer_pairs)
+def test_swapping_the_two_turns_the_difference_round(answers):
+    mine, theirs = columns(answers)
+    there, back = compare(mine, theirs), compare(theirs, mine)
+    assert back == Paired(-there.difference, -there.high, -there.low, there.lost, there.gained, there.p)
+
+
+@pytest.mark.parametrize(("mine", "theirs"), [(0, 0), (3, 2), (0, 1)])
+def test_answers_that_cannot_be_paired(mine, theirs):
+    with pytest.raises(ValueError, match=f"{mine} and {theirs} answers cannot be paired"):
+        compare(np.ones(mine, bool), np.ones(theirs, bool))
+
+
+@quick
+@given(st.integers(0, 200), st.integers(0, 200))
+def test_mcnemar_is_statsmodels(gained, lost):
+    expected = statsmodels_mcnemar([[50, lost], [gained, 7]], exact=True).pvalue if gained + lost else 1.0
+    assert mcnemar(gained, lost) == pytest.approx(expected, rel=1e-9)
+
+
+def test_mcnemar_of_known_cases():
+    assert mcnemar(0, 0) == mcnemar(1, 0) == mcnemar(4, 4) == 1
+    assert mcnemar(5, 0) == 0.0625 and mcnemar(0, 6) == 0.03125
+    # Ten to the power of -100 and below: still a number.
+    assert 0 <= mcnemar(4000, 1000) < 1e-100
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_is_statsmodels(p):
+    found = holm({str(i): value for i, value in enumerate(p)})
+    assert list(found) == [str(i) for i in np.argsort(p, kind="stable")]
+    assert [found[str(i)] for i in range(len(p))] == pytest.approx(multipletests(p, method="holm")[1])
+
+
+def test_holm_by_hand():
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})
+    assert holm({}) == {}
+
+
+def test_verdicts():
+    def of(gained: int, lost: int, corrected: float) -> str:
+        return verdict(Paired(0, -1, 1, gained, lost, 0), corrected)
+
+    assert of(9, 1, 0.049) == "better" and of(1, 9, 0.049) == "worse"
+    assert of(9, 1, LEVEL) == of(1, 9, 0.2) == of(4, 4, 0.0) == "no_difference"
+
+
+def test_the_distribution_is_that_of_drawn_resamples():
+    random = np.random.default_rng(0)
+    for gained, lost, n in [(3, 12, 400), (0, 0, 80), (1, 0, 80), (60, 20, 1000), (400, 0, 400), (5, 7, 12)]:
+        steps = np.array([gained + 1, lost + 1, n - gained - lost]) / (n + 2)
+        drawn = random.multinomial(n, steps, 200_000) @ [1, -1, 0]
+        low, high = (value * n for value in paired_interval(gained, lost, n))
+        # Of a step to either side: quantiles of what was drawn carry noise of their own.
+        assert np.mean(drawn < low) < 0.026 and np.mean(drawn <= low) > 0.024
+        assert np.mean(drawn > high) < 0.026 and np.mean(drawn >= high) > 0.024
+
+
+@quick
+@given(counts)
+def test_limits_are_shares_that_n_examples_can_differ_by(case):
+    gained, lost, n = case
+    low, high = paired_interval(gained, lost, n)
+    assert -1 <= low <= (gained - lost) / n <= high <= 1 and low < high
+    assert (low * n, high * n) == pytest.approx((round(low * n), round(high * n)))
+    assert paired_interval(lost, gained, n) == (-high, -low)
+
+
+def test_no_discordant_pair_is_no_certainty():
+    # The rule of three excludes more than 3 / n one way; the interval is as wide.
+    for n in (80, 400, 3800):
+        low, high = paired_interval(0, 0, n)
+        assert low == -high and 2.5 / n < high <= 3.7 / n
+    assert paired_interval(0, 0, 1) == (-1, 1)
+
+
+def experiments(n: int, discordant: float, direction: float, count: int) -> np.ndarray:
+    """Gained and lost of simulated comparisons: int64 [count, 2]; the true difference is direction * discordant."""
+    random = np.random.default_rng(round(n * discordant * 1000 + 10 * direction))
+    up = discordant * (1 + direction) / 2
+    return random.multinomial(n, [up, discordant - up, 1 - discordant], count)[:, :2]
+
+
+@pytest.mark.parametrize("direction", [0.0, 0.6, 0.9, 1.0])
+@pytest.mark.parametrize("discordant", [0.005, 0.02, 0.1])
+@pytest.mark.parametrize("n", [80, 400, 3800])
+def test_the_interval_covers_the_true_difference_as_often_as_it_says(n, discordant, direction):
+    found = experiments(n, discordant, direction, 2000)
+    limits = np.array([interval_of(gained, lost, n) for gained, lost in found.tolist()])
+    true = direction * discordant
+    covered = np.mean((limits[:, 0] <= true + 1e-9) & (true - 1e-9 <= limits[:, 1]))
+    # Few pairs can differ in few ways, each of which is covered or not: that alone makes steps of some points.
+    many = n * discordant >= 19
+    assert 0.94 <= covered <= 0.98 if many else covered >= 0.93
+    excludes = (limits[:, 0] > 0) | (limits[:, 1] < 0)
+    shown = shows(found[:, 0], found[:, 1])
+    # McNemar never shows what the interval leaves open; the other way round it happens at the margin.
+    assert not np.any(shown & ~excludes)
+    assert np.mean(excludes & ~shown) <= 0.03
+
+
+def test_the_plain_bootstrap_would_not_do():
+    """What the pair more each way is for: resampling what was seen misses a difference that few pairs show."""
+    random = np.random.default_rng(0)
+
+    def plain(gained: int, lost: int, n: int) -> np.ndarray:
+        steps = np.array([gained, lost, n - gained - lost]) / n
+        return np.quantile(random.multinomial(n, steps, 5000) @ [1, -1, 0], [0.025, 0.975]) / n
+
+    assert plain(0, 0, 80).tolist() == [0, 0]
+    for n, discordant in [(80, 0.02), (400, 0.005)]:
+        found = experiments(n, discordant, 0.6, 1000)
+        limits = {pair: plain(*pair, n) for pair in {tuple(row) for row in found.tolist()}}
+        low, high = np.array([limits[tuple(row)] for row in found.tolist()]).T
+        assert np.mean((low <= 0.6 * discordant) & (0.6 * discordant <= high)) < 0.85
+
+
+@pytest.mark.parametrize("concordant", [1, 3, 100, 7000])
+def test_the_interval_excludes_0_where_mcnemar_shows_a_difference(concordant):
+    for pairs in range(6, 90):
+        # The least lopsided split that McNemar calls a difference, and its neighbour.
+        lost = int(scipy_stats.binom.ppf(0.025, pairs, 0.5)) - 1
+        assert mcnemar(pairs - lost, lost) < 0.05 <= mcnemar(pairs - lost - 1, lost + 1)
+        assert paired_interval(pairs - lost, lost, pairs + concordant)[0] > 0
+        # The other way round the two part at the margin alone.
+        if concordant >= 100 and mcnemar(pairs - lost - 1, lost + 1) > 0.06:
+            assert paired_interval(pairs - lost - 1, lost + 1, pairs + concordant)[0] <= 0
+
+
+def test_variants_that_are_the_same_are_seldom_called_different():
+    """Five variants, each with its own chance flips: any verdict at all is an error."""
+    random = np.random.default_rng(3)
+    wrong = 0
+    for _ in range(400):
+        found = random.multinomial(1000, [0.03, 0.03, 0.94], 5)[:, :2].tolist()
+        pairs = {str(i): Paired(0, 0, 0, *row, mcnemar(*row)) for i, row in enumerate(found)}
+        corrected = holm({name: pair.p for name, pair in pairs.items()})
+        wrong += any(verdict(pair, corrected[name]) != "no_difference" for name, pair in pairs.items())
+    assert 0 < wrong / 400 <= 0.06
+
+
+# What could have been seen
+
+
+def power(n: int, discordant: float, difference: float) -> float:
+    random = np.random.default_rng(round(1e6 * difference) + n)
+    up = max(0.0, (discordant + difference) / 2)
+    drawn = random.multinomial(n, [up, max(0.0, discordant - up), 1 - max(discordant, difference)], 40_000)
+    return float(shows(drawn[:, 0], drawn[:, 1]).mean())
+
+
+@pytest.mark.parametrize(
+    ("discordant", "n"),
+    [(9, 80), (30, 80), (80, 80), (12, 400), (40, 400), (38, 3800), (380, 3800), (60, 7600), (7600, 7600)],
+)
+def test_four_in_five_such_differences_would_have_been_shown(discordant, n):
+    found = smallest_detectable(discordant, n)
+    assert 0 < found <= discordant / n
+    # Standard error of 40,000 draws: 0.002.
+    assert power(n, discordant / n, found) == pytest.approx(0.8, abs=0.008)
+    assert power(n, discordant / n, 0.9 * found) < 0.74
+    assert power(n, discordant / n, min(1.1 * found, discordant / n)) > 0.8
+
+
+@pytest.mark.parametrize("n", [6, 80, 400, 7600])
+def test_few_discordant_pairs_leave_what_so_many_examples_could_show_at_all(n):
+    """Six pairs one way are the fewest that McNemar calls a difference: they must occur four times in five."""
+    found = smallest_detectable(0, n)
+    assert scipy_stats.binom.sf(5, n, found) == pytest.approx(0.8)
+    assert power(n, found, found) == pytest.approx(0.8, abs=0.008)
+    assert power(n, 0.9 * found, 0.9 * found) < 0.74
+    # The upper limit of no discordant pair at all is too small to matter, and so are a few that were seen.
+    if n > 6:
+        assert found > 1 - 0.05 ** (1 / n) and smallest_detectable(5, n) == found
+    assert smallest_detectable(5, 6) >= smallest_detectable(0, 6)
+
+
+def test_more_noise_hides_more_and_more_examples_show_more():
+    for n in (80, 3800):
+        found = [smallest_detectable(discordant, n) for discordant in range(0, n + 1, n // 20)]
+        assert found == sorted(found) and found[-1] > 2 * found[0]
+    found = [smallest_detectable(n // 20, n) for n in (40, 80, 400, 3800, 7600)]
+    assert found == sorted(found, reverse=True)
+
+
+def test_five_examples_can_show_nothing():
+    assert [smallest_detectable(n, n) for n in (0, 1, 5)] == [None, None, None]
+    for discordant, n in [(-1, 80), (81, 80)]:
+        with pytest.raises(ValueError, match=f"{discordant} of {n} examples cannot be discordant"):
+            smallest_detectable(discordant, n)
+
+
+def test_the_smallest_difference_is_found_at_once():
+    assert min(repeat(lambda: smallest_detectable(700, 7600), number=1, repeat=5)) < 0.02
