@@ -138,3 +138,84 @@ def smallest_detectable(discordant: int, n: int) -> float | None:
 
     target = min(POWER, power(share))
     return float(brentq(lambda difference: power(difference) - target, 0, share))
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Examples that a variant answers otherwise than the baseline."""
+
+    changed: int
+    right_to_wrong: int | None
+    """The baseline's answer is right, the variant's wrong; None, as the next two, without labels."""
+    wrong_to_right: int | None
+    wrong_to_wrong: int | None
+    """Both are wrong, each in its own way."""
+    index: np.ndarray
+    """int64 [changed]: which examples, in order."""
+    matrix: np.ndarray
+    """int64 [baseline's answer, own answer]."""
+
+
+def flips(answers: np.ndarray, baseline: np.ndarray, labels: np.ndarray | None, count: int) -> Flips:
+    """`answers`, `baseline` and `labels`: int64 [n], each below `count`; without labels for unlabelled text.
+
+    Raises ValueError where there are none, or not as many of each.
+    """
+    matrix = confusion(baseline, answers, count)
+    changed = answers != baseline
+    index = np.flatnonzero(changed).astype(np.int64)
+    if labels is None:
+        return Flips(len(index), None, None, None, index, matrix)
+    if len(labels) != len(answers):
+        raise ValueError(f"{len(labels)} labels do not fit {len(answers)} answers")
+    lost = int((changed & (baseline == labels)).sum())
+    gained = int((changed & (answers == labels)).sum())
+    return Flips(len(index), lost, gained, len(index) - lost - gained, index, matrix)
+
+
+# Label by label
+
+
+def confusion(labels: np.ndarray, predicted: np.ndarray, count: int) -> np.ndarray:
+    """The confusion matrix of `count` labels: int64 [label, predicted]; rows sum to the labels' examples.
+
+    `labels` and `predicted`: int64 [n]. Raises ValueError for n = 0, and for indices outside of `count`.
+    """
+    from sklearn.metrics import confusion_matrix
+
+    for values in (labels, predicted):
+        if len(values) == 0 or values.min() < 0 or values.max() >= count:
+            raise ValueError(f"{len(values)} labels cannot be counted: give at least one, each from 0 to {count - 1}")
+    return confusion_matrix(labels, predicted, labels=np.arange(count)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """How well one label is told from all others."""
+
+    precision: float | None
+    """Of the answers with this label the share that is right; None where it was never answered."""
+    recall: float | None
+    """Of the examples with this label the share that is found; None where there are none."""
+    f1: float
+    """The harmonic mean of both, 0 where nothing was found: what `stats.macro_f1` averages."""
+    support: int
+    """Examples with this label."""
+
+
+def label_scores(labels: np.ndarray, predicted: np.ndarray, count: int) -> list[LabelScore]:
+    """A score for each of `count` labels, in their order. `labels` and `predicted`: int64 [n]."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    precision, recall, f1, support = precision_recall_fscore_support(
+        labels, predicted, labels=np.arange(count), zero_division=np.nan
+    )
+    return [
+        LabelScore(
+            None if np.isnan(precision[i]) else float(precision[i]),
+            None if np.isnan(recall[i]) else float(recall[i]),
+            0.0 if np.isnan(f1[i]) else float(f1[i]),
+            int(support[i]),
+        )
+        for i in range(count)
+    ]

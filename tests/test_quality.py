@@ -10,14 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
+from sklearn import metrics
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
+from engine import stats
 from engine.quality import (
     LEVEL,
     Paired,
     compare,
+    confusion,
+    flips,
     holm,
+    label_scores,
     mcnemar,
     paired_interval,
     smallest_detectable,
@@ -258,3 +263,82 @@ def test_five_examples_can_show_nothing():
 
 def test_the_smallest_difference_is_found_at_once():
     assert min(repeat(lambda: smallest_detectable(700, 7600), number=1, repeat=5)) < 0.02
+
+
+# Flips
+
+three = st.integers(0, 2)
+answered = st.lists(st.tuples(three, three, three), min_size=1, max_size=80).map(lambda rows: np.array(rows).T)
+
+
+def test_flips_by_hand():
+    labels, baseline = np.array([0, 0, 1, 1, 2, 2, 2]), np.array([0, 0, 1, 0, 1, 2, 0])
+    found = flips(np.array([0, 1, 1, 1, 0, 2, 0]), baseline, labels, 3)
+    assert (found.changed, found.right_to_wrong, found.wrong_to_right, found.wrong_to_wrong) == (3, 1, 1, 1)
+    assert found.index.tolist() == [1, 3, 4] and found.index.dtype == np.int64
+    # Row: the baseline's answer; column: its own.
+    assert found.matrix.tolist() == [[2, 2, 0], [1, 1, 0], [0, 0, 1]]
+
+
+@quick
+@given(answered)
+def test_flips_are_what_differs_and_what_accuracy_pairs(case):
+    labels, baseline, answers = case
+    found = flips(answers, baseline, labels, 3)
+    assert found.right_to_wrong + found.wrong_to_right + found.wrong_to_wrong == found.changed == len(found.index)
+    assert found.matrix.sum() == len(labels) and found.matrix.sum() - np.trace(found.matrix) == found.changed
+    assert all((answers[i] != baseline[i]) == (i in found.index) for i in range(len(labels)))
+    pair = compare(answers == labels, baseline == labels)
+    assert (pair.gained, pair.lost) == (found.wrong_to_right, found.right_to_wrong)
+    back = flips(baseline, answers, labels, 3)
+    assert (back.right_to_wrong, back.wrong_to_right) == (found.wrong_to_right, found.right_to_wrong)
+    assert (back.matrix == found.matrix.T).all()
+
+
+def test_flips_of_unlabelled_text_are_neither_right_nor_wrong():
+    found = flips(np.array([0, 1]), np.array([1, 1]), None, 2)
+    assert (found.changed, found.right_to_wrong, found.wrong_to_right, found.wrong_to_wrong) == (1, None, None, None)
+    assert found.matrix.tolist() == [[0, 0], [1, 1]]
+
+
+@pytest.mark.parametrize(("answers", "baseline", "labels"), [(0, 0, 0), (2, 3, 3), (3, 3, 2)])
+def test_flips_need_as_many_of_each(answers, baseline, labels):
+    with pytest.raises(ValueError):
+        flips(*(np.zeros(n, dtype=np.int64) for n in (answers, baseline, labels)), 2)
+
+
+# Label by label
+
+
+@quick
+@given(answered)
+def test_confusion_counts_label_by_answer(case):
+    labels, predicted, _ = case
+    expected = np.zeros((4, 4), dtype=np.int64)
+    np.add.at(expected, (labels, predicted), 1)
+    found = confusion(labels, predicted, 4)
+    assert found.dtype == np.int64 and (found == expected).all()
+
+
+@pytest.mark.parametrize(("labels", "predicted"), [([], []), ([0, 4], [0, 1]), ([0, 1], [0, -1]), ([0, 1], [0])])
+def test_what_no_matrix_holds_is_refused(labels, predicted):
+    """scikit-learn would leave such answers out without a word."""
+    with pytest.raises(ValueError):
+        confusion(np.array(labels, dtype=np.int64), np.array(predicted, dtype=np.int64), 4)
+
+
+@quick
+@given(answered)
+def test_scores_are_shares_of_rows_and_columns(case):
+    labels, predicted, _ = case
+    matrix = confusion(labels, predicted, 4)
+    found = label_scores(labels, predicted, 4)
+    for i, score in enumerate(found):
+        hit, answers, examples = matrix[i, i], matrix[:, i].sum(), matrix[i].sum()
+        assert score.precision == (pytest.approx(hit / answers) if answers else None)
+        assert score.recall == (pytest.approx(hit / examples) if examples else None)
+        assert score.f1 == (pytest.approx(2 * hit / (answers + examples)) if answers + examples else 0)
+        assert score.support == examples
+    assert np.mean([score.f1 for score in found]) == pytest.approx(stats.macro_f1(labels, predicted, 4))
+    expected = metrics.precision_recall_fscore_support(labels, predicted, labels=range(4), zero_division=0)
+    assert [score.f1 for score in found] == pytest.approx(expected[2])
