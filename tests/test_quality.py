@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from timeit import repeat
 
@@ -11,19 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from sklearn import metrics
+from sklearn.calibration import calibration_curve
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from engine import stats
 from engine.quality import (
+    BINS,
     LEVEL,
     Paired,
+    calibration,
     compare,
     confusion,
     flips,
     holm,
     label_scores,
     mcnemar,
+    nll,
     paired_interval,
     smallest_detectable,
     verdict,
@@ -342,3 +347,123 @@ def test_scores_are_shares_of_rows_and_columns(case):
     assert np.mean([score.f1 for score in found]) == pytest.approx(stats.macro_f1(labels, predicted, 4))
     expected = metrics.precision_recall_fscore_support(labels, predicted, labels=range(4), zero_division=0)
     assert [score.f1 for score in found] == pytest.approx(expected[2])
+
+
+# Probabilities
+
+
+def model(n: int, outputs: int, scale: float, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, scale, (n, outputs)).astype(np.float32)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    odds = np.exp(logits.astype(np.float64))
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
+def drawn_labels(probabilities: np.ndarray, seed: int) -> np.ndarray:
+    """Labels that come true as often as `probabilities` [n, labels] say."""
+    random = np.random.default_rng(seed)
+    return (probabilities.cumsum(axis=1) > random.random((len(probabilities), 1))).argmax(axis=1)
+
+
+@quick
+@given(st.integers(1, 60), st.permutations(range(4)), st.floats(0.1, 5), st.integers(0, 1000))
+def test_nll_is_log_loss(n, mapping, scale, seed):
+    logits = model(n, 4, scale, seed)
+    labels = np.random.default_rng(seed).integers(0, 4, n)
+    by_label = softmax(logits)[:, np.argsort(mapping)]
+    expected = metrics.log_loss(labels, by_label, labels=range(4))
+    assert nll(logits, mapping, labels) == pytest.approx(expected)
+    # A constant added to all outputs changes no probability, the order of the examples no mean.
+    order = np.random.default_rng(seed).permutation(n)
+    assert nll(logits + 3, mapping, labels) == pytest.approx(expected, rel=1e-4)
+    assert nll(logits[order], mapping, labels[order]) == pytest.approx(expected)
+
+
+def test_outputs_that_mean_one_label_add_up():
+    logits = np.log(np.array([[0.2, 0.3, 0.5], [0.1, 0.2, 0.7]], dtype=np.float32))
+    found = nll(logits, [1, 0, 1], np.array([1, 0]))
+    assert found == pytest.approx(-(math.log(0.7) + math.log(0.2)) / 2, rel=1e-6)
+
+
+def test_nll_of_extreme_logits_is_a_number():
+    logits = np.array([[0, 10_000], [3e38, -3e38]], dtype=np.float32)
+    assert nll(logits, [0, 1], np.array([1, 0])) == 0
+    assert nll(logits[:1], [0, 1], np.array([0])) == 10_000
+    assert nll(np.zeros((5, 4), np.float32), [0, 1, 2, 3], np.zeros(5, np.int64)) == pytest.approx(math.log(4))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_not_finite_have_no_likelihood(bad):
+    logits = np.array([[0, 1], [bad, 1]], dtype=np.float32)
+    assert nll(logits, [0, 1], np.array([0, 1])) is None
+    assert calibration(logits, [0, 1], np.array([0, 1])) is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_label_that_no_output_means_has_no_likelihood():
+    assert nll(np.zeros((2, 2), np.float32), [0, 1], np.array([0, 2])) is None
+    assert nll(np.zeros((2, 2), np.float32), [0, 1], np.array([0, 1])) == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize(("shape", "labels"), [((0, 2), 0), ((3, 2), 2), ((3, 3), 3)])
+def test_logits_of_another_shape_are_refused(shape, labels):
+    for function in (nll, calibration):
+        with pytest.raises(ValueError, match="do not fit"):
+            function(np.zeros(shape, np.float32), [0, 1], np.zeros(labels, np.int64))
+
+
+def ece_by_hand(confidence: np.ndarray, right: np.ndarray) -> float:
+    found = 0.0
+    for i in range(15):
+        inside = (confidence > i / 15) & (confidence <= (i + 1) / 15)
+        if inside.any():
+            found += inside.sum() / len(right) * abs(confidence[inside].mean() - right[inside].mean())
+    return found
+
+
+@quick
+@given(st.integers(1, 200), st.permutations(range(3)), st.floats(0.1, 5), st.integers(0, 1000))
+def test_ece_is_the_mean_distance_of_the_bins(n, mapping, scale, seed):
+    logits = model(n, 3, scale, seed)
+    labels = np.random.default_rng(seed).integers(0, 3, n)
+    found = calibration(logits, mapping, labels)
+    confidence = softmax(logits).max(axis=1)
+    right = np.array(mapping)[logits.argmax(axis=1)] == labels
+    assert found.ece == pytest.approx(ece_by_hand(confidence, right)) and 0 <= found.ece <= 1
+    full = [part for part in found.bins if part.count]
+    assert len(found.bins) == BINS == 15 and sum(part.count for part in full) == n
+    accuracy, sure = calibration_curve(right, confidence, n_bins=15, strategy="uniform")
+    assert [part.accuracy for part in full] == pytest.approx(accuracy)
+    assert [part.confidence for part in full] == pytest.approx(sure)
+    assert all(part.accuracy is part.confidence is None for part in found.bins if not part.count)
+
+
+def test_ece_of_a_model_that_is_too_sure():
+    logits = np.tile(np.log(np.array([0.9, 0.1], dtype=np.float32)), (100, 1))
+    found = calibration(logits, [1, 0], np.array([1] * 60 + [0] * 40))
+    assert found.ece == pytest.approx(0.3, abs=1e-6)
+    assert found.bins[13].count == 100 and found.bins[13].accuracy == 0.6
+    # Certainty lies in the last bin, and is right.
+    sure = calibration(np.array([[90, 0], [0, 90]], dtype=np.float32), [0, 1], np.array([0, 1]))
+    assert sure.ece == pytest.approx(0) and sure.bins[14].count == 2
+
+
+def test_confidence_is_that_of_the_answer_that_accuracy_counts():
+    # The largest output means label 0, though label 1's two outputs together are likelier.
+    logits = np.log(np.array([[0.4, 0.3, 0.3]], dtype=np.float32))
+    found = calibration(logits, [0, 1, 1], np.array([0]))
+    assert found.ece == pytest.approx(0.6, abs=1e-6)
+    # Where the largest output has a twin, its label is as likely as both.
+    assert calibration(logits, [1, 1, 0], np.array([1])).ece == pytest.approx(0.3, abs=1e-6)
+
+
+@pytest.mark.parametrize(("n", "shown"), [(80, 0.105), (400, 0.048), (3800, 0.015)])
+def test_a_calibrated_model_shows_the_ece_that_the_docstring_warns_of(n, shown):
+    found = []
+    for seed in range(60):
+        logits = model(n, 4, 3, seed)
+        found.append(calibration(logits, [0, 1, 2, 3], drawn_labels(softmax(logits), seed)).ece)
+    assert np.mean(found) == pytest.approx(shown, rel=0.08)
