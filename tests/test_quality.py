@@ -17,8 +17,10 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from engine import stats
+from engine.labels import align
 from engine.quality import (
     BINS,
+    CONSTANT_SHARE,
     LEVEL,
     Paired,
     calibration,
@@ -26,11 +28,13 @@ from engine.quality import (
     confusion,
     flips,
     holm,
+    label_gate,
     label_scores,
     mcnemar,
     nll,
     paired_interval,
     smallest_detectable,
+    study_fault,
     verdict,
 )
 
@@ -467,3 +471,254 @@ def test_a_calibrated_model_shows_the_ece_that_the_docstring_warns_of(n, shown):
         logits = model(n, 4, 3, seed)
         found.append(calibration(logits, [0, 1, 2, 3], drawn_labels(softmax(logits), seed)).ece)
     assert np.mean(found) == pytest.approx(shown, rel=0.08)
+
+
+# Whether the labels can be right
+
+
+def kinds(labels: np.ndarray, predicted: np.ndarray, count: int) -> list[str]:
+    return [flag.kind for flag in label_gate(labels, predicted, [f"label {i}" for i in range(count)])]
+
+
+def answers_of(labels: np.ndarray, count: int, accuracy: float, random: np.random.Generator) -> np.ndarray:
+    """Answers that are right with `accuracy`, else any other label."""
+    other = (labels + random.integers(1, count, len(labels))) % count
+    return np.where(random.random(len(labels)) < accuracy, labels, other)
+
+
+def flagged(count: int, n: int, kind: str, share: list[float], answer, times: int = 150) -> float:
+    """How often `answer(labels, random)` is flagged as `kind`, with labels in these shares."""
+    random = np.random.default_rng(count * n)
+    found = 0
+    for _ in range(times):
+        labels = random.choice(count, n, p=share)
+        found += kind in kinds(labels, answer(labels, random), count)
+    return found / times
+
+
+SIZES = [(2, 80), (2, 400), (4, 80), (4, 400)]
+
+
+@pytest.mark.parametrize(("count", "n"), SIZES)
+def test_random_answers_are_called_chance_and_nothing_worse(count, n):
+    even = [1 / count] * count
+
+    def guess(labels, random):
+        return random.integers(0, count, len(labels))
+
+    assert flagged(count, n, "chance", even, guess) >= 0.94
+    assert flagged(count, n, "permuted", even, guess) == flagged(count, n, "constant", even, guess) == 0
+
+
+@pytest.mark.parametrize(("count", "n"), SIZES)
+def test_honest_answers_are_not_flagged(count, n):
+    even, uneven = [1 / count] * count, [0.6] + [0.4 / (count - 1)] * (count - 1)
+    random = np.random.default_rng(n)
+    for share in (even, uneven):
+        for _ in range(100):
+            labels = random.choice(count, n, p=share)
+            assert kinds(labels, answers_of(labels, count, 0.9, random), count) == []
+
+
+@pytest.mark.parametrize(("count", "n"), SIZES)
+@pytest.mark.parametrize("weakness", ["often wrong", "favours a label", "knows one label", "nearly constant"])
+@pytest.mark.parametrize("even", [True, False])
+def test_a_weak_model_is_not_called_permuted(count, n, weakness, even):
+    share = [1 / count] * count if even else [0.6] + [0.4 / (count - 1)] * (count - 1)
+
+    def weak(labels, random):
+        right = answers_of(labels, count, 1 / count + 0.15, random)
+        if weakness == "favours a label":
+            return np.where(random.random(len(labels)) < 0.3, labels, count - 1)
+        if weakness == "knows one label":
+            return np.where(labels == 0, 0, random.integers(0, count, len(labels)))
+        if weakness == "nearly constant":
+            return np.where(random.random(len(labels)) < 0.96, count - 1, right)
+        return right
+
+    assert flagged(count, n, "permuted", share, weak, times=60) == 0
+
+
+@pytest.mark.parametrize(("count", "n"), SIZES)
+def test_permuted_labels_are_found(count, n):
+    def permuted(labels, random):
+        return (answers_of(labels, count, 0.9, random) + 1) % count
+
+    assert flagged(count, n, "permuted", [1 / count] * count, permuted, times=60) >= 0.95
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_truly_rare_labels_need_not_be_answered_often(count):
+    """A label of one example in 150, found half the time: few answers, and no constant."""
+    random = np.random.default_rng(0)
+    labels = np.where(random.random(6000) < 1 / 150, random.integers(1, count, 6000), 0)
+    predicted = np.where(random.random(6000) < 0.5, labels, 0)
+    assert np.mean(predicted == 0) > CONSTANT_SHARE
+    assert "constant" not in kinds(labels, predicted, count)
+    assert "constant" in kinds(labels, np.where(np.arange(6000) < 2, 1, 0), count)
+
+
+def test_the_sentence_of_chance_names_both_rates():
+    labels = np.repeat([0, 1, 2, 3], [23, 19, 19, 19])
+    predicted = np.where(np.arange(80) % 3 == 0, labels, (labels + 1) % 4)
+    (flag,) = label_gate(labels, predicted, NEWS)[-1:]
+    assert flag.kind == "chance"
+    assert flag.sentence == (
+        "33.8% right (27 of 80) is not shown to be above always answering 'World', which is right in 28.7% (23 of 80)"
+    )
+    assert flag.figures["p"] == pytest.approx(scipy_stats.binomtest(27, 80, 23 / 80, alternative="greater").pvalue)
+    assert flag.figures["p"] >= 0.05
+    # With more of the same it is shown.
+    assert "chance" not in [flag.kind for flag in label_gate(np.tile(labels, 20), np.tile(predicted, 20), NEWS)]
+
+
+def test_the_sentence_of_permuted_labels_names_them():
+    labels = np.tile([0, 1, 2, 3], 100)
+    right = np.where(np.arange(400) % 10 == 0, (labels + 1) % 4, labels)
+    (flag,) = label_gate(labels, np.array([0, 2, 1, 3])[right], NEWS)
+    assert flag.kind == "permuted"
+    assert flag.sentence == (
+        "the labels look permuted: its 'Sports' looks like 'Business', its 'Business' looks like 'Sports'; renamed so, "
+        "90.0% of 400 answers would be right instead of 45.0%; if that is so, declare `labels` on the variant"
+    )
+    # A cycle of three: the direction is that of the answers.
+    (flag, *_) = label_gate(labels, np.array([1, 2, 0, 3])[labels], NEWS)
+    assert "'Sports' looks like 'World', its 'Business' looks like 'Sports', its 'World'" not in flag.sentence
+    assert "its 'World' looks like 'Business', its 'Sports' looks like 'World', its 'Business' looks" in flag.sentence
+    assert flag.figures["accuracy"] == 0.25 and flag.figures["accuracy_renamed"] == 1
+
+
+def test_renaming_must_gain_ten_points_and_be_beyond_doubt():
+    # 6 points of 4,000 are certain, and no permutation; 45 points of 20 are one that chance alone could make.
+    labels = np.tile([0, 1], 2000)
+    slightly_below = np.where(np.arange(4000) % 100 < 53, 1 - labels, labels)
+    assert mcnemar(2120, 1880) < 0.001 and kinds(labels, slightly_below, 2) == ["chance"]
+    labels = np.tile([0, 1], 10)
+    assert kinds(labels, np.where(np.arange(20) < 15, 1 - labels, labels), 2) == ["chance"]
+    # Far above chance under either naming: 26 of 40 examples are no proof that two of four names are swapped.
+    labels = np.tile([0, 1, 2, 3], 20)
+    swapped = np.where(np.isin(np.arange(80) // 4, np.arange(13)), np.array([0, 1, 3, 2])[labels], labels)
+    assert mcnemar(26, 14) > 0.05 and kinds(labels, swapped, 4) == []
+    assert kinds(np.tile(labels, 50), np.tile(swapped, 50), 4) == ["permuted"]
+
+
+def test_labels_that_are_never_answered_are_not_renamed():
+    labels = np.repeat([0, 1, 2, 3], 50)
+    # It never says Sci/Tech, and calls World Sports and Sports World.
+    (flag,) = [flag for flag in label_gate(labels, np.array([1, 0, 2, 2])[labels], NEWS) if flag.kind == "permuted"]
+    assert "Sci/Tech" not in flag.sentence and "Business" not in flag.sentence
+    assert flag.figures["accuracy_renamed"] == 0.75
+    # It never says Business, whose place another took: nothing is known of what its Business looks like.
+    (flag, *_) = label_gate(labels, np.array([3, 0, 1, 3])[labels], NEWS)
+    assert "its 'World' looks like 'Sports', its 'Sports' looks like 'Business'; renamed so" in flag.sentence
+
+
+def test_as_few_names_as_possible_are_called_permuted():
+    # World and Sci/Tech trade places at no gain: such an assignment is as good, and says too much.
+    matrix = 4 * np.array([[20, 20, 20, 20], [0, 40, 40, 0], [0, 40, 0, 40], [40, 0, 0, 40]])
+    labels, predicted = (np.repeat(index.ravel(), matrix.ravel()) for index in np.indices((4, 4)))
+    (flag,) = label_gate(labels, predicted, NEWS)
+    assert "its 'Sports' looks like 'Business', its 'Business' looks like 'Sports'; renamed so" in flag.sentence
+    assert "'World'" not in flag.sentence and "'Sci/Tech'" not in flag.sentence
+
+
+def test_many_labels_neither_overflow_nor_fill_the_page():
+    """170! is the last factorial that fits a float."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 300, 6000)
+    assert kinds(labels, answers_of(labels, 300, 0.9, random), 300) == []
+    (flag, *_) = label_gate(labels, (labels + 1) % 300, [f"label {i}" for i in range(300)])
+    assert flag.kind == "permuted" and flag.sentence.count("looks like") == 6
+    assert "and so on for 294 more" in flag.sentence and math.isfinite(flag.figures["log_p"])
+
+
+def test_the_p_of_a_permutation_is_mcnemars():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 100)
+    predicted = 1 - answers_of(labels, 2, 0.85, random)
+    (flag,) = [flag for flag in label_gate(labels, predicted, ["a", "b"]) if flag.kind == "permuted"]
+    wrong = int((predicted != labels).sum())
+    commonest = np.bincount(labels).max() / 100
+    above = scipy_stats.binomtest(wrong, 100, commonest, alternative="greater").pvalue
+    expected = 2 * max(mcnemar(wrong, 100 - wrong), above)
+    assert math.exp(flag.figures["log_p"]) == pytest.approx(expected)
+
+
+def test_a_constant_is_named():
+    labels = np.repeat([0, 1, 2, 3], [10, 50, 10, 10])
+    found = label_gate(labels, np.zeros(80, np.int64), NEWS)
+    # Calling it Sports would gain fifty points: that is no permutation.
+    assert [flag.kind for flag in found] == ["constant", "chance"]
+    assert found[0].sentence == "all 80 answers are 'World', although 70 examples (87.5%) have another label"
+    labels = np.tile(labels, 10)
+    predicted = np.where(np.arange(800) < 8, 1, 0)
+    assert label_gate(labels, predicted, NEWS)[0].sentence == (
+        "792 of 800 answers (99.0%) are 'World', although 700 examples (87.5%) have another label"
+    )
+    assert "constant" not in kinds(labels, np.where(np.arange(800) < 9, 1, 0), 4)
+
+
+def test_labels_that_do_not_vary_may_be_answered_alike():
+    assert kinds(np.zeros(80, np.int64), np.zeros(80, np.int64), 2) == ["chance"]
+
+
+def test_there_is_no_gate_without_answers():
+    with pytest.raises(ValueError):
+        label_gate(np.empty(0, np.int64), np.empty(0, np.int64), NEWS)
+
+
+@quick
+@given(answered, st.randoms(use_true_random=False))
+def test_flags_do_not_depend_on_the_order_of_the_examples(case, random):
+    labels, predicted, _ = case
+    order = random.sample(range(len(labels)), len(labels))
+    assert label_gate(labels, predicted, NEWS) == label_gate(labels[order], predicted[order], NEWS)
+
+
+# The study's fault
+
+SENTIMENT = align(["NEGATIVE", "POSITIVE"], NEWS)
+
+
+def logits_for(answers: np.ndarray, outputs: int) -> np.ndarray:
+    return np.eye(outputs, dtype=np.float32)[answers]
+
+
+def test_the_studys_own_number_is_its_fault():
+    labels = np.repeat([0, 1, 2, 3], 20)
+    # 26 of 80 answers have the label's index: 13 of World's 20 examples, 13 of Sports'.
+    answers = np.concatenate([np.arange(20) >= 13, np.arange(20) < 13, np.ones(20), np.zeros(20)]).astype(np.int64)
+    assert study_fault(logits_for(answers, 2), labels, SENTIMENT, 4) == (
+        "comparing index with index (2 outputs of the model, 4 labels of the data set) would have reported 32.5% "
+        "(26 of 80), which is within chance (25.0%): this is the case study's fault, where two labels were compared "
+        "with four"
+    )
+
+
+def test_labels_that_are_aligned_have_no_such_fault():
+    labels = np.repeat([0, 1, 2, 3], 20)
+    logits = logits_for(np.zeros(80, np.int64), 4)
+    assert study_fault(logits, labels, align(NEWS, NEWS), 4) is None
+    assert study_fault(logits, labels, align(["a", "b", "c", "d"], NEWS), 4) is not None
+
+
+@pytest.mark.parametrize("n", [80, 400])
+def test_indices_that_do_match_are_not_called_chance(n):
+    labels = np.random.default_rng(0).integers(0, 4, n)
+    unnamed = align(["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"], NEWS)
+    assert unnamed.mapping is None
+    for answers in (labels, (labels + 1) % 4):
+        assert study_fault(logits_for(answers, 4), labels, unnamed, 4) is None
+
+
+@pytest.mark.parametrize("n", [80, 400])
+@pytest.mark.parametrize("tilt", [0.5, 0.9])
+def test_unrelated_answers_match_as_chance_has_it(n, tilt):
+    """Chance is that of these answers and these labels, not one in four."""
+    random = np.random.default_rng(n)
+    found = 0
+    for _ in range(200):
+        labels = random.choice(4, n, p=[0.7, 0.1, 0.1, 0.1])
+        answers = (random.random(n) > tilt).astype(np.int64)
+        found += study_fault(logits_for(answers, 2), labels, SENTIMENT, 4) is None
+    assert found / 200 <= 0.06
