@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from engine import backends, hub, paths
+from engine import backends, hub, operations, paths
 from engine.backends.base import Recipe, Source
 from engine.builder import Builder, BuildError, json_lines
 from engine.errors import RequestError, one_line
@@ -49,6 +49,8 @@ class Prepared:
     """The checkpoint was made with zero epochs: its answers mean nothing."""
     max_positions: int | None
     facts: dict[str, Any]
+    operations: dict[str, Any] | None = None
+    """What a call must do, as `engine.operations.describe` gives it."""
 
 
 class Preparer:
@@ -111,6 +113,7 @@ class Preparer:
             random_weights=bool(source.config.get("inference_bench", {}).get("random_weights")),
             max_positions=facts["max_positions"],
             facts=made,
+            operations=facts["operations"],
         )
 
     def _check_length(self, positions: int | None, where: str) -> None:
@@ -139,7 +142,7 @@ class Preparer:
         Raises RequestError where the model has no trained classification head or its files do not load.
         """
         digest = hashlib.sha256(f"{source.digest} {_digest(tokenizer)}".encode()).hexdigest()
-        recipe = Recipe("description", {}, ("transformers", "tokenizers"))
+        recipe = Recipe("description", {"operations": operations.VERSION}, ("torch", "transformers", "tokenizers"))
         text = f"{source.reference}: reading model and tokenizer"
         try:
             return self._built(digest, recipe, None, source.folder, text, {"tokenizer": str(tokenizer)})

@@ -109,7 +109,7 @@ class Builder:
 
 
 def _describe(source: Path, tokenizer: Path, target: Path) -> dict[str, Any]:
-    """Writes the tokenizer as one file beside its settings; returns the model's labels and sizes.
+    """Writes the tokenizer as one file beside its settings; returns the model's labels, sizes and operations.
 
     Raises ValueError where the weights have no trained head or the tokenizer no fast form.
     """
@@ -118,7 +118,7 @@ def _describe(source: Path, tokenizer: Path, target: Path) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from engine import encoding
+    from engine import encoding, operations
 
     model, loading = AutoModelForSequenceClassification.from_pretrained(
         source,
@@ -159,6 +159,7 @@ def _describe(source: Path, tokenizer: Path, target: Path) -> dict[str, Any]:
         "parameters": model.num_parameters(),
         "max_positions": positions,
         "unused_weights": sorted(loading["unexpected_keys"]),
+        "operations": operations.describe(model.config, list(settings["pad_ids"]), positions),
     }
 
 
