@@ -150,6 +150,18 @@ def physical_cores_usable() -> int | None:
     return min(len(cores), usable_cores()) if cores else None
 
 
+def cache_bytes() -> int | None:
+    """The last-level caches of the CPUs that this process may use, together; None where the system does not tell."""
+    sizes: dict[tuple[int, str], int] = {}
+    for cpu in _affinity():
+        for index in (SYS_CPU / f"cpu{cpu}/cache").glob("index*"):
+            level, size = _read(index / "level"), re.fullmatch(r"(\d+)K", _read(index / "size"))
+            if level.isdigit() and size and _read(index / "type") != "Instruction":
+                sizes[int(level), _read(index / "shared_cpu_list")] = int(size[1]) * 1024
+    last = max((level for level, _ in sizes), default=None)
+    return None if last is None else sum(size for (level, _), size in sizes.items() if level == last)
+
+
 @functools.cache
 def _cpuinfo() -> dict[str, str]:
     """The fields of the first processor of /proc/cpuinfo."""

@@ -150,6 +150,24 @@ def test_threads_of_one_core_count_as_one_physical_core(tmp_path, monkeypatch):
     assert hardware.physical_cores_usable() is None
 
 
+def test_the_last_level_cache_is_counted_once_for_all_that_share_it(tmp_path, monkeypatch):
+    for cpu, shared in enumerate(("0-1", "0-1", "2-3", "2-3")):
+        for index, (level, kind, size, who) in enumerate(
+            [("1", "Data", "48K", cpu), ("1", "Instruction", "32K", cpu), ("3", "Unified", "32768K", shared)]
+        ):
+            folder = tmp_path / f"cpu{cpu}/cache/index{index}"
+            folder.mkdir(parents=True)
+            for name, text in (("level", level), ("type", kind), ("size", size), ("shared_cpu_list", who)):
+                (folder / name).write_text(f"{text}\n")
+    monkeypatch.setattr(hardware, "SYS_CPU", tmp_path)
+    monkeypatch.setattr(hardware, "_affinity", lambda: [0, 1, 2, 3])
+    assert hardware.cache_bytes() == 2 * 32 * 2**20
+    monkeypatch.setattr(hardware, "_affinity", lambda: [1])
+    assert hardware.cache_bytes() == 32 * 2**20
+    monkeypatch.setattr(hardware, "_affinity", lambda: [7])
+    assert hardware.cache_bytes() is None
+
+
 def test_cpu_features_are_those_of_the_kernel():
     flags = Path("/proc/cpuinfo").read_text()
     assert hardware.cpu_name()
