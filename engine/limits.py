@@ -1,0 +1,467 @@
+"""How near a measurement comes to what its device can do, what binds it, and why 4-bit or INT8 won or lost.
+
+Pure functions over plain values: ceilings as `engine.ceilings.measure` gives them, a model's operations as
+`engine.operations.describe` does, and what a row says of itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from engine.operations import evaluate
+from engine.units import megabytes, milliseconds, significant
+
+Binds = Literal["compute", "bandwidth", "launches", "host"]
+Facts = Mapping[str, Any]
+
+IDLE = 0.7
+"""A device that is busy for less of a call waits for its host."""
+EXPLAINS = 0.25
+"""A limit that would fill less of a call is not what the call waits for."""
+FASTER = 1.1
+"""The ratio from which on one rate is called faster than another: machines that others use are noisy."""
+
+PARAMETERS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+WIDTHS = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 4}
+"""Bytes of an activation, by what products are computed in; between INT8 products stands float32."""
+INT8_INSTRUCTIONS = {
+    "avx512_vnni": "VNNI", "avx_vnni": "VNNI", "amx_int8": "AMX", "i8mm": "I8MM", "asimddp": "SDOT",
+}  # fmt: skip
+INTEGER = ("Integer", "QLinear", "DynamicQuantize", "QAttention", "QGemm")
+"""What the names of ONNX Runtime's INT8 operators contain."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a measurement says of itself."""
+
+    precision: str
+    device: Literal["cpu", "cuda"]
+    rows: float
+    """Sequences in a mean call."""
+    tokens: float
+    """Tokens in a mean call, padding included: it is computed like the rest."""
+    latency_s: float | None
+    """Of one call: the median where all calls have one shape, else the mean, as the shape is a mean."""
+    device_s: float | None = None
+    """`device_p50_s`; None on a CPU."""
+    weights_bytes: int | None = None
+    settings: Facts = field(default_factory=dict)
+    """The audit's."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """A row beside its device's limits. A share is one of a whole call."""
+
+    operations_per_s: float | None
+    """Operations of the matrix products by the call's latency. Of an INT8 model all count as integer ones, also
+    attention's, which stay in floating point: its share is a little too low, never too high."""
+    compute_dtype: str | None
+    """What products are really computed in: fp32, tf32, bf16, fp16 or int8."""
+    ceiling_operations_per_s: float | None
+    """The fastest product in `compute_dtype` measured on this device, by any library."""
+    compute_share: float | None
+    bytes_per_call: float | None
+    """At least: each weight read once, embedding tables left out; what passes between operators left out."""
+    bandwidth_share: float | None
+    traffic_share: float | None
+    """At most: all that passes between operators written to memory and read back, as without caches and fusion."""
+    launches_share: float | None
+    """The operators of a call by the cost of an empty one."""
+    binds: Binds | None
+    sentence: str
+    reason: str | None
+    """Why figures are None; None where all are there."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The row that another is compared with."""
+
+    row: Row
+    limits: Limits
+    same_model: bool
+    """Whether both run the same model, and so the same products."""
+    comparison: str | None
+    """The other's speed beside it: better, worse, no_difference or None."""
+
+
+def assess(row: Row, ceilings: Facts | None, operations: Facts | None, baseline: Baseline | None = None) -> Limits:
+    """The limits of `row`; `baseline` is None for the baseline itself.
+
+    What binds, by the first rule that holds:
+
+    1. host: INT8 products run on the CPU while the device is a GPU.
+    2. host: the GPU is busy (`device_s`) for less than IDLE of a call.
+    3. The largest of three shares, where it is at least EXPLAINS. compute: operations by the ceiling. bandwidth:
+       bytes_per_call by the copy bandwidth, unless so few bytes stay in the last-level cache between calls.
+       launches: operators by what an empty one costs; on a CPU, which launches nothing, that is the host.
+    4. host: no limit explains even EXPLAINS of the call. What is left is calling operators, those that are no
+       products (softmax, normalisation, unpacking), and products too small to be fast.
+
+    Rules whose figures are missing are left out; `binds` is None where neither ceilings nor rules 1 and 2 say.
+    """
+    found = _figures(row, ceilings or {"reason": "no ceilings were measured"}, operations or {})
+    found = replace(found, binds=_binds(row, found, ceilings or {}))
+    parts = [_reached(row, found, ceilings or {}), _why(row, found, ceilings or {}, baseline)]
+    return replace(found, sentence=" ".join(part for part in parts if part))
+
+
+# Figures
+
+
+def _figures(row: Row, ceilings: Facts, operations: Facts) -> Limits:
+    dtype, unknown = compute_dtype(row)
+    product = (ceilings.get("products") or {}).get(dtype) or {}
+    ceiling = None if _on_host(row) else product.get("operations_per_s")
+    if _on_host(row):
+        unknown = "its products run on the CPU, whose ceiling is not measured in a run on a GPU"
+    elif dtype and ceiling is None:
+        why = product.get("reason") or ceilings.get("reason") or "it was not measured"
+        unknown = f"{dtype.upper()} products have no ceiling here: {why}"
+    bandwidth = (ceilings.get("copy") or {}).get("bytes_per_s")
+    rate = _ratio(_counted(row, operations, "flops"), row.latency_s)
+    read, passed = _read_bytes(row, operations), _counted(row, operations, "activation_elements")
+    most = None if read is None or passed is None or dtype is None else read + WIDTHS[dtype] * passed
+    reasons = (
+        None if operations.get("flops") else operations.get("reason") or "the model's operations were not counted",
+        ceilings.get("reason"),
+        unknown,
+        None if row.latency_s else "no call was timed",
+    )
+    return Limits(
+        operations_per_s=rate,
+        compute_dtype=dtype,
+        ceiling_operations_per_s=ceiling,
+        compute_share=_ratio(rate, ceiling),
+        bytes_per_call=read,
+        bandwidth_share=_ratio(_ratio(read, row.latency_s), bandwidth),
+        traffic_share=_ratio(_ratio(most, row.latency_s), bandwidth),
+        launches_share=_ratio(_launches_s(row, ceilings, operations), row.latency_s),
+        binds=None,
+        sentence="",
+        reason=next((reason for reason in reasons if reason), None),
+    )
+
+
+def compute_dtype(row: Row) -> tuple[str | None, str | None]:
+    """What the row's products are really computed in, or None and why that is not known."""
+    settings = row.settings
+    if row.precision == "int8":
+        if _emulated(row):
+            return "fp32", None
+        return ("int8", None) if settings.get("integer_nodes", 1) else ("fp32", None)
+    if row.precision in ("nf4", "fp4"):
+        names = str(settings.get("compute_dtype") or "unknown").split(", ")
+        if len(names) > 1 or names[0] not in PARAMETERS:
+            return None, f"its products are computed in {' and '.join(names)}"
+        dtype = PARAMETERS[names[0]]
+    else:
+        by_dtype = settings.get("parameters_by_dtype") or {}
+        most = max(by_dtype, key=lambda name: by_dtype[name], default="")
+        dtype = PARAMETERS.get(most, row.precision)
+    # TF32 has float32 parameters.
+    if dtype == "fp32" and row.device == "cuda" and settings.get("tf32"):
+        dtype = "tf32"
+    return dtype, None
+
+
+def _counted(row: Row, operations: Facts, key: str) -> float | None:
+    """`key` of a mean call; None where it was not counted."""
+    polynomial = operations.get(key)
+    if not polynomial or not row.rows:
+        return None
+    return evaluate(polynomial, row.rows, row.tokens / row.rows)
+
+
+def _read_bytes(row: Row, operations: Facts) -> float | None:
+    """The weights but for tables of which a call reads a few rows."""
+    gathered = operations.get("gathered_parameters")
+    if gathered is None or row.weights_bytes is None:
+        return None
+    by_dtype = row.settings.get("parameters_by_dtype") or {}
+    # Tables stay as they are, but for ONNX Runtime's INT8, which quantises them too: then no float is left for them.
+    wide = [BYTES[name] for name, count in by_dtype.items() if name in BYTES and count >= gathered]
+    width = max(wide, default=1) if by_dtype else WIDTHS.get(row.precision, 2)
+    return float(max(0, row.weights_bytes - width * gathered))
+
+
+def _launches_s(row: Row, ceilings: Facts, operations: Facts) -> float | None:
+    """Seconds that the call's operators cost without their work; None where that is not known."""
+    each_s = (ceilings.get("launch") or {}).get("seconds")
+    nodes = row.settings.get("nodes_by_provider")
+    if nodes is not None:
+        # ONNX Runtime calls its own kernels: on a CPU what torch's operators cost says nothing about them.
+        count = nodes.get("CUDAExecutionProvider") if row.device == "cuda" else None
+    else:
+        count = operations.get("operators")
+        # Unpacking or quantising is one more, at least, in each quantised layer.
+        count = None if count is None else count + row.settings.get("quantized_modules", 0)
+    return None if each_s is None or count is None else each_s * count
+
+
+def _ratio(part: float | None, whole: float | None) -> float | None:
+    return None if part is None or not whole else part / whole
+
+
+def _on_host(row: Row) -> bool:
+    """Whether INT8 operators of a row on a GPU run on the CPU."""
+    placed = (row.settings.get("operators_by_provider") or {}).get("CPUExecutionProvider") or {}
+    return row.device == "cuda" and any(part in name for name in placed for part in INTEGER)
+
+
+def _emulated(row: Row) -> bool:
+    """Whether bitsandbytes multiplies INT8 as float32: its CPU code does so without AVX-512."""
+    capability = row.settings.get("cpu_capability")
+    return "bitsandbytes" in row.settings and row.device == "cpu" and capability not in (None, "AVX512")
+
+
+def _cached(found: Limits, ceilings: Facts) -> bool:
+    """Whether what a call reads at least stays in the last-level cache from call to call."""
+    return found.bytes_per_call is not None and found.bytes_per_call <= (ceilings.get("cache_bytes") or 0)
+
+
+def _binds(row: Row, found: Limits, ceilings: Facts) -> Binds | None:
+    if _on_host(row) or _idle(row):
+        return "host"
+    shares: dict[Binds, float] = {"compute": found.compute_share or 0.0}
+    if not _cached(found, ceilings):
+        shares["bandwidth"] = found.bandwidth_share or 0.0
+    shares["launches"] = found.launches_share or 0.0
+    largest = max(shares, key=lambda name: shares[name])
+    if shares[largest] >= EXPLAINS:
+        return "host" if largest == "launches" and row.device == "cpu" else largest
+    # What is left can only be named where nothing that was measured may be it.
+    return None if found.compute_share is None or found.bandwidth_share is None else "host"
+
+
+def _idle(row: Row) -> bool:
+    return bool(row.device == "cuda" and row.device_s and row.latency_s and row.device_s < IDLE * row.latency_s)
+
+
+# Words
+
+
+def _reached(row: Row, found: Limits, ceilings: Facts) -> str:
+    """The share of the limit, and what binds."""
+    said = []
+    if found.compute_share is None:
+        said.append(f"How near it comes to the device's limit is not known: {found.reason}.")
+    else:
+        dtype = str(found.compute_dtype)
+        reached, ceiling = found.operations_per_s or 0.0, found.ceiling_operations_per_s or 0.0
+        best, own = _product(ceilings, dtype), _product(ceilings, dtype, _library(row))
+        text = (
+            f"It reaches {_percent(found.compute_share)} of the fastest {dtype.upper()} products measured on this "
+            f"device ({_rate(reached, dtype)} of {_rate(ceiling, dtype)}{_by(best)})"
+        )
+        if found.compute_share > 1:
+            text += ", which cannot be: the ceiling was measured too low, as happens on a noisy machine"
+        elif reached <= own["operations_per_s"] < ceiling / FASTER:
+            text += f"; its own library's alone ({own['how']}) reach {_rate(own['operations_per_s'], dtype)}"
+        said.append(text + ".")
+    if found.bandwidth_share is not None and found.bandwidth_share > 1:
+        why = "stay in the cache" if _cached(found, ceilings) else "were read faster than the copy that was measured"
+        said.append(f"Its weights {why}: {_percent(found.bandwidth_share)} of the copy bandwidth.")
+    said.append(_binding(row, found))
+    return " ".join(part for part in said if part)
+
+
+def _binding(row: Row, found: Limits) -> str:
+    if found.binds == "compute":
+        return "Compute binds."
+    if found.binds == "bandwidth":
+        read = megabytes(int(found.bytes_per_call or 0))
+        share = _percent(found.bandwidth_share)
+        return f"Memory bandwidth binds: to read its {read} MB of weights takes {share} of a call."
+    if found.binds == "launches":
+        return f"Launches bind: its kernels would take {_percent(found.launches_share)} of a call if they did nothing."
+    if found.binds is None:
+        return ""
+    if _on_host(row):
+        return "The host binds."
+    if _idle(row):
+        times = f"{milliseconds(row.device_s)} of {milliseconds(row.latency_s)} ms"
+        return f"The host binds: the device is busy for {times} of a call."
+    if (found.launches_share or 0.0) >= EXPLAINS:
+        share = _percent(found.launches_share)
+        return f"The host binds: to call its operators takes {share} of a call even if they did nothing."
+    least, most = _percent(found.bandwidth_share), _percent(found.traffic_share)
+    memory = f"to read the weights {least}" + (f", all that operators pass on {most} at most" if most else "")
+    return (
+        f"The host binds, for no limit explains the call ({memory}): what is left is calling operators, those that "
+        "are no products, and products too small to be fast."
+    )
+
+
+def _why(row: Row, found: Limits, ceilings: Facts, baseline: Baseline | None) -> str:
+    """Why a quantised row is faster or slower than the baseline, as far as the figures say."""
+    if baseline is None:
+        return ""
+    gain = _gain(row, found, ceilings, baseline)
+    if row.precision in ("nf4", "fp4"):
+        parts = [_four_bits(row, found, baseline), _verdict_4bit(found, baseline, gain)]
+    elif row.precision == "int8" and _on_host(row):
+        parts = [_on_two_devices(row), {"worse": "That is why it loses."}.get(str(baseline.comparison), "")]
+    elif row.precision == "int8":
+        parts = [_eight_bits(row), _verdict_int8(row, found, ceilings, baseline, gain)]
+    else:
+        return _another_library(row, found, ceilings, baseline)
+    if not baseline.same_model:
+        parts[1] = "Its model is another one than the baseline's, so the difference is not the precision's alone."
+    return " ".join(part for part in parts if part)
+
+
+def _four_bits(row: Row, found: Limits, baseline: Baseline) -> str:
+    """What 4-bit saves, and what it adds."""
+    said = ""
+    if row.weights_bytes and baseline.row.weights_bytes:
+        mine, theirs = megabytes(row.weights_bytes), megabytes(baseline.row.weights_bytes)
+        said = f"Its weights take {mine} MB instead of {theirs}"
+        share = baseline.limits.bandwidth_share
+        if baseline.limits.binds == "bandwidth":
+            said += ", and to read them is what binds the baseline. "
+        elif baseline.limits.binds == "compute":
+            said += ", but compute binds the baseline at this shape, so fewer bytes do not help. "
+        elif share is not None:
+            said += f", but to read them takes only {_percent(share)} of the baseline's calls. "
+        else:
+            said += ". "
+    dtype = found.compute_dtype.upper() if found.compute_dtype else "a wider format"
+    inside = " inside the product's kernel" if row.settings.get("repacked_for_cpu_modules") else ""
+    same = " and makes the same products" if baseline.same_model else ""
+    return f"{said}Every call unpacks 4-bit weights to {dtype}{inside}{same}."
+
+
+def _verdict_4bit(found: Limits, baseline: Baseline, gain: float | None) -> str:
+    faster = gain is not None and gain >= FASTER
+    products = _products_run(found, baseline, gain)
+    if baseline.comparison == "better":
+        if baseline.limits.binds == "bandwidth":
+            return "It wins because it reads less."
+        if faster:
+            return f"It wins because {products}, not by its four bits."
+        return "Why it wins does not follow from these figures."
+    if baseline.comparison == "worse":
+        if gain is not None and gain * FASTER < 1:
+            return f"It loses because {products}, and unpacking comes on top."
+        return f"It loses by the unpacking{f', although {products}' if faster else ''}."
+    if baseline.comparison == "no_difference":
+        return f"No difference in speed is shown{f', although {products}' if faster else ''}."
+    return ""
+
+
+def _eight_bits(row: Row) -> str:
+    """What INT8 adds to each call."""
+    if _emulated(row):
+        return "bitsandbytes multiplies INT8 as FP32 on a CPU without AVX-512, and quantises activations at every call."
+    if "bitsandbytes" in row.settings:
+        return "Every call quantises activations, multiplies columns with outliers apart and scales the results back."
+    total = sum((row.settings.get("nodes_by_provider") or {}).values())
+    if not total:
+        return ""
+    integer = row.settings.get("integer_nodes", 0)
+    return f"{integer} of its {total} graph nodes are INT8's; activations are quantised at every call."
+
+
+def _verdict_int8(row: Row, found: Limits, ceilings: Facts, baseline: Baseline, gain: float | None) -> str:
+    faster = gain is not None and gain >= FASTER
+    products = _products_run(found, baseline, gain) + _instructions(row, found, ceilings)
+    if baseline.comparison == "better":
+        return f"It wins because {products}." if faster else "Why it wins does not follow from these figures."
+    if baseline.comparison == "worse":
+        if faster:
+            return f"It loses although {products}: what INT8 adds, and what it leaves, take more than that saves."
+        return f"It loses because {products}, and quantising comes on top." if gain else "Quantising comes on top."
+    if baseline.comparison == "no_difference":
+        return f"No difference in speed is shown{f', although {products}' if faster else ''}."
+    return ""
+
+
+def _on_two_devices(row: Row) -> str:
+    nodes, copies = row.settings.get("nodes_by_provider") or {}, row.settings.get("memory_copies")
+    between = f", with {copies} copies between the two" if copies else ""
+    return (
+        f"ONNX Runtime has no CUDA kernels for dynamic INT8: {nodes.get('CPUExecutionProvider', 0)} of its "
+        f"{sum(nodes.values())} graph nodes run on the CPU{between}."
+    )
+
+
+def _another_library(row: Row, found: Limits, ceilings: Facts, baseline: Baseline) -> str:
+    """What the same products in the same dtype tell of two libraries; empty where it is not that."""
+    dtype = found.compute_dtype
+    libraries = [_library(row), _library(baseline.row)]
+    if dtype is None or dtype != baseline.limits.compute_dtype or not baseline.same_model or len(set(libraries)) < 2:
+        return ""
+    mine, theirs = (_product(ceilings, dtype, library) for library in libraries)
+    rates = mine["operations_per_s"], theirs["operations_per_s"]
+    if 0.0 in rates or mine["library"] == theirs["library"]:
+        return ""
+    return (
+        f"It makes the baseline's products by another library: {mine['how']} reaches {_rate(rates[0], dtype)} here, "
+        f"{theirs['how']} {_rate(rates[1], dtype)}."
+    )
+
+
+def _gain(row: Row, found: Limits, ceilings: Facts, baseline: Baseline) -> float | None:
+    """How many times the rate of the baseline's products the row's can reach, each by its own library."""
+    mine, theirs = found.compute_dtype, baseline.limits.compute_dtype
+    if mine is None or theirs is None:
+        return None
+    reached = _product(ceilings, mine, _library(row))["operations_per_s"]
+    return _ratio(reached or None, _product(ceilings, theirs, _library(baseline.row))["operations_per_s"])
+
+
+def _products_run(found: Limits, baseline: Baseline, gain: float | None) -> str:
+    if gain is None:
+        return ""
+    mine, theirs = str(found.compute_dtype).upper(), str(baseline.limits.compute_dtype).upper()
+    times = f"{'up to' if gain >= FASTER else 'only'} {significant(gain, 2)} times as fast as"
+    return f"its {mine} products run {times} the baseline's in {theirs} on this device"
+
+
+def _instructions(row: Row, found: Limits, ceilings: Facts) -> str:
+    """What of the CPU makes INT8 fast, or that nothing does."""
+    features = ceilings.get("features")
+    if row.device != "cpu" or found.compute_dtype != "int8" or features is None:
+        return ""
+    names = [name for feature, name in INT8_INSTRUCTIONS.items() if feature in features]
+    return f" ({names[-1]})" if names else " (which has no instructions for INT8 products)"
+
+
+def _library(row: Row) -> str:
+    """Whose products the row makes: torch or onnxruntime."""
+    return "onnxruntime" if "onnxruntime" in row.settings else "torch"
+
+
+def _product(ceilings: Facts, dtype: str, library: str | None = None) -> dict[str, Any]:
+    """The fastest way measured to make products in `dtype`, of `library` where it has one.
+
+    Its operations_per_s is 0.0 where there is none.
+    """
+    product = (ceilings.get("products") or {}).get(dtype) or {}
+    every = [way for way in product.get("ways") or [] if way.get("operations_per_s")]
+    ways = [way for way in every if library in (None, way.get("library"))] or every
+    nothing = {"operations_per_s": 0.0, "how": "", "library": ""}
+    return max(ways, key=lambda way: way["operations_per_s"], default=nothing)
+
+
+def _by(way: dict[str, Any]) -> str:
+    return f", {way['how']}" if way["how"] else ""
+
+
+def _rate(value: float | None, dtype: str) -> str:
+    """Operations/s as people read them."""
+    unit = "OP/s" if dtype == "int8" else "FLOP/s"
+    for prefix, scale in (("T", 1e12), ("G", 1e9)):
+        if value is not None and value >= scale:
+            return f"{significant(value / scale)} {prefix}{unit}"
+    return f"{significant(None if value is None else value / 1e6)} M{unit}"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{significant(share * 100, 2 if share < 1 else 3)}%"
