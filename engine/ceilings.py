@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 from engine import hardware, paths
@@ -51,7 +51,8 @@ def measure(device: Device, threads: int, timeout_s: float = TIMEOUT_S) -> dict[
     `copy`, `host_to_device`: `bytes_per_s` (of a copy those read and those written), `median_bytes_per_s`, `repeats`,
     `buffer_bytes`, `how`. `host_to_device` is there on a GPU alone.
     `launch`: `seconds` of an operator on one element, of many back to back, `median_seconds`, `repeats`, `how`.
-    `cache_bytes`: the last-level cache; `features`: the CPU's, where it is the device; `seconds`: what all that took.
+    `cache_bytes`: the last-level cache; `features`: the CPU's, where it is the device; `seconds`: what all that took;
+    `others_cpus`: how many of the usable CPUs other processes kept busy meanwhile, which may have lowered ceilings.
     A figure that is not there is None, beside its `reason`. Where nothing is, `reason` is the only key.
     """
     command = [sys.executable, "-m", "engine.ceilings", device.spec, str(threads)]
@@ -322,6 +323,32 @@ def _launch(device: str) -> Way:
     return Way("torch.Tensor.add_ on one element, one call after another", "torch", make, (TINY_CALLS,), float)
 
 
+class Others:
+    """What other processes use of this process's CPUs, from the start of its life on."""
+
+    def __init__(self) -> None:
+        self._began_s, self._own_s, self._busy_s = perf_counter(), process_time(), self._busy()
+
+    def cpus(self) -> float | None:
+        """CPUs' worth of time; None where the system does not tell it by CPU."""
+        busy_s = self._busy()
+        if busy_s is None or self._busy_s is None:
+            return None
+        others_s = busy_s - self._busy_s - (process_time() - self._own_s)
+        return max(0.0, others_s / (perf_counter() - self._began_s))
+
+    @staticmethod
+    def _busy() -> float | None:
+        import psutil
+
+        every = psutil.cpu_times(percpu=True)
+        if not hasattr(os, "sched_getaffinity") or max(os.sched_getaffinity(0)) >= len(every):
+            return None
+        # What a virtual machine's host takes for others (steal) is lost as well; guests' time is in user's already.
+        names = ("user", "nice", "system", "irq", "softirq", "steal")
+        return sum(getattr(every[cpu], name, 0.0) for cpu in os.sched_getaffinity(0) for name in names)
+
+
 def _guarded(way: Way, work: Callable[..., None], *arguments: Any) -> None:
     """A way that fails says so and is left out; the others go on."""
     if way.reason is None:
@@ -344,32 +371,33 @@ def ceilings(device: str, threads: int) -> dict[str, Any]:
     if device != "cpu":
         torch.cuda.set_device(torch.device(device))
         kind, clock = "cuda", _cuda_clock
-        cache_bytes = int(torch.cuda.get_device_properties(device).L2_cache_size)
-    began_s = perf_counter()
+        cache_bytes = getattr(torch.cuda.get_device_properties(device), "L2_cache_size", None)
+    began_s, others = perf_counter(), Others()
     products = _ways(device, threads)
-    others = {"copy": _copy(device, cache_bytes), "launch": _launch(device)}
+    beside = {"copy": _copy(device, cache_bytes), "launch": _launch(device)}
     if kind == "cuda":
-        others["host_to_device"] = _host_to_device(device)
+        beside["host_to_device"] = _host_to_device(device)
         if torch.cuda.get_device_capability(device) < (8, 0):
             products["tf32"][0].reason = "this GPU has no TF32: it came with compute capability 8.0 (Ampere)"
-    every = [way for ways in products.values() for way in ways] + list(others.values())
+    every = [way for ways in products.values() for way in ways] + list(beside.values())
     for way in every:
         _guarded(way, way.prepare, clock)
     for turn in range(ROUNDS):
         for way in every:
             _guarded(way, way.work, clock, turn, SLICE_S[kind])
-    ended_s = perf_counter()
+    ended_s, others_cpus = perf_counter(), others.cpus()
     return {
         "reason": None,
         "device": device,
         "threads": threads,
         "products": {dtype: _product_result(products.get(dtype, [])) for dtype in DTYPES},
-        "copy": _bytes_result(others["copy"]),
-        "host_to_device": _bytes_result(others.get("host_to_device")),
-        "launch": _launch_result(others["launch"]),
+        "copy": _bytes_result(beside["copy"]),
+        "host_to_device": _bytes_result(beside.get("host_to_device")),
+        "launch": _launch_result(beside["launch"]),
         "cache_bytes": cache_bytes,
         "features": hardware.cpu_features() if kind == "cpu" else None,
         "versions": hardware.installed_versions(("torch", "onnxruntime", "onnxruntime-gpu")),
+        "others_cpus": others_cpus,
         "seconds": ended_s - began_s,
         "start_seconds": began_s - imported_s,
     }

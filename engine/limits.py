@@ -20,6 +20,10 @@ IDLE = 0.7
 """A device that is busy for less of a call waits for its host."""
 EXPLAINS = 0.25
 """A limit that would fill less of a call is not what the call waits for."""
+MOST = 0.5
+"""From this share on a limit takes most of the call."""
+BUSY = 0.25
+"""CPUs that others used while a CPU's ceilings were measured, from which on a row says so."""
 FASTER = 1.1
 """The ratio from which on one rate is called faster than another: machines that others use are noisy."""
 
@@ -97,11 +101,12 @@ def assess(row: Row, ceilings: Facts | None, operations: Facts | None, baseline:
 
     1. host: INT8 products run on the CPU while the device is a GPU.
     2. host: the GPU is busy (`device_s`) for less than IDLE of a call.
-    3. The largest of three shares, where it is at least EXPLAINS. compute: operations by the ceiling. bandwidth:
-       bytes_per_call by the copy bandwidth, unless so few bytes stay in the last-level cache between calls.
-       launches: operators by what an empty one costs; on a CPU, which launches nothing, that is the host.
+    3. The largest of three shares, where it is at least EXPLAINS. compute: operations by the fastest products of the
+       row's own library, which it cannot exceed. bandwidth: bytes_per_call by the copy bandwidth, unless so few
+       bytes stay in the last-level cache between calls. launches: operators by what an empty one costs; on a CPU,
+       which launches nothing, that is the host.
     4. host: no limit explains even EXPLAINS of the call. What is left is calling operators, those that are no
-       products (softmax, normalisation, unpacking), and products too small to be fast.
+       products (softmax, normalisation, unpacking), products too small to be fast, and other work on the machine.
 
     Rules whose figures are missing are left out; `binds` is None where neither ceilings nor rules 1 and 2 say.
     """
@@ -228,7 +233,7 @@ def _cached(found: Limits, ceilings: Facts) -> bool:
 def _binds(row: Row, found: Limits, ceilings: Facts) -> Binds | None:
     if _on_host(row) or _idle(row):
         return "host"
-    shares: dict[Binds, float] = {"compute": found.compute_share or 0.0}
+    shares: dict[Binds, float] = {"compute": _own_share(row, found, ceilings)}
     if not _cached(found, ceilings):
         shares["bandwidth"] = found.bandwidth_share or 0.0
     shares["launches"] = found.launches_share or 0.0
@@ -237,6 +242,12 @@ def _binds(row: Row, found: Limits, ceilings: Facts) -> Binds | None:
         return "host" if largest == "launches" and row.device == "cpu" else largest
     # What is left can only be named where nothing that was measured may be it.
     return None if found.compute_share is None or found.bandwidth_share is None else "host"
+
+
+def _own_share(row: Row, found: Limits, ceilings: Facts) -> float:
+    """What the products would take of a call at the best of the row's own library; 0.0 where that is not known."""
+    own = _product(ceilings, found.compute_dtype or "", _library(row))["operations_per_s"]
+    return 0.0 if found.ceiling_operations_per_s is None else _ratio(found.operations_per_s, own) or 0.0
 
 
 def _idle(row: Row) -> bool:
@@ -260,24 +271,31 @@ def _reached(row: Row, found: Limits, ceilings: Facts) -> str:
             f"device ({_rate(reached, dtype)} of {_rate(ceiling, dtype)}{_by(best)})"
         )
         if found.compute_share > 1:
-            text += ", which cannot be: the ceiling was measured too low, as happens on a noisy machine"
+            text += ", which cannot be: that was measured too low, as happens on a noisy machine"
         elif reached <= own["operations_per_s"] < ceiling / FASTER:
             text += f"; its own library's alone ({own['how']}) reach {_rate(own['operations_per_s'], dtype)}"
         said.append(text + ".")
+        if row.device == "cpu" and (others := ceilings.get("others_cpus") or 0.0) >= BUSY:
+            said.append(
+                f"Other processes used {significant(others, 2)} CPUs while that was measured: it may be too low."
+            )
     if found.bandwidth_share is not None and found.bandwidth_share > 1:
         why = "stay in the cache" if _cached(found, ceilings) else "were read faster than the copy that was measured"
         said.append(f"Its weights {why}: {_percent(found.bandwidth_share)} of the copy bandwidth.")
-    said.append(_binding(row, found))
+    said.append(_binding(row, found, ceilings))
     return " ".join(part for part in said if part)
 
 
-def _binding(row: Row, found: Limits) -> str:
+def _binding(row: Row, found: Limits, ceilings: Facts) -> str:
     if found.binds == "compute":
-        return "Compute binds."
+        own = _own_share(row, found, ceilings)
+        if own >= MOST:
+            return "Compute binds."
+        return f"Of the limits compute binds most: at their best its products would take {_percent(own)} of a call."
     if found.binds == "bandwidth":
         read = megabytes(int(found.bytes_per_call or 0))
         share = _percent(found.bandwidth_share)
-        return f"Memory bandwidth binds: to read its {read} MB of weights takes {share} of a call."
+        return f"Memory bandwidth binds: reading {read} MB of weights takes {share} of a call."
     if found.binds == "launches":
         return f"Launches bind: its kernels would take {_percent(found.launches_share)} of a call if they did nothing."
     if found.binds is None:
@@ -289,12 +307,12 @@ def _binding(row: Row, found: Limits) -> str:
         return f"The host binds: the device is busy for {times} of a call."
     if (found.launches_share or 0.0) >= EXPLAINS:
         share = _percent(found.launches_share)
-        return f"The host binds: to call its operators takes {share} of a call even if they did nothing."
+        return f"The host binds: calling its operators would take {share} of a call if they did nothing."
     least, most = _percent(found.bandwidth_share), _percent(found.traffic_share)
-    memory = f"to read the weights {least}" + (f", all that operators pass on {most} at most" if most else "")
+    passed = f", moving all that passes between operators {most} at most" if most else ""
     return (
-        f"The host binds, for no limit explains the call ({memory}): what is left is calling operators, those that "
-        "are no products, and products too small to be fast."
+        f"The host binds: no limit explains the call (reading the weights would take {least} of it{passed}). What is "
+        "left is calling operators, those that are no products, products too small to be fast, and what else runs here."
     )
 
 
@@ -303,12 +321,14 @@ def _why(row: Row, found: Limits, ceilings: Facts, baseline: Baseline | None) ->
     if baseline is None:
         return ""
     gain = _gain(row, found, ceilings, baseline)
+    products = _products_run(row, found, ceilings, baseline, gain)
     if row.precision in ("nf4", "fp4"):
-        parts = [_four_bits(row, found, baseline), _verdict_4bit(found, baseline, gain)]
+        parts = [_four_bits(row, found, baseline), _verdict_4bit(baseline, gain, products)]
     elif row.precision == "int8" and _on_host(row):
         parts = [_on_two_devices(row), {"worse": "That is why it loses."}.get(str(baseline.comparison), "")]
     elif row.precision == "int8":
-        parts = [_eight_bits(row), _verdict_int8(row, found, ceilings, baseline, gain)]
+        products += _instructions(row, found, ceilings)
+        parts = [_eight_bits(row), _verdict_int8(baseline, gain, products)]
     else:
         return _another_library(row, found, ceilings, baseline)
     if not baseline.same_model:
@@ -324,11 +344,11 @@ def _four_bits(row: Row, found: Limits, baseline: Baseline) -> str:
         said = f"Its weights take {mine} MB instead of {theirs}"
         share = baseline.limits.bandwidth_share
         if baseline.limits.binds == "bandwidth":
-            said += ", and to read them is what binds the baseline. "
+            said += ", and reading them is what binds the baseline. "
         elif baseline.limits.binds == "compute":
             said += ", but compute binds the baseline at this shape, so fewer bytes do not help. "
         elif share is not None:
-            said += f", but to read them takes only {_percent(share)} of the baseline's calls. "
+            said += f", but reading the baseline's would take only {_percent(share)} of its calls. "
         else:
             said += ". "
     dtype = found.compute_dtype.upper() if found.compute_dtype else "a wider format"
@@ -337,9 +357,8 @@ def _four_bits(row: Row, found: Limits, baseline: Baseline) -> str:
     return f"{said}Every call unpacks 4-bit weights to {dtype}{inside}{same}."
 
 
-def _verdict_4bit(found: Limits, baseline: Baseline, gain: float | None) -> str:
+def _verdict_4bit(baseline: Baseline, gain: float | None, products: str) -> str:
     faster = gain is not None and gain >= FASTER
-    products = _products_run(found, baseline, gain)
     if baseline.comparison == "better":
         if baseline.limits.binds == "bandwidth":
             return "It wins because it reads less."
@@ -368,9 +387,8 @@ def _eight_bits(row: Row) -> str:
     return f"{integer} of its {total} graph nodes are INT8's; activations are quantised at every call."
 
 
-def _verdict_int8(row: Row, found: Limits, ceilings: Facts, baseline: Baseline, gain: float | None) -> str:
+def _verdict_int8(baseline: Baseline, gain: float | None, products: str) -> str:
     faster = gain is not None and gain >= FASTER
-    products = _products_run(found, baseline, gain) + _instructions(row, found, ceilings)
     if baseline.comparison == "better":
         return f"It wins because {products}." if faster else "Why it wins does not follow from these figures."
     if baseline.comparison == "worse":
@@ -416,12 +434,18 @@ def _gain(row: Row, found: Limits, ceilings: Facts, baseline: Baseline) -> float
     return _ratio(reached or None, _product(ceilings, theirs, _library(baseline.row))["operations_per_s"])
 
 
-def _products_run(found: Limits, baseline: Baseline, gain: float | None) -> str:
+def _products_run(row: Row, found: Limits, ceilings: Facts, baseline: Baseline, gain: float | None) -> str:
+    """How fast the row's products can be beside the baseline's, and how much of that is the library's doing."""
     if gain is None:
         return ""
-    mine, theirs = str(found.compute_dtype).upper(), str(baseline.limits.compute_dtype).upper()
+    mine, theirs = str(found.compute_dtype), str(baseline.limits.compute_dtype)
     times = f"{'up to' if gain >= FASTER else 'only'} {significant(gain, 2)} times as fast as"
-    return f"its {mine} products run {times} the baseline's in {theirs} on this device"
+    said = f"its {mine.upper()} products run {times} the baseline's in {theirs.upper()} on this device"
+    same = [_product(ceilings, theirs, _library(each))["operations_per_s"] for each in (row, baseline.row)]
+    by_library = _ratio(*same) or 1.0
+    if mine != theirs and by_library >= FASTER and gain >= FASTER:
+        said += f", {significant(by_library, 2)} times by the library alone"
+    return said
 
 
 def _instructions(row: Row, found: Limits, ceilings: Facts) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -51,6 +52,7 @@ def test_memory_and_empty_operators_are_measured_too(found):
     assert found["host_to_device"] == {"bytes_per_s": None, "reason": "the device is the host"}
     assert 0 < found["launch"]["seconds"] <= found["launch"]["median_seconds"] < 1e-3
     assert found["features"] == hardware.cpu_features()
+    assert found["others_cpus"] is None or 0 <= found["others_cpus"] <= (os.cpu_count() or 1)
     json.dumps(found)
 
 
@@ -66,7 +68,23 @@ def test_a_failure_is_a_reason_and_no_exception():
     assert reason.startswith("the device's ceilings could not be measured: ") and "\n" not in reason
 
 
-def test_a_way_that_fails_leaves_the_others(monkeypatch):
+def test_what_others_use_is_told_from_what_it_uses_itself(monkeypatch):
+    def cpus(*busy_s: float | None) -> float | None:
+        for name, readings in (("perf_counter", [10.0, 12.0]), ("process_time", [1.0, 2.5])):
+            monkeypatch.setattr(ceilings, name, iter(readings).__next__)
+        monkeypatch.setattr(ceilings.Others, "_busy", iter(busy_s).__next__)
+        return ceilings.Others().cpus()
+
+    real = ceilings.Others._busy()
+    assert real is None or real > 0
+    # 3.3 s in 2 s, of which it used 1.5 itself.
+    assert cpus(50.0, 53.3) == pytest.approx(0.9)
+    # Two clocks need not agree to the last tick.
+    assert cpus(50.0, 51.4) == 0
+    assert cpus(None, None) is None
+
+
+def test_a_way_that_fails_leaves_the_others():
     def broken(size: int) -> ceilings.Call:
         raise RuntimeError(f"no memory for {size}")
 
