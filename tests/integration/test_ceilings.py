@@ -37,7 +37,7 @@ def test_a_cpu_has_a_ceiling_for_each_dtype(found):
             assert product["operations_per_s"] is None and "a CPU has not" in product["reason"]
             continue
         assert product["reason"] is None and product["how"] and product["repeats"] >= ceilings.ROUNDS / 2
-        assert product["operations_per_s"] >= product["median_operations_per_s"] > 1e8, dtype
+        assert product["operations_per_s"] >= product["median_operations_per_s"] > 1e7, dtype
         # The best of all ways, each of which is told.
         rates = [way["operations_per_s"] for way in product["ways"]]
         assert product["operations_per_s"] == max(rate for rate in rates if rate)
