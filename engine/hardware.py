@@ -439,6 +439,70 @@ def nvml_used_bytes(uuid: str) -> int | None:
     return _ask(lambda nvml: int(nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByUUID(uuid)).used))
 
 
+def nvml_process_ids(uuid: str) -> set[int] | None:
+    """The processes that compute on the GPU, as NVML numbers them; None where it does not say."""
+    return _ask(
+        lambda nvml: {
+            process.pid
+            for process in nvml.nvmlDeviceGetComputeRunningProcesses(nvml.nvmlDeviceGetHandleByUUID(uuid))
+        }
+    )
+
+
+def nvml_energy_j(uuid: str) -> float | None:
+    """Joules that the GPU has used since its driver was loaded; None where it has no such counter (before Volta)."""
+    return _ask(
+        lambda nvml: nvml.nvmlDeviceGetTotalEnergyConsumption(nvml.nvmlDeviceGetHandleByUUID(uuid)) / 1e3
+    )
+
+
+@dataclass(frozen=True)
+class GpuState:
+    """How a GPU stands at one moment; None each where NVML does not say."""
+
+    sm_clock_mhz: int | None
+    memory_clock_mhz: int | None
+    temperature_c: int | None
+    power_w: float | None
+    slowed_by: list[str] | None
+    """NVML's reasons for clocks below the highest, such as SW_POWER_CAP or HW_THERMAL_SLOWDOWN."""
+
+
+SLOWED_BY = {
+    "GpuIdle": "GPU_IDLE",
+    "ApplicationsClocksSetting": "APPLICATIONS_CLOCKS_SETTING",
+    "SwPowerCap": "SW_POWER_CAP",
+    "HwSlowdown": "HW_SLOWDOWN",
+    "SyncBoost": "SYNC_BOOST",
+    "SwThermalSlowdown": "SW_THERMAL_SLOWDOWN",
+    "HwThermalSlowdown": "HW_THERMAL_SLOWDOWN",
+    "HwPowerBrakeSlowdown": "HW_POWER_BRAKE_SLOWDOWN",
+    "DisplayClockSetting": "DISPLAY_CLOCK_SETTING",
+}
+"""The ends of NVML's constants -> what nvidia-smi calls these reasons."""
+
+
+def nvml_state(uuid: str) -> GpuState | None:
+    """The GPU's clocks, temperature, power and reasons for lower clocks, now; None without NVML."""
+
+    def of(question: Callable[[Any, Any], Any]) -> Any:
+        return _ask(lambda nvml: question(nvml, nvml.nvmlDeviceGetHandleByUUID(uuid)))
+
+    def reasons(nvml: Any, gpu: Any) -> list[str]:
+        bits = nvml.nvmlDeviceGetCurrentClocksEventReasons(gpu)
+        return [name for end, name in SLOWED_BY.items() if bits & getattr(nvml, f"nvmlClocksEventReason{end}")]
+
+    if nvml_problem() is not None:
+        return None
+    return GpuState(
+        sm_clock_mhz=of(lambda nvml, gpu: int(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM))),
+        memory_clock_mhz=of(lambda nvml, gpu: int(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM))),
+        temperature_c=of(lambda nvml, gpu: int(nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU))),
+        power_w=of(lambda nvml, gpu: nvml.nvmlDeviceGetPowerUsage(gpu) / 1e3),
+        slowed_by=of(reasons),
+    )
+
+
 def _gpu_settings(uuid: str) -> dict[str, Any]:
     """Settings of a GPU that change how fast it is; None each where NVML does not say."""
 
