@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +17,24 @@ Memory layout and page placement fix it for a process's life, so rounds do not s
 """
 BETWEEN_PROCESS_WEIGHT = 6
 """The degrees of freedom that the figure above counts for beside a run's own processes."""
+CALM_SHARE = 1 / 3
+CALM_ROUNDS = 6
+"""The share of a process's rounds that a speed-up is taken from, and how many at least (all where there are fewer).
+
+On a shared machine others slow the rounds down for half a minute at a time, and not every variant alike: INT8 to
+0.73 of its speed, FP32 in PyTorch to 0.93, so that a median over all rounds follows whichever state lasted longer.
+Over five one-minute runs of `demo` it moved by up to 17%, over the calm third by 2.5%; see docs/method.md.
+"""
 PERCENTILE_CALLS = {0.5: 1, 0.95: 59, 0.99: 299}
 """The calls below which a percentile says nothing: the largest of n exceeds it with 95% only from there on."""
 UNSTABLE_SPREAD = 0.25
 UNSTABLE_DRIFT = 0.15
+SETTLING_CALLS = 5
+"""Calls in each of the two samples that the test of a warm-up compares."""
+SETTLED_DIFFERENCE = 0.1
+WARMING_ROUNDS = 3
+WARMING_DIFFERENCE = 0.1
+WARMING_LEVEL = 0.001
 
 
 @dataclass(frozen=True)
@@ -56,21 +71,50 @@ def macro_f1(labels: np.ndarray, predicted: np.ndarray, count: int) -> float:
     return float(f1_score(labels, predicted, labels=range(count), average="macro", zero_division=0))
 
 
-def speed_up(rates: list[np.ndarray], baseline_rates: list[np.ndarray]) -> Interval | None:
+def calm_rounds(rates: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
+    """The rounds of each process in which the machine was least disturbed: one bool [rounds] array a process.
+
+    `rates` holds for each variant of an experiment one float64 [rounds] array a process, in any unit; NaN marks a
+    round without a value. A round is as calm as its variants were fast, each beside its own median: what disturbs the
+    machine slows all of them. All variants are judged together, so that the choice favours none.
+    """
+    chosen = []
+    for process in range(max(map(len, rates), default=0)):
+        series = [variant[process] for variant in rates if process < len(variant)]
+        length = max(map(len, series))
+        logs = np.full((len(series), length), np.nan)
+        for line, values in zip(logs, series, strict=True):
+            line[: len(values)] = np.log(values)
+            if np.isfinite(line).any():
+                line -= np.nanmedian(line)
+        known = np.isfinite(logs).any(axis=0)
+        speed = np.where(known, np.nansum(logs, axis=0) / np.maximum(np.isfinite(logs).sum(axis=0), 1), -np.inf)
+        count = min(int(known.sum()), max(CALM_ROUNDS, math.ceil(length * CALM_SHARE)))
+        calm = np.zeros(length, dtype=bool)
+        calm[np.argsort(-speed, kind="stable")[:count]] = True
+        chosen.append(calm)
+    return chosen
+
+
+def speed_up(
+    rates: list[np.ndarray], baseline_rates: list[np.ndarray], calm: list[np.ndarray] | None = None
+) -> Interval | None:
     """How many times the baseline's rate a variant reaches, taken round by round.
 
     `rates` and `baseline_rates` hold one float64 [rounds] array a process, in samples/s; NaN marks a
-    round without a value. The estimate is the median of the log ratios over the rounds of a process,
-    averaged over the processes. Its variance has two parts: of the median within a process, widened
-    for neighbouring rounds that resemble each other, and between processes, from the processes of this
-    run and BETWEEN_PROCESS_SD together. None where no round has both.
+    round without a value. `calm`: the rounds to take, as `calm_rounds` gives them; all by default. The estimate
+    is the median of the log ratios over the rounds of a process, averaged over the processes. Its variance has two
+    parts: of the median within a process, widened for neighbouring rounds that resemble each other, and between
+    processes, from the processes of this run and BETWEEN_PROCESS_SD together. None where no round has both.
     """
     from scipy.stats import t
 
     medians, within = [], []
-    for mine, theirs in zip(rates, baseline_rates, strict=False):
+    for process, (mine, theirs) in enumerate(zip(rates, baseline_rates, strict=False)):
         length = min(len(mine), len(theirs))
         logs = np.log(mine[:length] / theirs[:length])
+        if calm is not None:
+            logs = logs[calm[process][:length]]
         logs = logs[np.isfinite(logs)]
         if len(logs):
             medians.append(float(np.median(logs)))
@@ -111,6 +155,39 @@ def comparison(interval: Interval | None) -> str | None:
     return "worse" if interval.high < 1 else "no_difference"
 
 
+def settled(latencies: np.ndarray) -> bool | None:
+    """Whether a series has come to rest at its end; `latencies`: float64 [calls] in any unit. None for too few.
+
+    As in pyperf's calibration of warm-ups, the last two samples of SETTLING_CALLS calls are compared: their
+    medians differ by no more than SETTLED_DIFFERENCE, and the first call of the earlier one is no outlier of the
+    later one (beyond Tukey's fence, and by more than that difference).
+    """
+    if len(latencies) < 2 * SETTLING_CALLS:
+        return None
+    before, last = latencies[-2 * SETTLING_CALLS : -SETTLING_CALLS], latencies[-SETTLING_CALLS:]
+    low, high = np.quantile(last, [0.25, 0.75])
+    fence = max(high + 1.5 * (high - low), (1 + SETTLED_DIFFERENCE) * high)
+    return bool(before[0] <= fence and abs(np.median(before) / np.median(last) - 1) <= SETTLED_DIFFERENCE)
+
+
+def warming(block_medians_s: np.ndarray) -> str | None:
+    """Whether the first rounds were still slower than the rest, in words; None where that is not shown.
+
+    `block_medians_s`: float64 [blocks] in the order of time. A one-sided Mann-Whitney test of the first tenth
+    (WARMING_ROUNDS at least) against the rest at WARMING_LEVEL, and a difference of WARMING_DIFFERENCE.
+    """
+    from scipy.stats import mannwhitneyu
+
+    first = max(WARMING_ROUNDS, len(block_medians_s) // 10)
+    early, rest = block_medians_s[:first], block_medians_s[first:]
+    if len(rest) < 4 * first:
+        return None
+    slower = float(np.median(early) / np.median(rest)) - 1
+    if slower <= WARMING_DIFFERENCE or mannwhitneyu(early, rest, alternative="greater").pvalue > WARMING_LEVEL:
+        return None
+    return f"the first {first} rounds were {slower:.0%} slower than the rest: it was still warming up"
+
+
 def instability(block_medians_s: np.ndarray) -> str | None:
     """Why a series of blocks is no steady state, in words; None where nothing speaks against it.
 
@@ -121,6 +198,8 @@ def instability(block_medians_s: np.ndarray) -> str | None:
         return f"only {n} rounds were timed, too few to see whether it was steady"
     median = float(np.median(block_medians_s))
     low, high = np.quantile(block_medians_s, [0.1, 0.9])
+    if reason := warming(block_medians_s):
+        return reason
     spread = float(high - low) / median
     if spread > UNSTABLE_SPREAD:
         return f"the middle 80% of rounds spread over {spread:.0%} of the median latency"

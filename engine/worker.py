@@ -88,7 +88,7 @@ class Host:
     ) -> dict[str, Any]:
         made = [self._batch(b, padding) for b in batches]
         timed = timing.warm_up(self.backend, made, seconds, max_seconds)
-        return {"started_ns": timed.started_ns, "latencies_s": timed.latencies_s}
+        return {"started_ns": timed.started_ns, "latencies_s": timed.latencies_s, "settled": timed.settled}
 
     def block(
         self, batches: list[np.ndarray], padding: str, seconds: float, untimed_seconds: float

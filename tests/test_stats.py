@@ -17,11 +17,14 @@ from engine.stats import (
     BETWEEN_PROCESS_WEIGHT,
     PERCENTILE_CALLS,
     Interval,
+    calm_rounds,
     comparison,
     instability,
     macro_f1,
     percentile,
+    settled,
     speed_up,
+    warming,
     wilson,
 )
 
@@ -339,3 +342,112 @@ def test_unrest_does_not_depend_on_the_unit():
     random = np.random.default_rng(0)
     series = np.exp(random.normal(0, 0.2, 40))
     assert instability(series) == instability(series * 1e-6)
+
+
+# A machine that others slow down
+
+
+def visited(random: np.random.Generator, share: float, rounds: int = 60) -> np.ndarray:
+    """bool [rounds]: the rounds in which another program slows the machine down, in one stretch."""
+    length = round(share * rounds)
+    start = int(random.integers(0, rounds - length + 1))
+    return (np.arange(rounds) >= start) & (np.arange(rounds) < start + length)
+
+
+def runs_on_a_shared_machine(count: int) -> list[dict[str, np.ndarray]]:
+    """Rates by variant: disturbed for 20% to 65% of a run, to a different degree for each variant."""
+    random = np.random.default_rng(3)
+    slowed = {"fp32": 0.93, "int8": 0.73, "tiny": 0.84, "onnx": 0.79}
+    true = {"fp32": 1.0, "int8": 3.9, "tiny": 12.0, "onnx": 2.1}
+    runs = []
+    for _ in range(count):
+        slow = visited(random, random.uniform(0.2, 0.65))
+        runs.append(
+            {
+                name: true[name] * np.where(slow, slowed[name], 1.0) * np.exp(random.normal(0, 0.025, 60))
+                for name in true
+            }
+        )
+    return runs
+
+
+def test_speed_ups_are_those_of_an_undisturbed_machine():
+    calm_values, all_values, held = [], [], 0
+    for run in runs_on_a_shared_machine(200):
+        calm = calm_rounds([[rates] for rates in run.values()])
+        found = speed_up([run["int8"]], [run["fp32"]], calm)
+        calm_values.append(found.estimate)
+        held += found.low <= 3.9 <= found.high
+        all_values.append(speed_up([run["int8"]], [run["fp32"]]).estimate)
+    assert np.abs(np.array(calm_values) / 3.9 - 1).max() < 0.03
+    assert held == 200
+    # Over all rounds the estimate follows whichever state lasted longer.
+    assert np.abs(np.array(all_values) / np.median(all_values) - 1).max() > 0.1
+
+
+def test_the_choice_of_rounds_favours_no_variant():
+    random = np.random.default_rng(5)
+    calm_ratios = []
+    for _ in range(1000):
+        rates = [np.exp(random.normal(0, 0.05, 60)) for _ in range(5)]
+        found = speed_up([rates[1]], [rates[0]], calm_rounds([[series] for series in rates]))
+        calm_ratios.append(math.log(found.estimate))
+    assert abs(np.mean(calm_ratios)) < 3 * np.std(calm_ratios) / math.sqrt(1000)
+
+
+def test_calm_rounds_by_hand():
+    [calm] = calm_rounds([[np.array([1.0] * 15 + [2.0] * 5)], [np.array([3.0] * 15 + [9.0] * 5)]])
+    assert calm.sum() == 7 and calm[15:].all() and calm[:2].all()
+    # Few rounds are all taken; rounds without a value are none.
+    [calm] = calm_rounds([[np.array([1.0, 2.0, math.nan])], [np.array([1.0, 2.0])]])
+    assert calm.tolist() == [True, True, False]
+    two = calm_rounds([[np.ones(30), np.ones(30)], [np.ones(30), np.ones(9)]])
+    assert [process.sum() for process in two] == [10, 10]
+    assert calm_rounds([]) == [] and calm_rounds([[np.array([])]])[0].tolist() == []
+
+
+# Warm-up
+
+
+def test_a_warm_up_settles_when_its_calls_do():
+    random = np.random.default_rng(0)
+
+    def calls(*levels: float) -> np.ndarray:
+        return np.array(levels) * np.exp(random.normal(0, 0.01, len(levels)))
+
+    assert settled(calls(*[10.0] * 5)) is None
+    assert settled(calls(*[10.0] * 9)) is None
+    assert settled(calls(*[10.0] * 10)) is True
+    # Compilation and lazy loading: slow calls first, however many rest ones follow.
+    assert settled(calls(*[90.0] * 3, *[10.0] * 7)) is False
+    assert settled(calls(*[90.0] * 3, *[10.0] * 10)) is True
+    assert settled(calls(*np.geomspace(30, 10, 10))) is False
+    # One slow call is the machine's, unless it is the first that counts.
+    assert settled(calls(10, 10, 30, 10, 10, 10, 10, 10, 10, 10)) is True
+    assert settled(calls(30, 10, 10, 10, 10, 10, 10, 10, 10, 10)) is False
+
+
+def test_steady_noise_settles_soon():
+    """With the noise of a shared machine, most series pass at once, and nearly all within a few more calls."""
+    random = np.random.default_rng(1)
+    series = np.exp(random.normal(0, 0.06, (500, 30)))
+    at_once = [bool(settled(calls[:10])) for calls in series]
+    soon = [any(settled(calls[:n]) for n in range(10, 31)) for calls in series]
+    assert np.mean(at_once) > 0.8 and np.mean(soon) > 0.99
+
+
+def test_rounds_that_are_still_warming_up_are_named():
+    random = np.random.default_rng(0)
+    series = 0.01 * np.exp(random.normal(0, 0.02, 60))
+    assert warming(series) is None and instability(series) is None
+    series[:6] *= 1.2
+    assert warming(series).startswith("the first 6 rounds were 2") and instability(series) == warming(series)
+    # Slower at the end is no warm-up, and a few rounds show none.
+    assert warming(series[::-1]) is None
+    assert warming(series[:12]) is None
+
+
+def test_a_steady_series_is_seldom_called_warming():
+    random = np.random.default_rng(2)
+    series = np.exp(random.normal(0, 0.15, (1000, 40)))
+    assert np.mean([warming(blocks) is not None for blocks in series]) < 0.005

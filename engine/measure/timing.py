@@ -11,6 +11,7 @@ from time import perf_counter_ns
 
 import numpy as np
 
+from engine import stats
 from engine.backends.base import Backend, Batch
 
 
@@ -61,22 +62,26 @@ def block(backend: Backend, batches: list[Batch], seconds: float, untimed_second
     return Timed(started_ns, np.array(latencies_ns, dtype=np.float64) / 1e9, passes)
 
 
-def warm_up(backend: Backend, batches: list[Batch], seconds: float, max_seconds: float) -> Timed:
-    """Calls until the last five are within 10% of the five before them, for at least `seconds`.
+@dataclass(frozen=True)
+class WarmUp:
+    """Calls before anything counts."""
 
-    It gives up after `max_seconds`; at least ten calls are made unless that is exceeded.
-    """
+    started_ns: int
+    latencies_s: np.ndarray
+    """float64 [calls]."""
+    settled: bool | None
+    """Whether the last calls passed the test of a steady state before the time was up; None for too few calls."""
+
+
+def warm_up(backend: Backend, batches: list[Batch], seconds: float, max_seconds: float) -> WarmUp:
+    """Calls until `stats.settled` holds for the last of them, for at least `seconds` and at most `max_seconds`."""
     started_ns = perf_counter_ns()
     latencies_ns: list[int] = []
     while True:
         latencies_ns.append(one_call(backend, batches[len(latencies_ns) % len(batches)])[0])
         elapsed_s = (perf_counter_ns() - started_ns) / 1e9
-        if elapsed_s > max_seconds or (elapsed_s >= seconds and _settled(latencies_ns)):
-            return Timed(started_ns, np.array(latencies_ns, dtype=np.float64) / 1e9, 0)
-
-
-def _settled(latencies_ns: list[int]) -> bool:
-    if len(latencies_ns) < 10:
-        return False
-    before, last = np.median(latencies_ns[-10:-5]), np.median(latencies_ns[-5:])
-    return bool(abs(last / before - 1) < 0.1)
+        if elapsed_s < seconds:
+            continue
+        settled = stats.settled(np.array(latencies_ns, dtype=np.float64))
+        if settled or elapsed_s > max_seconds:
+            return WarmUp(started_ns, np.array(latencies_ns, dtype=np.float64) / 1e9, settled)
