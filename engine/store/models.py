@@ -84,6 +84,8 @@ class Run(Base):
     heartbeat_at: Mapped[datetime | None]
     pid: Mapped[int | None]
     cancel_requested: Mapped[bool] = mapped_column(default=False)
+    ceilings: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    """What the device reached at the run's start: matrix products in each dtype, bandwidths."""
     log_path: Mapped[str | None] = mapped_column(Text)
     notes: Mapped[str | None] = mapped_column(Text)
     example_set_id: Mapped[str | None] = mapped_column(ForeignKey("example_set.id"))
@@ -165,12 +167,17 @@ class Measurement(Base):
     latency_p50_s: Mapped[float | None]
     latency_p95_s: Mapped[float | None]
     latency_p99_s: Mapped[float | None]
+    latency_p50_low_s: Mapped[float | None]
+    """Of the 95% interval, which carries the differences between rounds and processes, as the next ones do."""
+    latency_p50_high_s: Mapped[float | None]
     device_p50_s: Mapped[float | None]
     """Device time of one call by device events; NULL without them."""
     tokenize_p50_s: Mapped[float | None]
     """Tokenising one batch, beside the model's call."""
     calls: Mapped[int | None]
     throughput_samples_per_s: Mapped[float | None]
+    throughput_samples_per_s_low: Mapped[float | None]
+    throughput_samples_per_s_high: Mapped[float | None]
     throughput_tokens_per_s: Mapped[float | None]
     """Real tokens, padding not counted."""
     throughput_padded_tokens_per_s: Mapped[float | None]
@@ -188,6 +195,19 @@ class Measurement(Base):
     """Every memory figure by source, in bytes, and the reasons of those that are missing."""
     load_s: Mapped[float | None]
 
+    energy_j_per_1000_examples: Mapped[float | None]
+    """Of the device by NVML's counter, idle power subtracted."""
+    energy: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    """joules, seconds, samples and idle_w behind it, or the reason why there is none."""
+    limit_share: Mapped[float | None]
+    """The share of the device's measured ceiling that the calls reach, 0 to 1."""
+    binds: Mapped[str | None] = mapped_column(String(16))
+    """compute, bandwidth, launches or host: what keeps it from being faster."""
+    limits: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    """Operations, bytes, ceilings and shares behind these, and the sentence that explains them."""
+    conditions: Mapped[list[Any] | None] = mapped_column(Json)
+    """What the machine was like in each process's rounds: others' use of it, clocks, temperature."""
+
     examples: Mapped[int | None]
     correct: Mapped[int | None]
     accuracy: Mapped[float | None]
@@ -198,7 +218,31 @@ class Measurement(Base):
     index_match_rate: Mapped[float | None]
     """Share of examples whose largest logit's index equals the label's index: what comparing numbers
     without names would have reported. Only where accuracy is NULL although there are labels."""
+    accuracy_difference: Mapped[float | None]
+    """Accuracy minus the baseline's on the same examples, a share, with its 95% interval."""
+    accuracy_difference_low: Mapped[float | None]
+    accuracy_difference_high: Mapped[float | None]
+    accuracy_gained: Mapped[int | None]
+    """Examples that this variant alone has right."""
+    accuracy_lost: Mapped[int | None]
+    """Examples that the baseline alone has right."""
+    accuracy_p: Mapped[float | None]
+    """Exact McNemar, two-sided, corrected by Holm over the run's variants."""
+    accuracy_comparison: Mapped[str | None] = mapped_column(String(16))
+    """better, worse or no_difference."""
+    detectable_difference: Mapped[float | None]
+    """The difference in accuracy that this many examples would have shown with 80% power, a share."""
     macro_f1: Mapped[float | None]
+    nll: Mapped[float | None]
+    """Mean negative log likelihood of the right label, nats."""
+    ece: Mapped[float | None]
+    """Expected calibration error over 15 bins, a share."""
+    quality: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    """Confusion matrix, figures by class, flips by kind, calibration bins, flags of the label gate."""
+    batch_flip_rate: Mapped[float | None]
+    """Share of examples whose answer changes with the batch: alone, or under the other padding."""
+    invariance: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    """By way of batching: examples compared, answers changed, the largest change of a logit."""
     agreement: Mapped[float | None]
     """Share of examples answered as the baseline does."""
     flips: Mapped[int | None]
