@@ -102,11 +102,11 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
     return corrected
 
 
-def verdict(pair: Paired, corrected: float) -> str:
+def verdict(gained: int, lost: int, corrected: float) -> str:
     """better, worse or no_difference, from a p-value corrected over the variants."""
-    if corrected >= LEVEL or pair.gained == pair.lost:
+    if corrected >= LEVEL or gained == lost:
         return "no_difference"
-    return "better" if pair.gained > pair.lost else "worse"
+    return "better" if gained > lost else "worse"
 
 
 def smallest_detectable(discordant: int, n: int) -> float | None:

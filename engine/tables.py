@@ -9,9 +9,21 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from engine.units import NOTHING, between, megabytes, milliseconds, percent, significant, whole
+from engine import takeaways
+from engine.takeaways import Row, Stored
+from engine.units import (
+    NOTHING,
+    between,
+    megabytes,
+    milliseconds,
+    percent,
+    point_interval,
+    points,
+    price_per_million,
+    significant,
+    whole,
+)
 
-Row = dict[str, Any]
 VERDICTS = {
     "better": "▲ faster",
     "worse": "▼ slower",
@@ -59,6 +71,8 @@ def _percentile(row: Row, key: str) -> str:
 
 
 Column = tuple[str, Callable[[Row], str]]
+WORDS = ("Verdict", "Accuracy", "Bound by")
+"""Columns of words, which are set to the left."""
 
 SPEED: list[Column] = [
     ("p50 ms", lambda r: milliseconds(r["latency_p50_s"])),
@@ -78,6 +92,43 @@ REST: list[Column] = [
     ("Weights MB", lambda r: megabytes(r["weights_bytes"])),
     ("Load s", lambda r: significant(r["load_s"])),
 ]
+
+
+ACCURACY_VERDICTS = {
+    "better": "▲ more accurate",
+    "worse": "▼ less accurate",
+    "no_difference": "= no difference shown",
+    None: NOTHING,
+}
+
+
+def _difference(row: Row) -> str:
+    if row["accuracy_difference"] is None:
+        return "0 (baseline)" if row["baseline"] and row["accuracy"] is not None else NOTHING
+    limits = point_interval(row["accuracy_difference_low"], row["accuracy_difference_high"])
+    return f"{points(row['accuracy_difference'])} ({limits})"
+
+
+EVIDENCE: list[Column] = [
+    ("Difference, points (95%)", _difference),
+    ("p (McNemar, Holm)", lambda r: NOTHING if r["accuracy_p"] is None else takeaways.p_words(r["accuracy_p"])),
+    ("Would show", lambda r: percent(r["detectable_difference"])),
+    ("Accuracy", lambda r: "" if r["baseline"] else ACCURACY_VERDICTS[r["accuracy_comparison"]]),
+    ("NLL", lambda r: significant(r["nll"])),
+    ("ECE %", lambda r: percent(r["ece"])),
+    ("Batch flips %", lambda r: percent(r["batch_flip_rate"], 2)),
+    ("J/1,000", lambda r: significant(r["energy_j_per_1000_examples"])),
+    ("Of the limit %", lambda r: percent(r["limit_share"], 0)),
+    ("Bound by", lambda r: r["binds"] or NOTHING),
+]
+
+
+def price(hourly_price: float) -> Column:
+    """The column of what a million texts cost at `hourly_price`, in its currency."""
+    return (
+        "Price/M texts",
+        lambda r: significant(price_per_million(hourly_price, r["throughput_samples_per_s"])),
+    )
 
 
 def notes(rows: list[Row]) -> list[str]:
@@ -129,7 +180,7 @@ def table(rows: list[Row], columns: list[Column], title: str) -> Any:
     made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     made.add_column("Variant", no_wrap=True)
     for header, _ in columns:
-        made.add_column(header, justify="left" if header == "Verdict" else "right", no_wrap=True)
+        made.add_column(header, justify="left" if header in WORDS else "right", no_wrap=True)
     several = _several(rows)
     for row in rows:
         # Text given by suites is shown as it is, not read as markup.
@@ -174,40 +225,6 @@ def caption(run: dict[str, Any], rows: list[Row]) -> str:
     )
 
 
-def findings(rows: list[Row]) -> list[str]:
-    """What a run shows of each variant against its baseline, a sentence each; nothing where nothing is shown."""
-    baseline = {row["batch_size"]: row for row in rows if row["baseline"]}
-    several = _several(rows)
-    said = []
-    for row in rows:
-        if row["status"] != "measured":
-            said.append(f"{_name(row, several)} was not measured: {row['status']}: {row['status_reason']}")
-            continue
-        if row["baseline"] or row["speedup"] is None:
-            continue
-        title = next((b["title"] for b in baseline.values()), "the baseline")
-        limits = between(row["speedup_low"], row["speedup_high"])
-        if row["comparison"] == "no_difference":
-            first = f"no difference in speed to {title} is shown: {significant(row['speedup'])}x ({limits})"
-        else:
-            word = "answers" if row["comparison"] == "better" else "answers only"
-            first = f"{word} {significant(row['speedup'])}x ({limits}) as many samples/s as {title}"
-        same = ""
-        if row["agreement"] is not None:
-            same = f"; {percent(row['agreement'], 2)}% of {row['examples']} answers are the same"
-        doubt = f" ({row['validity']}: {row['validity_reason']})" if row["validity"] != "valid" else ""
-        said.append(f"{_name(row, several)}: {first}{same}{doubt}")
-    return said
-
-
-Stored = tuple[dict[str, Any], list[Row]]
-
-
-def _pairs(first: Stored, second: Stored) -> list[tuple[Row, Row]]:
-    other = {(row["variant"], row["batch_size"]): row for row in second[1]}
-    return [(row, other[key]) for row in first[1] if (key := (row["variant"], row["batch_size"])) in other]
-
-
 def beside(first: Stored, second: Stored) -> Any:
     """Two runs' shared measurements: latency, speed-up against each run's own baseline, accuracy."""
     from rich import box
@@ -228,7 +245,7 @@ def beside(first: Stored, second: Stored) -> Any:
     ):
         made.add_column(header, justify="right", no_wrap=True)
     several = _several(first[1])
-    for a, b in _pairs(first, second):
+    for a, b in takeaways.pairs(first, second):
         made.add_row(
             Text(_name(a, several)),
             milliseconds(a["latency_p50_s"]),
@@ -239,25 +256,3 @@ def beside(first: Stored, second: Stored) -> Any:
             percent(b["accuracy"]),
         )
     return made
-
-
-def differences(first: Stored, second: Stored) -> list[str]:
-    """Where two runs' speed-ups contradict each other, and what differs between the runs themselves."""
-    said = []
-    for key, what in (("device_name", "devices"), ("suite", "suites"), ("host", "hosts")):
-        if first[0][key] != second[0][key]:
-            said.append(f"different {what}: {first[0][key]} (A), {second[0][key]} (B)")
-    several = _several(first[1])
-    for a, b in _pairs(first, second):
-        if a["baseline"] or None in (a["speedup_low"], b["speedup_low"]):
-            continue
-        if a["speedup_low"] > b["speedup_high"] or b["speedup_low"] > a["speedup_high"]:
-            said.append(
-                f"{_name(a, several)}: the speed-ups' intervals do not overlap: "
-                f"{between(a['speedup_low'], a['speedup_high'])} (A), "
-                f"{between(b['speedup_low'], b['speedup_high'])} (B)"
-            )
-    only = {row["variant"] for row in first[1]} ^ {row["variant"] for row in second[1]}
-    if only:
-        said.append(f"in one of the runs only: {', '.join(sorted(only))}")
-    return said

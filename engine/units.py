@@ -45,3 +45,22 @@ def between(low: float | None, high: float | None, show: object = significant) -
         return ""
     assert callable(show)
     return f"{show(low)} to {show(high)}"
+
+
+def times(ratio: float) -> str:
+    return f"{significant(ratio)}×"
+
+
+def points(share: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    said = f"{share * 100:+.1f}".replace("-", "−")
+    return "0.0" if said[1:] == "0.0" else said
+
+
+def point_interval(low: float, high: float) -> str:
+    return f"{points(low)} to {points(high)}"
+
+
+def price_per_million(hourly_price: float, samples_per_s: float | None) -> float | None:
+    """What a million texts cost on a machine of `hourly_price`, in the same currency."""
+    return None if not samples_per_s else hourly_price / 3600 / samples_per_s * 1e6

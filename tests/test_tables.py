@@ -109,6 +109,45 @@ def test_a_measured_row():
     }
 
 
+def test_what_the_figures_carry():
+    rich = row(
+        accuracy_difference=-0.012,
+        accuracy_difference_low=-0.03,
+        accuracy_difference_high=0.005,
+        accuracy_p=0.34,
+        accuracy_comparison="no_difference",
+        detectable_difference=0.031,
+        nll=0.2912,
+        ece=0.021,
+        batch_flip_rate=0.0039,
+        energy_j_per_1000_examples=12.34,
+        limit_share=0.62,
+        binds="compute",
+    )
+    assert cells(tables.EVIDENCE, rich) == {
+        "Difference, points (95%)": "−1.2 (−3.0 to +0.5)",
+        "p (McNemar, Holm)": "= 0.34",
+        "Would show": "3.1",
+        "Accuracy": "= no difference shown",
+        "NLL": "0.291",
+        "ECE %": "2.1",
+        "Batch flips %": "0.39",
+        "J/1,000": "12.3",
+        "Of the limit %": "62",
+        "Bound by": "compute",
+    }
+    nothing = cells(tables.EVIDENCE, unmeasured("failed"))
+    assert set(nothing.values()) == {NOTHING}
+    assert cells(tables.EVIDENCE, BASELINE)["Difference, points (95%)"] == "0 (baseline)"
+
+
+def test_a_price_follows_from_the_hour():
+    header, show = tables.price(3.6)
+    # 3.6 an hour is 0.001 a second; 650.4 texts a second.
+    assert header == "Price/M texts" and show(row()) == "1.54"
+    assert show(unmeasured("failed")) == NOTHING
+
+
 def test_the_baseline_has_no_verdict():
     found = cells(tables.SPEED, BASELINE)
     assert (found["Speed-up (95%)"], found["Verdict"]) == ("1 (baseline)", "")
@@ -243,27 +282,6 @@ def test_the_caption_of_other_protocols():
     assert f"{NOTHING} examples" in said and f"{NOTHING} threads" in said
 
 
-def test_findings_never_call_a_winner_where_none_is_shown():
-    rows = [
-        BASELINE,
-        row(title="A"),
-        row(title="B", comparison="worse", speedup=0.5, speedup_low=0.4, speedup_high=0.6, agreement=None),
-        row(title="C", comparison="no_difference", speedup=1.02, speedup_low=0.97, speedup_high=1.07),
-        row(title="D", validity="unstable", validity_reason="latency drifted"),
-        unmeasured("unavailable", title="E"),
-        row(title="F", speedup=None, speedup_low=None, speedup_high=None, comparison=None),
-    ]
-    same = "; 99.75% of 400 answers are the same"
-    assert tables.findings(rows) == [
-        f"A: answers 1.50x (1.20 to 1.80) as many samples/s as Base{same}",
-        "B: answers only 0.500x (0.400 to 0.600) as many samples/s as Base",
-        f"C: no difference in speed to Base is shown: 1.02x (0.970 to 1.07){same}",
-        f"D ~: answers 1.50x (1.20 to 1.80) as many samples/s as Base{same} (unstable: latency drifted)",
-        "E was not measured: unavailable: it needs a GPU",
-    ]
-    assert tables.findings([BASELINE]) == []
-
-
 # Two runs
 
 
@@ -274,23 +292,6 @@ def test_two_runs_beside_each_other_share_rows_by_variant_and_batch_size():
     assert "Base @ 8" in shown and "FP32 @ 8" in shown and "500" in shown
     assert "FP32 @ 1" not in shown and "Only here" not in shown
     assert first[0]["id"] in shown and second[0]["id"] in shown
-
-
-def test_differences_of_two_runs():
-    first = (RUN, [BASELINE, row(), row(variant="only")])
-    faster = row(speedup=2.5, speedup_low=2.2, speedup_high=2.8)
-    second = (RUN | {"device_name": "another", "host": "there", "suite": "big"}, [BASELINE, faster])
-    assert tables.differences(first, second) == [
-        "different devices: a [fast] processor (A), another (B)",
-        "different suites: tiny (A), big (B)",
-        "different hosts: here (A), there (B)",
-        "FP32: the speed-ups' intervals do not overlap: 1.20 to 1.80 (A), 2.20 to 2.80 (B)",
-        "in one of the runs only: only",
-    ]
-    assert tables.differences(second, first)[3].endswith("2.20 to 2.80 (A), 1.20 to 1.80 (B)")
-    assert tables.differences(first, first) == []
-    overlapping = (RUN, [BASELINE, row(speedup_low=1.7, speedup_high=2.0), unmeasured("failed", variant="only")])
-    assert tables.differences(first, overlapping) == []
 
 
 # Figures
