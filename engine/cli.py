@@ -223,31 +223,62 @@ def runs(
     _console().print(made if found else "no runs yet; `python -m engine run demo` makes one")
 
 
+HourlyPrice = Annotated[
+    float | None,
+    typer.Option("--hourly-price", min=0.0, metavar="P", help="Of the machine: adds the price of a million texts."),
+]
+
+
 @app.command()
-def show(run: RunId) -> None:
-    """Print a stored run's table."""
+def show(run: RunId, hourly_price: HourlyPrice = None) -> None:
+    """Print a stored run's tables."""
     summary, rows = _stored(run)
-    _print_run(summary, rows)
+    _print_run(summary, rows, hourly_price)
 
 
 @app.command()
 def compare(
     run: RunId,
     other: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A second run.")] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=100.0,
+            metavar="PERCENT",
+            help="Exit with 1 where something is shown to be worse by more than this: than the baseline, or in the "
+            "second run than in the first.",
+        ),
+    ] = None,
 ) -> None:
     """Print what a run shows against its baseline, or two runs beside each other."""
-    from engine import tables
+    from engine import tables, takeaways
 
     first = _stored(run)
     console = _console()
+
+    def say(sentence: str) -> None:
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
     if other is None:
-        for sentence in tables.findings(first[1]):
-            console.print(sentence, markup=False, highlight=False)
-        return
-    second = _stored(other)
-    console.print(tables.beside(first, second))
-    for sentence in tables.differences(first, second):
-        console.print(sentence, markup=False, highlight=False)
+        found = takeaways.takeaways(first[1])
+        for item in found:
+            if item.shown:
+                say(item.sentence)
+        if unshown := [item.sentence for item in found if not item.shown]:
+            say("Not shown:")
+            for sentence in unshown:
+                say(f"  {sentence}")
+        worse = [] if threshold is None else takeaways.regressions(first[1], threshold / 100)
+    else:
+        second = _stored(other)
+        console.print(tables.beside(first, second))
+        for sentence in takeaways.differences(first, second):
+            say(sentence)
+        worse = [] if threshold is None else takeaways.regressions_between(first, second, threshold / 100)
+    for item in worse:
+        print(f"worse: {item.sentence}", file=sys.stderr)
+    raise typer.Exit(SOME_FAILED if worse else MEASURED)
 
 
 @app.command()
@@ -364,12 +395,14 @@ def _finished(suite: Suite) -> str | None:
     return None
 
 
-def _print_run(summary: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+def _print_run(summary: dict[str, Any], rows: list[dict[str, Any]], hourly_price: float | None = None) -> None:
     from engine import tables
 
     console = _console()
-    console.print(tables.table(rows, tables.SPEED, "Speed"))
+    speed = tables.SPEED if hourly_price is None else [*tables.SPEED, tables.price(hourly_price)]
+    console.print(tables.table(rows, speed, "Speed"))
     console.print(tables.table(rows, tables.REST, "Answers and memory"))
+    console.print(tables.table(rows, tables.EVIDENCE, "What the figures carry"))
     for note in tables.notes(rows):
         console.print(f"· {note}", markup=False, highlight=False)
     console.print(tables.caption(summary, rows), markup=False, highlight=False, style="dim")

@@ -22,7 +22,7 @@ def measurements(reference: str, form: str) -> str:
     if form == "json":
         return json.dumps({"run": summary, "measurements": rows}, indent=2)
     if form == "markdown":
-        parts = [tables.markdown(rows, tables.SPEED), tables.markdown(rows, tables.REST)]
+        parts = [tables.markdown(rows, columns) for columns in (tables.SPEED, tables.REST, tables.EVIDENCE)]
         if notes := tables.notes(rows):
             parts.append("\n".join(f"- {tables.literal(note)}" for note in notes))
         return "\n\n".join([*parts, tables.literal(tables.caption(summary, rows))])

@@ -108,6 +108,11 @@ class Recorder:
                 update(models.Run).where(models.Run.id == run_id).values(status=status, heartbeat_at=_now())
             )
 
+    def ceilings(self, run_id: str, found: dict[str, Any]) -> None:
+        """What the device reached, measured by `engine.ceilings`."""
+        with self._store.session() as session:
+            session.execute(update(models.Run).where(models.Run.id == run_id).values(ceilings=found))
+
     def progress(self, run_id: str, progress: Progress) -> bool:
         """Where the run stands, at most once a second within a phase; returns whether it is to be cancelled."""
         if progress.phase == self._phase and time.monotonic() - self._told_s < PROGRESS_SECONDS:

@@ -11,17 +11,18 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from engine import batching, corpus, hardware, labels, paths, pool, summary
+from engine import batching, ceilings, corpus, hardware, labels, limits, paths, pool, stats, summary
 from engine.artefacts import BuildError, Prepared, Preparer
 from engine.batching import Batching
 from engine.corpus import Corpus
 from engine.errors import RequestError, UnavailableError, one_line
 from engine.hardware import Device
+from engine.measure import conditions, energy
 from engine.pool import Worker, WorkerError
 from engine.recorder import Recorder
 from engine.spec import CHECKPOINT, Suite, Variant
@@ -37,6 +38,10 @@ WARM_UP_MAX_SECONDS = 10.0
 TOKENIZED_BATCHES = 30
 DEVICE_CALLS = 10
 ANSWER_SECONDS = 2.0
+INVARIANCE_EXAMPLES = 256
+"""How many examples are answered again in other batches, at most ..."""
+INVARIANCE_SECONDS = 3.0
+"""... and for how long, in each of the other ways."""
 TORCH_OVERHEAD_BYTES = 700_000_000
 """What a worker with torch holds beside its weights, roughly: libraries and activations."""
 
@@ -73,8 +78,13 @@ class Cell:
     blocks: list[summary.Block] = field(default_factory=list)
     audit: dict[str, Any] | None = None
     disturbed: int = 0
+    doubts: list[str] = field(default_factory=list)
+    """Why its figures may not be those of a steady state."""
+    conditions: list[dict[str, Any]] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
     """Columns that are known before the end."""
+    limit_row: limits.Row | None = None
+    limit: limits.Limits | None = None
 
 
 @dataclass
@@ -215,6 +225,8 @@ class Runner:
         self.listener = listener
         self.entries = [Entry(v, cells) for v, cells in self._cells()]
         self.schedule = "interleaved"
+        self._idle_w: float | None = None
+        self.ceilings: dict[str, Any] = {"reason": "the run ended before they were measured"}
         self._began_s = time.perf_counter()
         recorder.begin(
             run_id,
@@ -242,6 +254,7 @@ class Runner:
         """All of it. The store is left with a truthful state whatever happens."""
         try:
             self._prepare()
+            self._measure_ceilings()
             self.schedule = self._choose_schedule()
             self.recorder.state(self.id, "running")
             try:
@@ -292,6 +305,15 @@ class Runner:
             if reason := pool.refusal(entry.variant, self.device, prepared):
                 self._end(entry, "unavailable", reason)
 
+    def _measure_ceilings(self) -> None:
+        """What the device can do, to hold the variants against: measured before any of them is loaded."""
+        if not self.suite.protocol.ceilings:
+            self.ceilings = {"reason": "the protocol says ceilings = false"}
+        elif self._alive():
+            self._tell("preparing", f"measuring what {self.device.name} can do")
+            self.ceilings = ceilings.measure(self.device, self.threads)
+        self.recorder.ceilings(self.id, self.ceilings)
+
     def _alignment(self, entry: Entry) -> labels.Alignment:
         """Raises RequestError for a declared mapping that cannot be right."""
         assert entry.prepared is not None
@@ -318,6 +340,8 @@ class Runner:
         self.recorder.forget_blocks([cell.id for cell in cells])
         for cell in cells:
             cell.blocks.clear()
+            cell.doubts.clear()
+            cell.conditions.clear()
             cell.disturbed = 0
 
     def _alive(self) -> list[Entry]:
@@ -343,6 +367,8 @@ class Runner:
     def _measure_group(self, group: list[Entry], process: int, passes: int) -> None:
         with ExitStack() as stack:
             self._load(group, process, stack)
+            if process == 0:
+                self._idle_w = energy.idle_power_w(self.device)
             for entry in group:
                 if entry.ended is None and process == 0:
                     self._guarded(entry, self._answer, entry)
@@ -471,6 +497,37 @@ class Runner:
             cell.logits = logits
             assert logits is not None and entry.prepared is not None
             self.recorder.prediction(cell.id, logits, entry.prepared.labels)
+            cell.values["invariance"] = self._invariance(entry, cell, logits)
+
+    def _invariance(self, entry: Entry, cell: Cell, logits: np.ndarray) -> dict[str, Any]:
+        """The first examples answered again, one at a time and under the other padding, against `logits`."""
+        how = cell.batching
+        other = "longest" if how.padding == "max_length" else "max_length"
+        ways = {f"padding {other}": (how.batch_size, other)}
+        if how.batch_size > 1:
+            ways = {"batch 1": (1, how.padding)} | ways
+        chosen = np.arange(min(INVARIANCE_EXAMPLES, len(logits)))
+        found = {}
+        for name, (size, padding) in ways.items():
+            self._tell("answering", f"{entry.variant.shown}: answering again, {name}", None, None, entry.variant.name)
+            again = self._answered_for(entry, [chosen[i : i + size] for i in range(0, len(chosen), size)], padding)
+            found[name] = summary.changed(logits[: len(again)], again)
+        return found
+
+    def _answered_for(self, entry: Entry, batches: list[np.ndarray], padding: str) -> np.ndarray:
+        """Logits over as many of `batches` as INVARIANCE_SECONDS allow, one at least: float32 [examples, labels]."""
+        assert entry.worker is not None
+        parts: list[np.ndarray] = []
+        done, step, began_s = 0, 1, time.monotonic()
+        while done < len(batches):
+            part = batches[done : done + step]
+            parts.append(entry.worker.ask("evaluate", batches=part, padding=padding)["logits"])
+            done += len(part)
+            spent_s = time.monotonic() - began_s
+            step = math.floor((INVARIANCE_SECONDS - spent_s) * done / max(spent_s, 1e-3))
+            if step < 1:
+                break
+        return np.concatenate(parts)
 
     def _time(self, cells: list[tuple[Entry, Cell]], process: int, passes: int) -> None:
         """The rounds of one experiment: `cells`, interleaved."""
@@ -485,6 +542,7 @@ class Runner:
             self._quiet(entry)
             self._guarded(entry, self._warm_up, entry, cell, windows, process)
         calls = dict.fromkeys((cell.id for _, cell in cells), 0)
+        watch = self._watch()
         began_s = time.monotonic()
         index = 0
         while True:
@@ -512,6 +570,23 @@ class Runner:
                 break
             text = f"round {index + 1}, process {process + 1} of {passes}"
             self._tell("timing", text, done, elapsed_s / done - elapsed_s)
+        seen = watch.stop()
+        for _, cell in cells:
+            cell.conditions.append({"process": process, **seen.to_json()})
+            cell.doubts += conditions.disturbances(seen, self.device.kind)
+
+    def _watch(self) -> conditions.Watch:
+        workers = [entry.worker for entry in self.entries if entry.worker is not None]
+        used_s: dict[int, float] = {}
+
+        def own_cpu_s() -> float:
+            for worker in workers:
+                # One that has ended keeps what it had used.
+                if (now := worker.cpu_ns()) is not None:
+                    used_s[worker.process.pid] = now / 1e9
+            return time.process_time() + sum(used_s.values())
+
+        return conditions.Watch(self.device, own_cpu_s, [worker.process.pid for worker in workers])
 
     def _quiet(self, entry: Entry) -> bool:
         """Wait until the other workers use no CPU; False where one still does."""
@@ -532,6 +607,8 @@ class Runner:
             seconds=WARM_UP_SECONDS,
             max_seconds=WARM_UP_MAX_SECONDS,
         )
+        if reply["settled"] is False:
+            cell.doubts.append(f"its warm-up did not come to rest within {WARM_UP_MAX_SECONDS:.0f} s")
         block = summary.Block(process, -1, self._since_s(reply["started_ns"]), reply["latencies_s"], 0, 0, 0, "warmup")
         self.recorder.blocks([(cell, block)])
 
@@ -570,7 +647,10 @@ class Runner:
             padding = cell.batching.padding
             tokenizing = worker.ask("tokenizing", texts=texts, padding=padding)
             device = worker.ask("device_time", positions=batches[0], padding=padding, calls=DEVICE_CALLS)
+            spent = energy.of_calls(self.device, self._idle_w, lambda e=entry, b=batches[0], p=padding: _calls(e, b, p))
             cell.values |= {
+                "energy_j_per_1000_examples": spent.joules_per_1000_examples if spent else None,
+                "energy": spent.to_json() if spent else {"reason": energy.NO_COUNTER},
                 "audit": audit,
                 "tokenize_p50_s": float(np.median(tokenizing["latencies_s"])),
                 "device_p50_s": None if device["seconds"] is None else float(np.median(device["seconds"])),
@@ -593,39 +673,86 @@ class Runner:
     def _derive(self) -> None:
         """Every figure that follows from raw values, written to the rows."""
         baseline = next(e for e in self.entries if e.variant.name == self.suite.baseline)
-        for entry in self.entries:
-            if entry.ended is not None or entry.prepared is None:
-                continue
-            for cell in entry.cells:
-                values = cell.values | self._figures(entry, cell, baseline)
-                self.recorder.finish(cell.id, values | {"status": "measured", "status_reason": None})
+        measured = [
+            (entry, cell)
+            for entry in sorted(self.entries, key=lambda entry: entry is not baseline)
+            if entry.ended is None and entry.prepared is not None
+            for cell in entry.cells
+        ]
+        calm = {
+            phase: stats.calm_rounds(
+                [summary.Raw(cell.blocks).rates() for _, cell in measured if self._phase_of(cell) == phase]
+            )
+            for phase in self._phases()
+        }
+        for entry, cell in measured:
+            cell.values |= self._figures(entry, cell, baseline, calm[self._phase_of(cell)])
+            cell.values |= self._limits(entry, cell, baseline)
+        for phase in self._phases():
+            summary.corrected([cell.values for _, cell in measured if self._phase_of(cell) == phase])
+        for _, cell in measured:
+            self.recorder.finish(cell.id, cell.values | {"status": "measured", "status_reason": None})
 
-    def _figures(self, entry: Entry, cell: Cell, baseline: Entry) -> dict[str, Any]:
+    def _figures(self, entry: Entry, cell: Cell, baseline: Entry, calm: list[np.ndarray]) -> dict[str, Any]:
         reference = self._baseline_cell(cell, baseline) if baseline.ended is None else None
         raw = summary.Raw(cell.blocks, cell.logits)
         reference_raw = summary.Raw(reference.blocks, reference.logits) if reference else None
-        alignment = self._alignment(entry)
         assert cell.logits is not None and entry.prepared is not None
-        names = self.examples.label_names
+        found = {
+            "schedule": self.schedule,
+            "conditions": cell.conditions,
+            "batch_flip_rate": summary.batch_flip_rate(cell.values.get("invariance")),
+            **summary.speed(raw),
+            **summary.comparison(raw, reference_raw, entry is baseline, calm),
+            **summary.validity(raw, cell.audit, self.suite.protocol.min_calls, cell.disturbed, cell.doubts),
+        }
+        return found | self._answers(entry, cell, baseline, reference)
+
+    def _limits(self, entry: Entry, cell: Cell, baseline: Entry) -> dict[str, Any]:
+        """How near the device's ceilings a cell comes; the baseline's cells come first."""
+        assert entry.prepared is not None
+        cell.limit_row = summary.limits_row(cell.blocks, cell.values, cell.variant.precision, self.device.kind)
+        beside = None
+        reference = self._baseline_cell(cell, baseline)
+        if entry is not baseline and baseline.prepared and reference.limit_row and reference.limit:
+            same = entry.prepared.source.digest == baseline.prepared.source.digest
+            beside = limits.Baseline(reference.limit_row, reference.limit, same, cell.values["comparison"])
+        cell.limit = limits.assess(cell.limit_row, self.ceilings, entry.prepared.operations, beside)
+        return {"limits": asdict(cell.limit), "limit_share": cell.limit.compute_share, "binds": cell.limit.binds}
+
+    def _answers(self, entry: Entry, cell: Cell, baseline: Entry, reference: Cell | None) -> dict[str, Any]:
+        """What the logits say, alone and beside the baseline's."""
+        assert cell.logits is not None and entry.prepared is not None
+        names, labels, alignment = self.examples.label_names, self.examples.labels, self._alignment(entry)
+        found = summary.answers(cell.logits, alignment, labels, names, entry.prepared.random_weights)
+        if reference is None or reference.logits is None:
+            return found | summary.agreement([], None)
+        other = self._alignment(baseline)
         mine = summary.predicted_names(cell.logits, alignment, names)
         theirs = None
-        if reference is not None and reference.logits is not None:
-            other = self._alignment(baseline)
-            if summary.comparable(alignment, other):
-                theirs = summary.predicted_names(reference.logits, other, names)
-        return {
-            "schedule": self.schedule,
-            **summary.speed(raw),
-            **summary.comparison(raw, reference_raw, entry is baseline),
-            **summary.answers(cell.logits, alignment, self.examples.labels, names, entry.prepared.random_weights),
-            **summary.agreement(mine, theirs),
-            **summary.validity(raw, cell.audit, self.suite.protocol.min_calls, cell.disturbed),
-        }
+        if summary.comparable(alignment, other):
+            theirs = summary.predicted_names(reference.logits, other, names)
+        found |= summary.agreement(mine, theirs)
+        # The baseline's own figures come first.
+        if entry is not baseline and None not in (found.get("accuracy"), reference.values.get("accuracy")):
+            beside = summary.paired(cell.logits, alignment, reference.logits, other, labels)
+            found["quality"]["flips"] = beside.pop("flip_kinds", None)
+            found |= beside
+        return found
 
     def _baseline_cell(self, cell: Cell, baseline: Entry) -> Cell:
         """The baseline's cell in the same experiment."""
         phase = self._phase_of(cell)
         return next((c for c in baseline.cells if self._phase_of(c) == phase), baseline.cells[-1])
+
+
+def _calls(entry: Entry, positions: np.ndarray, padding: str) -> int:
+    """Have a worker call one batch for a window of energy; how many samples it answered."""
+    assert entry.worker is not None
+    reply = entry.worker.ask(
+        "block", batches=[positions], padding=padding, seconds=energy.WINDOW_S, untimed_seconds=0.0
+    )
+    return int(reply["samples"])
 
 
 class _DoesNotFit(Exception):

@@ -87,6 +87,8 @@ class Protocol(_Spec):
     max_seconds: Annotated[float, Field(gt=0)] = 120.0
     processes: Annotated[int, Field(ge=1, le=32)] = 1
     threads: Annotated[int, Field(ge=0)] = 0
+    ceilings: bool = True
+    """Whether a run measures first what the device can do: some seconds."""
 
 
 class NewTokenizer(_Spec):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 
 from engine import labels as label_names
-from engine import stats
+from engine import limits, quality, stats
 from engine.labels import Alignment
 
 
@@ -57,7 +58,7 @@ def speed(raw: Raw) -> dict[str, Any]:
         return {"calls": 0}
     timed = [b for b in raw.blocks if b.kind == "timed"]
     total_s = float(latencies_s.sum())
-    return {
+    return _intervals(raw, float(np.median(latencies_s)), sum(b.samples for b in timed) / total_s) | {
         "calls": len(latencies_s),
         "latency_mean_s": float(latencies_s.mean()),
         "latency_p50_s": stats.percentile(latencies_s, 0.5),
@@ -69,11 +70,28 @@ def speed(raw: Raw) -> dict[str, Any]:
     }
 
 
-def comparison(raw: Raw, baseline: Raw | None, is_baseline: bool) -> dict[str, Any]:
-    """Speed-up columns against the baseline's rounds; None where the baseline gave none."""
+def _intervals(raw: Raw, median_s: float, samples_per_s: float) -> dict[str, float]:
+    """95% limits of latency and throughput: in proportion as wide as that of the median over the rounds."""
+    rates = raw.rates()
+    found = stats.speed_up(rates, [np.ones_like(process) for process in rates])
+    if found is None:
+        return {}
+    down, up = found.low / found.estimate, found.high / found.estimate
+    return {
+        "latency_p50_low_s": median_s / up,
+        "latency_p50_high_s": median_s / down,
+        "throughput_samples_per_s_low": samples_per_s * down,
+        "throughput_samples_per_s_high": samples_per_s * up,
+    }
+
+
+def comparison(
+    raw: Raw, baseline: Raw | None, is_baseline: bool, calm: list[np.ndarray] | None = None
+) -> dict[str, Any]:
+    """Speed-up columns against the baseline's rounds, of those that were `calm`; None where the baseline gave none."""
     if is_baseline:
         return {"speedup": 1.0, "speedup_low": 1.0, "speedup_high": 1.0, "comparison": None}
-    interval = stats.speed_up(raw.rates(), baseline.rates()) if baseline else None
+    interval = stats.speed_up(raw.rates(), baseline.rates(), calm) if baseline else None
     return {
         "speedup": interval.estimate if interval else None,
         "speedup_low": interval.low if interval else None,
@@ -96,24 +114,74 @@ def answers(
     found: dict[str, Any] = {"examples": len(logits), "labels": alignment.to_json()}
     if labels is None:
         return found | {"accuracy_reason": "the workload is unlabelled"}
-    reason = (
-        "its head or all its weights are random: made for speed and memory alone" if random_weights else None
-    )
+    names = dataset_labels or []
+    reason = "its head or all its weights are random: made for speed and memory alone" if random_weights else None
     if reason or alignment.mapping is None:
+        fault = None if reason else quality.study_fault(logits, labels, alignment, len(names))
         return found | {
             "accuracy_reason": reason or alignment.reason,
             "index_match_rate": label_names.index_match_rate(logits, labels),
+            "quality": {"flags": [{"kind": "study", "sentence": fault, "figures": {}}] if fault else []},
         }
     predicted = alignment.apply(logits)
     correct = int((predicted == labels).sum())
     interval = stats.wilson(correct, len(labels))
+    calibration = quality.calibration(logits, alignment.mapping, labels)
     return found | {
         "correct": correct,
         "accuracy": interval.estimate,
         "accuracy_low": interval.low,
         "accuracy_high": interval.high,
-        "macro_f1": stats.macro_f1(labels, predicted, len(dataset_labels or [])),
+        "macro_f1": stats.macro_f1(labels, predicted, len(names)),
+        "nll": quality.nll(logits, alignment.mapping, labels),
+        "ece": calibration.ece if calibration else None,
+        "quality": {
+            "names": names,
+            "confusion": quality.confusion(labels, predicted, len(names)).tolist(),
+            "labels": [asdict(score) for score in quality.label_scores(labels, predicted, len(names))],
+            "calibration": [asdict(part) for part in calibration.bins] if calibration else None,
+            "flags": [asdict(flag) for flag in quality.label_gate(labels, predicted, names)],
+        },
     }
+
+
+def paired(
+    logits: np.ndarray, alignment: Alignment, baseline: np.ndarray, other: Alignment, labels: np.ndarray | None
+) -> dict[str, Any]:
+    """A variant's accuracy beside the baseline's on the same examples; empty where either has none.
+
+    `flip_kinds` belongs into `quality`; all else are columns.
+
+    Both logits are float32 [examples, model labels]. `accuracy_p` is uncorrected; `corrected` is for that.
+    """
+    if labels is None or alignment.mapping is None or other.mapping is None:
+        return {}
+    mine, theirs = alignment.apply(logits), other.apply(baseline)
+    pair = quality.compare(mine == labels, theirs == labels)
+    flips = quality.flips(mine, theirs, labels, 1 + max(*alignment.mapping, *other.mapping))
+    return {
+        "flip_kinds": {
+            "right_to_wrong": flips.right_to_wrong,
+            "wrong_to_right": flips.wrong_to_right,
+            "wrong_to_wrong": flips.wrong_to_wrong,
+        },
+        "accuracy_difference": pair.difference,
+        "accuracy_difference_low": pair.low,
+        "accuracy_difference_high": pair.high,
+        "accuracy_gained": pair.gained,
+        "accuracy_lost": pair.lost,
+        "accuracy_p": pair.p,
+        "detectable_difference": quality.smallest_detectable(pair.gained + pair.lost, len(labels)),
+    }
+
+
+def corrected(rows: list[dict[str, Any]]) -> None:
+    """Correct `accuracy_p` of the rows of one experiment by Holm, in place, and draw the verdict from it."""
+    found = {str(index): row["accuracy_p"] for index, row in enumerate(rows) if row.get("accuracy_p") is not None}
+    for index, p in quality.holm(found).items():
+        row = rows[int(index)]
+        row["accuracy_p"] = p
+        row["accuracy_comparison"] = quality.verdict(row["accuracy_gained"], row["accuracy_lost"], p)
 
 
 def predicted_names(logits: np.ndarray, alignment: Alignment, dataset_labels: list[str] | None) -> list[str]:
@@ -138,10 +206,48 @@ def agreement(mine: list[str], baseline: list[str] | None) -> dict[str, Any]:
     return {"agreement": 1 - flips / len(mine), "flips": flips}
 
 
-def validity(raw: Raw, audit: dict[str, Any] | None, min_calls: int, disturbed: int) -> dict[str, Any]:
+def limits_row(
+    blocks: list[Block], values: dict[str, Any], precision: str, device: Literal["cpu", "cuda"]
+) -> limits.Row:
+    """What `engine.limits` needs to know of a measurement, from its blocks and the columns known so far."""
+    timed = [b for b in blocks if b.kind == "timed"]
+    calls = sum(len(b.latencies_s) for b in timed)
+    shapes = {(b.samples / len(b.latencies_s), b.padded_tokens / len(b.latencies_s)) for b in timed}
+    # Of calls of several shapes only the mean belongs to the mean shape.
+    latency = "latency_p50_s" if len(shapes) == 1 else "latency_mean_s"
+    return limits.Row(
+        precision=precision,
+        device=device,
+        rows=sum(b.samples for b in timed) / max(calls, 1),
+        tokens=sum(b.padded_tokens for b in timed) / max(calls, 1),
+        latency_s=values.get(latency),
+        device_s=values.get("device_p50_s"),
+        weights_bytes=values.get("weights_bytes"),
+        settings=(values.get("audit") or {}).get("settings") or {},
+    )
+
+
+def changed(logits: np.ndarray, again: np.ndarray) -> dict[str, Any]:
+    """How the same examples were answered in other batches: both float32 [examples, labels]."""
+    return {
+        "examples": len(logits),
+        "changed": int((logits.argmax(axis=1) != again.argmax(axis=1)).sum()),
+        "largest_logit_change": float(np.abs(logits - again).max()),
+    }
+
+
+def batch_flip_rate(invariance: dict[str, Any] | None) -> float | None:
+    """The largest share of answers that another way of batching changes."""
+    return max((way["changed"] / way["examples"] for way in (invariance or {}).values()), default=None)
+
+
+def validity(
+    raw: Raw, audit: dict[str, Any] | None, min_calls: int, disturbed: int, doubts: Sequence[str] = ()
+) -> dict[str, Any]:
     """valid, unstable or invalid, with the reason in words.
 
-    `disturbed`: blocks that began while another worker was not yet silent.
+    `disturbed`: blocks that began while another worker was not yet silent; `doubts`: what else was seen that
+    speaks against a steady state.
     """
     wrong = list(audit["wrong"]) if audit else ["its configuration could not be read back"]
     if raw.logits is not None and not np.isfinite(raw.logits).all():
@@ -150,7 +256,7 @@ def validity(raw: Raw, audit: dict[str, Any] | None, min_calls: int, disturbed: 
     if wrong:
         return {"validity": "invalid", "validity_reason": "; ".join(wrong)}
     timed = sorted((b for b in raw.blocks if b.kind == "timed"), key=lambda b: b.started_s)
-    doubts = []
+    doubts = list(dict.fromkeys(doubts))
     calls = sum(len(b.latencies_s) for b in timed)
     if calls < min_calls:
         doubts.append(f"only {calls} of {min_calls} calls were timed before max_seconds")

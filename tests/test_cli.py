@@ -351,13 +351,33 @@ def test_compare_says_what_a_run_shows(cli, first):
     text = " ".join(" ".join(lines).split())
     for name, title in (("onnx", "ONNX FP32"), ("again", TITLE)):
         said = {
-            "better": "answers ",
-            "worse": "answers only ",
-            "no_difference": "no difference in speed to PyTorch FP32 is shown: ",
+            "better": " answers ",
+            "worse": " is slower than PyTorch FP32: ",
+            "no_difference": ": no difference in speed to PyTorch FP32 is shown: ",
         }[first.rows[name]["comparison"]]
-        assert f"{title} ~: {said}" in text
-    assert "100.00% of 16 answers are the same" in text
+        assert f"{title}{said}" in text
+    assert "ONNX FP32 gives the same answer as PyTorch FP32 to all 16 examples." in text
+    shown, _, unshown = text.partition("Not shown: ")
+    assert "no difference" not in shown and "no difference in accuracy to PyTorch FP32 is shown: 0.0 points" in unshown
     assert "TF32 was not measured: unavailable: TF32 is a mode" in text
+
+
+def test_compare_as_a_check(bench, data, cli, first, second):
+    """Exit code 1 only where something is shown to be worse by more than the threshold."""
+    env = {"BENCH_DATA_DIR": str(data / "local")}
+    cli("compare", first.id, "--threshold", "99")
+    cli("compare", first.id, second.id, "--threshold", "99")
+    worse = {row["title"] for row in first.rows.values() if (row["speedup_high"] or 1) < 1}
+    done = bench("compare", first.id, "--threshold", "0", env=env)
+    assert done.returncode == (1 if worse else 0)
+    assert all(f"worse: {title} is slower than the baseline" in done.stderr for title in worse)
+    done = bench("compare", first.id, "--threshold", "101", env=env)
+    assert done.returncode == 2 and "'--threshold'" in done.stderr
+
+
+def test_show_can_add_a_price(cli, first):
+    assert "Price/M texts" in cli("show", first.id, "--hourly-price", "2.5")
+    assert "Price/M texts" not in cli("show", first.id)
 
 
 def test_compare_puts_two_runs_beside_each_other(cli, first, second):
@@ -398,12 +418,13 @@ def test_the_export_as_csv_has_every_field_of_every_row(cli, first):
                 assert float(row[key]) == value
 
 
-def test_the_export_as_markdown_has_both_tables(cli, first):
+def test_the_export_as_markdown_has_every_table(cli, first):
     lines = cli("export", first.id, "--format", "markdown").splitlines()
     heads = [line for line in lines if line.startswith("| Variant |")]
-    assert len(heads) == 2 and "Speed-up (95%)" in heads[0] and "Accuracy % (95%)" in heads[1]
+    assert len(heads) == 3 and "Speed-up (95%)" in heads[0] and "Accuracy % (95%)" in heads[1]
+    assert "p (McNemar, Holm)" in heads[2]
     escaped = r"The same \[bold\]again\[/bold\] \| twice"
-    assert sum(line.startswith(f"| {escaped} ") for line in lines) == 2
+    assert sum(line.startswith(f"| {escaped} ") for line in lines) == 3
     assert "- TF32: unavailable: TF32 is a mode of NVIDIA's tensor cores" in "\n".join(lines)
     assert lines[-1].startswith(f"Run {first.id} on ")
 

@@ -58,6 +58,7 @@ COMPLETE: dict[str, Any] = {
         "max_seconds": 30,
         "processes": 2,
         "threads": 1,
+        "ceilings": False,
     },
     "checkpoint": [
         {
@@ -161,6 +162,7 @@ def test_every_key_of_the_format_is_read():
     suite = parse(COMPLETE)
     assert suite.workload.batch_size == [1, 8] and suite.workload.order == "length"
     assert suite.protocol.block_seconds == 0.5 and suite.protocol.max_seconds == 30
+    assert suite.protocol.ceilings is False
     assert suite.checkpoint[0].tokenizer == NewTokenizer(vocab_size=500)
     assert suite.checkpoint[1].tokenizer == "some/id"
     assert suite.variants["int8"].labels == {"LABEL_0": "a", "LABEL_1": "b"}
@@ -180,7 +182,7 @@ def test_what_may_be_left_out_has_the_documented_defaults():
     assert (workload.examples, workload.seed, workload.batch_size, workload.max_length) == (0, 0, [8], 128)
     assert (workload.padding, workload.order) == ("max_length", "given")
     assert (protocol.rounds, protocol.block_seconds, protocol.min_calls) == (30, 0.1, 60)
-    assert (protocol.max_seconds, protocol.processes, protocol.threads) == (120, 1, 0)
+    assert (protocol.max_seconds, protocol.processes, protocol.threads, protocol.ceilings) == (120, 1, 0, True)
     assert suite.checkpoint == [] and suite.variant[0].options == {} and suite.variant[0].labels is None
 
 

@@ -17,8 +17,13 @@ from engine.summary import (
     Raw,
     agreement,
     answers,
+    batch_flip_rate,
+    changed,
     comparable,
     comparison,
+    corrected,
+    limits_row,
+    paired,
     predicted_names,
     speed,
     validity,
@@ -47,7 +52,13 @@ def steady(rounds: int = 20, latency_s: float = 0.01, calls: int = 5) -> list[Bl
 
 def test_speed_sums_what_was_timed():
     raw = Raw([block(-1, 9.0, 9.0, kind="warmup"), block(0, 0.1, 0.3), block(1, 0.2)])
-    assert speed(raw) == {
+    found = speed(raw)
+    # The interval is wider than the estimate in proportion, the same for both.
+    low, high = found.pop("latency_p50_low_s"), found.pop("latency_p50_high_s")
+    assert low < 0.2 < high and low * high == pytest.approx(0.2**2)
+    low, high = found.pop("throughput_samples_per_s_low"), found.pop("throughput_samples_per_s_high")
+    assert low < 12 / 0.6 < high
+    assert found == {
         "calls": 3,
         "latency_mean_s": pytest.approx(0.2),
         "latency_p50_s": pytest.approx(0.2),
@@ -197,6 +208,79 @@ def test_the_alignment_is_kept_as_json():
         assert json.loads(json.dumps(found["labels"])) == alignment.to_json()
 
 
+def test_what_answers_carry_beyond_accuracy():
+    labels = np.array([0, 1, 2, 3] * 20)
+    answered = [0, 1, 2, 2] * 20
+    found = answers(logits_of(answered) * 3, align(NEWS, NEWS), labels, NEWS, random_weights=False)
+    assert found["nll"] > 0 and 0 <= found["ece"] <= 1
+    carried = found["quality"]
+    assert carried["names"] == NEWS and carried["flags"] == []
+    assert carried["confusion"][3] == [0, 0, 20, 0]
+    assert [score["support"] for score in carried["labels"]] == [20] * 4
+    assert sum(part["count"] for part in carried["calibration"]) == 80
+    assert json.loads(json.dumps(carried)) == carried
+
+
+def test_labels_that_cannot_be_right_are_flagged():
+    labels = np.array([0, 1, 2, 3] * 50)
+    turned = answers(logits_of([1, 2, 3, 0] * 50), align(NEWS, NEWS), labels, NEWS, random_weights=False)
+    assert [flag["kind"] for flag in turned["quality"]["flags"]] == ["permuted", "chance"]
+    # The study's own case: two outputs against four labels.
+    sentiment = logits_of([0, 1, 1, 0] * 25 + [1, 0, 0, 1] * 25, 2)
+    study = answers(sentiment, align(["NEGATIVE", "POSITIVE"], NEWS), labels, NEWS, random_weights=False)
+    [flag] = study["quality"]["flags"]
+    assert flag["kind"] == "study" and "case study's fault" in flag["sentence"]
+
+
+def test_accuracy_beside_the_baselines_on_the_same_examples():
+    labels = np.array([0, 1, 2, 3] * 25)
+    base, mine = labels.copy(), labels.copy()
+    base[:5], mine[:20] = (labels[:5] + 1) % 4, (labels[:20] + 1) % 4
+    mine[0] = labels[0]
+    found = paired(logits_of(mine.tolist()), align(NEWS, NEWS), logits_of(base.tolist()), align(NEWS, NEWS), labels)
+    assert found["accuracy_difference"] == pytest.approx(-0.14)
+    assert (found["accuracy_gained"], found["accuracy_lost"]) == (1, 15)
+    assert found["accuracy_difference_low"] < -0.14 < found["accuracy_difference_high"] < 0
+    assert found["flip_kinds"] == {"right_to_wrong": 15, "wrong_to_right": 1, "wrong_to_wrong": 0}
+    assert 0 < found["detectable_difference"] < 0.2
+    other = align(["NEGATIVE", "POSITIVE"], NEWS)
+    assert paired(logits_of([0], 2), other, logits_of([0]), align(NEWS, NEWS), np.array([0])) == {}
+    assert paired(logits_of([0]), align(NEWS, None), logits_of([0]), align(NEWS, None), None) == {}
+
+
+def test_holm_counts_the_variants_of_an_experiment():
+    def row(p: float, gained: int = 0, lost: int = 9) -> dict:
+        return {"accuracy_p": p, "accuracy_gained": gained, "accuracy_lost": lost}
+
+    rows = [{}, row(0.01), row(0.03), row(0.04, 9, 0), {"accuracy_p": None}]
+    corrected(rows)
+    assert [r.get("accuracy_p") for r in rows] == [None, 0.03, 0.06, 0.06, None]
+    assert [r.get("accuracy_comparison") for r in rows] == [None, "worse", "no_difference", "no_difference", None]
+    rows = [row(0.001, 9, 0)]
+    corrected(rows)
+    assert rows[0]["accuracy_comparison"] == "better"
+
+
+def test_answers_that_change_with_the_batch_are_counted():
+    logits = logits_of([0, 1, 2, 3])
+    again = logits.copy()
+    again[3] = [5, 0, 0, 0]
+    found = changed(logits, again)
+    assert found == {"examples": 4, "changed": 1, "largest_logit_change": 5.0}
+    same = changed(logits, logits)
+    assert batch_flip_rate({"batch 1": found, "padding longest": same}) == 0.25
+    assert batch_flip_rate({"padding longest": same}) == 0 and batch_flip_rate(None) is None
+
+
+def test_a_row_beside_its_devices_limits_takes_the_mean_shape():
+    blocks = [block(0, 0.01, 0.01), block(1, 0.03)]
+    found = limits_row(blocks, {"latency_p50_s": 1.0, "latency_mean_s": 2.0, "weights_bytes": 7}, "fp32", "cpu")
+    assert (found.rows, found.tokens) == (4.0, 64.0) and found.latency_s == 1.0 and found.weights_bytes == 7
+    mixed = [Block(0, 0, 0.0, np.array([0.01]), 8, 100, 1024), Block(0, 1, 0.0, np.array([0.01]), 8, 100, 512)]
+    found = limits_row(mixed, {"latency_p50_s": 1.0, "latency_mean_s": 2.0}, "fp32", "cpu")
+    assert (found.tokens, found.latency_s) == (768.0, 2.0)
+
+
 # Agreement
 
 
@@ -233,8 +317,10 @@ def test_agreement_counts_what_flipped():
 # Validity
 
 
-def judged(raw: Raw, audit: dict | None = GOOD, min_calls: int = 60, disturbed: int = 0) -> tuple[str, str | None]:
-    found = validity(raw, audit, min_calls, disturbed)
+def judged(
+    raw: Raw, audit: dict | None = GOOD, min_calls: int = 60, disturbed: int = 0, doubts: tuple[str, ...] = ()
+) -> tuple[str, str | None]:
+    found = validity(raw, audit, min_calls, disturbed, doubts)
     assert set(found) == {"validity", "validity_reason"}
     return found["validity"], found["validity_reason"]
 
@@ -272,6 +358,13 @@ def test_too_few_calls_and_too_few_rounds_are_doubts():
         "only 4 rounds were timed, too few to see whether it was steady"
     )
     assert judged(Raw())[0] == "unstable"
+
+
+def test_what_was_seen_around_the_rounds_makes_a_row_unstable():
+    assert judged(Raw(steady()), doubts=("others used the CPU", "others used the CPU")) == (
+        "unstable",
+        "others used the CPU",
+    )
 
 
 def test_warm_up_calls_are_not_judged():
