@@ -6,13 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
 from dashboard import frame
 from engine import exports, jobs, paths
-from engine.labels import Alignment
 from engine.store import Store, open_store, queries
 
 LIVE = ("queued", "preparing", "running")
@@ -109,30 +107,8 @@ def _ended_measurements(url: str, run_id: str, status: str, finished_at: str | N
 
 
 def _read_measurements(url: str, run_id: str) -> pd.DataFrame:
-    rows, rates, correct = [], {}, {}
     with _store(url).session() as session:
-        set_id = queries.get_run(session, run_id).example_set_id
-        labels = queries.example_labels(session, set_id) if set_id else None
-        for row in queries.measurements(session, run_id):
-            rows.append(queries.flat(row) | {"id": row.id})
-            if row.status != "measured":
-                continue
-            rates[row.id] = _rates(queries.latencies(session, row.id))
-            if row.accuracy is not None and row.labels and labels is not None:
-                logits = queries.logits(session, row.id)
-                if logits is not None and len(logits) == len(labels):
-                    correct[row.id] = Alignment(**row.labels).apply(logits) == labels
-    return frame.build(rows, rates, correct)
-
-
-def _rates(blocks: list[queries.TimedBlock]) -> list[np.ndarray]:
-    """Samples/s: one float64 [rounds] array a process, NaN where a round has no block."""
-    processes = 1 + max((block.process for block in blocks), default=-1)
-    rounds = 1 + max((block.round for block in blocks), default=-1)
-    found = [np.full(rounds, np.nan) for _ in range(processes)]
-    for block in blocks:
-        found[block.process][block.round] = block.samples / block.latencies_s.sum()
-    return found
+        return frame.build([queries.flat(row) | {"id": row.id} for row in queries.measurements(session, run_id)])
 
 
 @st.cache_data(ttl=60, max_entries=4, show_spinner=False)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dashboard.frame import Row, baseline_of, pareto, usable
 from dashboard.metrics import METRICS
-from engine.units import between, megabytes, milliseconds, percent, significant
+from engine.units import between, megabytes, milliseconds, percent, point_interval, times
 
 
 @dataclass(frozen=True)
@@ -25,20 +25,6 @@ class Headline:
 def joined(names: Sequence[str]) -> str:
     """ "a, b and c"."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else ""
-
-
-def times(value: float) -> str:
-    return f"{significant(value)}×"
-
-
-def points(share: float) -> str:
-    """A difference of shares in percentage points, with its sign."""
-    said = f"{share * 100:+.1f}".replace("-", "−")
-    return "0.0" if said[1:] == "0.0" else said
-
-
-def point_interval(low: float, high: float) -> str:
-    return f"{points(low)} to {points(high)}"
 
 
 def headline(rows: Sequence[Row]) -> Headline:

@@ -1,4 +1,4 @@
-"""A run as one DataFrame: the stored figures of each measurement, and what follows from its raw values.
+"""A run as one DataFrame: the stored figures of each measurement, and what a page needs beside them.
 
 Pure. Every column has dtype object, so that "not measured" stays None and never becomes a number.
 """
@@ -8,32 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from engine import quality, stats
+from engine import stats
 
 Row = dict[str, Any]
 
-DERIVED = (
-    "latency_p50_low_s", "latency_p50_high_s", "throughput_low", "throughput_high", "accuracy_difference",
-    "accuracy_difference_low", "accuracy_difference_high", "accuracy_gained", "accuracy_lost", "accuracy_p",
-    "accuracy_comparison", "agreement_low", "agreement_high", "memory_bytes", "memory_kind", "memory_ratio",
-    "name",
-)  # fmt: skip
+DERIVED = ("agreement_low", "agreement_high", "memory_bytes", "memory_kind", "memory_ratio", "name")
 """The columns that the store does not hold."""
 
 
-def build(
-    rows: Sequence[Mapping[str, Any]],
-    rates: Mapping[int, list[np.ndarray]],
-    correct: Mapping[int, np.ndarray],
-) -> pd.DataFrame:
-    """The frame of one run.
-
-    `rows` are flat measurements with their `id`; by that id, `rates` holds samples/s as one float64
-    [rounds] array a process, and `correct` bool [examples], which examples were answered right.
-    """
+def build(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """The frame of one run, from its flat measurements with their `id`."""
     device_memory = any(row["vram_peak_bytes"] is not None for row in rows)
     several = len({row["batch_size"] for row in rows}) > 1
     built = []
@@ -42,13 +28,14 @@ def build(
         made["name"] = f"{row['title']} @ {row['batch_size']}" if several else row["title"]
         made["memory_kind"] = "vram" if device_memory else "ram"
         made["memory_bytes"] = row["vram_peak_bytes"] if device_memory else row["ram_peak_bytes"]
-        made.update(_speed_intervals(row, rates.get(row["id"])))
         if row["flips"] is not None and row["examples"]:
             same = stats.wilson(row["examples"] - row["flips"], row["examples"])
             made["agreement_low"], made["agreement_high"] = same.low, same.high
         built.append(made)
-    for size in sorted({row["batch_size"] for row in rows}):
-        _against_baseline([row for row in built if row["batch_size"] == size], built, correct)
+    for made in built:
+        baseline = baseline_of(built, made)
+        if baseline is not None and made["memory_bytes"] and baseline["memory_bytes"]:
+            made["memory_ratio"] = made["memory_bytes"] / baseline["memory_bytes"]
     columns = list(built[0]) if built else []
     return pd.DataFrame(built, columns=columns, dtype=object)
 
@@ -93,46 +80,3 @@ def pareto(rows: Sequence[Row], cost: str, gain: str) -> list[Row]:
         if not front or row[gain] > front[-1][gain]:
             front.append(row)
     return front
-
-
-def _speed_intervals(row: Mapping[str, Any], rates: list[np.ndarray] | None) -> Row:
-    """95% intervals of latency and throughput: as wide, in proportion, as that of the median over the rounds."""
-    if not rates:
-        return {}
-    found = stats.speed_up(rates, [np.ones_like(process) for process in rates])
-    if found is None:
-        return {}
-    down, up = found.low / found.estimate, found.high / found.estimate
-    latency_s, rate = row["latency_p50_s"], row["throughput_samples_per_s"]
-    made: Row = {}
-    if latency_s is not None:
-        made |= {"latency_p50_low_s": latency_s / up, "latency_p50_high_s": latency_s / down}
-    if rate is not None:
-        made |= {"throughput_low": rate * down, "throughput_high": rate * up}
-    return made
-
-
-def _against_baseline(rows: list[Row], everything: list[Row], correct: Mapping[int, np.ndarray]) -> None:
-    """Fills in memory ratios and paired accuracy of the rows of one batch size."""
-    pairs = {}
-    for row in rows:
-        baseline = baseline_of(everything, row)
-        if baseline is None:
-            continue
-        if row["memory_bytes"] and baseline["memory_bytes"]:
-            row["memory_ratio"] = row["memory_bytes"] / baseline["memory_bytes"]
-        mine, theirs = correct.get(row["id"]), correct.get(baseline["id"])
-        if row["baseline"] or mine is None or theirs is None or len(mine) != len(theirs):
-            continue
-        pairs[row["variant"]] = (row, quality.compare(mine, theirs))
-    corrected = quality.holm({name: pair.p for name, (_, pair) in pairs.items()})
-    for name, (row, pair) in pairs.items():
-        row |= {
-            "accuracy_difference": pair.difference,
-            "accuracy_difference_low": pair.low,
-            "accuracy_difference_high": pair.high,
-            "accuracy_gained": pair.gained,
-            "accuracy_lost": pair.lost,
-            "accuracy_p": corrected[name],
-            "accuracy_comparison": quality.verdict(pair, corrected[name]),
-        }

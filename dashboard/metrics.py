@@ -81,8 +81,8 @@ METRICS: dict[str, Metric] = {
             1.0,
             "log",
             "Examples answered a second of model time: batch size over latency, tokenising not counted.",
-            "throughput_low",
-            "throughput_high",
+            "throughput_samples_per_s_low",
+            "throughput_samples_per_s_high",
         ),
         Metric(
             "throughput_tokens_per_s",

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
-from dashboard import findings
 from dashboard.frame import Row, baseline_of
 from dashboard.metrics import ACCURACY_VERDICTS, SPEED_VERDICTS, Metric
 from dashboard.style import TECHNIQUES, Mark, Theme, marks
-from engine.units import NOTHING, between, megabytes, milliseconds, percent, significant
+from engine.takeaways import p_words
+from engine.units import (
+    NOTHING,
+    between,
+    megabytes,
+    milliseconds,
+    percent,
+    point_interval,
+    points,
+    price_per_million,
+    significant,
+    times,
+)
 
 STATES = {
     "failed": "✗ failed",
@@ -55,6 +66,9 @@ CSS = """
 .ib-card .ib-verdict{white-space:normal;min-width:6.6rem}
 .ib-card .ib-strong{font-weight:600}
 .ib-card .ib-asked{white-space:normal;min-width:10.5rem}
+.ib-said{margin:0 0 .6rem;padding-left:1.1rem;line-height:1.4;max-width:72rem}
+.ib-said li{margin:.15rem 0}
+.ib-muted{opacity:.75;font-size:.92rem}
 .ib-card tr.ib-base{background:color-mix(in srgb,currentColor 4%,transparent)}
 """
 
@@ -103,7 +117,7 @@ def _row(row: Row, mark: Mark, columns: int, labelled: bool) -> str:
         _cell(milliseconds(row["latency_p50_s"]), p95 or "p95: few calls"),
         _cell(
             significant(row["throughput_samples_per_s"]),
-            between(row["throughput_low"], row["throughput_high"]),
+            between(row["throughput_samples_per_s_low"], row["throughput_samples_per_s_high"]),
         ),
         _cell("1", "baseline")
         if row["baseline"]
@@ -112,14 +126,14 @@ def _row(row: Row, mark: Mark, columns: int, labelled: bool) -> str:
     if labelled:
         cells.append(_cell(percent(row["accuracy"]), between(row["accuracy_low"], row["accuracy_high"], percent)))
         if row["accuracy_difference"] is not None:
-            limits = findings.point_interval(row["accuracy_difference_low"], row["accuracy_difference_high"])
-            cells.append(_cell(findings.points(row["accuracy_difference"]), limits))
+            limits = point_interval(row["accuracy_difference_low"], row["accuracy_difference_high"])
+            cells.append(_cell(points(row["accuracy_difference"]), limits))
         else:
             cells.append(_cell("", "") if row["baseline"] else _cell(NOTHING, ""))
     else:
         limits = between(row["agreement_low"], row["agreement_high"], percent)
         cells.append(_cell(percent(row["agreement"]), limits))
-    ratio = "" if row["baseline"] or row["memory_ratio"] is None else findings.times(row["memory_ratio"])
+    ratio = "" if row["baseline"] or row["memory_ratio"] is None else times(row["memory_ratio"])
     cells.append(_cell(megabytes(row["memory_bytes"]), ratio))
     cells.append(f'<td class="ib-left ib-verdict">{_verdicts(row)}</td>')
     css = ' class="ib-base"' if row["baseline"] else ""
@@ -143,6 +157,104 @@ def _verdicts(row: Row) -> str:
         below = "= accuracy: no difference shown"
     parts = [part for part in (below, doubt) if part]
     return said + "".join(_sub(part) for part in parts)
+
+
+def evidence(rows: Sequence[Row], look: Theme, hourly_price: float | None = None) -> str:
+    """What each measured row's figures carry: paired accuracy, calibration, batch, energy, the hardware's limit."""
+    measured = [row for row in rows if row["status"] == "measured"]
+    ordered = [*(row for row in measured if row["baseline"]), *(row for row in measured if not row["baseline"])]
+    shades = marks(list(rows), look)
+    energy = any(row["energy_j_per_1000_examples"] is not None for row in measured)
+    columns: list[tuple[str, str, Callable[[Row], str]]] = [
+        ("McNemar", "p, Holm", _p),
+        ("Lost, gained", "examples", _exchanged),
+        ("Would show", "points, 80% power", lambda r: percent(r["detectable_difference"])),
+        ("Macro F1", "%", lambda r: percent(r["macro_f1"])),
+        ("NLL", "nats", lambda r: significant(r["nll"])),
+        ("ECE", "%", lambda r: percent(r["ece"])),
+        ("Batch flips", "% of answers", _batch_flips),
+        *([("Energy", "J/1,000", lambda r: significant(r["energy_j_per_1000_examples"]))] if energy else []),
+        *([("Price", "a million texts", _price(hourly_price))] if hourly_price else []),
+        ("Of the limit", "%", lambda r: percent(r["limit_share"], 0)),
+        ("Bound by", "", lambda r: r["binds"] or NOTHING),
+    ]
+    head = '<th scope="col">Variant</th>' + "".join(
+        f'<th scope="col"{" class=ib-left" if label == "Bound by" else ""}>{label}'
+        f"{f'<span class=ib-sub>{unit}</span>' if unit else ''}</th>"
+        for label, unit, _ in columns
+    )
+    body = ""
+    for row in ordered:
+        cells = "".join(
+            f"<td{' class=ib-left' if label == 'Bound by' else ''}>{escape(show(row))}</td>"
+            for label, _, show in columns
+        )
+        css = ' class="ib-base"' if row["baseline"] else ""
+        name = f'<th scope="row">{glyph(shades[row["variant"]], row)}{escape(row["name"])}</th>'
+        body += f"<tr{css}>{name}{cells}</tr>"
+    return _table("What the figures carry", head, body)
+
+
+def _p(row: Row) -> str:
+    return "" if row["accuracy_p"] is None else p_words(row["accuracy_p"]).removeprefix("= ")
+
+
+def _exchanged(row: Row) -> str:
+    return "" if row["accuracy_lost"] is None else f"{row['accuracy_lost']}, {row['accuracy_gained']}"
+
+
+def _batch_flips(row: Row) -> str:
+    ways = (row["invariance"] or {}).values()
+    most = max((way["examples"] for way in ways), default=0)
+    return NOTHING if not most else f"{percent(row['batch_flip_rate'])} (n = {most})"
+
+
+def _price(hourly_price: float) -> Callable[[Row], str]:
+    return lambda row: significant(price_per_million(hourly_price, row["throughput_samples_per_s"]))
+
+
+def by_label(rows: Sequence[Row], look: Theme) -> str:
+    """Each labelled row's precision, recall and F1, label by label; empty where no row has any."""
+    known = [row for row in rows if row["status"] == "measured" and (row["quality"] or {}).get("labels")]
+    if not known:
+        return ""
+    shades = marks(list(rows), look)
+    names = known[0]["quality"]["names"]
+    support = [score["support"] for score in known[0]["quality"]["labels"]]
+    head = '<th scope="col">Variant</th>' + "".join(
+        f'<th scope="col">{escape(name)}<span class=ib-sub>F1, n = {n:,}</span></th>'
+        for name, n in zip(names, support, strict=True)
+    )
+    body = ""
+    for row in known:
+        cells = "".join(
+            _cell(percent(score["f1"]), f"P {percent(score['precision'])} · R {percent(score['recall'])}")
+            for score in row["quality"]["labels"]
+        )
+        name = f'<th scope="row">{glyph(shades[row["variant"]], row)}{escape(row["name"])}</th>'
+        body += f"<tr{' class=ib-base' if row['baseline'] else ''}>{name}{cells}</tr>"
+    return _table("F1, precision and recall by label", head, body)
+
+
+def confusion(row: Row) -> str:
+    """One row's confusion matrix: a line a label, a column an answer."""
+    found = row["quality"]
+    head = '<th scope="col">Label</th>' + "".join(f'<th scope="col">{escape(name)}</th>' for name in found["names"])
+    body = "".join(
+        f'<tr><th scope="row">{escape(name)}</th>'
+        + "".join(
+            f"<td{' class=ib-strong' if i == j else ''}>{count:,}</td>" for j, count in enumerate(found["confusion"][i])
+        )
+        + "</tr>"
+        for i, name in enumerate(found["names"])
+    )
+    return _table(f"Confusion matrix of {row['name']}", head, body)
+
+
+def sentences(said: Sequence[str], muted: bool = False) -> str:
+    """A list of sentences."""
+    items = "".join(f"<li>{escape(text)}</li>" for text in said)
+    return f"<style>{CSS}</style><ul class='ib-said{' ib-muted' if muted else ''}'>{items}</ul>"
 
 
 def glyph(mark: Mark, row: Row) -> str:

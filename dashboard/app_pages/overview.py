@@ -13,6 +13,7 @@ import streamlit as st
 from dashboard import data, figures, findings, frame, scorecard, widgets
 from dashboard.export import deck
 from dashboard.style import Theme
+from engine import takeaways
 
 
 def main() -> None:
@@ -35,7 +36,10 @@ def main() -> None:
         st.stop()
     _first_screen(summary, shown, rows, look)
     if any(row["status"] == "measured" for row in rows):
+        _takeaways(rows)
         _comparisons(summary, measured, shown, look)
+        _evidence(rows, look)
+        _by_label(rows, look)
         _published(summary, shown, look)
         _notes(rows)
 
@@ -111,6 +115,52 @@ def _comparisons(summary: dict[str, Any], measured: pd.DataFrame, shown: pd.Data
                     widgets.chart(make(shown, look), name, f"{_stem(summary)}-{name}")
     if measured["batch_size"].nunique() > 1:
         widgets.chart(figures.over_batch_size(measured, look), "batches", f"{_stem(summary)}-batch-size")
+
+
+def _takeaways(rows: list[frame.Row]) -> None:
+    found = takeaways.takeaways(rows)
+    shown = [item.sentence for item in found if item.shown and item.kind != "state"]
+    unshown = [item.sentence for item in found if not item.shown]
+    if shown:
+        st.subheader("What this run shows", anchor=False)
+        st.html(scorecard.sentences(shown))
+    if unshown:
+        st.caption("Looked for, and not shown:")
+        st.html(scorecard.sentences(unshown, muted=True))
+
+
+def _evidence(rows: list[frame.Row], look: Theme) -> None:
+    st.subheader("What the figures carry", anchor=False)
+    with st.container(width=260):
+        price = st.number_input(
+            "Price of the machine an hour",
+            min_value=0.0,
+            value=None,
+            placeholder="none given",
+            key="hourly_price",
+            bind="query-params",
+            help="In any currency: adds what a million texts cost at this batch size, the machine busy all the time.",
+        )
+    st.html(scorecard.evidence(rows, look, price))
+    st.caption(
+        "McNemar: on the same examples as the baseline. Would show: the difference in accuracy that this many "
+        "examples show with 80% power. Batch flips: answers that change when asked alone or under the other padding. "
+        "Of the limit: the share of what this device was measured to do. The page Method has the formulas."
+    )
+
+
+def _by_label(rows: list[frame.Row], look: Theme) -> None:
+    table = scorecard.by_label(rows, look)
+    if not table:
+        return
+    with st.expander("By label: F1, precision, recall, confusion"):
+        st.html(table)
+        known = [row for row in rows if (row["quality"] or {}).get("confusion")]
+        with st.grid(2, min_column_width=420, gap="medium"):
+            for row in known:
+                with st.container():
+                    st.caption(f"{findings.literal(row['name'])}: a line a label, a column an answer")
+                    st.html(scorecard.confusion(row))
 
 
 def _published(summary: dict[str, Any], shown: pd.DataFrame, look: Theme) -> None:

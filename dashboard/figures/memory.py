@@ -9,7 +9,7 @@ from dashboard import findings
 from dashboard.figures import base
 from dashboard.frame import Row, baseline_of, rows_of
 from dashboard.style import Theme, fade, marks
-from engine.units import megabytes
+from engine.units import megabytes, times
 
 PARTS = {"imports": 0.22, "weights": 1.0, "rest": 0.5}
 """Part -> opacity of its bar."""
@@ -65,7 +65,7 @@ def memory(frame: pd.DataFrame, look: Theme) -> go.Figure:
             )
             start += size / 1e6
         ratio = row["memory_ratio"]
-        beside = "" if ratio is None or row["baseline"] else findings.times(ratio)
+        beside = "" if ratio is None or row["baseline"] else times(ratio)
         base.value_column(figure, look, position, megabytes(row["memory_bytes"]), beside)
     if reference is not None and reference["memory_bytes"] is not None:
         line = {"color": look.line, "width": 1, "dash": "dot"}

@@ -11,6 +11,7 @@ from dashboard import findings
 from dashboard.figures import base
 from dashboard.frame import Row, baseline_of, rows_of
 from dashboard.style import Theme, marks
+from engine.units import points, times
 
 Pair = tuple[Row, Row, Row]
 PANEL_GAP = 0.055
@@ -186,4 +187,4 @@ def _panel(figure: go.Figure, look: Theme, axis: str, values: Sequence[Value], s
 def _text(value: float | None, ratio: bool) -> str:
     if value is None:
         return "–"
-    return findings.times(value) if ratio else f"{findings.points(value / 100)} points"
+    return times(value) if ratio else f"{points(value / 100)} points"

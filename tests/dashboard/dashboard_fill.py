@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import labels, stats
+from engine import labels, summary
 from engine.store import open_store, queries
 from engine.store.models import Measurement, Run
 from engine.summary import Block, Raw, answers, speed
@@ -47,7 +47,7 @@ def fill(url: str) -> None:
         chance = _measured(
             generator, truth, 5, ("sst2", "SST-2 head", "pytorch", "fp32", "other", 0.03, 0.3, 600, None), 8
         )
-        for column in ("accuracy", "accuracy_low", "accuracy_high", "correct", "macro_f1"):
+        for column in ("accuracy", "accuracy_low", "accuracy_high", "correct", "macro_f1", "nll", "ece", "quality"):
             setattr(chance, column, None)
         chance.accuracy_reason, chance.index_match_rate = "2 labels of the model, 4 of the data set", 0.275
         wrong = _measured(
@@ -56,23 +56,24 @@ def fill(url: str) -> None:
         wrong.validity, wrong.validity_reason = "invalid", "parameters are float32, not bfloat16"
         failed = _empty(7, "gone", "A <b>model</b> that fails", "failed", "no such folder: /models/gone")
         lacking = _empty(8, "tf32", "DistilBERT TF32", "unavailable", "TF32 needs a GPU")
-        _compare([*rows, chance, wrong])
+        _compare([*rows, chance, wrong], truth)
         run.measurements = [*rows, chance, wrong, failed, lacking]
         queries.add_run(session, run)
 
         run = _run(SIZES, "finished", hours=4, sizes=[1, 8, 32])
         for size in (1, 8, 32):
             group = [_measured(generator, truth, p, values, size) for p, values in enumerate(VARIANTS[:3])]
-            _compare(group)
+            _compare(group, truth)
             run.measurements += group
         queries.add_run(session, run)
 
         run = _run(UNLABELLED, "finished", hours=6, example_set="plain")
         run.measurements = [_measured(generator, truth, p, values, 8) for p, values in enumerate(VARIANTS)]
-        _compare(run.measurements)
         for row in run.measurements:
             row.accuracy = row.accuracy_low = row.accuracy_high = row.correct = row.macro_f1 = None
+            row.nll = row.ece = row.quality = None
             row.accuracy_reason = "the workload is unlabelled"
+        _compare(run.measurements, None)
         queries.add_run(session, run)
 
         run = _run(RUNNING, "running", hours=0.1)
@@ -89,7 +90,7 @@ def fill(url: str) -> None:
             run = _run(run_id, status, hours=hours)
             run.status_reason = reason
             group = [_measured(generator, truth, 0, VARIANTS[0], 8)] if status == "cancelled" else []
-            _compare(group)
+            _compare(group, truth)
             rest = VARIANTS[len(group) :]
             run.measurements = group + [
                 _empty(p + len(group), values[0], values[1], "cancelled", reason) for p, values in enumerate(rest)
@@ -193,22 +194,32 @@ def _measured(
     return row
 
 
-def _compare(rows: list[Measurement]) -> None:
-    """Fills in speed-ups and agreement against the first row."""
-    for row in rows:
+def _compare(rows: list[Measurement], truth: np.ndarray | None) -> None:
+    """Fills in what a row has against the first one, as a run does."""
+    every = [_raw(row) for row in rows]
+    alignment = labels.Alignment([0, 1, 2, 3], "name", None, LABELS)
+    found = []
+    for row, raw in zip(rows, every, strict=True):
         mine, base = (
-            [np.array([b.samples / np.frombuffer(b.latencies_s).sum() for b in r.blocks])] for r in (row, rows[0])
+            summary.predicted_names(of.logits, alignment, LABELS) for of in (raw, every[0]) if of.logits is not None
         )
-        found = stats.speed_up(mine, base)
-        assert found is not None
-        row.speedup, row.speedup_low, row.speedup_high = found.estimate, found.low, found.high
-        if row is not rows[0]:
-            row.comparison = stats.comparison(found)
-        else:
-            row.speedup = row.speedup_low = row.speedup_high = 1.0
-        answers_of = [np.frombuffer(r.prediction.logits, "<f4").reshape(-1, 4).argmax(1) for r in (row, rows[0])]
-        row.flips = int((answers_of[0] != answers_of[1]).sum())
-        row.agreement = 1 - row.flips / EXAMPLES
+        values = summary.comparison(raw, every[0], row is rows[0]) | summary.agreement(mine, base)
+        if row is not rows[0] and row.accuracy is not None:
+            values |= summary.paired(raw.logits, alignment, every[0].logits, alignment, truth)
+            row.quality = row.quality | {"flips": values.pop("flip_kinds")}
+        found.append(values)
+    summary.corrected(found)
+    for row, values in zip(rows, found, strict=True):
+        for name, value in values.items():
+            setattr(row, name, value)
+
+
+def _raw(row: Measurement) -> summary.Raw:
+    blocks = [
+        Block(b.process, b.round, b.started_s, np.frombuffer(b.latencies_s), b.samples, b.tokens, b.padded_tokens)
+        for b in row.blocks
+    ]
+    return summary.Raw(blocks, np.frombuffer(row.prediction.logits, "<f4").reshape(-1, 4))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from dashboard import findings, frame
+from engine import units
 
 
 @pytest.fixture
@@ -67,8 +68,8 @@ def test_notes_name_every_doubt(rows: list[frame.Row]) -> None:
 
 
 def test_points_have_no_negative_zero() -> None:
-    assert findings.points(-0.0001) == "0.0"
-    assert findings.points(-0.012) == "−1.2"
+    assert units.points(-0.0001) == "0.0"
+    assert units.points(-0.012) == "−1.2"
 
 
 def test_literal_text_is_no_markup() -> None:
