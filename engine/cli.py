@@ -276,8 +276,8 @@ def compare(
         for sentence in takeaways.differences(first, second):
             say(sentence)
         worse = [] if threshold is None else takeaways.regressions_between(first, second, threshold / 100)
-    for item in worse:
-        print(f"worse: {item.sentence}", file=sys.stderr)
+    for regression in worse:
+        print(f"worse: {regression.sentence}", file=sys.stderr)
     raise typer.Exit(SOME_FAILED if worse else MEASURED)
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -647,7 +648,7 @@ class Runner:
             padding = cell.batching.padding
             tokenizing = worker.ask("tokenizing", texts=texts, padding=padding)
             device = worker.ask("device_time", positions=batches[0], padding=padding, calls=DEVICE_CALLS)
-            spent = energy.of_calls(self.device, self._idle_w, lambda e=entry, b=batches[0], p=padding: _calls(e, b, p))
+            spent = energy.of_calls(self.device, self._idle_w, partial(_calls, entry, batches[0], padding))
             cell.values |= {
                 "energy_j_per_1000_examples": spent.joules_per_1000_examples if spent else None,
                 "energy": spent.to_json() if spent else {"reason": energy.NO_COUNTER},

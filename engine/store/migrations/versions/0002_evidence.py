@@ -1,12 +1,14 @@
 """What a reviewer asks of a row: paired accuracy, calibration, batch invariance, energy, the hardware's limit."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0002"
 down_revision = "0001"
 
-MEASUREMENT = {
+MEASUREMENT: dict[str, Any] = {
     "latency_p50_low_s": sa.Double,
     "latency_p50_high_s": sa.Double,
     "throughput_samples_per_s_low": sa.Double,
