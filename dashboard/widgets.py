@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,12 +12,17 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard import data, findings, style
+from dashboard.frame import Row, baseline_of
 from engine.errors import RequestError
+from engine.units import megabytes
 
 CHOICE = "run_choice"
 PARAMETER = "run"
 FORMAT = "image_format"
 LIVE_SECONDS = 2.0
+RUN = "app_pages/run.py"
+DISTILBERT_BASE_BYTES = 267_800_000
+"""The weights of distilbert-base-uncased with a classifier, in FP32."""
 STATES = {
     "queued": "… queued",
     "preparing": "… preparing",
@@ -45,6 +51,8 @@ def history() -> pd.DataFrame:
     if runs.empty:
         st.header("No runs yet")
         st.write("Measure the demo's variants on this machine; this page shows them as soon as they are there.")
+        st.page_link(RUN, label="Measure a suite on this machine")
+        st.caption("Or from a terminal:")
         st.code("python -m engine run demo", language="bash")
         st.caption("`python -m engine suites` lists what else there is to run.")
         st.stop()
@@ -143,6 +151,25 @@ def image_config(file_name: str, image_format: str, figure: go.Figure) -> dict[s
             "scale": style.IMAGE_SCALE if image_format == "PNG" else 1,
         },
     }
+
+
+def small_models(rows: Sequence[Row]) -> None:
+    """Says plainly what the demo's models are, and leads on to suites whose models are not small."""
+    baseline = baseline_of(rows)
+    size = ""
+    if baseline is not None and baseline["weights_bytes"]:
+        size = (
+            f": {megabytes(baseline['weights_bytes'])} MB of weights, where DistilBERT-base has "
+            f"{megabytes(DISTILBERT_BASE_BYTES)}"
+        )
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(
+            f"**The demo's models are small and were made on this machine**{size}. They show how the bench works, "
+            "not how fast DistilBERT is. Go on with:",
+            width="content",
+        )
+        for suite, about in (("shapes", "true sizes, random weights"), ("agnews", "real models on real news")):
+            st.page_link(RUN, label=f":primary[→ {suite}], {about}", query_params={"suite": suite})
 
 
 def state_of(summary: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard import data, figures, findings, frame, scorecard, widgets
+from dashboard import choices, data, figures, findings, frame, scorecard, widgets
 from dashboard.export import deck
 from dashboard.style import Theme
 from engine import takeaways
@@ -68,6 +68,8 @@ def _first_screen(summary: dict[str, Any], shown: pd.DataFrame, rows: list[frame
     if said.detail:
         st.write(findings.literal(said.detail))
     st.caption(findings.literal(context(summary, rows)))
+    if summary["suite"] == choices.FIRST:
+        widgets.small_models(rows)
     if not any(row["status"] == "measured" for row in rows):
         st.html(scorecard.scorecard(rows, look))
         return

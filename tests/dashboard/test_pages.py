@@ -12,6 +12,8 @@ import pytest
 from dashboard_fill import CANCELLED, FAILED, FULL, INTERRUPTED, RUNNING, SIZES, UNLABELLED
 from streamlit.testing.v1 import AppTest
 
+from dashboard import data
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 APP = REPOSITORY / "dashboard" / "app.py"
 ALL = [FULL, SIZES, UNLABELLED, RUNNING, CANCELLED, INTERRUPTED, FAILED]
@@ -41,6 +43,7 @@ def test_no_runs_yet_says_the_command(empty: Path) -> None:
     assert not test.exception
     assert test.header[0].value == "No runs yet"
     assert test.code[0].value == "python -m engine run demo"
+    assert [link.proto.page for link in test.get("page_link")] == ["run"]
     assert not list(empty.iterdir()), "looking must not make a database"
 
 
@@ -54,6 +57,17 @@ def test_every_run_on_every_page(name: str, run: str, database: str) -> None:
 
 def test_the_newest_finished_run_is_the_default(database: str) -> None:
     assert page().session_state["run_choice"] == SIZES
+
+
+def test_the_demo_says_that_its_models_are_small_and_leads_on(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "small" not in text(page(run=FULL)), "other suites' models are not the demo's"
+    read = data.run
+    monkeypatch.setattr(data, "run", lambda run_id: read(run_id) | {"suite": "demo"})
+    test = page(run=FULL)
+    said = text(test)
+    assert "models are small and were made on this machine" in said and "MB of weights" in said
+    links = [(link.proto.page, link.proto.query_string) for link in test.get("page_link")]
+    assert links == [("run", "suite=shapes"), ("run", "suite=agnews")]
 
 
 def test_the_headline_and_the_notes(database: str) -> None:
