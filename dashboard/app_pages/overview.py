@@ -15,6 +15,12 @@ from dashboard.export import deck
 from dashboard.style import Theme
 from engine import takeaways
 
+# A grid drops columns one by one: without this, a window of 1024 px shows both in a part of its width.
+STACKED = (
+    "<style>@media (max-width:1214px){[data-testid=stGridCell]:has(.ib-card),"
+    "[data-testid=stGridCell]:has(.st-key-chart_tradeoff){grid-column:1/-1 !important}}</style>"
+)
+
 
 def main() -> None:
     runs = widgets.history()
@@ -73,6 +79,7 @@ def _first_screen(summary: dict[str, Any], shown: pd.DataFrame, rows: list[frame
     if not any(row["status"] == "measured" for row in rows):
         st.html(scorecard.scorecard(rows, look))
         return
+    st.html(STACKED)
     first = st.grid(8, min_column_width=120)
     with first.cell(column_span=5):
         st.html(scorecard.scorecard(rows, look))

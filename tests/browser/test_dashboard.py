@@ -24,6 +24,10 @@ def settled(page: Any) -> None:
     page.wait_for_timeout(400)
 
 
+def tradeoff(page: Any) -> Any:
+    return page.locator(".st-key-chart_tradeoff")
+
+
 def is_local(url: str) -> bool:
     parts = urlsplit(url)
     return parts.scheme in ("data", "blob") or parts.hostname == "127.0.0.1"
@@ -49,6 +53,9 @@ def test_no_page_scrolls_sideways(width: int, site: str, open_page: Callable[...
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     box = page.locator(".ib-card").first
     assert box.evaluate("card => card.scrollWidth - card.clientWidth") <= 1, "the scorecard is cut off"
+    right = [found["x"] + found["width"] for found in (box.bounding_box(), tradeoff(page).bounding_box())]
+    aligned = abs(right[0] - right[1]) < 2
+    assert aligned == (width == 1024), "beside each other where there is room, else both as wide as the page"
 
 
 def test_the_first_screen_answers(site: str, open_page: Callable[..., Any]) -> None:
