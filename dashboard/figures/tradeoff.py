@@ -18,6 +18,8 @@ from engine.units import megabytes
 
 PLOT_WIDTH, PLOT_HEIGHT = 420, 262
 """The smallest plot area that labels are placed for, in CSS pixels."""
+RIGHT_MARGIN = 14
+"""What a label may take of the figure's right margin: better than a place where it seems to name another mark."""
 LARGEST = 26
 SMALLEST = 8
 LABEL_HEIGHT = 17
@@ -183,5 +185,5 @@ def _overlap(a: Box, b: Box) -> float:
 
 
 def _outside(box: Box, room: tuple[float, float]) -> float:
-    """How far a box sticks out of the plot, in pixels."""
-    return max(0, -box[0]) + max(0, box[2] - room[0]) + max(0, -box[1]) + max(0, box[3] - room[1])
+    """How far a box sticks out of the plot and of the margin to its right, in pixels."""
+    return max(0, -box[0]) + max(0, box[2] - room[0] - RIGHT_MARGIN) + max(0, -box[1]) + max(0, box[3] - room[1])

@@ -140,6 +140,13 @@ def test_labels_do_not_cover_each_other() -> None:
         assert min(a[2], b[2]) <= max(a[0], b[0]) or min(a[3], b[3]) <= max(a[1], b[1])
 
 
+def test_a_label_at_the_right_edge_stays_at_its_own_mark() -> None:
+    names = ["DistilBERT FP32", "ONNX FP32", "DistilBERT 4-bit"]
+    centres = [(330.0, 50.0), (330.0, 51.0), (374.0, 58.0)]
+    dx, dy = place(names, centres, [26.0, 16.0, 26.0])[2]
+    assert abs(dx) < 20 and dy > 0, "below it, not below its neighbour"
+
+
 @pytest.mark.parametrize(("low", "high"), [(1.0, 1.3), (3.0, 40.0), (0.02, 9000.0)])
 def test_log_ticks_lie_inside_and_suffice(low: float, high: float) -> None:
     ticks = base.log_ticks(low, high)
