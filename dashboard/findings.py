@@ -32,6 +32,8 @@ def headline(rows: Sequence[Row]) -> Headline:
     baseline = baseline_of(rows)
     others = [row for row in rows if not row["baseline"]]
     if baseline is None or not any(row["status"] == "measured" for row in rows):
+        if any(row["status"] == "pending" for row in rows):
+            return Headline("Nothing has been measured yet.", "")
         return Headline("Nothing was measured in this run.", _states(rows))
     if not usable(baseline):
         why = baseline["status_reason"] or baseline["validity_reason"] or "no reason was stored"

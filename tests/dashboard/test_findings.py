@@ -57,6 +57,11 @@ def test_nothing_measured_groups_the_reasons(rows: list[frame.Row]) -> None:
     assert said.detail == "DistilBERT FP32, DistilBERT 4-bit and Student FP32: cancelled (stopped)"
 
 
+def test_a_run_under_way_has_not_failed_to_measure(rows: list[frame.Row]) -> None:
+    waiting = [row | {"status": "pending", "status_reason": None} for row in rows[:3]]
+    assert findings.headline(waiting).finding == "Nothing has been measured yet."
+
+
 def test_notes_name_every_doubt(rows: list[frame.Row]) -> None:
     kinds = {(name, kind) for name, kind, _ in findings.notes(rows)}
     assert ("BF16 that is not", "invalid") in kinds
