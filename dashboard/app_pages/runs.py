@@ -13,6 +13,8 @@ from dashboard import data, findings, frame, scorecard, widgets
 from engine.errors import RequestError
 
 TABLE_KEY = "runs_table"
+ROWS_SHOWN = 8
+"""More of them scroll."""
 ENVIRONMENT_FIRST = ("cpu", "gpu", "gpus", "memory", "host", "python", "packages", "bench")
 """What of the environment to show first; whatever else there is follows."""
 
@@ -92,19 +94,23 @@ def _table(runs: pd.DataFrame) -> str | None:
             "State": [widgets.STATES.get(status, status) for status in runs["status"]],
             "Variants": [_counts(row) for row in runs.to_dict("records")],
             "Took (s)": [_took(row) for row in runs.to_dict("records")],
+            "Ends in": [f"…{run_id[-6:]}" for run_id in runs["id"]],
             "Run": runs["id"].to_list(),
         }
     )
     event = st.dataframe(
         shown,
         hide_index=True,
-        height=min(38 + 35 * len(shown), 318),
+        height="content" if len(shown) <= ROWS_SHOWN else 318,
+        placeholder="–",
         key=TABLE_KEY,
         on_select="rerun",
         selection_mode="single-row",
         column_config={
             "Started": st.column_config.DatetimeColumn("Started (UTC)", format="YYYY-MM-DD HH:mm", timezone="UTC"),
             "Took (s)": st.column_config.NumberColumn(format="%.0f"),
+            "Ends in": st.column_config.TextColumn("Run", help="The end of its id, as everywhere here"),
+            "Run": None,
         },
         alt=f"{len(shown)} runs, the newest first",
     )

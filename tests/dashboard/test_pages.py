@@ -102,6 +102,7 @@ def test_an_unknown_run_is_refused_with_a_way_out(database: str) -> None:
 def test_runs_can_be_searched(database: str) -> None:
     test = page("runs")
     assert len(test.dataframe[0].value) == len(ALL)
+    assert set(test.dataframe[0].value["Ends in"]) == {f"…{run[-6:]}" for run in ALL}
     test.text_input(key="search").set_value("interrupted test-host").run()
     assert list(test.dataframe[0].value["Run"]) == [INTERRUPTED]
     test.text_input(key="search").set_value("nothing like it").run()
