@@ -156,19 +156,20 @@ def image_config(file_name: str, image_format: str, figure: go.Figure) -> dict[s
 def small_models(rows: Sequence[Row]) -> None:
     """Says plainly what the demo's models are, and leads on to suites whose models are not small."""
     baseline = baseline_of(rows)
-    size = ""
+    size = "."
     if baseline is not None and baseline["weights_bytes"]:
         size = (
-            f": {megabytes(baseline['weights_bytes'])} MB of weights, where DistilBERT-base has "
-            f"{megabytes(DISTILBERT_BASE_BYTES)}"
+            f": {megabytes(baseline['weights_bytes'])} MB of weights, DistilBERT-base "
+            f"{megabytes(DISTILBERT_BASE_BYTES)}."
         )
+    # In one line with its links at 1440 px: the first screen has no room for two.
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(
-            f"**The demo's models are small and were made on this machine**{size}. They show how the bench works, "
-            "not how fast DistilBERT is. Go on with:",
+            f"**The demo's models are small and made here**{size} They show how the bench works, not how fast "
+            "DistilBERT is.",
             width="content",
         )
-        for suite, about in (("shapes", "true sizes, random weights"), ("agnews", "real models on real news")):
+        for suite, about in (("shapes", "true sizes"), ("agnews", "real models")):
             st.page_link(RUN, label=f":primary[→ {suite}], {about}", query_params={"suite": suite})
 
 

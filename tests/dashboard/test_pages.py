@@ -65,7 +65,7 @@ def test_the_demo_says_that_its_models_are_small_and_leads_on(database: str, mon
     monkeypatch.setattr(data, "run", lambda run_id: read(run_id) | {"suite": "demo"})
     test = page(run=FULL)
     said = text(test)
-    assert "models are small and were made on this machine" in said and "MB of weights" in said
+    assert "models are small and made here" in said and "MB of weights" in said
     links = [(link.proto.page, link.proto.query_string) for link in test.get("page_link")]
     assert links == [("run", "suite=shapes"), ("run", "suite=agnews")]
 
