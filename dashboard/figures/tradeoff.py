@@ -41,11 +41,13 @@ def tradeoff(frame: pd.DataFrame, look: Theme, height: int = PLOT_HEIGHT) -> go.
     if any(row["memory_bytes"] for row in drawn):
         kind = "VRAM" if drawn[0]["memory_kind"] == "vram" else "RAM"
         area = f" Area: peak {kind}."
+    counts = sorted({row["examples"] for row in drawn if row["examples"]})
+    n = f" n = {counts[-1]:,} examples." if len(counts) == 1 else ""
     missing = f" {left_out} without {metric.label.lower()} left out." if left_out else ""
     figure = base.titled(
         look,
         findings.tradeoff_title(drawn, gain),
-        f"Upper left is better. Bars: 95% intervals. Hollow: beaten in both, or not valid.{area}{missing}",
+        f"Upper left is better. Bars: 95% intervals. Hollow: beaten in both, or not valid.{area}{n}{missing}",
         height,
         share=0.82,
     )

@@ -77,6 +77,10 @@ def test_hollow_says_not_valid_or_dominated(full: pd.DataFrame) -> None:
     assert "SST-2 head" not in marks
 
 
+def test_the_tradeoff_names_its_n(full: pd.DataFrame) -> None:
+    assert "n = 200 examples." in figures.tradeoff(full, style.LIGHT).layout.title.subtitle.text.replace("<br>", " ")
+
+
 def test_the_tradeoff_of_unlabelled_text_shows_agreement(database: str) -> None:
     measured = data.measurements(data.run(UNLABELLED))
     figure = figures.tradeoff(measured, style.LIGHT)
