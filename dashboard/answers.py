@@ -12,6 +12,8 @@ from engine.answering import CALLS, Answer
 from engine.units import between, milliseconds, percent
 
 SHOWN_CHARACTERS = 160
+JOINERS = "\u200c\u200d"
+"""Not printable by themselves, but families of emoji and Persian words fall apart without them."""
 LABELS_SHOWN = 6
 """How many labels of one answer get a bar; the rest is summed up."""
 CSS = """
@@ -81,8 +83,8 @@ def one_text(
 ) -> str:
     """One row a variant: answer, agreement, probabilities, latency. `waiting`: variant -> title, not yet answered."""
     head = _head(
-        ("Variant", "Answer", "Against the baseline", "Probability", "Model", "Tokenising"),
-        {"Model": "ms", "Tokenising": "ms", "Probability": "%"},
+        ("Variant", "Answer", "Against the baseline", "Probability", "Latency", "Tokenising"),
+        {"Latency": "ms", "Tokenising": "ms", "Probability": "%"},
     )
     body = ""
     for answer in answers:
@@ -134,8 +136,8 @@ def by_variant(
 ) -> str:
     """One row a variant over several texts: agreement, cut texts, latency of the batch."""
     head = _head(
-        ("Variant", "Against the baseline", "Cut", "Model", "Tokenising"),
-        {"Model": "ms a batch", "Tokenising": "ms a batch", "Cut": "texts"},
+        ("Variant", "Against the baseline", "Cut", "Latency", "Tokenising"),
+        {"Latency": "ms a batch", "Tokenising": "ms a batch", "Cut": "texts"},
     )
     body = ""
     for answer in answers:
@@ -161,13 +163,13 @@ def by_variant(
 
 def shortened(text: str, limit: int = SHOWN_CHARACTERS) -> str:
     """`text` in one line of at most `limit` characters, with control characters made visible."""
-    shown = "".join(c if c.isprintable() or c.isspace() else "␦" for c in text[: 4 * limit])
+    shown = "".join(c if c.isprintable() or c.isspace() or c in JOINERS else "␦" for c in text[: 4 * limit])
     line = " ".join(shown.split())
     return line if len(line) <= limit and len(text) <= 4 * limit else line[: limit - 1] + "…"
 
 
 def _head(names: Sequence[str], units: Mapping[str, str]) -> str:
-    numbers = ("Model", "Tokenising", "Cut")
+    numbers = ("Latency", "Tokenising", "Cut")
     return "".join(
         f'<th scope="col"{"" if name in numbers else " class=ib-left"}>{name}'
         f"{f'<span class=ib-sub>{units[name]}</span>' if name in units else ''}</th>"

@@ -24,6 +24,8 @@ TEXT, LINES, KEPT = "text", "lines", "kept"
 URL_CHARACTERS = 1500
 """Longer texts are kept by the server, and the URL names them."""
 KEPT_TEXTS = 32
+NO_HINT = "<style>.st-key-text [data-testid=InputInstructions]{display:none}</style>"
+"""Streamlit writes "Press Ctrl+Enter" over the last lines of a long text."""
 EXAMPLES = {
     "Markets": "Shares in the chip maker fell 7 percent on Monday after it cut its sales forecast for the third time "
     "this year and said that customers were postponing orders.",
@@ -122,6 +124,7 @@ def _remember() -> None:
 
 def _question() -> bool:
     """The text and its button; whether to ask now."""
+    st.html(NO_HINT)
     with st.form("question", border=False):
         st.text_area(
             "Text",

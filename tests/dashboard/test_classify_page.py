@@ -142,9 +142,7 @@ def test_too_many_lines(pool: type[Pool], empty: Path) -> None:
 
 @pytest.mark.parametrize("text", ["🙂 🏳️‍🌈", "مرحبا \u202e بالعالم", "a\x00b\x1b[31m\x07", "é" * 400_000, HTML])
 @pytest.mark.parametrize("lines", [False, True])
-def test_strange_texts_get_an_answer_and_are_no_markup(
-    text: str, lines: bool, pool: type[Pool], empty: Path
-) -> None:
+def test_strange_texts_get_an_answer_and_are_no_markup(text: str, lines: bool, pool: type[Pool], empty: Path) -> None:
     test = ask(page(), text, lines)
     assert not test.error and pool.asked[-1][1] == [text]
     assert "<tbody>" in html(test) and "<script>" not in html(test)
@@ -246,7 +244,13 @@ def test_many_labels_are_summed_up() -> None:
 
 @pytest.mark.parametrize(
     ("text", "shown"),
-    [("a\nb\t c", "a b c"), ("a\x00b\u202ec", "a␦b␦c"), ("x" * 200, "x" * 159 + "…"), ("مرحبا", "مرحبا")],
+    [
+        ("a\nb\t c", "a b c"),
+        ("a\x00b\u202ec", "a␦b␦c"),
+        ("x" * 200, "x" * 159 + "…"),
+        ("مرحبا", "مرحبا"),
+        ("👩\u200d👧", "👩\u200d👧"),
+    ],
 )
 def test_shortened(text: str, shown: str) -> None:
     assert answers.shortened(text) == shown
