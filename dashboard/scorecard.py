@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 from dashboard.frame import Row, baseline_of
 from dashboard.metrics import ACCURACY_VERDICTS, SPEED_VERDICTS, Metric
@@ -328,6 +329,36 @@ def facts_table(facts: Mapping[str, str]) -> str:
         for name, text in facts.items()
     )
     return _table("Facts", "", body)
+
+
+def ceilings_table(ceilings: Mapping[str, Any]) -> str:
+    """Every way to multiply or copy that was tried on the device: its best and median rate, repeats and reason."""
+    products = ceilings.get("products")
+    if not products:
+        return facts_table({"Not measured": str(ceilings.get("reason") or "no reason was stored")})
+    rates = [
+        (dtype.upper(), way, way.get("operations_per_s"), way.get("median_operations_per_s"), 1e9, "G operations/s")
+        for dtype, found in products.items()
+        for way in found["ways"] or [found]
+    ]
+    rates += [
+        (label, ceilings[key], ceilings[key].get("bytes_per_s"), ceilings[key].get("median_bytes_per_s"), 1e9, "GB/s")
+        for key, label in (("copy", "Copy"), ("host_to_device", "Host to device"))
+        if ceilings.get(key)
+    ]
+    heads = ("What", "How", "Best", "Median", "Unit", "Repeats")
+    head = "".join(
+        f'<th scope="col"{" class=ib-left" if text in ("How", "Unit") else ""}>{text}</th>' for text in heads
+    )
+    body = "".join(
+        f'<tr><th scope="row">{escape(label)}</th>'
+        f'<td class="ib-left ib-why">{escape(str(way.get("how") or way.get("reason") or NOTHING))}</td>'
+        f"<td>{significant(None if best is None else best / scale)}</td>"
+        f"<td>{significant(None if median is None else median / scale)}</td>"
+        f'<td class="ib-left">{unit if best is not None else ""}</td><td>{way.get("repeats") or ""}</td></tr>'
+        for label, way, best, median, scale, unit in rates
+    )
+    return _table("What the device was measured to do", head, body)
 
 
 def audit_table(rows: Sequence[Row]) -> str:

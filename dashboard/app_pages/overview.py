@@ -128,7 +128,8 @@ def _comparisons(summary: dict[str, Any], measured: pd.DataFrame, shown: pd.Data
 
 def _takeaways(rows: list[frame.Row]) -> None:
     found = takeaways.takeaways(rows)
-    shown = [item.sentence for item in found if item.shown and item.kind != "state"]
+    # What binds a variant stands with the figures that say so.
+    shown = [item.sentence for item in found if item.shown and item.kind not in ("state", "limit")]
     unshown = [item.sentence for item in found if not item.shown]
     if shown:
         st.subheader("What this run shows", anchor=False)
@@ -156,6 +157,10 @@ def _evidence(rows: list[frame.Row], look: Theme) -> None:
         "examples show with 80% power. Batch flips: answers that change when asked alone or under the other padding. "
         "Of the limit: the share of what this device was measured to do. The page Method has the formulas."
     )
+    reasons = [(row["name"], row["binds"] or "unknown", row["limits"]["sentence"]) for row in rows if row["limits"]]
+    if reasons:
+        with st.expander("How near each comes to this device's limit, and what binds it"):
+            st.html(scorecard.notes_table(reasons))
 
 
 def _by_label(rows: list[frame.Row], look: Theme) -> None:

@@ -212,6 +212,9 @@ def _environment(summary: dict[str, Any]) -> None:
             }
         )
     )
+    if summary["ceilings"]:
+        st.caption("What this device was measured to do at the start of the run")
+        st.html(scorecard.ceilings_table(summary["ceilings"]))
     found = summary["environment"]
     order = [key for key in ENVIRONMENT_FIRST if key in found] + [k for k in found if k not in ENVIRONMENT_FIRST]
     flat = {key: text for section in order for key, text in _flat(section, found[section])}

@@ -32,6 +32,20 @@ VARIANTS: list[tuple[str, str, str, str, str, float, float, float, str | None]] 
 ]
 
 
+PRODUCT = {"how": "torch.matmul <b>", "library": "torch", "repeats": 12, "size": 512, "reason": None}
+CEILINGS = {
+    "reason": None,
+    "products": {
+        "fp32": PRODUCT
+        | {"operations_per_s": 4e11, "median_operations_per_s": 3.9e11}
+        | {"ways": [PRODUCT | {"operations_per_s": 4e11, "median_operations_per_s": 3.9e11}]},
+        "tf32": {"operations_per_s": None, "reason": "a CPU has none", "ways": []},
+    },
+    "copy": {"bytes_per_s": 4.2e10, "median_bytes_per_s": 4e10, "repeats": 9, "how": "copy_", "reason": None},
+    "host_to_device": {"bytes_per_s": None, "reason": "the device is the host"},
+}
+
+
 def fill(url: str) -> None:
     """Stores all runs in the database at `url`."""
     generator = np.random.default_rng(7)
@@ -127,6 +141,7 @@ def _run(run_id: str, status: str, hours: float, sizes: list[int] | None = None,
         finished_at=ended,
         heartbeat_at=ended,
         example_set_id=example_set,
+        ceilings=CEILINGS if run_id == FULL else {"reason": "the protocol says ceilings = false"},
         measurements=[],
     )
 
@@ -184,6 +199,11 @@ def _measured(
         memory={"ram_after_imports": {"bytes": int(megabytes * 4e5), "source": "VmRSS"}},
         load_s=1.5,
         truncated=0,
+        invariance={"batch 1": {"examples": 64, "changed": 2 * (name == "int8"), "largest_logit_change": 0.01}},
+        batch_flip_rate=2 / 64 if name == "int8" else 0.0,
+        limit_share=0.4,
+        binds="compute",
+        limits={"sentence": "It reaches 40% of <b>FP32</b>. Compute binds."},
         audit={"settings": {"tf32": False, "threads": 4}, "wrong": [], "deviations": []},
     )
     row.blocks = [

@@ -12,7 +12,8 @@ import pytest
 from dashboard_fill import CANCELLED, FAILED, FULL, INTERRUPTED, RUNNING, SIZES, UNLABELLED
 from streamlit.testing.v1 import AppTest
 
-from dashboard import data
+from dashboard import data, frame
+from engine import units
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 APP = REPOSITORY / "dashboard" / "app.py"
@@ -142,3 +143,28 @@ print(json.dumps([n for n in ("torch", "transformers", "onnxruntime", "onnx", "o
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_the_overview_says_what_the_run_shows_and_what_it_does_not(database: str) -> None:
+    said = text(page("overview", FULL))
+    assert "What this run shows" in said and "Student FP32 loses " in said
+    assert "Looked for, and not shown" in said and "ONNX FP32: no difference in accuracy to DistilBERT FP32 is" in said
+    assert "ONNX INT8&#x27;s answers depend on the batch: 2 of 64 under batch 1" in said
+    # What binds a variant stands in a table of its own, and is no markup.
+    assert "It reaches 40% of &lt;b&gt;FP32&lt;/b&gt;. Compute binds." in said
+    assert "Price" not in said.partition("What the figures carry")[2].partition("</thead>")[0]
+
+
+def test_a_price_an_hour_becomes_one_of_a_million_texts(database: str) -> None:
+    test = page("overview", FULL)
+    test.number_input(key="hourly_price").set_value(3.6).run()
+    rate = next(row for row in frame.rows_of(data.measurements(data.run(FULL))) if row["variant"] == "fp32")
+    price = units.significant(3.6 / 3600 / rate["throughput_samples_per_s"] * 1e6)
+    said = text(test)
+    assert "a million texts" in said and f">{price}<" in said
+
+
+def test_runs_says_what_the_device_was_measured_to_do(database: str) -> None:
+    said = text(page("runs", FULL))
+    assert "torch.matmul &lt;b&gt;" in said and ">400<" in said and ">42.0<" in said
+    assert "the protocol says ceilings = false" in text(page("runs", SIZES))
