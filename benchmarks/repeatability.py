@@ -36,7 +36,7 @@ class Noise:
     """What disturbs the speed-ups of a suite's runs, as seen in them: standard deviations of logarithms."""
 
     within: float
-    """Of one round's ratio around its run's median."""
+    """Of one calm round's ratio around its run's median."""
     resemblance: float
     """Correlation of neighbouring rounds."""
     between: float
@@ -46,15 +46,16 @@ class Noise:
 
 
 def measured(suite: Suite, device: str) -> dict[str, dict[str, Any]]:
-    """One run: variant -> its flat measurement, with `ratios`, float64 [rounds] of each process beside it."""
+    """One run: variant -> its flat measurement, with `ratios`, float64 [calm rounds] of each process beside it."""
     run_id = runner.run(suite, device, offline=True)
     with open_store() as store, store.session() as session:
         rows = {row.variant: row for row in queries.measurements(session, run_id)}
         rates = {name: rates_of(queries.latencies(session, row.id)) for name, row in rows.items()}
         found = {name: queries.flat(row) for name, row in rows.items()}
+    calm = stats.calm_rounds(list(rates.values()))
     for name, row in found.items():
-        pairs = zip(rates[name], rates[suite.baseline], strict=False)
-        row["ratios"] = [mine[: len(base)] / base[: len(mine)] for mine, base in pairs]
+        pairs = zip(rates[name], rates[suite.baseline], calm, strict=False)
+        row["ratios"] = [(mine[: len(base)] / base[: len(mine)])[kept[: len(mine)]] for mine, base, kept in pairs]
     return found
 
 

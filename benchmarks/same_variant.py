@@ -57,14 +57,13 @@ def main(
     for index in range(runs):
         run_id = runner.run(asked, device, listener=lambda progress: None)
         rates = rates_of(run_id)
-        # A copy's own level: its log rate beside the mean of all copies in the same round.
-        logs = [np.log(np.concatenate(copy)) for copy in rates]
-        length = min(map(len, logs))
-        centre = np.mean([log[:length] for log in logs], axis=0)
-        levels = [float(np.median(log[:length] - centre)) for log in logs]
+        calm = stats.calm_rounds(rates)
+        # A copy's own level: its log rate beside the mean of all copies in the same calm rounds of its first process.
+        logs = np.log([copy[0] for copy in rates])[:, calm[0]]
+        levels = np.median(logs - logs.mean(axis=0), axis=1)
         deviations.append(float(np.std(levels, ddof=1)))
         for a, b in itertools.combinations(rates, 2):
-            interval = stats.speed_up(a, b)
+            interval = stats.speed_up(a, b, calm)
             assert interval is not None
             excluded.append(not interval.low <= 1 <= interval.high)
             distances.append(abs(np.log(interval.estimate)))
