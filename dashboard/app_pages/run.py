@@ -195,7 +195,7 @@ def _ended(summary: dict[str, Any]) -> None:
     )
     show = {"finished": st.success, "failed": st.error, "cancelled": st.info}.get(summary["status"], st.warning)
     show(said)
-    links = st.container(horizontal=True)
+    links = st.container(horizontal=True, vertical_alignment="center")
     links.page_link(
         OVERVIEW, label="Open it on the Overview", query_params={widgets.PARAMETER: summary["id"]}, icon=None
     )
@@ -257,7 +257,7 @@ def _controls() -> Choice | None:
         f"{protocol.min_calls} timed calls.",
     )
     seconds = two.number_input(
-        "Seconds of timing, at most",
+        "Timing, at most (s)",
         value=float(protocol.max_seconds),
         min_value=1.0,
         format="%.0f",
@@ -265,10 +265,9 @@ def _controls() -> Choice | None:
         persist_state="session",
         help="For each batch size.",
     )
-    with one:
-        device = choices.choose_device()
-    two.space("small")
-    offline = two.toggle("Ask no model hub", key="offline", help="Only what is on this machine is used.")
+    # Half of the column cuts a device's name where the window is narrow.
+    device = choices.choose_device()
+    offline = st.toggle("Ask no model hub", key="offline", help="Only what is on this machine is used.")
     try:
         overrides = [
             f"workload.batch_size={json.dumps(_sizes(str(sizes or '')))}",
