@@ -24,6 +24,8 @@ LARGEST = 26
 SMALLEST = 8
 LABEL_HEIGHT = 17
 LETTER = 6.9
+NEAR = 6
+"""A label that is as near as this to another mark seems to name that one."""
 PASSES = 3
 
 Box = tuple[float, float, float, float]
@@ -165,6 +167,8 @@ def place(
                     y + dy + LABEL_HEIGHT / 2,
                 )
                 cost = sum(_overlap(box, other) for other in (*marks, *others)) + 8 * _outside(box, room) + 2 * rank
+                near = (box[0] - NEAR, box[1] - NEAR, box[2] + NEAR, box[3] + NEAR)
+                cost += sum(_overlap(near, mark) for other, mark in enumerate(marks) if other != index)
                 if cost < best:
                     best, labels[index], offsets[index] = cost, box, (dx, dy)
     return offsets

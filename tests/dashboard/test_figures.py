@@ -144,6 +144,13 @@ def test_labels_do_not_cover_each_other() -> None:
         assert min(a[2], b[2]) <= max(a[0], b[0]) or min(a[3], b[3]) <= max(a[1], b[1])
 
 
+def test_a_label_does_not_stand_over_another_mark() -> None:
+    names = ["DistilBERT FP32", "DistilBERT 4-bit", "Student FP32", "ONNX FP32", "ONNX INT8"]
+    centres = [(365.0, 114.0), (356.0, 97.0), (208.0, 97.0), (123.0, 114.0), (55.0, 114.0)]
+    dx, _ = place(names, centres, [26.0, 26.0, 25.0, 16.0, 13.0])[2]
+    assert dx > -50, "left of its mark, it would stand above ONNX FP32's"
+
+
 def test_a_label_at_the_right_edge_stays_at_its_own_mark() -> None:
     names = ["DistilBERT FP32", "ONNX FP32", "DistilBERT 4-bit"]
     centres = [(330.0, 50.0), (330.0, 51.0), (374.0, 58.0)]
