@@ -17,6 +17,8 @@ Memory layout and page placement fix it for a process's life, so rounds do not s
 """
 BETWEEN_PROCESS_WEIGHT = 6
 """The degrees of freedom that the figure above counts for beside a run's own processes."""
+ROUND_SD = 0.15
+"""The standard deviation of one round's log ratio where a run has too few to show it: that of a noisy machine."""
 CALM_SHARE = 1 / 3
 CALM_ROUNDS = 6
 """The share of a process's rounds that a speed-up is taken from, and how many at least (all where there are fewer).
@@ -134,16 +136,20 @@ def speed_up(
 
 def _median_variance(values: np.ndarray) -> float:
     """The variance of the median of `values`, a short series in time."""
+    from scipy.stats import t
+
     n = len(values)
     if n < 3:
-        # Too few to see their spread: as wide as between processes.
-        return 2 * BETWEEN_PROCESS_SD**2
+        # Too few to see their spread.
+        return (math.pi / 2) * ROUND_SD**2 / n
     centred = values - np.median(values)
     sigma = max(1.4826 * float(np.median(np.abs(centred))), float(np.std(values)) / 3)
     total = float(np.sum(centred**2))
     resemblance = float(np.sum(centred[1:] * centred[:-1])) / total if total else 0.0
     resemblance = min(max(resemblance, 0.0), 0.6)
-    return (math.pi / 2) * sigma**2 / n * (1 + resemblance) / (1 - resemblance)
+    # The spread of a few values is itself uncertain, as Student's t has it.
+    few = (t.ppf(0.975, n - 1) / t.ppf(0.975, math.inf)) ** 2
+    return (math.pi / 2) * sigma**2 / n * few * (1 + resemblance) / (1 - resemblance)
 
 
 def comparison(interval: Interval | None) -> str | None:

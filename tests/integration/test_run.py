@@ -124,7 +124,9 @@ def test_figures_belong_together(techniques):
         if row["status"] != "measured":
             continue
         assert row["validity"] in ("valid", "unstable") and row["schedule"] == "interleaved"
-        assert row["examples"] == EXAMPLES and row["batch_size"] == 4 and row["calls"] >= 8
+        assert row["examples"] == EXAMPLES and row["batch_size"] == 4
+        # On a machine that others fill, the time may be up before; then the row says so.
+        assert row["calls"] >= 8 or "calls were timed before max_seconds" in row["validity_reason"]
         assert 0 < row["latency_p50_s"] < 5 and 0 < row["load_s"] < 120
         assert row["latency_p99_s"] is None or row["calls"] >= 299
         assert (row["latency_p95_s"] is not None) == (row["calls"] >= 59)
