@@ -410,6 +410,19 @@ _TABLES: dict[str, type[BaseModel]] = {
     "checkpoint": Checkpoint,
     "variant": Variant,
 }
+_SHAPES = {
+    "model_type": "should be a table of keys",
+    "dict_type": "should be a table of keys",
+    "list_type": "should be a list: [...]",
+    "string_pattern_mismatch": "should be 1 to 64 letters, digits, dots, dashes, underscores and plus signs, "
+    "a letter or digit first",
+}
+"""What TOML calls the shapes that pydantic names after Python's classes and patterns."""
+_LISTS = {
+    "variant": "should be one or several tables, each headed [[variant]]",
+    "checkpoint": "should be one or several tables, each headed [[checkpoint]]",
+    "workload.batch_size": "should be a whole number, or a list of them",
+}
 _UNIONS = ("tokenizer", "labels", "teacher_labels")
 
 
@@ -436,7 +449,8 @@ def _explain(error: ValidationError, raw: dict[str, Any]) -> str:
             text = str(item["ctx"]["error"])
             problems.append(f"{key}: {text}" if key else text)
         else:
-            message = re.sub(r"^Input should be", "should be", item["msg"])
+            message = _LISTS.get(key) if kind == "list_type" else None
+            message = message or _SHAPES.get(kind) or re.sub(r"^Input should be", "should be", item["msg"])
             problems.append(f"{key}: found {item['input']!r}; {message}")
     return "; ".join(dict.fromkeys(problems))
 

@@ -29,7 +29,7 @@ from engine.spec import (
     suite_files,
 )
 
-SHARED = paths.REPOSITORY.parent / "shared"
+SHARED = (paths.REPOSITORY.parent / "shared").resolve()
 WHERE = "somewhere/s.toml"
 COMPLETE: dict[str, Any] = {
     "name": "s",
@@ -284,6 +284,22 @@ def test_a_variant_or_checkpoint_without_a_name_is_counted():
     assert "checkpoint number 1: name: missing" in refusal(changed(lambda raw: raw["checkpoint"][0].pop("name")))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("workload", "news", "found 'news'; should be a table of keys"),
+        ("variant", "fp32", "found 'fp32'; should be one or several tables, each headed [[variant]]"),
+        ("name", "a b", "found 'a b'; should be 1 to 64 letters, digits, dots, dashes"),
+        ("workload.batch_size", "8", "found '8'; should be a whole number, or a list of them"),
+        ("workload.labels", "a,b", "found 'a,b'; should be a list: [...]"),
+    ],
+)
+def test_the_shape_of_a_value_is_said_in_words_of_the_file(key, value, said):
+    *table, last = key.split(".")
+    raw = changed(lambda raw: at(raw, tuple(table)).update({last: value}))
+    assert refusal(raw).startswith(f"{key}: {said}")
+
+
 MISTYPED: list[tuple[str, str, object]] = [
     ("", "name", 3),
     ("", "name", ""),
@@ -440,7 +456,7 @@ def test_an_unknown_option_names_those_the_backend_has(name):
 
 def test_a_mistyped_option_shows_what_was_found():
     raw = variants_of({"backend": "onnxruntime", "precision": "int8", "options": {"per_channel": "yes"}})
-    assert refusal(raw).startswith("variant 'fp32': options.per_channel: found 'yes'; ")
+    assert refusal(raw).startswith("variant 'fp32': options.per_channel: found 'yes'; should be a valid boolean")
 
 
 # Checkpoints

@@ -108,7 +108,8 @@ class Backend(ABC):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             key = ".".join(str(part) for part in first["loc"])
-            raise ValueError(f"options.{key}: found {first['input']!r}; {first['msg']}") from error
+            message = first["msg"].replace("Input should be", "should be")
+            raise ValueError(f"options.{key}: found {first['input']!r}; {message}") from error
 
     @classmethod
     def missing_modules(cls) -> list[str]:
