@@ -6,6 +6,7 @@ a process of its own, and put in place by a rename, so that a half-made artefact
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -99,7 +100,8 @@ class Preparer:
         Raises RequestError for a model that cannot serve, BuildError where a build step fails.
         """
         source, described, facts = self.model(variant)
-        folder, made = source.folder, {}
+        folder = source.folder
+        made: dict[str, Any] = {}
         for recipe in backends.get(variant.backend).recipes(variant.precision, variant.options):
             text = f"{variant.shown}: building {recipe.kind}"
             folder = self._built(source.digest, recipe, variant.backend, folder, text)
@@ -388,6 +390,11 @@ def _version(distribution: str) -> str | None:
         return None
 
 
+def _says_full(error: BuildError) -> bool:
+    """Whether a build process failed for want of space: of its error only the words come here."""
+    return any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT))
+
+
 @contextmanager
 def _making(target: Path) -> Iterator[Path | None]:
     """Yields an empty draft folder to fill, put in place at `target` afterwards; None where it is there already.
@@ -411,7 +418,9 @@ def _making(target: Path) -> Iterator[Path | None]:
         try:
             yield draft
             draft.rename(target)
-        except OSError as error:
+        except (OSError, BuildError) as error:
+            if isinstance(error, BuildError) and not _says_full(error):
+                raise
             raise RequestError(
                 f"cannot write {target}: {one_line(error)}; free some space, or point BENCH_DATA_DIR elsewhere"
             ) from error

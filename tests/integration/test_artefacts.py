@@ -24,7 +24,7 @@ import pytest
 from test_corpus import Hub
 
 from engine import paths
-from engine.artefacts import BuildError, Prepared, Preparer
+from engine.artefacts import BuildError, Prepared, Preparer, _making
 from engine.errors import RequestError
 from engine.spec import Suite, load_suite
 
@@ -164,6 +164,15 @@ def test_a_build_that_fails_says_so_and_leaves_nothing(shaped_models, suite_of, 
         prepared(suite_of(model, {}))
     assert "\n" not in str(caught.value) and folders() == before
     assert not list((paths.local_data() / "artefacts").glob(".*.draft"))
+
+
+def test_a_build_process_that_finds_the_disk_full_ends_the_request(tmp_path):
+    full = "cannot write .*No space left on device; free some space"
+    with pytest.raises(RequestError, match=full), _making(tmp_path / "made"):
+        raise BuildError("OSError: [Errno 28] No space left on device")
+    with pytest.raises(BuildError, match="killed"), _making(tmp_path / "made"):
+        raise BuildError("killed")
+    assert not list(tmp_path.glob(".made.*.draft")) and not (tmp_path / "made").exists()
 
 
 def test_two_processes_that_want_the_same_build_it_once(exported, write_suite, tmp_path):
