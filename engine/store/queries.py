@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import math
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -140,8 +140,8 @@ def add_example_set(
     dataset: str,
     label_names: Sequence[str] | None,
     texts: Sequence[str],
-    labels: Sequence[int | None] | None,
-    source_indices: Sequence[int],
+    labels: Iterable[int | None] | None,
+    source_indices: Iterable[int],
 ) -> None:
     """Stores the examples of set `set_id`, in order, unless they are there already.
 
