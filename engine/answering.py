@@ -101,6 +101,9 @@ def classify(
     threads = suite.protocol.threads or hardware.usable_cores()
     names = label_names(suite, offline)
     answers: dict[str, Answer] = {}
+    # Whoever measures here is named before a model is loaded, not after.
+    with pool.device_lock(device, pool.CLASSIFY, timeout_s=5):
+        pass
     with ExitStack() as stack:
         report = lambda text, share: listener(Progress("preparing", text, share))  # noqa: E731
         preparer = stack.enter_context(Preparer(suite, device.spec, threads, offline, report))

@@ -101,6 +101,11 @@ class Recorder:
             for cell, row in zip(cells, rows, strict=True):
                 cell.id = row.id
 
+    def published(self) -> list[str]:
+        """The rows that a variant may stand beside, as "study/title"."""
+        with self._store.session() as session:
+            return [f"{row.study}/{row.title}" for row in queries.published(session)]
+
     def state(self, run_id: str, status: str) -> None:
         """The run goes on to another state."""
         with self._store.session() as session:

@@ -21,7 +21,7 @@ from engine import batching, ceilings, corpus, hardware, labels, limits, paths, 
 from engine.artefacts import BuildError, Prepared, Preparer
 from engine.batching import Batching
 from engine.corpus import Corpus
-from engine.errors import RequestError, UnavailableError, one_line
+from engine.errors import RequestError, UnavailableError, did_you_mean, one_line
 from engine.hardware import Device
 from engine.measure import conditions, energy
 from engine.pool import Worker, WorkerError
@@ -132,6 +132,7 @@ def run(
         for variant in suite.variant:
             if not variant.model.startswith(CHECKPOINT):
                 preparer.source(variant.model, variant.revision, f"variant {variant.name!r}: model")
+        check_published(suite, recorder.published())
         _take(stack, device, run_id, wait_seconds, recorder, listener, queued)
         check_models(suite, preparer, examples)
         return Runner(suite, device, threads, examples, preparer, recorder, listener, suite_path, run_id).run()
@@ -181,6 +182,17 @@ def check_batch_sizes(suite: Suite, examples: int) -> None:
     for where, size in wanted:
         if size > examples:
             raise RequestError(f"{where}: {size} is more than the {examples} examples; allowed: 1 to {examples}")
+
+
+def check_published(suite: Suite, known: list[str]) -> None:
+    """Raises RequestError for a variant that is to stand beside a row that nobody published."""
+    for variant in suite.variant:
+        if variant.published and variant.published not in known:
+            raise RequestError(
+                f"variant {variant.name!r}: published = {variant.published!r}: there is no such row; "
+                f"allowed: {', '.join(known) or 'none, data/published is empty'}"
+                + did_you_mean(variant.published, known)
+            )
 
 
 def check_models(suite: Suite, preparer: Preparer, examples: Corpus) -> None:
@@ -266,7 +278,6 @@ class Runner:
             self._derive()
         except (KeyboardInterrupt, Cancelled):
             self._end_all("cancelled", "the run was cancelled")
-            self._derive()
             self.recorder.end(self.id, "cancelled", "cancelled by the user")
             raise
         except BaseException as error:
@@ -557,10 +568,12 @@ class Runner:
                 block = self._guarded(entry, self._block, entry, cell, window, process, index)
                 if block is not None:
                     cell.disturbed += not silent
-                    cell.blocks.append(block)
                     made.append((cell, block))
                     calls[cell.id] += len(block.latencies_s)
             self.recorder.blocks(made)
+            # Only what is stored counts: whoever computes a figure again finds the same calls.
+            for cell, block in made:
+                cell.blocks.append(block)
             index += 1
             elapsed_s = time.monotonic() - began_s
             fewest = min((calls[c.id] for e, c in cells if e.ended is None), default=min_calls)
@@ -665,11 +678,25 @@ class Runner:
         if entry.worker is not None:
             entry.worker.close()
         for cell in entry.cells:
+            # What it gave until then is told; beside the baseline it is not held, as the rounds are not all there.
+            cell.values |= self._alone(entry, cell)
             self.recorder.finish(cell.id, {**cell.values, "status": status, "status_reason": reason})
 
     def _end_all(self, status: str, reason: str) -> None:
         for entry in self._alive():
             self._end(entry, status, reason)
+
+    def _alone(self, entry: Entry, cell: Cell) -> dict[str, Any]:
+        """The figures of one cell without any other: of its calls and of its answers, as far as there are any."""
+        raw = summary.Raw(cell.blocks, cell.logits)
+        found: dict[str, Any] = {"schedule": self.schedule, "conditions": cell.conditions} if cell.blocks else {}
+        found |= summary.speed(raw) if cell.blocks else {}
+        if cell.logits is not None and entry.prepared is not None:
+            alignment, weights = self._alignment(entry), entry.prepared.random_weights
+            examples = self.examples
+            found |= summary.answers(cell.logits, alignment, examples.labels, examples.label_names, weights)
+            found["batch_flip_rate"] = summary.batch_flip_rate(cell.values.get("invariance"))
+        return found
 
     def _derive(self) -> None:
         """Every figure that follows from raw values, written to the rows."""
@@ -698,16 +725,11 @@ class Runner:
         reference = self._baseline_cell(cell, baseline) if baseline.ended is None else None
         raw = summary.Raw(cell.blocks, cell.logits)
         reference_raw = summary.Raw(reference.blocks, reference.logits) if reference else None
-        assert cell.logits is not None and entry.prepared is not None
-        found = {
-            "schedule": self.schedule,
-            "conditions": cell.conditions,
-            "batch_flip_rate": summary.batch_flip_rate(cell.values.get("invariance")),
-            **summary.speed(raw),
+        found = self._alone(entry, cell) | {
             **summary.comparison(raw, reference_raw, entry is baseline, calm),
             **summary.validity(raw, cell.audit, self.suite.protocol.min_calls, cell.disturbed, cell.doubts),
         }
-        return found | self._answers(entry, cell, baseline, reference)
+        return found | self._beside(entry, cell, baseline, reference, found)
 
     def _limits(self, entry: Entry, cell: Cell, baseline: Entry) -> dict[str, Any]:
         """How near the device's ceilings a cell comes; the baseline's cells come first."""
@@ -721,24 +743,24 @@ class Runner:
         cell.limit = limits.assess(cell.limit_row, self.ceilings, entry.prepared.operations, beside)
         return {"limits": asdict(cell.limit), "limit_share": cell.limit.compute_share, "binds": cell.limit.binds}
 
-    def _answers(self, entry: Entry, cell: Cell, baseline: Entry, reference: Cell | None) -> dict[str, Any]:
-        """What the logits say, alone and beside the baseline's."""
-        assert cell.logits is not None and entry.prepared is not None
-        names, labels, alignment = self.examples.label_names, self.examples.labels, self._alignment(entry)
-        found = summary.answers(cell.logits, alignment, labels, names, entry.prepared.random_weights)
+    def _beside(
+        self, entry: Entry, cell: Cell, baseline: Entry, reference: Cell | None, alone: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What the answers say beside the baseline's; `alone` is what they say without."""
+        assert cell.logits is not None
         if reference is None or reference.logits is None:
-            return found | summary.agreement([], None)
-        other = self._alignment(baseline)
+            return summary.agreement([], None)
+        names, alignment, other = self.examples.label_names, self._alignment(entry), self._alignment(baseline)
         mine = summary.predicted_names(cell.logits, alignment, names)
         theirs = None
         if summary.comparable(alignment, other):
             theirs = summary.predicted_names(reference.logits, other, names)
-        found |= summary.agreement(mine, theirs)
+        found = summary.agreement(mine, theirs)
         # The baseline's own figures come first.
-        if entry is not baseline and None not in (found.get("accuracy"), reference.values.get("accuracy")):
-            beside = summary.paired(cell.logits, alignment, reference.logits, other, labels)
-            found["quality"]["flips"] = beside.pop("flip_kinds", None)
-            found |= beside
+        if entry is not baseline and None not in (alone.get("accuracy"), reference.values.get("accuracy")):
+            pair = summary.paired(cell.logits, alignment, reference.logits, other, self.examples.labels)
+            alone["quality"]["flips"] = pair.pop("flip_kinds", None)
+            found |= pair
         return found
 
     def _baseline_cell(self, cell: Cell, baseline: Entry) -> Cell:

@@ -194,7 +194,10 @@ def predicted_names(logits: np.ndarray, alignment: Alignment, dataset_labels: li
 def comparable(mine: Alignment, baseline: Alignment) -> bool:
     """Whether two models' answers speak of the same labels."""
     if mine.mapping is None and baseline.mapping is None:
-        return mine.model_labels == baseline.model_labels
+        labels, others = mine.model_labels, baseline.model_labels
+        # By name, in whatever order; but LABEL_0 is a number and no name.
+        named = not any(map(label_names.generic, labels))
+        return labels == others or (named and sorted(labels) == sorted(others))
     return mine.mapping is not None and baseline.mapping is not None
 
 

@@ -54,7 +54,7 @@ def _speedup(row: Row) -> str:
 
 def _verdict(row: Row) -> str:
     if row["status"] != "measured":
-        return STATES.get(row["status"], row["status"])
+        return STATES.get(row["status"], str(row["status"]))
     return "" if row["baseline"] else VERDICTS[row["comparison"]]
 
 
@@ -138,7 +138,7 @@ def notes(rows: list[Row]) -> list[str]:
     for row in rows:
         name = _name(row, several)
         if row["status"] != "measured":
-            said.append(f"{name}: {row['status']}: {row['status_reason']}")
+            said.append(f"{name}: {row['status']}" + (f": {row['status_reason']}" if row["status_reason"] else ""))
         elif row["validity_reason"]:
             said.append(f"{name}: {row['validity']}: {row['validity_reason']}")
         if row["status"] == "measured" and row["accuracy"] is None and row["accuracy_reason"]:

@@ -62,7 +62,8 @@ def takeaways(rows: Sequence[Row]) -> list[Takeaway]:
     for index, row in enumerate(rows):
         name = called[index]
         if row["status"] != "measured":
-            sentence = f"{name} was not measured: {row['status']}: {row['status_reason']}."
+            because = f": {row['status_reason']}" if row["status_reason"] else ""
+            sentence = f"{name} was not measured: {row['status']}{because}."
             said.append(Takeaway("state", name, sentence))
             continue
         said += [Takeaway("labels", name, f"{name}: {flag['sentence']}") for flag in _flags(row)]

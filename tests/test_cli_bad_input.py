@@ -277,6 +277,12 @@ def test_data_that_cannot_be_used(refused, suite, tmp_path, rows, said):
     assert message.startswith(f"workload: {tmp_path / 'data.csv'}: ") and said in message
 
 
+def test_a_published_row_that_nobody_published(refused, suite, tiny_models):
+    said = refused("run", suite({"model": tiny_models["distilbert"], "published": "study/DistilBERT FP23"}))
+    assert "published = 'study/DistilBERT FP23': there is no such row" in said
+    assert "did you mean 'study/DistilBERT FP32'?" in said
+
+
 def test_a_batch_larger_than_the_examples(refused, suite):
     message = refused("run", suite(workload={"batch_size": [4, 17]}))
     assert message == "workload.batch_size: 17 is more than the 16 examples; allowed: 1 to 16"

@@ -303,6 +303,9 @@ def test_only_answers_about_the_same_labels_are_compared():
     assert not comparable(aligned, other) and not comparable(other, aligned)
     assert not comparable(other, align(["a", "b"], NEWS))
     assert comparable(align(NEWS, None), align(NEWS, None))
+    # Answers are compared by name, so the order of the names is nothing; that of numbers is all there is.
+    assert comparable(align(NEWS[::-1], None), align(NEWS, None))
+    assert not comparable(align(["LABEL_1", "LABEL_0"], None), align(["LABEL_0", "LABEL_1"], None))
     assert not comparable(align(NEWS, None), align(["NEGATIVE", "POSITIVE"], None))
 
 

@@ -123,6 +123,7 @@ def test_nothing_is_concluded_from_what_is_not_there():
         "status_reason": "it died",
     }
     assert said(failed) == ["X was not measured: failed: it died."]
+    assert said(failed | {"status": "pending", "status_reason": None}) == ["X was not measured: pending."]
     invalid = row(**FASTER, flips=3) | {"validity": "invalid", "validity_reason": "weights in float16"}
     assert said(invalid) == ["Other is invalid, and nothing is concluded from it: weights in float16."]
     broken = [BASE | {"validity": "invalid", "validity_reason": "NaN"}, row(**FASTER)]

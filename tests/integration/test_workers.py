@@ -68,7 +68,9 @@ def test_a_killed_worker_is_a_failed_measurement_and_the_others_go_on(endless, l
     assert written["run"]["status"] == "finished" and "second" in written["run"]["status_reason"]
     rows = {row["variant"]: row for row in written["measurements"]}
     assert rows["second"]["status"] == "failed" and "SIGKILL" in rows["second"]["status_reason"]
-    assert rows["second"]["speedup"] is None and rows["second"]["latency_p50_s"] is None
+    # What it gave is told, and nothing is concluded from it.
+    assert rows["second"]["calls"] > 0 and rows["second"]["accuracy"] is not None
+    assert rows["second"]["speedup"] is rows["second"]["comparison"] is rows["second"]["validity"] is None
     for name in ("first", "third"):
         assert rows[name]["status"] == "measured" and rows[name]["speedup_low"] > 0
     # It was killed early on: the others had most of the four seconds to themselves.
@@ -120,7 +122,7 @@ def test_a_killed_runner_leaves_no_orphans_no_lock_and_what_it_measured(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_is_stored_as_cancelled(endless, live, wait_until, is_gone, number):
+def test_an_interrupted_run_is_stored_as_cancelled(endless, live, bench, wait_until, is_gone, number):
     run = live("run", endless, "--device", "cpu")
     run.wait_for("timing:")
     workers = run.workers()
@@ -129,11 +131,15 @@ def test_an_interrupted_run_is_stored_as_cancelled(endless, live, wait_until, is
     assert run.end(20) == 130, run.said
     assert "Traceback" not in run.said and "cancelled" in run.lines[-1]
     assert all(map(is_gone, workers.values())) and lock_is_free()
-    _, status, reason, found = stored("endless")
+    run_id, status, reason, found = stored("endless")
     assert status == "cancelled" and reason == "cancelled by the user"
     for status, reason, calls, answered in found.values():
         assert status == "cancelled" and "cancelled" in (reason or "")
         assert calls > 5 and answered
+    # "What was measured is stored": and shown.
+    for row in json.loads(bench("export", run_id, "--format", "json").stdout)["measurements"]:
+        assert row["calls"] == found[row["variant"]][2] and row["latency_p50_s"] > 0 and row["accuracy"] is not None
+        assert row["speedup"] is None and row["comparison"] is None
 
 
 def test_an_interrupted_preparation_is_stored_as_cancelled(shaped_models, write_suite, live, tmp_path, is_gone):
