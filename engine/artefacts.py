@@ -177,6 +177,8 @@ class Preparer:
             "learning_rate": checkpoint.learning_rate,
             "batch_size": checkpoint.batch_size,
             "temperature": checkpoint.temperature,
+            "mixing": checkpoint.mixing,
+            "token_dropout": checkpoint.token_dropout,
             "seed": checkpoint.seed,
         }
         if not examples.label_names:

@@ -84,6 +84,10 @@ class Request(BaseModel):
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     batch_size: Annotated[int, Field(ge=1)]
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
+    mixing: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The share of the training texts that are mixed with another, drawn anew at every step: see `Encoded.mixed`."""
+    token_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The share of the tokens left out of the training texts, drawn anew at every step."""
     seed: Annotated[int, Field(ge=0)] = 0
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
     threads: Annotated[int, Field(ge=0)] = 0
@@ -103,9 +107,11 @@ class Encoded:
     """int32 [texts, longest] on any device, padding included."""
     lengths: torch.Tensor
     """int64 [texts] on the host: tokens of each, padding not included."""
+    frame: list[int]
+    """Tokens that texts begin, end and are padded with; the padding comes first."""
 
     def to(self, device: str) -> Encoded:
-        return Encoded(self.ids.to(device), self.lengths)
+        return Encoded(self.ids.to(device), self.lengths, self.frame)
 
     def batch(self, indices: torch.Tensor) -> dict[str, torch.Tensor]:
         """The model's inputs for the texts at `indices` (on the host), padded to the longest of them."""
@@ -118,6 +124,43 @@ class Encoded:
         mask = torch.arange(longest) < lengths[:, None]
         ids = self.ids[indices.to(device), :longest]
         return {"input_ids": ids.long(), "attention_mask": mask.long().to(device)}
+
+    def mixed(
+        self, indices: torch.Tensor, mixing: float, dropout: float, generator: torch.Generator
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+        """The inputs for the texts at `indices` changed at random, their partners' indices, and their own share.
+
+        A share `mixing` of them are mixed with a partner (CutMix, Yun et al. 2019, on tokens): each token of
+        the one is kept with a random chance, each of the other with the chance that is left. The answer to
+        learn is mixed in proportion. A few hundred texts are soon known by heart otherwise. A share
+        `dropout` of all tokens is left out besides. The drawn numbers are the host's on every device.
+        """
+        import torch
+
+        count, width = len(indices), self.ids.shape[1]
+        partners = torch.randint(len(self.lengths), (count,), generator=generator)
+        share = torch.rand(count, generator=generator)
+        share[torch.rand(count, generator=generator) >= mixing] = 1.0
+        ids = torch.cat([self.ids[indices], self.ids[partners]], 1)
+        lengths = torch.stack([self.lengths[indices], self.lengths[partners]], 1)
+        chance = torch.stack([share, 1 - share], 1) * (1 - dropout)
+
+        place = torch.arange(width).repeat(2)
+        framing = torch.isin(ids, torch.tensor(self.frame, dtype=ids.dtype))
+        keep = torch.rand(ids.shape, generator=generator) < chance.repeat_interleave(width, 1)
+        keep &= (place < lengths.repeat_interleave(width, 1)) & ~framing
+        # Two long texts may together exceed the width, of which the frame takes two.
+        keep &= keep.cumsum(1) <= width - 2
+        kept = torch.stack([keep[:, :width].sum(1), keep[:, width:].sum(1)], 1).float()
+        share = torch.where(kept.sum(1) > 0, kept[:, 0] / kept.sum(1).clamp(min=1), share)
+        keep[:, 0] |= framing[:, 0]
+        rows, last = torch.arange(count), width + lengths[:, 1] - 1
+        keep[rows, last] |= framing[rows, last]
+
+        total = keep.sum(1)
+        ids = ids.gather(1, (~keep).to(torch.uint8).argsort(dim=1, stable=True))
+        ids = ids.masked_fill(torch.arange(2 * width) >= total[:, None], self.frame[0])[:, :width]
+        return Encoded(ids, total, self.frame).batch(rows), partners, share
 
 
 class Progress:
@@ -416,7 +459,8 @@ def _encode(
     ids = torch.full((len(rows), int(lengths.max())), tokenizer.pad_token_id, dtype=torch.int32)
     for row, target in zip(rows, ids, strict=True):
         target[: len(row)] = torch.tensor(row, dtype=torch.int32)
-    return Encoded(ids, lengths)
+    frame = [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id]
+    return Encoded(ids, lengths, [tokenizer.pad_token_id, *(token for token in frame if token is not None)])
 
 
 # Model
@@ -529,6 +573,8 @@ def _marker(request: Request) -> dict[str, Any]:
         "epochs": request.epochs,
         "learning_rate": request.learning_rate,
         "batch_size": request.batch_size,
+        "mixing": request.mixing,
+        "token_dropout": request.token_dropout,
         "seed": request.seed,
     }
     if request.method == "distilled":
@@ -637,13 +683,22 @@ def _train(
     soft: torch.Tensor | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """AdamW over `request.epochs`; loss, accuracy and agreement are means over the last epoch's examples."""
+    """AdamW over `request.epochs`; loss, accuracy and agreement are means over the last epoch's examples.
+
+    Of a mixed text, the label and the teacher's answer are those of the text with the larger share.
+    """
     import torch
+    from torch.nn.functional import log_softmax, one_hot
 
     device = request.device
     model.to(device).train()  # type: ignore[arg-type]
-    encoded = encoded.to(device)
+    changed = request.mixing > 0 or request.token_dropout > 0
+    if not changed:
+        encoded = encoded.to(device)
     labels = None if request.labels is None else torch.tensor(request.labels, device=device)
+    # Log-probabilities [texts, labels] to learn; mixing needs them as such.
+    hard_goals = None if labels is None else one_hot(labels, len(request.label_names)).float().log()
+    soft_goals = None if soft is None else log_softmax(soft / request.temperature, -1)
     optimizer = _optimizer(model, request.learning_rate)
     generator = torch.Generator().manual_seed(request.seed)
     epoch_steps = math.ceil(len(request.texts) / request.batch_size)
@@ -658,11 +713,19 @@ def _train(
         for indices in _batches(encoded.lengths, request.batch_size, generator)[: steps - step]:
             for group in optimizer.param_groups:
                 group["lr"] = request.learning_rate * _schedule(step, steps)
+            partners, share = indices, None
+            if changed:
+                options = request.mixing, request.token_dropout
+                inputs, partners, share = encoded.mixed(indices, *options, generator)
+                inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+            else:
+                inputs = encoded.batch(indices)
             with _autocast(device):
-                logits = model(**encoded.batch(indices)).logits
-            there = indices.to(device)
-            hard_batch = None if labels is None else labels[there]
-            soft_batch = None if soft is None else soft[there]
+                logits = model(**inputs).logits
+            hard_batch, soft_batch = (
+                None if goals is None else _mixed_goals(goals, indices, partners, share)
+                for goals in (hard_goals, soft_goals)
+            )
             loss = _loss(logits.float(), hard_batch, soft_batch, request.temperature)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -672,7 +735,7 @@ def _train(
                 answers = logits.detach().argmax(-1)
                 seen += len(indices)
                 loss_sum += loss.detach() * len(indices)
-                right_sum += 0 if hard_batch is None else (answers == hard_batch).sum()
+                right_sum += 0 if hard_batch is None else (answers == hard_batch.argmax(-1)).sum()
                 agree_sum += 0 if soft_batch is None else (answers == soft_batch.argmax(-1)).sum()
             step += 1
             progress.report("training", step, steps, loss.detach())
@@ -723,24 +786,37 @@ def _soft_weight(request: Request) -> float:
     return 1.0 if request.labels is None else SOFT_WEIGHT
 
 
+def _mixed_goals(
+    goals: torch.Tensor, indices: torch.Tensor, partners: torch.Tensor, share: torch.Tensor | None
+) -> torch.Tensor:
+    """The log-probabilities to learn for texts mixed with their partners; `share` None: not mixed."""
+    import torch
+
+    own = goals[indices.to(goals.device)]
+    if share is None:
+        return own
+    share = share.to(goals.device)[:, None]
+    return torch.logaddexp(own + share.log(), goals[partners.to(goals.device)] + (1 - share).log())
+
+
 def _loss(
     logits: torch.Tensor, labels: torch.Tensor | None, soft: torch.Tensor | None, temperature: float
 ) -> torch.Tensor:
-    """Cross-entropy with the labels [n], or distillation from the teacher's logits [n, labels], or both.
+    """Cross-entropy with the labels, or distillation from the teacher's answers, or both.
 
-    The KL term grows with the temperature's square, so that its gradient keeps its size (Hinton et al. 2015).
+    Both are log-probabilities [n, labels], the teacher's at the temperature. The KL term grows with the
+    temperature's square, so that its gradient keeps its size (Hinton et al. 2015).
     """
     from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
     if soft is None:
         assert labels is not None
-        return cross_entropy(logits, labels)
+        return cross_entropy(logits, labels.exp())
     student = log_softmax(logits / temperature, -1)
-    teacher = log_softmax(soft / temperature, -1)
-    distance = kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+    distance = kl_div(student, soft, reduction="batchmean", log_target=True) * temperature**2
     if labels is None:
         return distance
-    return SOFT_WEIGHT * distance + (1 - SOFT_WEIGHT) * cross_entropy(logits, labels)
+    return SOFT_WEIGHT * distance + (1 - SOFT_WEIGHT) * cross_entropy(logits, labels.exp())
 
 
 def read_request(path: Path) -> Request:

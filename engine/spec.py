@@ -125,6 +125,10 @@ class Checkpoint(_Spec):
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     batch_size: Positive = 32
     temperature: Annotated[float, Field(gt=0)] = 2.0
+    mixing: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The share of training texts mixed with another, tokens and answer in one proportion (CutMix)."""
+    token_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The share of tokens left out of the training texts at random, anew at every step."""
     seed: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("teacher_labels", mode="before")

@@ -221,6 +221,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
                 "label_names": ["even", "odd"],
                 "epochs": 0.5,
             },
+            "mixed": {"teacher": teacher, "mixing": 0.8, "token_dropout": 0.1, "epochs": 12},
             "untaught": {"teacher": folder / "random"},
         },
     )
@@ -276,6 +277,63 @@ def test_without_labels_a_student_learns_from_the_teacher_alone_and_in_its_own_l
     assert made["unlabelled"].config["id2label"] == {"0": "music", "1": "weather", "2": "animals"}
     assert made["unlabelled"].config["inference_bench"]["soft_weight"] == 1.0
     assert share(answers["unlabelled"]["labels"], answers["teacher"]["labels"]) > 0.95
+
+
+def test_mixed_texts_teach_the_same_task(made, answers):
+    truth = [LABELS[label] for label in HELD_OUT_ANSWERS]
+    assert share(answers["mixed"]["labels"], truth) > 0.9
+    # Mixed answers are never learnt by heart: the loss says whether texts were mixed at all.
+    assert made["mixed"].result["final_loss"] > 2 * made["student"].result["final_loss"]
+    marker = made["mixed"].config["inference_bench"]
+    assert marker["mixing"] == 0.8 and marker["token_dropout"] == 0.1
+
+
+MIXED = """
+import json, sys
+import torch
+from engine.distill import Encoded, _mixed_goals
+
+# [PAD] is 0, [CLS] 2, [SEP] 3; the tokens of text n are n * 100 to n * 100 + 99.
+lengths = torch.tensor([40, 12, 2, 40])
+ids = torch.zeros(4, 40, dtype=torch.int32)
+for text, length in enumerate(lengths.tolist()):
+    ids[text, :length] = torch.tensor([2, *range(100 * text + 100, 100 * text + 98 + length), 3])
+encoded = Encoded(ids, lengths, [0, 2, 3])
+chance = torch.Generator().manual_seed(0)
+told = []
+for mixing, dropout in json.load(sys.stdin):
+    for _ in range(50):
+        batch, partners, share = encoded.mixed(torch.arange(4), mixing, dropout, chance)
+        goals = _mixed_goals(torch.eye(4).log(), torch.arange(4), partners, share).exp()
+        rows = [row[mask.bool()].tolist() for row, mask in zip(batch["input_ids"], batch["attention_mask"])]
+        told.append([mixing, dropout, rows, partners.tolist(), share.tolist(), goals.tolist()])
+print(json.dumps(told))
+"""
+
+
+def test_mixing_keeps_the_frame_and_the_proportion():
+    settings = [(0.0, 0.0), (1.0, 0.0), (1.0, 0.5), (0.0, 0.5)]
+    done = subprocess.run(
+        [sys.executable, "-c", MIXED], cwd=REPOSITORY, input=json.dumps(settings), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    kept = dict.fromkeys(settings, 0)
+    for mixing, dropout, rows, partners, shares, goals in json.loads(done.stdout):
+        for own, (row, partner, part, goal) in enumerate(zip(rows, partners, shares, goals, strict=True)):
+            assert row[0] == 2 and row[-1] == 3 and len(row) <= 40
+            assert not {0, 2, 3} & set(row[1:-1])
+            sources = [token // 100 - 1 for token in row[1:-1]]
+            kept[mixing, dropout] += len(sources)
+            assert set(sources) <= ({own, partner} if mixing else {own})
+            if partner != own and sources:
+                assert part == pytest.approx(sources.count(own) / len(sources))
+            assert sum(goal) == pytest.approx(1)
+            assert goal[own] == pytest.approx(1 if partner == own else part)
+            assert mixing or part == 1
+    whole = kept[0.0, 0.0]
+    assert whole == 50 * (38 + 10 + 0 + 38)
+    assert kept[0.0, 0.5] == pytest.approx(whole / 2, rel=0.1)
+    assert kept[1.0, 0.5] < 0.7 * kept[1.0, 0.0] < 0.9 * whole
 
 
 def test_a_base_keeps_its_encoder_and_gets_a_head_for_the_labels(made, answers):
@@ -387,6 +445,8 @@ def test_contradictions_are_refused_before_a_model_library_is_imported(tmp_path,
         ("{", "Invalid JSON"),
         (json.dumps(request_for(Path("t"), batch_size=0)), "batch_size: "),
         (json.dumps(request_for(Path("t"), device="tpu")), "device: "),
+        (json.dumps(request_for(Path("t"), mixing=1.5)), "mixing: "),
+        (json.dumps(request_for(Path("t"), token_dropout=1)), "token_dropout: "),
         (json.dumps(request_for(Path("t"), epoch=3)), "epoch: "),
     ],
 )
