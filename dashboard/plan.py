@@ -12,7 +12,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from sqlalchemy import select
 
 from dashboard import data
@@ -23,6 +22,7 @@ from engine.errors import RequestError
 from engine.hardware import Device
 from engine.spec import CHECKPOINT, Checkpoint, Suite, Variant
 from engine.store import models
+from engine.units import duration
 
 READY, DOWNLOAD, MAKE, UNAVAILABLE, WRONG = "ready", "download", "make", "unavailable", "wrong"
 BLOCK_OVERHEAD_S = 0.01
@@ -226,13 +226,3 @@ def estimate(suite: Suite, before: Earlier | None) -> str:
         f"Timing takes about {duration(timing_s)} at the speeds of {name}; "
         f"everything else took that run {rest_s} for {variants}."
     )
-
-
-def duration(seconds: float) -> str:
-    """ "45 s", "1 min 40 s", "2 h 5 min"."""
-    whole = int(np.ceil(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 and whole < 600 else "")
-    return f"{whole // 3600} h" + (f" {whole % 3600 // 60} min" if whole % 3600 // 60 else "")

@@ -14,7 +14,7 @@ import streamlit as st
 from dashboard import data, findings, style
 from dashboard.frame import Row, baseline_of
 from engine.errors import RequestError
-from engine.units import megabytes
+from engine.units import duration, megabytes
 
 CHOICE = "run_choice"
 PARAMETER = "run"
@@ -195,7 +195,7 @@ def _follow(run_id: str) -> None:
     progress = now["progress"] or {}
     text = progress.get("text") or now["status"]
     left = progress.get("seconds_left")
-    remaining = f" · about {left:.0f} s left" if left else ""
+    remaining = f" · about {duration(left)} left" if left else ""
     st.progress(
         min(max(progress.get("done") or 0.0, 0.0), 1.0),
         text=f"This run is under way: {progress.get('phase') or now['status']}: {text}{remaining}",

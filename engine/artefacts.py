@@ -24,6 +24,7 @@ from engine.backends.base import Recipe, Source
 from engine.builder import Builder, BuildError, json_lines
 from engine.errors import RequestError, one_line
 from engine.spec import CHECKPOINT, Checkpoint, NewTokenizer, Suite, Variant
+from engine.units import duration
 
 Report = Callable[[str, float | None], None]
 """Called with a sentence on what is being done, and the share done (None where unknown)."""
@@ -243,7 +244,7 @@ class Preparer:
                     raise RequestError(f"{where}: {message['error']}")
                 if message.get("total"):
                     left = message.get("seconds_left")
-                    told = f", about {left:.0f} s left" if left is not None else ""
+                    told = f", about {duration(left)} left" if left is not None else ""
                     self.report(f"{where}: {message['phase']}{told}", message["done"] / message["total"])
                 if "result" in message:
                     (draft / FACTS).write_text(json.dumps(message["result"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from engine.spec import Suite
 
 STORAGE_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT)
+PLAIN_SECONDS = 15.0
+"""How long progress is silent at most where there is no terminal to draw a bar on."""
 MEASURED, SOME_FAILED, WRONG_REQUEST, STOPPED = 0, 1, 2, 130
 
 app = typer.Typer(
@@ -86,16 +89,19 @@ def _progress() -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 
+    from engine.units import duration
+
     console = Console(stderr=True)
     if not console.is_terminal:
-        said: list[tuple[str, str | None]] = []
+        said: tuple[str, str | None] | None = None
+        said_s = 0.0
 
         def plain(progress: Progress_) -> None:
-            if (progress.phase, progress.variant) not in said[-1:]:
-                said.append((progress.phase, progress.variant))
-                console.print(
-                    f"{progress.phase}: {progress.text}", markup=False, highlight=False, soft_wrap=True
-                )
+            nonlocal said, said_s
+            step = (progress.phase, progress.variant)
+            if step != said or time.monotonic() - said_s > PLAIN_SECONDS:
+                said, said_s = step, time.monotonic()
+                console.print(f"{progress.phase}: {progress.text}", markup=False, highlight=False, soft_wrap=True)
 
         yield plain
         return
@@ -111,7 +117,7 @@ def _progress() -> Iterator[Any]:
 
         def live(progress: Progress_) -> None:
             seconds = progress.seconds_left
-            left = f"about {seconds:.0f} s left" if seconds is not None else ""
+            left = f"about {duration(seconds)} left" if seconds is not None else ""
             total = None if progress.done is None else 1.0
             bar.update(
                 task, description=progress.text, completed=progress.done or 0.0, total=total, left=left

@@ -18,6 +18,7 @@ from typing import Any
 from engine import paths
 from engine.errors import RequestError, one_line
 from engine.spec import Suite, parse_suite
+from engine.units import duration
 
 WAIT_SECONDS = 24 * 3600.0
 """How long a queued run waits for its device."""
@@ -104,7 +105,7 @@ def standing(status: str, progress: dict[str, Any] | None, spec: dict[str, Any])
     elif not text.startswith(phase):
         text = f"{phase}: {text}"
     left = progress.get("seconds_left")
-    return text + ("" if left is None else f", about {max(1, math.ceil(left)):,} s left")
+    return text + ("" if left is None else f", about {duration(left)} left")
 
 
 def close_abandoned() -> list[str]:

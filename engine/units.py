@@ -64,3 +64,13 @@ def point_interval(low: float, high: float) -> str:
 def price_per_million(hourly_price: float, samples_per_s: float | None) -> float | None:
     """What a million texts cost on a machine of `hourly_price`, in the same currency."""
     return None if not samples_per_s else hourly_price / 3600 / samples_per_s * 1e6
+
+
+def duration(seconds: float) -> str:
+    """ "45 s", "1 min 40 s", "2 h 5 min"; never less than a second."""
+    whole = max(1, math.ceil(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 and whole < 600 else "")
+    return f"{whole // 3600} h" + (f" {whole % 3600 // 60} min" if whole % 3600 // 60 else "")

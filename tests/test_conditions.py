@@ -42,12 +42,12 @@ def state(**changes: object) -> dict[str, object]:
 
 def test_a_process_that_uses_the_cpu_is_noticed():
     watch = Watch(hardware.cpu_device(), time.process_time, [])
-    spin = "import time; end = time.monotonic() + 1.2\nwhile time.monotonic() < end: pass"
-    subprocess.run([sys.executable, "-c", spin], check=True)
+    # A second of CPU time, however long a busy machine takes to give it.
+    subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 1: pass"], check=True)
     found = watch.stop()
-    # One core of `cpus` for nearly all of the time, less what the machine kept from it.
-    assert found.others_cpu_share is not None and found.others_cpu_share * found.cpus > 0.5
-    assert found.seconds > 1.2 and found.gpu_start is None and found.gpu_others is None
+    assert found.others_cpu_share is not None
+    assert found.others_cpu_share * found.cpus * found.seconds > 0.9
+    assert found.gpu_start is None and found.gpu_others is None
 
 
 def test_the_benchs_own_use_of_the_cpu_is_no_disturbance():

@@ -14,7 +14,7 @@ from dashboard_fill import CANCELLED, FAILED, FULL, INTERRUPTED, RUNNING
 from streamlit.testing.v1 import AppTest
 
 from dashboard import choices, live, plan
-from engine import jobs
+from engine import jobs, units
 from engine.hardware import cpu_device
 from engine.spec import load_suite
 from engine.store import models, open_store
@@ -311,7 +311,7 @@ def test_an_estimate_needs_an_earlier_run() -> None:
     ("seconds", "text"), [(0.2, "1 s"), (59, "59 s"), (61, "1 min 1 s"), (1800, "30 min"), (7500, "2 h 5 min")]
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert plan.duration(seconds) == text
+    assert units.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
