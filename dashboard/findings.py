@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from dashboard.frame import Row, baseline_of, pareto, usable
 from dashboard.metrics import METRICS
+from engine import takeaways
 from engine.units import between, megabytes, milliseconds, percent, point_interval, times
 
 
@@ -228,7 +229,7 @@ def notes(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
             said.append((name, "deviation", row["validity_reason"]))
         if row["accuracy"] is None and row["accuracy_reason"]:
             said.append((name, "no accuracy", row["accuracy_reason"]))
-            if row["index_match_rate"] is not None:
+            if row["index_match_rate"] is not None and not takeaways.flags(row):
                 said.append(
                     (
                         name,
@@ -238,6 +239,7 @@ def notes(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
                         "labels mean different things",
                     )
                 )
+        said += [(name, "labels", flag["sentence"]) for flag in takeaways.flags(row)]
         if row["truncated"]:
             said.append((name, "truncated", f"{row['truncated']:,} texts were cut to {row['max_length']} tokens"))
         if row["schedule"] == "sequential":

@@ -35,6 +35,7 @@ KINDS = STATES | {
     "deviation": "≠ not as asked",
     "no accuracy": "– no accuracy",
     "index match": "– index match",
+    "labels": "⚑ labels",
     "truncated": "✂ cut",
     "sequential": "→ sequential",
 }

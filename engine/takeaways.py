@@ -66,7 +66,7 @@ def takeaways(rows: Sequence[Row]) -> list[Takeaway]:
             sentence = f"{name} was not measured: {row['status']}{because}."
             said.append(Takeaway("state", name, sentence))
             continue
-        said += [Takeaway("labels", name, f"{name}: {flag['sentence']}") for flag in _flags(row)]
+        said += [Takeaway("labels", name, f"{name}: {flag['sentence']}") for flag in flags(row)]
         if row["validity"] == "invalid":
             sentence = f"{name} is invalid, and nothing is concluded from it: {row['validity_reason']}."
             said.append(Takeaway("state", name, sentence))
@@ -81,7 +81,8 @@ def takeaways(rows: Sequence[Row]) -> list[Takeaway]:
     return said
 
 
-def _flags(row: Row) -> list[dict[str, Any]]:
+def flags(row: Row) -> list[dict[str, Any]]:
+    """What the label gate has against a row's labels: kind, sentence and figures each."""
     return (row["quality"] or {}).get("flags") or []
 
 

@@ -141,6 +141,17 @@ def test_what_the_figures_carry():
     assert cells(tables.EVIDENCE, BASELINE)["Difference, points (95%)"] == "0 (baseline)"
 
 
+def test_labels_that_cannot_be_right_are_noted():
+    flag = {"kind": "permuted", "sentence": "the labels look permuted", "figures": {}}
+    assert tables.notes([row(quality={"flags": [flag]})]) == ["FP32: the labels look permuted"]
+    nothing = {"accuracy": None, "accuracy_reason": "2 labels, 4 topics", "index_match_rate": 0.325}
+    study = {"kind": "study", "sentence": "this is the case study's fault", "figures": {}}
+    assert tables.notes([row(**nothing, quality={"flags": [study]})]) == [
+        "FP32: no accuracy: 2 labels, 4 topics",
+        "FP32: this is the case study's fault",
+    ]
+
+
 def test_a_price_follows_from_the_hour():
     header, show = tables.price(3.6)
     # 3.6 an hour is 0.001 a second; 650.4 texts a second.
