@@ -72,6 +72,12 @@ def test_notes_name_every_doubt(rows: list[frame.Row]) -> None:
     assert any("27.5%" in text and "measures nothing" in text for _, _, text in findings.notes(rows))
 
 
+def test_notes_name_labels_that_cannot_be_right(rows: list[frame.Row]) -> None:
+    flag = {"kind": "permuted", "sentence": "the labels look permuted", "figures": {}}
+    flagged = changed(rows, ["student"], quality={"flags": [flag]})
+    assert ("Student FP32", "labels", "the labels look permuted") in findings.notes(flagged)
+
+
 def test_points_have_no_negative_zero() -> None:
     assert units.points(-0.0001) == "0.0"
     assert units.points(-0.012) == "−1.2"
