@@ -24,7 +24,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from engine import runner, stats
+from engine import runner, stats, summary
 from engine.spec import Suite, load_suite
 from engine.store import open_store, queries
 
@@ -97,6 +97,15 @@ def covered(estimates: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> int:
     return int(((lows <= others) & (others <= highs)).sum())
 
 
+def slowdowns(runs: list[dict[str, dict[str, Any]]]) -> np.ndarray:
+    """How much longer each run's calls took than in the fastest run, the median over the variants: float64 [runs].
+
+    A host that others share has states that last for minutes, and speed-ups differ between them.
+    """
+    latencies_s = np.array([[row["latency_p50_s"] for row in run.values()] for run in runs])
+    return np.median(latencies_s / latencies_s.min(axis=0), axis=1)
+
+
 def noise_of(ratios: list[list[np.ndarray]]) -> Noise:
     """The noise in some runs' round ratios, pooled over the runs; `ratios`: runs x processes x [rounds]."""
     centred = [np.log(p) - np.median(np.log(p)) for run in ratios for p in run]
@@ -146,7 +155,9 @@ def main(
             one_by_one.append(alone(asked, device))
     heads = ["Variant", "Speed-up", "Moved: mean", "largest", "Intervals that held the others' value", "Half-width"]
     table = Table(*heads, *(["One after another: mean", "largest"] if apart else []))
-    report: dict[str, Any] = {"suite": asked.name, "runs": runs, "variants": {}}
+    slower = slowdowns(together)
+    alike = slower <= 1 + summary.SLOWER_MACHINE
+    report: dict[str, Any] = {"suite": asked.name, "runs": runs, "slowdowns": slower.tolist(), "variants": {}}
     for variant in asked.variant:
         rows = [run[variant.name] for run in together if run[variant.name]["speedup"] is not None]
         if variant.name == asked.baseline or len(rows) < 2:
@@ -160,6 +171,8 @@ def main(
             "speedups": estimates.tolist(),
             "moved_mean": float(shifts.mean()),
             "moved_largest": float(shifts.max()),
+            "alike_moved": moved(estimates[alike].tolist()).tolist(),
+            "alike_held": covered(estimates[alike], lows[alike], highs[alike]) if alike.sum() > 1 else None,
             "held": held,
             "half_width": half,
             "noise": noise.__dict__,
@@ -191,6 +204,16 @@ def main(
         "value pooled over the other runs (nominal 95%).",
         highlight=False,
     )
+    if not alike.all() and alike.sum() > 1:
+        shifts = np.concatenate([entry["alike_moved"] for entry in entries])
+        held = sum(entry["alike_held"] for entry in entries)
+        share = f"{held} of {len(shifts)} intervals ({held / len(shifts):.1%})"
+        console.print(
+            f"In {(~alike).sum()} of the runs the machine was slower, by up to {slower.max():.2f} times. "
+            f"Over the other {alike.sum()} speed-ups moved by {shifts.mean():.2%} on average, "
+            f"{shifts.max():.2%} at most; {share} held the value pooled over the others.",
+            highlight=False,
+        )
     if apart:
         mean = np.mean([e["apart_moved_mean"] for e in entries])
         largest = max(e["apart_moved_largest"] for e in entries)

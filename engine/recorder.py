@@ -28,6 +28,10 @@ PROGRESS_SECONDS = 1.0
 """The least time between two writes of progress; it doubles as the run's heartbeat."""
 
 
+EARLIER_RUNS = 50
+"""How many earlier runs of a suite are looked at to see whether the machine is as fast as it was."""
+
+
 class Recorder:
     """The store, as a run writes to it. Use as a context manager."""
 
@@ -106,6 +110,29 @@ class Recorder:
         with self._store.session() as session:
             return [f"{row.study}/{row.title}" for row in queries.published(session)]
 
+    def earlier_latencies_s(self, run_id: str) -> dict[tuple[str, int], float]:
+        """(variant, batch size) -> the shortest median of a call in finished runs of the same suite, here, alike.
+
+        Alike: on this host and device, with the same versions of all libraries.
+        """
+        shortest: dict[tuple[str, int], float] = {}
+        with self._store.session() as session:
+            run = session.get_one(models.Run, run_id)
+            others = select(models.Run).where(
+                models.Run.suite_name == run.suite_name,
+                models.Run.host == run.host,
+                models.Run.device_name == run.device_name,
+                models.Run.status == "finished",
+            )
+            for other in session.scalars(others.order_by(models.Run.created_at.desc()).limit(EARLIER_RUNS)):
+                if _work(other) != _work(run):
+                    continue
+                for row in queries.measurements(session, other.id):
+                    if row.latency_p50_s is not None:
+                        key = (row.variant, row.batch_size)
+                        shortest[key] = min(row.latency_p50_s, shortest.get(key, row.latency_p50_s))
+        return shortest
+
     def state(self, run_id: str, status: str) -> None:
         """The run goes on to another state."""
         with self._store.session() as session:
@@ -178,6 +205,12 @@ class Recorder:
                 .where(models.Run.id == run_id)
                 .values(status=status, status_reason=reason, finished_at=_now(), heartbeat_at=_now())
             )
+
+
+def _work(run: models.Run) -> tuple[Any, ...]:
+    """What decides how long a call of a run takes on one machine, but for the machine's own state."""
+    spec, found = run.suite, run.environment
+    return spec["workload"], spec["variant"], spec["checkpoint"], found.get("distributions"), found.get("threads")
 
 
 def _now() -> datetime:

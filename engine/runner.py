@@ -239,6 +239,7 @@ class Runner:
         self.entries = [Entry(v, cells) for v, cells in self._cells()]
         self.schedule = "interleaved"
         self._idle_w: float | None = None
+        self._slower = 1.0
         self.ceilings: dict[str, Any] = {"reason": "the run ended before they were measured"}
         self._began_s = time.perf_counter()
         recorder.begin(
@@ -713,7 +714,15 @@ class Runner:
             )
             for phase in self._phases()
         }
+        latencies_s = {
+            (cell.variant.name, cell.batching.batch_size): float(np.median(summary.Raw(cell.blocks).latencies_s()))
+            for _, cell in measured
+            if cell.blocks
+        }
+        self._slower = summary.slowdown(latencies_s, self.recorder.earlier_latencies_s(self.id))
         for entry, cell in measured:
+            if self._slower > 1:
+                cell.doubts.append(summary.SLOWER.format(self._slower))
             cell.values |= self._figures(entry, cell, baseline, calm[self._phase_of(cell)])
             cell.values |= self._limits(entry, cell, baseline)
         for phase in self._phases():
@@ -726,7 +735,7 @@ class Runner:
         raw = summary.Raw(cell.blocks, cell.logits)
         reference_raw = summary.Raw(reference.blocks, reference.logits) if reference else None
         found = self._alone(entry, cell) | {
-            **summary.comparison(raw, reference_raw, entry is baseline, calm),
+            **summary.comparison(raw, reference_raw, entry is baseline, calm, self._slower),
             **summary.validity(raw, cell.audit, self.suite.protocol.min_calls, cell.disturbed, cell.doubts),
         }
         return found | self._beside(entry, cell, baseline, reference, found)

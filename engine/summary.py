@@ -12,6 +12,13 @@ from engine import labels as label_names
 from engine import limits, quality, stats
 from engine.labels import Alignment
 
+SLOWER_MACHINE = 0.1
+"""By how much calls may be slower than in the fastest earlier run before the machine is said to be."""
+SLOWER = (
+    "the machine was slower than it has been: calls took {:.2f} times as long as in the fastest earlier run of this "
+    "work here, so the speed-up's interval is that much wider"
+)
+
 
 @dataclass(frozen=True)
 class Block:
@@ -86,12 +93,22 @@ def _intervals(raw: Raw, median_s: float, samples_per_s: float) -> dict[str, flo
 
 
 def comparison(
-    raw: Raw, baseline: Raw | None, is_baseline: bool, calm: list[np.ndarray] | None = None
+    raw: Raw,
+    baseline: Raw | None,
+    is_baseline: bool,
+    calm: list[np.ndarray] | None = None,
+    slower: float = 1.0,
 ) -> dict[str, Any]:
-    """Speed-up columns against the baseline's rounds, of those that were `calm`; None where the baseline gave none."""
+    """Speed-up columns against the baseline's rounds, of those that were `calm`; None where the baseline gave none.
+
+    `slower`: the machine's `slowdown`. Variants suffer between not at all and about twice as much as the median of
+    them, so the interval reaches that factor further to both sides.
+    """
     if is_baseline:
         return {"speedup": 1.0, "speedup_low": 1.0, "speedup_high": 1.0, "comparison": None}
     interval = stats.speed_up(raw.rates(), baseline.rates(), calm) if baseline else None
+    if interval:
+        interval = stats.Interval(interval.estimate, interval.low / slower, interval.high * slower)
     return {
         "speedup": interval.estimate if interval else None,
         "speedup_low": interval.low if interval else None,
@@ -242,6 +259,17 @@ def changed(logits: np.ndarray, again: np.ndarray) -> dict[str, Any]:
 def batch_flip_rate(invariance: dict[str, Any] | None) -> float | None:
     """The largest share of answers that another way of batching changes."""
     return max((way["changed"] / way["examples"] for way in (invariance or {}).values()), default=None)
+
+
+def slowdown(latencies_s: dict[tuple[str, int], float], earlier_s: dict[tuple[str, int], float]) -> float:
+    """How many times as long this run's calls took as an earlier run's, where that is more than noise; else 1.
+
+    Both map (variant, batch size) to a median of a call, `earlier_s` the shortest of runs of the same work. The
+    median over the variants tells the machine from one variant's luck.
+    """
+    ratios = [seconds / earlier_s[key] for key, seconds in latencies_s.items() if key in earlier_s]
+    slower = float(np.median(ratios)) if ratios else 1.0
+    return slower if slower > 1 + SLOWER_MACHINE else 1.0
 
 
 def validity(

@@ -221,7 +221,7 @@ def caption(run: dict[str, Any], rows: list[Row]) -> str:
         f"{examples or '–'} examples, batches of {sizes} {how} {workload['max_length']} tokens, "
         f"{processes} process{'es' if processes > 1 else ''} a variant, "
         f"{'interleaved rounds' if all(r['schedule'] != 'sequential' for r in rows) else 'one variant after another'}. "
-        "Speed-up: samples/s against the baseline's in the same rounds. Parentheses: 95% intervals. "
+        "Speed-up: samples/s against the baseline's in the same rounds, the calm third. Parentheses: 95% intervals. "
         "~ unstable, ✗ invalid."
     )
 

@@ -25,6 +25,7 @@ from engine.summary import (
     limits_row,
     paired,
     predicted_names,
+    slowdown,
     speed,
     validity,
 )
@@ -368,6 +369,24 @@ def test_what_was_seen_around_the_rounds_makes_a_row_unstable():
         "unstable",
         "others used the CPU",
     )
+
+
+def test_a_machine_slower_than_it_was_is_noticed():
+    earlier = {("fp32", 8): 0.020, ("int8", 8): 0.005, ("tiny", 8): 0.002}
+    assert slowdown({key: value * 1.05 for key, value in earlier.items()}, earlier) == 1
+    # One slow variant is not the machine.
+    assert slowdown(earlier | {("int8", 8): 0.009}, earlier) == 1
+    slowed = {("fp32", 8): 0.023, ("int8", 8): 0.0072, ("tiny", 8): 0.0025, ("new", 8): 1.0}
+    assert slowdown(slowed, earlier) == pytest.approx(1.25)
+    assert slowdown(slowed, {}) == 1 and slowdown({}, earlier) == 1
+
+
+def test_on_a_slower_machine_less_is_shown():
+    base, mine = Raw(steady(latency_s=0.010)), Raw(steady(latency_s=0.009))
+    found = comparison(mine, base, is_baseline=False)
+    wider = comparison(mine, base, is_baseline=False, slower=1.25)
+    assert found["comparison"] == "better" and wider["comparison"] == "no_difference"
+    assert wider["speedup"] == found["speedup"] and wider["speedup_low"] == pytest.approx(found["speedup_low"] / 1.25)
 
 
 def test_warm_up_calls_are_not_judged():
