@@ -406,9 +406,13 @@ def _print_run(summary: dict[str, Any], rows: list[dict[str, Any]], hourly_price
 
     console = _console()
     speed = tables.SPEED if hourly_price is None else [*tables.SPEED, tables.price(hourly_price)]
-    console.print(tables.table(rows, speed, "Speed"))
-    console.print(tables.table(rows, tables.REST, "Answers and memory"))
-    console.print(tables.table(rows, tables.EVIDENCE, "What the figures carry"))
+    for columns, title in (
+        (speed, "Speed"),
+        (tables.REST, "Answers and memory"),
+        (tables.EVIDENCE, "What the figures carry"),
+    ):
+        for part in tables.fitting(rows, columns, title, console.width):
+            console.print(part)
     for note in tables.notes(rows):
         console.print(f"· {note}", markup=False, highlight=False)
     console.print(tables.caption(summary, rows), markup=False, highlight=False, style="dim")

@@ -191,6 +191,26 @@ def table(rows: list[Row], columns: list[Column], title: str) -> Any:
     return made
 
 
+def fitting(rows: list[Row], columns: list[Column], title: str, width: int) -> list[Any]:
+    """The table in as many parts as a terminal of `width` columns needs, each beginning with the variants' names."""
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    made = table(rows, columns, title)
+    # Measured on a console that is wide enough for anything.
+    console = Console(width=10_000)
+    if len(columns) == 1 or Measurement.get(console, console.options, made).maximum <= width:
+        return [made]
+    kept = next(
+        n
+        for n in range(len(columns) - 1, 0, -1)
+        if n == 1
+        or Measurement.get(console, console.options, table(rows, columns[:n], title)).maximum <= width
+    )
+    more = title.removesuffix(", continued") + ", continued"
+    return [table(rows, columns[:kept], title), *fitting(rows, columns[kept:], more, width)]
+
+
 def markdown(rows: list[Row], columns: list[Column]) -> str:
     """The same as a Markdown table."""
     several = _several(rows)

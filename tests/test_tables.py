@@ -109,6 +109,17 @@ def test_a_measured_row():
     }
 
 
+@pytest.mark.parametrize("width", [60, 80, 120, 400])
+def test_a_table_is_cut_into_parts_and_never_into_words(width):
+    parts = tables.fitting([BASELINE, row(title="DistilBERT FP32")], tables.EVIDENCE, "Evidence", width)
+    shown = "\n".join(printed(part, width) for part in parts)
+    assert "…" not in shown
+    for header, _ in tables.EVIDENCE:
+        assert shown.count(header) >= 1, header
+    assert "continued, continued" not in shown
+    assert shown.count("DistilBERT FP32") == len(parts) and (len(parts) == 1) == (width == 400)
+
+
 def test_what_the_figures_carry():
     rich = row(
         accuracy_difference=-0.012,
