@@ -189,15 +189,3 @@ METRICS: dict[str, Metric] = {
         ),
     )
 }
-
-SPEED_VERDICTS = {
-    "better": "▲ faster",
-    "worse": "▼ slower",
-    "no_difference": "= no difference shown",
-}
-ACCURACY_VERDICTS = {
-    "better": "▲ more accurate",
-    "worse": "▼ less accurate",
-    "no_difference": "= no difference shown",
-}
-"""A sign and words for each verdict, so that colour is never alone."""

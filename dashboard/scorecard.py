@@ -7,8 +7,9 @@ from html import escape
 from typing import Any
 
 from dashboard.frame import Row, baseline_of
-from dashboard.metrics import ACCURACY_VERDICTS, SPEED_VERDICTS, Metric
+from dashboard.metrics import Metric
 from dashboard.style import TECHNIQUES, Mark, Theme, marks
+from engine.tables import ACCURACY_VERDICTS, SPEED_VERDICTS, STATES
 from engine.takeaways import p_words
 from engine.units import (
     NOTHING,
@@ -23,12 +24,6 @@ from engine.units import (
     times,
 )
 
-STATES = {
-    "failed": "✗ failed",
-    "unavailable": "○ unavailable",
-    "cancelled": "◌ cancelled",
-    "pending": "… pending",
-}
 KINDS = STATES | {
     "invalid": "✗ invalid",
     "unstable": "~ unstable",

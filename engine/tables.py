@@ -24,12 +24,17 @@ from engine.units import (
     whole,
 )
 
-VERDICTS = {
+SPEED_VERDICTS = {
     "better": "▲ faster",
     "worse": "▼ slower",
     "no_difference": "= no difference shown",
-    None: NOTHING,
 }
+ACCURACY_VERDICTS = {
+    "better": "▲ more accurate",
+    "worse": "▼ less accurate",
+    "no_difference": "= no difference shown",
+}
+"""A sign and words for each verdict, so that colour is never alone."""
 STATES = {
     "failed": "✗ failed",
     "unavailable": "○ unavailable",
@@ -55,7 +60,7 @@ def _speedup(row: Row) -> str:
 def _verdict(row: Row) -> str:
     if row["status"] != "measured":
         return STATES.get(row["status"], str(row["status"]))
-    return "" if row["baseline"] else VERDICTS[row["comparison"]]
+    return "" if row["baseline"] else SPEED_VERDICTS.get(row["comparison"], NOTHING)
 
 
 def _accuracy(row: Row) -> str:
@@ -94,14 +99,6 @@ REST: list[Column] = [
 ]
 
 
-ACCURACY_VERDICTS = {
-    "better": "▲ more accurate",
-    "worse": "▼ less accurate",
-    "no_difference": "= no difference shown",
-    None: NOTHING,
-}
-
-
 def _difference(row: Row) -> str:
     if row["accuracy_difference"] is None:
         return "0 (baseline)" if row["baseline"] and row["accuracy"] is not None else NOTHING
@@ -113,7 +110,7 @@ EVIDENCE: list[Column] = [
     ("Difference, points (95%)", _difference),
     ("p (McNemar, Holm)", lambda r: NOTHING if r["accuracy_p"] is None else takeaways.p_words(r["accuracy_p"])),
     ("Would show", lambda r: percent(r["detectable_difference"])),
-    ("Accuracy", lambda r: "" if r["baseline"] else ACCURACY_VERDICTS[r["accuracy_comparison"]]),
+    ("Accuracy", lambda r: "" if r["baseline"] else ACCURACY_VERDICTS.get(r["accuracy_comparison"], NOTHING)),
     ("NLL", lambda r: significant(r["nll"])),
     ("ECE %", lambda r: percent(r["ece"])),
     ("Batch flips %", lambda r: percent(r["batch_flip_rate"], 2)),

@@ -21,8 +21,9 @@ from dashboard.figures.memory import parts
 from dashboard.figures.published import pairs
 from dashboard.figures.tradeoff import place
 from dashboard.frame import Row
-from dashboard.metrics import ACCURACY_VERDICTS, METRICS, SPEED_VERDICTS, Metric
+from dashboard.metrics import METRICS, Metric
 from dashboard.style import LIGHT, Theme, marks
+from engine.tables import ACCURACY_VERDICTS, SPEED_VERDICTS
 from engine.units import between, megabytes, milliseconds, significant
 
 WIDTH, HEIGHT = Inches(13.333), Inches(7.5)

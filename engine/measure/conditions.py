@@ -104,7 +104,8 @@ def disturbances(seen: Conditions, kind: str) -> list[str]:
         are = "process was" if seen.gpu_others == 1 else "processes were"
         said.append(f"{seen.gpu_others} other {are} on the GPU")
     start, end = seen.gpu_start or {}, seen.gpu_end or {}
-    reasons = [r for r in HOT if r in {*start.get("slowed_by", ()), *end.get("slowed_by", ())}]
+    # Each may be None where NVML does not say.
+    reasons = [r for r in HOT if r in {*(start.get("slowed_by") or ()), *(end.get("slowed_by") or ())}]
     if reasons:
         hottest = max(filter(None, (start.get("temperature_c"), end.get("temperature_c"))), default=None)
         at = f" at {hottest} °C" if hottest else ""

@@ -154,8 +154,10 @@ class Live:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            # A signal to the group of the tests must not reach it.
+            # A signal to the group of the tests must not reach it; and who runs the tests in the background
+            # of a script hands on that Ctrl-C is ignored.
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self.lines: list[str] = []
         self._reader = Thread(target=self._read, daemon=True)
