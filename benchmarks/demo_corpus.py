@@ -1,7 +1,8 @@
 """What the demo's two models learn beyond counting words: their accuracy beside naive Bayes on the same split.
 
-Reads the newest finished run of `demo`, fits a multinomial naive Bayes over word counts on the same training half,
-and prints each one's accuracy on the held-out half with Wilson's interval, and exact McNemar between them.
+Reads the newest finished run of the whole `demo`, fits a multinomial naive Bayes over word counts on the same
+training half, and prints each one's accuracy on the held-out half with Wilson's interval, and exact McNemar
+between them.
 
     python -m benchmarks.demo_corpus
 """
@@ -14,6 +15,7 @@ import numpy as np
 import typer
 
 from engine import corpus, quality, stats
+from engine.errors import RequestError
 from engine.labels import Alignment
 from engine.spec import load_suite
 from engine.store import open_store, queries
@@ -31,12 +33,13 @@ def main() -> None:
     bayes = make_pipeline(CountVectorizer(), MultinomialNB()).fit(train.texts, train.labels)
     right: dict[str, np.ndarray] = {"naive Bayes": bayes.predict(test.texts) == test.labels}
     with open_store(create=False) as store, store.session() as session:
-        found = [row.run for row in queries.list_runs(session, suite="demo") if row.run.status == "finished"]
+        runs = [row.run for row in queries.list_runs(session, suite="demo", limit=1000)]
+        found = [run for run in runs if run.status == "finished" and run.example_set_id == test.digest]
         if not found:
-            raise typer.Exit("no finished run of demo yet: `python -m engine run demo` makes one")
+            raise RequestError("no finished run of the whole demo yet: `python -m engine run demo` makes one")
         for row in queries.measurements(session, found[0].id):
             logits = queries.logits(session, row.id)
-            if logits is not None and row.labels and found[0].example_set_id == test.digest:
+            if logits is not None and row.labels:
                 right[row.title] = Alignment(**row.labels).apply(logits) == test.labels
     for name, answers in right.items():
         interval = stats.wilson(int(answers.sum()), len(answers))
