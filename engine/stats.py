@@ -25,7 +25,8 @@ CALM_ROUNDS = 6
 
 On a shared machine others slow the rounds down for half a minute at a time, and not every variant alike: INT8 to
 0.73 of its speed, FP32 in PyTorch to 0.93, so that a median over all rounds follows whichever state lasted longer.
-Over five one-minute runs of `demo` it moved by up to 17%, over the calm third by 2.5%; see docs/method.md.
+Over the five one-minute runs of `demo` that the share was chosen on it moved by up to 17%, over the calm third by
+2.5%; docs/method.md has later runs, some of which did worse.
 """
 PERCENTILE_CALLS = {0.5: 1, 0.95: 59, 0.99: 299}
 """The calls below which a percentile says nothing: the largest of n exceeds it with 95% only from there on."""
