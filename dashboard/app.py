@@ -10,6 +10,10 @@ HERE = Path(__file__).parent
 # Module in app_pages, title, tooltip; one that is not there yet is left out.
 PAGES = (
     ("overview", "Overview", "Which variant to ship: one run's headline, scorecard and charts."),
+    ("compare", "Compare", "Runs, variants and baselines side by side, and the settings that differ."),
+    ("decide", "Decide", "Set your limits: what remains, which is fastest, what each limit costs."),
+    ("ship", "Ship it", "The chosen variant as a folder, with a snippet that loads it."),
+    ("examples", "Examples", "The texts on which variants disagree."),
     ("run", "Run", "Choose a suite and measure it on this machine, with live progress."),
     ("classify", "Classify", "Type a text and watch each variant answer."),
     ("runs", "Runs", "Every run so far: environment, settings, log, downloads."),

@@ -76,11 +76,12 @@ def when(time: datetime | str | None) -> str:
     return f"{time:%Y-%m-%d %H:%M} UTC"
 
 
-def choose_run(runs: pd.DataFrame) -> str:
+def choose_run() -> str:
     """The id of the chosen run: the URL's, else this session's, else the newest finished one.
 
-    Ends the page with the reason where the URL names a run that is not there.
+    Ends the page with what to do where there are no runs, or the reason where the URL names a run that is not there.
     """
+    runs = history()
     known = {row["id"]: row for row in runs.to_dict("records")}
     wanted = st.query_params.get(PARAMETER) or st.session_state.get("chosen_run")
     if wanted:

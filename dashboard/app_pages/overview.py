@@ -23,10 +23,9 @@ STACKED = (
 
 
 def main() -> None:
-    runs = widgets.history()
     left, middle, right = st.columns([6, 3, 2], vertical_alignment="center")
     with left:
-        run_id = widgets.choose_run(runs)
+        run_id = widgets.choose_run()
     summary = data.run(run_id)
     measured = data.measurements(summary)
     look = widgets.look()

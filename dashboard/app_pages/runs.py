@@ -26,7 +26,7 @@ def main() -> None:
     picked = _table(found)
     if picked is not None:
         widgets.go_to_run(picked)
-    run_id = widgets.choose_run(runs)
+    run_id = widgets.choose_run()
     summary = data.run(run_id)
     widgets.state_of(summary)
     _details(summary)
