@@ -6,6 +6,9 @@ from pathlib import Path
 
 import streamlit as st
 
+from dashboard import widgets
+from dashboard.link import copy_link
+
 HERE = Path(__file__).parent
 # Module in app_pages, title, tooltip; one that is not there yet is left out.
 PAGES = (
@@ -21,9 +24,13 @@ PAGES = (
 )
 
 st.set_page_config(page_title="Inference Bench", page_icon=str(HERE / "assets" / "icon.png"), layout="wide")
+# Streamlit writes white on the accent, which the dark one is too light for.
+st.html(f"<style>[data-testid^=stBaseButton-primary]{{color:{widgets.look().background}}}</style>")
 pages = [
     st.Page(str(HERE / "app_pages" / f"{name}.py"), title=title, help=about, default=name == "overview", url_path=name)
     for name, title, about in PAGES
     if (HERE / "app_pages" / f"{name}.py").exists()
 ]
-st.navigation(pages, position="top").run()
+page = st.navigation(pages, position="top")
+copy_link()
+page.run()

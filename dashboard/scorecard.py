@@ -58,7 +58,7 @@ CSS = """
 .ib-card thead th:first-child{padding-left:0}
 .ib-card .ib-sub{display:block;font-size:.8rem;font-weight:400;opacity:.72}
 .ib-card .ib-mark{display:inline-block;width:1.15rem;font-weight:400}
-.ib-card .ib-why{white-space:normal;opacity:.85}
+.ib-card .ib-why{white-space:normal;opacity:.92}
 .ib-card .ib-mark~.ib-sub{padding-left:1.15rem}
 .ib-card .ib-verdict{white-space:normal;min-width:6.6rem}
 .ib-card .ib-strong{font-weight:600}
