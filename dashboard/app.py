@@ -6,8 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard import widgets
-from dashboard.link import copy_link
+from dashboard import link, widgets
 
 HERE = Path(__file__).parent
 # Module in app_pages, title, tooltip; one that is not there yet is left out.
@@ -25,12 +24,16 @@ PAGES = (
 
 st.set_page_config(page_title="Inference Bench", page_icon=str(HERE / "assets" / "icon.png"), layout="wide")
 # Streamlit writes white on the accent, which the dark one is too light for.
-st.html(f"<style>[data-testid^=stBaseButton-primary]{{color:{widgets.look().background}}}</style>")
+accent = f"[data-testid^=stBaseButton-primary]{{color:{widgets.look().background}}}"
+st.html(f"<style>{accent}{link.STYLE}</style>")
 pages = [
     st.Page(str(HERE / "app_pages" / f"{name}.py"), title=title, help=about, default=name == "overview", url_path=name)
     for name, title, about in PAGES
     if (HERE / "app_pages" / f"{name}.py").exists()
 ]
 page = st.navigation(pages, position="top")
-copy_link()
-page.run()
+try:
+    page.run()
+finally:
+    # Last, also where a page ends early: what is not there yet when it comes must not move.
+    link.copy_link()

@@ -6,11 +6,11 @@ import streamlit as st
 
 PLACE = "copy_link"
 # In the header's bar, out of the flow: no page makes room for it, and none moves when it appears.
-STYLE = f"""<style>
+STYLE = f"""
 [data-testid=stLayoutWrapper]:has(>.st-key-{PLACE}),.st-key-{PLACE}{{position:fixed;top:.7rem;right:3.6rem;
   width:auto;z-index:1000000}}
 @media print{{.st-key-{PLACE}{{display:none}}}}
-</style>"""
+"""
 HTML = """<button type="button" title="The address of this page with every choice on it">Copy link</button>
 <span role="status"></span>"""
 CSS = """
@@ -51,7 +51,6 @@ _button = st.components.v2.component("copy_link", html=HTML, css=CSS, js=SCRIPT)
 
 
 def copy_link() -> None:
-    """The button; it reads the address in the browser, so that it needs no run of the page."""
-    st.html(STYLE)
+    """The button, in the place that STYLE gives it; it reads the address in the browser and needs no run of the page."""
     with st.container(key=PLACE, width="content"):
         _button(key="copy_link_button", width="content", height="content")
