@@ -51,6 +51,6 @@ _button = st.components.v2.component("copy_link", html=HTML, css=CSS, js=SCRIPT)
 
 
 def copy_link() -> None:
-    """The button, in the place that STYLE gives it; it reads the address in the browser and needs no run of the page."""
+    """The button, where STYLE places it; the address is read in the browser, so that no rerun is needed."""
     with st.container(key=PLACE, width="content"):
         _button(key="copy_link_button", width="content", height="content")

@@ -178,6 +178,36 @@ def run(
 
 
 @app.command()
+def queue(
+    suite: SuiteName,
+    variants: Variants = None,
+    device: Device = "auto",
+    settings: Settings = None,
+    offline: Offline = False,
+) -> None:
+    """Queue a run that a process of its own measures, whatever becomes of this terminal; prints the run's id."""
+    from engine import jobs
+    from engine.spec import find_suite
+
+    run_id = jobs.start(_suite(suite, settings, variants), device, str(find_suite(suite)), offline)
+    print(run_id)
+    print(
+        f"queued; see how it goes: `python -m engine runs`, end it: `python -m engine cancel {run_id}`", file=sys.stderr
+    )
+
+
+@app.command()
+def cancel(
+    run: RunId,
+    now: Annotated[bool, typer.Option("--now", help="At once, not after the round it is in.")] = False,
+) -> None:
+    """End a queued or running run; what was measured until then is kept."""
+    from engine import jobs
+
+    print("cancelling" if jobs.cancel(run, at_once=now) else "it had ended already", file=sys.stderr)
+
+
+@app.command()
 def suites() -> None:
     """List the suites that come with the bench."""
     from rich import box

@@ -80,8 +80,12 @@ def start(suite: Suite, device_request: str, suite_path: str | None = None, offl
     return run_id
 
 
-def cancel(reference: str) -> bool:
-    """Ask a run to end after what it is doing now; False where it had ended already."""
+def cancel(reference: str, at_once: bool = False) -> bool:
+    """Ask a run to end after the round it is in, or at once; False where it had ended already.
+
+    Either way what was measured until then is kept. Raises RequestError where it should end at once and its process
+    is not one of this machine.
+    """
     from engine.store import open_store, queries
 
     with open_store(create=False) as store, store.session() as session:
@@ -89,7 +93,30 @@ def cancel(reference: str) -> bool:
         if run.status in ENDED:
             return False
         run.cancel_requested = True
-        return True
+        run_id, host, pid = run.id, run.host, run.pid
+    if at_once:
+        _interrupt(run_id, host, pid)
+    return True
+
+
+def _interrupt(run_id: str, host: str, pid: int | None) -> None:
+    """Tell a run's process to end what it does; it writes down what became of it."""
+    import signal
+    import socket
+
+    import psutil
+
+    if host != socket.gethostname():
+        raise RequestError(f"run {run_id} is measured on {host}: it can end at once only from there")
+    try:
+        command = psutil.Process(pid).cmdline() if pid is not None else []
+        # Its number may be another process's by now.
+        if run_id in command or {"engine", "run"} <= set(command):
+            os.kill(pid or 0, signal.SIGTERM)
+            return
+    except (psutil.Error, OSError):
+        pass
+    raise RequestError(f"run {run_id}: its process {pid} is not there any more, or is another user's")
 
 
 def standing(status: str, progress: dict[str, Any] | None, spec: dict[str, Any]) -> str:

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select, tuple_, update
 
-from engine import hardware, paths
+from engine import hardware, paths, pool
 from engine.store import models, open_store, queries
 from engine.summary import Block
 
@@ -155,6 +155,21 @@ class Recorder:
                 update(models.Run).where(models.Run.id == run_id).values(progress=asdict(progress), heartbeat_at=_now())
             )
             return bool(session.scalar(select(models.Run.cancel_requested).where(models.Run.id == run_id)))
+
+    def ahead(self, run_id: str) -> str | None:
+        """The oldest of the runs that were queued for the same device before this one and still wait for it."""
+        with self._store.session() as session:
+            run = session.get_one(models.Run, run_id)
+            before = select(models.Run).where(
+                models.Run.status == "queued",
+                models.Run.host == run.host,
+                models.Run.device == run.device,
+                tuple_(models.Run.created_at, models.Run.id) < (run.created_at, run.id),
+            )
+            for other in session.scalars(before.order_by(models.Run.created_at, models.Run.id)):
+                if other.pid is not None and pool.alive(other.pid):
+                    return other.id
+        return None
 
     def blocks(self, made: Iterable[tuple[Cell, Block]]) -> None:
         """One round's calls."""

@@ -158,6 +158,8 @@ def _take(
     began_s = time.monotonic()
     while True:
         try:
+            if queued and (first := recorder.ahead(run_id)):
+                raise pool.DeviceBusy(f"run {first} was queued for {device.name} before", f"run {first}")
             stack.enter_context(pool.device_lock(device, f"run {run_id}"))
         except pool.DeviceBusy as error:
             briefly = error.holder.startswith(pool.CLASSIFY)
