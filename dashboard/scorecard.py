@@ -7,7 +7,6 @@ from html import escape
 from typing import Any
 
 from dashboard.frame import Row, baseline_of
-from dashboard.metrics import Metric
 from dashboard.style import TECHNIQUES, Mark, Theme, marks
 from engine.tables import ACCURACY_VERDICTS, SPEED_VERDICTS, STATES
 from engine.takeaways import p_words
@@ -301,21 +300,6 @@ def _table(label: str, head: str, body: str) -> str:
         f'<style>{CSS}</style><div class=ib-card><table aria-label="{escape(label)}">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
-
-
-def metrics_table(metrics: Sequence[Metric]) -> str:
-    """Label, unit, direction and explanation of each metric."""
-    better = {"lower": "less", "higher": "more"}
-    head = "".join(
-        f'<th scope="col" class="ib-left">{text}</th>' for text in ("Figure", "Unit", "Better", "What it is")
-    )
-    body = "".join(
-        f'<tr><th scope="row">{escape(metric.label)}</th><td class="ib-left">{escape(metric.unit)}</td>'
-        f'<td class="ib-left">{better[metric.better]}</td>'
-        f'<td class="ib-left ib-why">{escape(metric.explanation)}</td></tr>'
-        for metric in metrics
-    )
-    return _table("What each figure means", head, body)
 
 
 def facts_table(facts: Mapping[str, str]) -> str:

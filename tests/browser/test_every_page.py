@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-FULL = "01J0000000000000000000000A"
+FULL, RUNNING = "01J0000000000000000000000A", "01J0000000000000000000000D"
 PAGES = ["", "compare", "decide", "ship", "examples", "run", "classify", "runs", "method"]
 STREAMLITS = [("scrollable-region-focusable", "<pre")]
 """axe-core's rule and the beginning of the HTML, where the finding is in Streamlit's own elements."""
@@ -45,3 +45,24 @@ def test_copy_link_gives_the_address_with_its_choices(path: str, site: str, open
     assert page.evaluate("navigator.clipboard.readText()") == page.url
     assert f"run={FULL}" in page.url
     page.get_by_role("button", name="Copy link").wait_for()
+
+
+SHIFTS = """window.shifts = []; new PerformanceObserver(list => {
+  for (const entry of list.getEntries()) window.shifts.push([entry.value, ...entry.sources.map(s => s.node?.className)])
+}).observe({type: 'layout-shift', buffered: true})"""
+STEADY = 0.1
+"""The cumulative layout shift that Web Vitals call good."""
+
+
+@pytest.mark.parametrize("run", [FULL, RUNNING])
+@pytest.mark.parametrize("path", PAGES)
+def test_nothing_jumps_while_a_page_comes_or_a_run_is_followed(
+    path: str, run: str, site: str, open_page: Callable[..., Any]
+) -> None:
+    page = open_page("about:blank")
+    page.add_init_script(SHIFTS)
+    page.goto(f"{site}/{path}?run={run}")
+    settled(page)
+    page.wait_for_timeout(2500)
+    found = page.evaluate("window.shifts")
+    assert sum(value for value, *_ in found) < STEADY, sorted(found, key=lambda shift: -shift[0])[:5]
