@@ -6,7 +6,7 @@ import errno
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -145,24 +145,36 @@ def run(
     ] = False,
 ) -> None:
     """Measure a suite's variants, store them, and print a table."""
-    import signal
-
     from engine import runner
     from engine.spec import find_suite
 
-    # A scheduler's polite end is a cancellation, as Ctrl-C is: the store is told.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _interruptible()
     asked = _suite(suite, settings, variants)
     if json_file and json_file != "-":
         _check_writable(Path(json_file))
     if once and (known := _finished(asked)):
         print(f"{asked.name} is measured already: run {known} (`python -m engine show {known}`)", file=sys.stderr)
         return
+    path = str(find_suite(suite))
+    _measure(
+        lambda listener: runner.run(asked, device, offline=offline, listener=listener, suite_path=path), json_file
+    )
+
+
+def _interruptible() -> None:
+    """A scheduler's polite end is a cancellation, as Ctrl-C is: the store is told."""
+    import signal
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def _measure(work: Callable[[Any], str], json_file: str | None) -> None:
+    """Does `work`, which measures a run and gives its id, and shows what came of it. Always raises typer.Exit."""
+    from engine import runner
+
     try:
         with _progress() as listener:
-            run_id = runner.run(
-                asked, device, offline=offline, listener=listener, suite_path=str(find_suite(suite))
-            )
+            run_id = work(listener)
     except (KeyboardInterrupt, runner.Cancelled):
         print("cancelled; what was measured is stored: `python -m engine show latest`", file=sys.stderr)
         raise typer.Exit(STOPPED) from None
@@ -193,6 +205,21 @@ def queue(
     print(run_id)
     print(
         f"queued; see how it goes: `python -m engine runs`, end it: `python -m engine cancel {run_id}`", file=sys.stderr
+    )
+
+
+@app.command()
+def resume(run: RunId, offline: Offline = False) -> None:
+    """Go on with a run that ended early or in which variants failed: what is measured stays, what it lacks is made."""
+    from engine import resuming, runner
+
+    _interruptible()
+    found = resuming.resumable(run)
+    _measure(
+        lambda listener: runner.run(
+            found.suite, found.device, offline=offline, listener=listener, suite_path=found.suite_path, resume=found
+        ),
+        None,
     )
 
 
