@@ -6,12 +6,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
 from dashboard import frame
 from engine import exports, jobs, paths
 from engine.store import Store, open_store, queries
+from engine.summary import Block, Raw
 
 LIVE = ("queued", "preparing", "running")
 """The states of a run that may still change by itself."""
@@ -152,3 +154,47 @@ def _tail(file: Path) -> str:
             return opened.read().decode("utf-8", errors="replace")
     except OSError as error:
         return f"cannot be read: {error}"
+
+
+def raws(run_id: str, ids: tuple[int, ...]) -> dict[int, Raw]:
+    """The timed blocks of these measurements of a run, in one query. Read only: all readers share them.
+
+    For measured rows alone: their raw values are final.
+    """
+    return _raws(paths.database_url(), run_id, ids)
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _raws(url: str, run_id: str, ids: tuple[int, ...]) -> dict[int, Raw]:
+    # The run's id is part of the key, as SQLite gives a deleted measurement's id to another.
+    with _store(url).session() as session:
+        found = queries.all_latencies(session, ids)
+    return {
+        key: Raw(
+            [Block(b.process, b.round, b.started_s, b.latencies_s, b.samples, b.tokens, b.padded_tokens)
+             for b in blocks]
+        )
+        for key, blocks in found.items()
+    }  # fmt: skip
+
+
+def outputs(run_id: str, ids: tuple[int, ...]) -> dict[int, np.ndarray]:
+    """Measurement -> int64 [examples], each answer as the index of the largest logit. Read only, as `raws`."""
+    return _outputs(paths.database_url(), run_id, ids)
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _outputs(url: str, run_id: str, ids: tuple[int, ...]) -> dict[int, np.ndarray]:
+    with _store(url).session() as session:
+        return {key: logits.argmax(axis=1) for key, logits in queries.all_logits(session, ids).items()}
+
+
+def labels(set_id: str) -> np.ndarray | None:
+    """int64 [examples] of an example set; None where it is not labelled. Read only, as `raws`."""
+    return _labels(paths.database_url(), set_id)
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _labels(url: str, set_id: str) -> np.ndarray | None:
+    with _store(url).session() as session:
+        return queries.example_labels(session, set_id)

@@ -304,23 +304,36 @@ def new_prediction(logits: ArrayLike, model_labels: Sequence[str]) -> Prediction
 
 def logits(session: Session, measurement_id: int) -> np.ndarray | None:
     """float32 [examples, labels]; row i is position i of the example set. None where there are none."""
+    return all_logits(session, [measurement_id]).get(measurement_id)
+
+
+def all_logits(session: Session, measurement_ids: Sequence[int]) -> dict[int, np.ndarray]:
+    """Measurement -> its `logits`, in one query; those without any are left out."""
     import numpy as np
 
-    query = select(Prediction.logits, Prediction.rows, Prediction.columns)
-    row = session.execute(query.where(Prediction.measurement_id == measurement_id)).first()
-    if row is None:
-        return None
-    return np.frombuffer(row.logits, "<f4").reshape(row.rows, row.columns).astype(np.float32)
+    query = select(Prediction.measurement_id, Prediction.logits, Prediction.rows, Prediction.columns)
+    return {
+        row.measurement_id: np.frombuffer(row.logits, "<f4").reshape(row.rows, row.columns).astype(np.float32)
+        for row in session.execute(query.where(Prediction.measurement_id.in_(measurement_ids)))
+    }
 
 
 def latencies(
     session: Session, measurement_id: int, kind: Literal["warmup", "timed"] = "timed"
 ) -> list[TimedBlock]:
     """The blocks of a measurement by process and round."""
+    return all_latencies(session, [measurement_id], kind)[measurement_id]
+
+
+def all_latencies(
+    session: Session, measurement_ids: Sequence[int], kind: Literal["warmup", "timed"] = "timed"
+) -> dict[int, list[TimedBlock]]:
+    """Measurement -> its `latencies`, in one query; an empty list for those without any."""
     import numpy as np
 
     query = (
         select(
+            Block.measurement_id,
             Block.process,
             Block.round,
             Block.started_s,
@@ -329,21 +342,23 @@ def latencies(
             Block.padded_tokens,
             Block.latencies_s,
         )
-        .where(Block.measurement_id == measurement_id, Block.kind == kind)
+        .where(Block.measurement_id.in_(measurement_ids), Block.kind == kind)
         .order_by(Block.process, Block.round, Block.id)
     )
-    return [
-        TimedBlock(
-            row.process,
-            row.round,
-            row.started_s,
-            row.samples,
-            row.tokens,
-            row.padded_tokens,
-            np.frombuffer(row.latencies_s, "<f8").astype(np.float64),
+    found: dict[int, list[TimedBlock]] = {measurement_id: [] for measurement_id in measurement_ids}
+    for row in session.execute(query):
+        found[row.measurement_id].append(
+            TimedBlock(
+                row.process,
+                row.round,
+                row.started_s,
+                row.samples,
+                row.tokens,
+                row.padded_tokens,
+                np.frombuffer(row.latencies_s, "<f8").astype(np.float64),
+            )
         )
-        for row in session.execute(query)
-    ]
+    return found
 
 
 def examples(session: Session, set_id: str) -> list[Example]:
