@@ -21,12 +21,14 @@ from dashboard.findings import Headline
 from dashboard.frame import Row, baseline_of, usable
 from engine import quality, stats, summary, takeaways
 from engine.labels import Alignment
-from engine.units import between, milliseconds, significant, times
+from engine.units import NOTHING, between, milliseconds, times
 
 LETTERS = "ABCDEF"
 """What tells runs apart, the chosen one first; as many as can be compared at once."""
-BESIDE = ("beside", "beside_low", "beside_high", "beside_comparison")
-"""The speed-up over its own run's baseline, over that of the baseline here: of a row of another run."""
+BESIDE = ("beside", "beside_low", "beside_high", "beside_comparison", "beside_own")
+"""The speed-up over its own run's baseline, over that of the baseline here: of a row of another run. `beside_own`:
+the baseline here is its own run's, so that this is simply the row's own speed-up."""
+FOUND = "Found after warm-up"
 MOMENTARY = ("load_average", "available_bytes", "executable", "variables")
 """What an environment says of one moment or of the way to a program, and not of the machine."""
 
@@ -62,7 +64,7 @@ def tagged(sides: Sequence[Side]) -> list[Row]:
     """
     found = []
     for side in sides:
-        titles = [row["title"] for row in {row["variant"]: row for row in side.stored}.values()]
+        titles = list({row["variant"]: row["title"] for row in side.stored}.values())
         own = _own_batching(side.summary)
         last = (side.summary["spec"]["workload"].get("batch_size") or [None])[-1]
         for row in side.stored:
@@ -79,12 +81,20 @@ def tagged(sides: Sequence[Side]) -> list[Row]:
                     "title": f"{title} ({side.letter})" if len(sides) > 1 else title,
                 }
             )
-    kinds = {row["memory_kind"] for row in found}
-    for row in found:
-        if len(kinds) > 1:
-            # A run without a GPU has no VRAM to hold beside another's.
+    if len({row["memory_kind"] for row in found}) > 1:
+        # A run without a GPU has no VRAM to hold beside another's.
+        for row in found:
             row["memory_kind"], row["memory_bytes"] = "ram", row["ram_peak_bytes"]
+        bases = [row for row in found if row["own_baseline"]]
+        for row in found:
+            row["memory_ratio"] = _memory_ratio(row, _reference(row, [r for r in bases if r["run"] == row["run"]]))
     return found
+
+
+def _memory_ratio(row: Row, reference: Row | None) -> float | None:
+    if reference is None or not row["memory_bytes"] or not reference["memory_bytes"]:
+        return None
+    return float(row["memory_bytes"] / reference["memory_bytes"])
 
 
 def _own_batching(run: Mapping[str, Any]) -> set[str]:
@@ -106,7 +116,7 @@ def usual_size(rows: Sequence[Row]) -> int | None:
 
 
 def chosen(rows: Sequence[Row], sizes: Sequence[int], names: Sequence[str], baseline: str) -> list[Row]:
-    """The rows of these batch sizes and variants `names`, the baseline always and first; named by batch size if several."""
+    """The rows of these batch sizes and variants `names`, the baseline first; named by batch size if several."""
     kept = [row for row in rows if row["phase"] in sizes and row["variant"] in {*names, baseline}]
     several = len({row["batch_size"] for row in kept}) > 1
     named = [row | {"name": f"{row['title']} @ {row['batch_size']}" if several else row["title"]} for row in kept]
@@ -147,9 +157,7 @@ def against(rows: Sequence[Row], everything: Sequence[Row], baseline: str, evide
         reference = _reference(row, references)
         made = row | {"baseline": row["variant"] == baseline, **dict.fromkeys(BESIDE)}
         found.append(made)
-        made["memory_ratio"] = None
-        if reference is not None and row["memory_bytes"] and reference["memory_bytes"]:
-            made["memory_ratio"] = row["memory_bytes"] / reference["memory_bytes"]
+        made["memory_ratio"] = _memory_ratio(row, reference)
         if reference is not None and reference["own_baseline"] and row["run"] == reference["run"]:
             if made["accuracy_p"] is not None:
                 made["accuracy_p"] = quality.mcnemar(row["accuracy_gained"], row["accuracy_lost"])
@@ -209,7 +217,8 @@ def _beside(row: Row, reference: Row | None, everything: Sequence[Row]) -> dict[
     moved = takeaways.change(reference, row)
     if moved is None or own.get(row["run"]) != own.get(reference["run"]):
         return {}
-    return dict(zip(BESIDE, (*moved, stats.comparison(stats.Interval(*moved))), strict=True))
+    verdict = stats.comparison(stats.Interval(*moved))
+    return dict(zip(BESIDE, (*moved, verdict, reference["own_baseline"]), strict=True))
 
 
 def _answers(row: Row, reference: Row | None, evidence: Evidence) -> dict[str, Any]:
@@ -246,9 +255,14 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
     return pd.DataFrame(list(rows), columns=list(rows[0]) if rows else [], dtype=object)
 
 
-def paired(rows: Sequence[Row]) -> list[Row]:
-    """The rows that share rounds with the baseline, and it: those of which a speed-up may be said."""
-    return [row for row in rows if row["baseline"] or row["speedup"] is not None]
+def over_sizes(everything: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+    """The variants of `rows` at all their batch sizes, in its order; those that were measured at one alone left out."""
+    found = []
+    for variant, is_baseline in {row["variant"]: row["baseline"] for row in rows}.items():
+        line = [row for row in everything if row["variant"] == variant and usable(row)]
+        if len(line) > 1:
+            found += [row | {"baseline": is_baseline} for row in line]
+    return found
 
 
 # Sentences
@@ -301,22 +315,26 @@ def _stored(side: Side) -> takeaways.Stored:
     return side.summary, side.stored
 
 
-def changes(sides: Sequence[Side], rows: Sequence[Row]) -> list[str]:
-    """What changed: between the first run and each other one, or within one run against its baseline."""
+def changes(sides: Sequence[Side], rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+    """What changed, and what was looked for and is not shown: within one run against its baseline, else between runs.
+
+    Of several runs each is held against the first.
+    """
     if len(sides) == 1:
         kinds = ("speed", "accuracy", "answers", "memory", "energy")
-        return [item.sentence for item in takeaways.takeaways(list(rows)) if item.shown and item.kind in kinds]
+        found = [item for item in takeaways.takeaways(list(rows)) if item.kind in kinds]
+        return [item.sentence for item in found if item.shown], [item.sentence for item in found if not item.shown]
     wanted = {row["plain"] for row in rows}
     said = []
     for other in sides[1:]:
         stored = [(side.summary, [r for r in side.stored if r["variant"] in wanted]) for side in (sides[0], other)]
         letters = (sides[0].letter, other.letter)
-        found = takeaways.differences(stored[0], stored[1], letters)
-        if not found:
-            found = ["same device, suite and examples, and no speed-up is shown to differ"]
+        differences = takeaways.differences(stored[0], stored[1], letters)
+        if not differences:
+            differences = ["same device, suite and examples, and no speed-up is shown to differ"]
         prefix = f"{letters[0]} and {letters[1]}: " if len(sides) > 2 else ""
-        said += [f"{prefix}{sentence[:1].upper()}{sentence[1:]}." for sentence in found]
-    return said
+        said += [f"{prefix}{sentence[:1].upper()}{sentence[1:]}." for sentence in differences]
+    return said, []
 
 
 def distribution_words(row: Row) -> str:
@@ -329,37 +347,44 @@ def distribution_words(row: Row) -> str:
     return f"{row['name']}: {', '.join(known)}"
 
 
-def beside_words(row: Row) -> str:
-    """BESIDE as a figure with its interval."""
-    return f"{significant(row['beside'])} ({between(row['beside_low'], row['beside_high'])})"
-
-
 # Settings
 
-Setting = tuple[str, str, list[tuple[str, list[str]]]]
-"""Group, name, and each value with the names of those that have it."""
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting whose value is not the same everywhere."""
+
+    group: str
+    name: str
+    values: list[tuple[str, list[str]]]
+    """Each value with the names of what has it, the commonest first."""
+    partial: bool = False
+    """Only some have it, with one value: what another backend has no word for."""
 
 
 def settings(sides: Sequence[Side], rows: Sequence[Row]) -> list[Setting]:
     """The settings whose values differ among `rows`: of their runs, of themselves, found in them, of their machines."""
     shown = {row["run"] for row in rows}
     runs = [side for side in sides if side.letter in shown]
-    groups: list[tuple[str, list[tuple[str, dict[str, str]]]]] = [
-        (label, [(f"run {side.letter}", dict(_flat(side.summary["spec"].get(part) or {}))) for side in runs])
-        for label, part in (("Workload", "workload"), ("Protocol", "protocol"))
-    ]
     measured = [row for row in rows if row["status"] == "measured"]
-    groups.append(("Variant", [(row["name"], dict(_asked(row))) for row in rows]))
-    groups.append(("Found after warm-up", [(row["name"], dict(_found(row))) for row in measured]))
-    groups.append(("Environment", [(f"run {side.letter}", dict(_environment(side.summary))) for side in runs]))
-    differing: list[Setting] = []
-    for label, holders in groups:
+    groups: dict[str, list[tuple[str, dict[str, str]]]] = {
+        "Workload": [(f"run {side.letter}", dict(_flat(side.summary["spec"]["workload"]))) for side in runs],
+        "Protocol": [(f"run {side.letter}", dict(_flat(side.summary["spec"]["protocol"]))) for side in runs],
+        "Variant": [(row["name"], dict(_asked(row))) for row in rows],
+        FOUND: [(row["name"], dict(_found(row))) for row in measured],
+        "Environment": [(f"run {side.letter}", dict(_environment(side.summary))) for side in runs],
+    }
+    differing = []
+    for group, holders in groups.items():
         for key in dict.fromkeys(key for _, values in holders for key in values):
             by_value: dict[str, list[str]] = {}
             for name, values in holders:
-                by_value.setdefault(values.get(key, "–"), []).append(name)
+                by_value.setdefault(values.get(key, NOTHING), []).append(name)
             if len(by_value) > 1:
-                differing.append((label, key, sorted(by_value.items(), key=lambda item: -len(item[1]))))
+                if group == FOUND:
+                    by_value.pop(NOTHING, None)
+                values_of = sorted(by_value.items(), key=lambda item: -len(item[1]))
+                differing.append(Setting(group, key, values_of, partial=len(by_value) == 1))
     return differing
 
 
@@ -398,13 +423,13 @@ def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str
 
 def _text(value: object) -> str:
     if value is None:
-        return "–"
+        return NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_text(item)}" for key, item in value.items()) or "–"
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items()) or NOTHING
     if isinstance(value, list):
-        return ", ".join(map(_text, value)) or "–"
+        return ", ".join(map(_text, value)) or NOTHING
     return value if isinstance(value, str) else json.dumps(value)

@@ -64,6 +64,11 @@ def baseline_of(rows: Sequence[Row], row: Row | None = None) -> Row | None:
     return found[0] if found else None
 
 
+def paired(rows: Sequence[Row]) -> list[Row]:
+    """The baseline and the rows that share rounds with it: those of which a speed-up may be said."""
+    return [row for row in rows if row["baseline"] or row["speedup"] is not None]
+
+
 def usable(row: Row) -> bool:
     """Whether a chart may draw conclusions from the row."""
     return row["status"] == "measured" and row["validity"] != "invalid"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from dashboard.comparing import Setting
 from dashboard.frame import Row, baseline_of
 from dashboard.style import TECHNIQUES, Mark, Theme, marks
 from engine.tables import ACCURACY_VERDICTS, SPEED_VERDICTS, STATES
@@ -44,9 +45,9 @@ GLYPHS = {
 }
 """Symbol -> its solid and its hollow character. Streamlit's sanitiser takes SVG away."""
 BESIDE_VERDICTS = {
-    "better": "▲ larger speed-up †",
-    "worse": "▼ smaller speed-up †",
-    "no_difference": "= speed-up †: no difference shown",
+    "better": "▲ larger speed-up",
+    "worse": "▼ smaller speed-up",
+    "no_difference": "= speed-up: no difference shown",
 }
 LONGEST_VALUE = 240
 """Characters of a setting's value; the rest is its tooltip."""
@@ -69,6 +70,7 @@ CSS = """
 .ib-card .ib-verdict{white-space:normal;min-width:6.6rem}
 .ib-card .ib-strong{font-weight:600}
 .ib-card .ib-asked{white-space:normal;min-width:10.5rem}
+.ib-card .ib-value{max-width:26rem;font-weight:600;overflow-wrap:anywhere}
 .ib-said{margin:0 0 .6rem;padding-left:1.1rem;line-height:1.4;max-width:72rem}
 .ib-said li{margin:.15rem 0}
 .ib-muted{opacity:.75;font-size:.92rem}
@@ -167,7 +169,10 @@ def _verdicts(row: Row) -> str:
     if row["baseline"]:
         return f"baseline{_sub(doubt)}"
     if row.get("beside") is not None:
-        speed = BESIDE_VERDICTS[row["beside_comparison"]]
+        words = SPEED_VERDICTS if row["beside_own"] else BESIDE_VERDICTS
+        speed = f"{words[row['beside_comparison']]} †"
+    elif row.get("own_baseline") and row["speedup"] is None:
+        speed = f"baseline of {row['run']}"
     else:
         speed = SPEED_VERDICTS.get(row["comparison"], NOTHING)
         if speed.startswith("="):
@@ -230,21 +235,24 @@ def _compared(row: Row, labelled: bool) -> list[str]:
         cells.append(_cell("1", "baseline"))
     elif row["beside"] is not None:
         cells.append(_cell(f"† {significant(row['beside'])}", between(row["beside_low"], row["beside_high"])))
+    elif row["own_baseline"] and row["speedup"] is None:
+        cells.append(_cell(NOTHING, f"baseline of {row['run']}"))
     else:
         cells.append(_cell(significant(row["speedup"]), between(row["speedup_low"], row["speedup_high"])))
     return [*cells, *_answers_and_memory(row, labelled)]
 
 
-def settings(differing: Sequence[tuple[str, str, Sequence[tuple[str, Sequence[str]]]]]) -> str:
+def settings(differing: Sequence[Setting]) -> str:
     """Each setting that differs: its values, and what has each of them."""
     head = "".join(f'<th scope="col" class="ib-left">{text}</th>' for text in ("Setting", "Value", "Of"))
     body = ""
-    for group, name, values in differing:
-        first = f'<th scope="row" rowspan="{len(values)}">{escape(name)}{_sub(escape(group))}</th>'
-        for value, holders in values:
+    for found in differing:
+        span = len(found.values)
+        first = f'<th scope="rowgroup" rowspan="{span}">{escape(found.name)}{_sub(escape(found.group))}</th>'
+        for value, holders in found.values:
             short = value if len(value) <= LONGEST_VALUE else value[: LONGEST_VALUE - 1].rstrip() + "…"
             body += (
-                f'<tr>{first}<td class="ib-left ib-why ib-strong" title="{escape(value)}">{escape(short)}</td>'
+                f'<tr>{first}<td class="ib-left ib-why ib-value" title="{escape(value)}">{escape(short)}</td>'
                 f'<td class="ib-left ib-why">{escape(", ".join(holders))}</td></tr>'
             )
             first = ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
@@ -67,7 +66,7 @@ def _choices(everything: list[Row]) -> tuple[list[int], str, list[str]]:
     """Batch sizes, baseline and variants; a control of batch sizes only where there are several."""
     known = comparing.sizes_of(everything)
     usual = [size] if (size := comparing.usual_size(everything)) is not None else known
-    widths = [3, 3, 5] if len(known) > 1 else [3, 8]
+    widths = [4, 2, 5] if len(known) > 1 else [5, 6]
     columns = st.columns(widths, vertical_alignment="bottom")
     sizes = usual
     if len(known) > 1:
@@ -133,8 +132,8 @@ def _answer(sides: list[Side], rows: list[Row], look: Theme) -> None:
     if said.detail:
         st.write(findings.literal(said.detail))
     if len(sides) > 1:
-        for side in sides:
-            st.caption(f"**{side.letter}** · {findings.literal(widgets.label(_listed(side.summary)))}")
+        lines = [f"**{side.letter}** · {findings.literal(widgets.label(side.summary))}" for side in sides]
+        st.caption("  \n".join(lines))
     st.html(scorecard.comparison(rows, look))
     differences = [row for row in rows if row["accuracy_p"] is not None]
     among = f" over the {len(differences)} rows here" if len(differences) > 1 else ""
@@ -143,15 +142,11 @@ def _answer(sides: list[Side], rows: list[Row], look: Theme) -> None:
         f"third. Accuracy: exact McNemar on the same examples, corrected by Holm{among}. p95, p99 and memory stand "
         "without an interval: no verdict is drawn from them."
         + (
-            " †: of another run, each side's speed-up over its own run's baseline, one over the other; not paired."
+            " †: of another run: its speed-up over its own run's baseline, over that of the baseline here; not paired."
             if any(row["beside"] is not None for row in rows)
             else ""
         )
     )
-
-
-def _listed(summary: dict[str, Any]) -> dict[str, Any]:
-    return {key: summary[key] for key in ("id", "suite", "device_name", "created_at", "status")}
 
 
 def _charts(sides: list[Side], everything: list[Row], rows: list[Row], evidence: Evidence, look: Theme) -> None:
@@ -173,56 +168,66 @@ def _charts(sides: list[Side], everything: list[Row], rows: list[Row], evidence:
         draw.append(("accuracy", figures.accuracy_differences(shown, look)))
     if any(row["memory_bytes"] is not None for row in rows):
         draw.append(("memory", figures.memory(shown, look)))
-    sized = _at_every_size(everything, rows)
-    if sized["batch_size"].nunique() > 1:
-        draw.append(("batch-throughput", figures.over_batch_size(sized, look)))
-        draw.append(("batch-latency", figures.over_batch_size(sized, look, "latency_p50_s")))
     st.subheader("Speed, accuracy, memory", anchor=False)
-    with st.grid(2, min_column_width=520, gap="medium"):
-        for name, figure in draw:
-            _chart(figure, name, stem)
-    own = comparing.table([row for row in everything if row["variant"] in set(shown["variant"]) and _is_in(row, rows)])
+    _two_by_two(draw, stem)
+    sized = comparing.table(comparing.over_sizes(everything, rows))
+    if not sized.empty:
+        st.subheader("Over batch size", anchor=False)
+        _two_by_two(
+            [
+                ("batch-throughput", figures.over_batch_size(sized, look)),
+                ("batch-latency", figures.over_batch_size(sized, look, "latency_p50_s")),
+            ],
+            stem,
+        )
+    # What was published stands against its own baseline, so the measured rows do here, too.
+    names = {row["id"]: row["name"] for row in rows}
+    own = comparing.table([row | {"name": names[row["id"]]} for row in everything if row["id"] in names])
     reported = data.published()
     if figures.pairs(own, reported):
         st.subheader("Measured beside published", anchor=False)
         _chart(figures.published(own, reported, look), "published", stem)
 
 
+def _two_by_two(draw: list[tuple[str, go.Figure]], stem: str) -> None:
+    """Two charts in a row; an odd last one as wide as both."""
+    even = len(draw) // 2 * 2
+    if even:
+        with st.grid(2, min_column_width=520, gap="medium"):
+            for name, figure in draw[:even]:
+                _chart(figure, name, stem)
+    for name, figure in draw[even:]:
+        _chart(figure, name, stem)
+
+
 def _chart(figure: go.Figure, name: str, stem: str, alt: str | None = None) -> None:
     widgets.chart(figure, f"compare_{name}", f"{stem}-compare-{name}", alt)
 
 
-def _is_in(row: Row, rows: list[Row]) -> bool:
-    return any(row["id"] == other["id"] for other in rows)
-
-
-def _at_every_size(everything: list[Row], rows: list[Row]) -> pd.DataFrame:
-    """The chosen variants at all their batch sizes, in the order of `rows`."""
-    order = {row["variant"]: row["baseline"] for row in rows}
-    return comparing.table(
-        [
-            row | {"baseline": is_baseline}
-            for variant, is_baseline in order.items()
-            for row in everything
-            if row["variant"] == variant
-        ]
-    )
-
-
 def _changes(sides: list[Side], rows: list[Row]) -> None:
-    said = comparing.changes(sides, rows)
-    if said:
-        st.subheader("What changed", anchor=False)
-        st.html(scorecard.sentences(said))
+    shown, unshown = comparing.changes(sides, rows)
+    baseline = frame.baseline_of(rows)
+    alone = f" against {baseline['title']}" if baseline and len(sides) == 1 else ""
+    if shown or unshown:
+        st.subheader(findings.literal(f"What changes{alone}" if alone else "What changed"), anchor=False)
+    if shown:
+        st.html(scorecard.sentences(shown))
+    if unshown:
+        st.caption("Looked for, and not shown:")
+        st.html(scorecard.sentences(unshown, muted=True))
 
 
 def _settings(sides: list[Side], rows: list[Row]) -> None:
     st.subheader("Settings that differ", anchor=False)
-    differing = comparing.settings(sides, rows)
+    found = comparing.settings(sides, rows)
+    differing = [setting for setting in found if not setting.partial]
     if differing:
         st.html(scorecard.settings(differing))
     else:
         st.caption("Nothing differs among these rows.")
+    if partial := [setting for setting in found if setting.partial]:
+        with st.expander(f"Settings that only some of them have ({len(partial)})"):
+            st.html(scorecard.settings(partial))
 
 
 def _notes(rows: list[Row]) -> None:

@@ -112,5 +112,4 @@ def _title(rows: list[Row], sizes: list[int], key: str) -> str:
         if METRICS[key].better == "lower":
             return f"{said} takes {ratio} as long for a batch"
         return f"{said} answers {ratio} as many samples/s"
-    best = max(rows, key=lambda row: row["throughput_samples_per_s"] or 0)
-    return f"{best['name']} reaches the most samples/s"
+    return f"{METRICS[key].label} over batch size"

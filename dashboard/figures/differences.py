@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from dashboard import findings
 from dashboard.figures import base
-from dashboard.frame import Row, baseline_of, rows_of
+from dashboard.frame import Row, baseline_of, paired, rows_of
 from dashboard.metrics import METRICS
 from dashboard.style import Theme, marks
 from engine.units import points
@@ -20,11 +20,12 @@ def speedups(frame: pd.DataFrame, look: Theme) -> go.Figure:
     rows = rows_of(frame)
     apart = ""
     if any(row["beside"] is not None for row in rows):
-        apart = " †: of another run, each side's speed-up over its own baseline, one over the other; not paired."
-    paired = [row for row in rows if row["baseline"] or row["speedup"] is not None]
+        apart = " †: of another run, not paired."
     figure = base.titled(
         look,
-        findings.throughput_title(paired) if len(paired) > 1 else "Speed-ups of different runs beside each other",
+        findings.throughput_title(paired(rows))
+        if len(paired(rows)) > 1
+        else "Speed-ups of different runs beside each other",
         f"Samples/s over the baseline's, round by round; bar: 95% interval over {base.n_words(rows)}.{apart} "
         "Dotted: baseline.",
         base.ROW_HEIGHT * len(rows),
@@ -45,7 +46,9 @@ def _beside(row: Row) -> Row:
 
 
 def _why_no_speedup(row: Row) -> str:
-    return row["status"] if row["status"] != "measured" else "shares no rounds with the baseline"
+    if row["status"] != "measured":
+        return str(row["status"])
+    return f"baseline of {row['run']}" if row["own_baseline"] else "shares no rounds with the baseline"
 
 
 def accuracy_differences(frame: pd.DataFrame, look: Theme) -> go.Figure:

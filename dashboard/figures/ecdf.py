@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from dashboard import findings
 from dashboard.figures import base
-from dashboard.frame import Row, rows_of
+from dashboard.frame import Row, paired, rows_of
 from dashboard.style import Theme, fade, marks
 from engine import stats
 from engine.units import milliseconds
@@ -21,7 +21,8 @@ POINTS = 400
 TAIL = 0.95
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 """Of the first run, the second ..."""
-SYMBOLS = {0.95: "line-ns", 0.99: "x-thin"}
+SYMBOLS = {0.95: "line-ew", 0.99: "x-thin"}
+"""A dash across the line, as lines are steep; a cross."""
 SHOWN = 0.995
 """The axis ends where this share of every row's calls has been answered."""
 LINE_HEIGHT = 19
@@ -35,13 +36,11 @@ def ecdf(frame: pd.DataFrame, latencies_s: Mapping[int, np.ndarray], look: Theme
     """
     rows = [row for row in rows_of(frame) if len(latencies_s.get(row["id"], ()))]
     height = max(300, LINE_HEIGHT * (len(rows) + 3))
-    marked = {"tick: p95": 0.95, "cross: p99": 0.99}
+    marked = {"dash: p95": 0.95, "cross: p99": 0.99}
     carried = ", ".join(name for name, q in marked.items() if _any(rows, latencies_s, q))
-    # Only of rows that share rounds with the baseline may one be called sooner.
-    paired = [row for row in rows if row["baseline"] or row["speedup"] is not None]
     figure = base.titled(
         look,
-        findings.latency_title(paired) if len(paired) > 1 else "How long the timed calls took",
+        findings.latency_title(paired(rows)) if len(paired(rows)) > 1 else "How long the timed calls took",
         f"Share of {base.n_words(rows)} that took no longer. Mark: p50; {carried or 'too few calls for p95'}. "
         "Further left is better.",
         height,
@@ -127,7 +126,9 @@ def _any(rows: Sequence[Row], latencies_s: Mapping[int, np.ndarray], q: float) -
 def _label(figure: go.Figure, look: Theme, named: Sequence[tuple[Row, np.ndarray]]) -> None:
     """Each row's name to the right of its line, every one at a height of its own: none covers another."""
     ordered = sorted(named, key=lambda item: float(np.median(item[1])))
-    heights = np.linspace(0.86, 0.1, len(ordered)) if len(ordered) > 1 else [0.3]
+    # Of the free heights, so that no name covers a mark at the median.
+    free = np.concatenate([np.linspace(0.82, 0.58, 50), np.linspace(0.42, 0.08, 70)])
+    heights = free[np.linspace(0, len(free) - 1, len(ordered)).round().astype(int)]
     for (row, latencies), height in zip(ordered, heights, strict=True):
         figure.add_annotation(
             x=math.log10(float(np.quantile(latencies, height)) * 1e3),
