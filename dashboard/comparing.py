@@ -60,7 +60,8 @@ def tagged(sides: Sequence[Side]) -> list[Row]:
     """Every row of every run, with what tells it from the rows of others.
 
     Beside the frame's columns: `run` (the letter), `example_set_id`, `plain` (the variant's own name), `phase` (the
-    batch size of its experiment), `own_baseline`; `variant` and `title` become unique over the runs.
+    batch size of its experiment), `own_baseline` and `label`, the title in lists to choose from; `variant` and `title`
+    become unique over the runs.
     """
     found = []
     for side in sides:
@@ -79,6 +80,8 @@ def tagged(sides: Sequence[Side]) -> list[Row]:
                     "own_baseline": row["baseline"],
                     "variant": f"{side.letter}/{row['variant']}",
                     "title": f"{title} ({side.letter})" if len(sides) > 1 else title,
+                    # Plain for the first run, so that a choice and a link to it stay when a run joins or leaves.
+                    "label": title if side is sides[0] else f"{title} ({side.letter})",
                 }
             )
     if len({row["memory_kind"] for row in found}) > 1:
@@ -124,14 +127,14 @@ def chosen(rows: Sequence[Row], sizes: Sequence[int], names: Sequence[str], base
 
 
 def baselines(rows: Sequence[Row]) -> dict[str, str]:
-    """Variant -> title of all that may be the baseline: the runs' own ones first, then whatever was measured."""
+    """Variant -> label of all that may be the baseline: the runs' own ones first, then whatever was measured."""
     able = [row for row in rows if row["own_baseline"] or row["status"] == "measured"]
-    return {row["variant"]: row["title"] for row in sorted(able, key=lambda row: not row["own_baseline"])}
+    return {row["variant"]: row["label"] for row in sorted(able, key=lambda row: not row["own_baseline"])}
 
 
 def variants(rows: Sequence[Row]) -> dict[str, str]:
-    """Variant -> title, in the order of the runs and their suites."""
-    return {row["variant"]: row["title"] for row in rows}
+    """Variant -> label, in the order of the runs and their suites."""
+    return {row["variant"]: row["label"] for row in rows}
 
 
 def needs_answers(rows: Sequence[Row], baseline: str) -> bool:

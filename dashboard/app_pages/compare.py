@@ -31,9 +31,10 @@ def main() -> None:
     rows = comparing.against(rows, everything, baseline, evidence := _evidence(sides, everything, rows, baseline))
     look = widgets.look()
     _answer(sides, rows, look)
-    measured = [row for row in rows if row["status"] == "measured"]
-    if measured:
-        _charts(sides, everything, rows, evidence, look)
+    if not any(row["status"] == "measured" for row in rows):
+        st.stop()
+    _how_compared(rows)
+    _charts(sides, everything, rows, evidence, look)
     _changes(sides, rows)
     _settings(sides, rows)
     _notes(rows)
@@ -50,6 +51,7 @@ def _other_runs(run_id: str) -> list[str]:
             f"{known[other]['suite']} · {widgets.when(known[other]['created_at'])} · {other[-6:]}"
         ),
         max_selections=len(comparing.LETTERS) - 1,
+        select_all=False,
         key="beside",
         bind="query-params",
         placeholder="This run alone; add others to hold beside it",
@@ -80,7 +82,7 @@ def _choices(everything: list[Row]) -> tuple[list[int], str, list[str]]:
                 bind="query-params",
             )
         sizes = list(picked or usual)
-    able, titles = comparing.baselines(everything), comparing.variants(everything)
+    able, labels = comparing.baselines(everything), comparing.variants(everything)
     with columns[0]:
         baseline = st.selectbox(
             "Baseline",
@@ -94,13 +96,13 @@ def _choices(everything: list[Row]) -> tuple[list[int], str, list[str]]:
     with columns[-1]:
         variants = st.multiselect(
             "Variants",
-            list(titles),
-            format_func=titles.__getitem__,
+            list(labels),
+            format_func=labels.__getitem__,
             key="shown",
             bind="query-params",
             placeholder="All variants",
         )
-    return sizes, str(baseline), variants or list(titles)
+    return sizes, str(baseline), variants or list(labels)
 
 
 def _evidence(sides: list[Side], everything: list[Row], rows: list[Row], baseline: str) -> Evidence:
@@ -135,6 +137,9 @@ def _answer(sides: list[Side], rows: list[Row], look: Theme) -> None:
         lines = [f"**{side.letter}** · {findings.literal(widgets.label(side.summary))}" for side in sides]
         st.caption("  \n".join(lines))
     st.html(scorecard.comparison(rows, look))
+
+
+def _how_compared(rows: list[Row]) -> None:
     differences = [row for row in rows if row["accuracy_p"] is not None]
     among = f" over the {len(differences)} rows here" if len(differences) > 1 else ""
     st.caption(

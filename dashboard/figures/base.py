@@ -143,34 +143,34 @@ def name_rows(figure: go.Figure, names: Sequence[str]) -> None:
     figure.update_yaxes(**rows_axis(names))
 
 
-def note_at_row(figure: go.Figure, look: Theme, position: int, text: str) -> None:
-    """Says on a row why it has no mark."""
-    figure.add_annotation(
-        x=0,
-        xref="paper",
-        y=position,
-        text=f"<i>{escape(text)}</i>",
-        showarrow=False,
-        xanchor="left",
-        xshift=6,
-        font={"size": 12.5, "color": look.muted},
-    )
+def note_at_row(look: Theme, position: int, text: str) -> dict[str, Any]:
+    """An annotation that says on a row why it has no mark."""
+    return {
+        "x": 0,
+        "xref": "paper",
+        "y": position,
+        "text": f"<i>{escape(text)}</i>",
+        "showarrow": False,
+        "xanchor": "left",
+        "xshift": 6,
+        "font": {"size": 12.5, "color": look.muted},
+    }
 
 
-def value_column(figure: go.Figure, look: Theme, position: int, value: str, limits: str) -> None:
-    """Writes a row's figure and interval to the right of the plot."""
+def value_column(look: Theme, position: int, value: str, limits: str) -> dict[str, Any]:
+    """An annotation with a row's figure and interval, to the right of the plot."""
     small = f"  <span style='color:{look.muted};font-size:12px'>{limits}</span>" if limits else ""
-    figure.add_annotation(
-        x=1,
-        xref="paper",
-        y=position,
-        text=f"<b>{value}</b>{small}",
-        showarrow=False,
-        xanchor="left",
-        align="left",
-        xshift=12,
-        font={"size": 13, "color": look.text},
-    )
+    return {
+        "x": 1,
+        "xref": "paper",
+        "y": position,
+        "text": f"<b>{value}</b>{small}",
+        "showarrow": False,
+        "xanchor": "left",
+        "align": "left",
+        "xshift": 12,
+        "font": {"size": 13, "color": look.text},
+    }
 
 
 def dots(
@@ -184,6 +184,9 @@ def dots(
 ) -> list[float]:
     """Draws one mark with its interval a row, and returns all values drawn, in the shown unit."""
     drawn: list[float] = []
+    traces: list[go.Scatter] = []
+    # Added at once: Plotly checks all that are there again with each one more.
+    notes: list[dict[str, Any]] = []
     widest = 0
     if reference is not None and reference[metric.key] is not None:
         figure.add_vline(
@@ -194,7 +197,7 @@ def dots(
     for position, row in enumerate(rows):
         value = row[metric.key]
         if value is None:
-            note_at_row(figure, look, position, why_missing(row))
+            notes.append(note_at_row(look, position, why_missing(row)))
             continue
         shown = value * metric.factor
         mark = marks[row["variant"]]
@@ -208,7 +211,7 @@ def dots(
             low, high = low * metric.factor, high * metric.factor
             drawn += [low, high]
             bar = error_bar(low, shown, high, mark.color)
-        figure.add_trace(
+        traces.append(
             go.Scatter(
                 x=[shown],
                 y=[position],
@@ -223,9 +226,10 @@ def dots(
                 ),
             )
         )
-        value_column(figure, look, position, metric.text(value), limits)
+        notes.append(value_column(look, position, metric.text(value), limits))
         widest = max(widest, 9 * len(metric.text(value)) + 7 * len(limits))
-    figure.update_layout(margin={"r": 26 + max(widest, 40)})
+    figure.add_traces(traces)
+    figure.update_layout(margin={"r": 26 + max(widest, 40)}, annotations=notes)
     name_rows(figure, [row["name"] for row in rows])
     return drawn
 

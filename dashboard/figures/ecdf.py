@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -51,13 +52,14 @@ def ecdf(frame: pd.DataFrame, latencies_s: Mapping[int, np.ndarray], look: Theme
     shades = marks(rows_of(frame), look)
     runs = list(dict.fromkeys(row.get("run") for row in rows))
     names = []
+    traces: list[go.Scatter] = []
     low = min(float(latencies_s[row["id"]].min()) for row in rows) * 1e3
     high = max(float(np.quantile(latencies_s[row["id"]], SHOWN)) for row in rows) * 1e3
     for row in rows:
         latencies = latencies_s[row["id"]]
         x, y = steps(latencies)
         mark = shades[row["variant"]]
-        figure.add_trace(
+        traces.append(
             go.Scatter(
                 x=x * 1e3,
                 y=y * 100,
@@ -76,7 +78,7 @@ def ecdf(frame: pd.DataFrame, latencies_s: Mapping[int, np.ndarray], look: Theme
             look_of = base.filled(row, mark, look, size=10)
             if q in SYMBOLS:
                 look_of = {"symbol": SYMBOLS[q], "size": 11, "line": {"color": mark.color, "width": 2.5}}
-            figure.add_trace(
+            traces.append(
                 go.Scatter(
                     x=[value * 1e3],
                     y=[q * 100],
@@ -91,13 +93,14 @@ def ecdf(frame: pd.DataFrame, latencies_s: Mapping[int, np.ndarray], look: Theme
             )
         names.append((row, latencies))
     beyond = sum(int((latencies * 1e3 > high).sum()) for _, latencies in names)
-    _label(figure, look, names)
+    figure.add_traces(traces)
+    figure.update_layout(annotations=_labels(look, names))
     low, high = base.log_range([low, high], pad=0.02)
     longest = max(len(row["name"]) for row, _ in names)
     # Names stand to the right of their lines: room for that of the slowest.
     span = math.log(high / low)
     high *= math.exp(span * min(0.35, 7.2 * longest / 900))
-    left_out = f"; {beyond:,} slower calls lie further right" if beyond else ""
+    left_out = f"; {beyond:,} of the slowest beyond the edge" if beyond else ""
     figure.update_xaxes(title_text=f"Latency of a batch (ms, log scale{left_out})", **base.log_axis(low, high))
     figure.update_yaxes(title_text="Calls answered (%)", range=[-2, 102], tickvals=[0, 25, 50, 75, 95])
     return figure
@@ -116,28 +119,31 @@ def steps(latencies_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         tail = np.linspace(TAIL * n, n, POINTS - len(body))
         ranks = np.unique(np.concatenate([body, tail]).round().astype(int))
     x, y = ordered[ranks - 1], ranks / n
-    return np.concatenate([x[:1], x]), np.concatenate([[0.0], y])
+    # Finer than a screen already, and half of what would go through the tunnel.
+    return np.concatenate([x[:1], x]).astype(np.float32), np.concatenate([[0.0], y]).astype(np.float32)
 
 
 def _any(rows: Sequence[Row], latencies_s: Mapping[int, np.ndarray], q: float) -> bool:
     return any(len(latencies_s[row["id"]]) >= stats.PERCENTILE_CALLS[q] for row in rows)
 
 
-def _label(figure: go.Figure, look: Theme, named: Sequence[tuple[Row, np.ndarray]]) -> None:
+def _labels(look: Theme, named: Sequence[tuple[Row, np.ndarray]]) -> list[dict[str, Any]]:
     """Each row's name to the right of its line, every one at a height of its own: none covers another."""
     ordered = sorted(named, key=lambda item: float(np.median(item[1])))
     # Of the free heights, so that no name covers a mark at the median.
     free = np.concatenate([np.linspace(0.82, 0.58, 50), np.linspace(0.42, 0.08, 70)])
     heights = free[np.linspace(0, len(free) - 1, len(ordered)).round().astype(int)]
-    for (row, latencies), height in zip(ordered, heights, strict=True):
-        figure.add_annotation(
-            x=math.log10(float(np.quantile(latencies, height)) * 1e3),
-            y=100 * height,
-            text=f"<b>{base.escape(row['name'])}</b>" if row["baseline"] else base.escape(row["name"]),
-            showarrow=False,
-            xanchor="left",
-            xshift=6,
-            font={"size": 13, "color": look.text},
-            bgcolor=fade(look.background, 0.72),
-            borderpad=1,
-        )
+    return [
+        {
+            "x": math.log10(float(np.quantile(latencies, height)) * 1e3),
+            "y": 100 * height,
+            "text": f"<b>{base.escape(row['name'])}</b>" if row["baseline"] else base.escape(row["name"]),
+            "showarrow": False,
+            "xanchor": "left",
+            "xshift": 6,
+            "font": {"size": 13, "color": look.text},
+            "bgcolor": fade(look.background, 0.72),
+            "borderpad": 1,
+        }
+        for (row, latencies), height in zip(ordered, heights, strict=True)
+    ]

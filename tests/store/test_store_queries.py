@@ -27,6 +27,8 @@ from engine.store.queries import (
     STATUSES,
     add_example_set,
     add_run,
+    all_latencies,
+    all_logits,
     examples,
     flat,
     get_run,
@@ -108,6 +110,26 @@ def test_arrays_in_another_layout_are_stored_by_value(store: Store, new_run: New
     with store.session() as session:
         assert np.array_equal(logits(session, identity), turned)
         assert latencies(session, identity)[0].latencies_s.tolist() == [3, 2, 1]
+
+
+def test_raw_values_of_several_measurements_come_in_one_query(store: Store, new_run: NewRun) -> None:
+    run = new_run(variants=("fp32", "int8", "nf4"))
+    for number, row in enumerate(run.measurements[:2]):
+        row.prediction = new_prediction(np.full((2, 2), number), ["no", "yes"])
+        for index in range(2):
+            row.blocks.append(new_block(0, index, "timed", 0.0, 8, 8, 8, [number, index]))
+    with store.session() as session:
+        add_run(session, run)
+        ids = [row.id for row in run.measurements]
+    with statements(store) as seen, store.session() as session:
+        blocks, logits_of = all_latencies(session, ids), all_logits(session, ids)
+    assert len(seen) == 2
+    assert {key: [b.latencies_s.tolist() for b in found] for key, found in blocks.items()} == {
+        ids[0]: [[0, 0], [0, 1]],
+        ids[1]: [[1, 0], [1, 1]],
+        ids[2]: [],
+    }
+    assert {key: found.tolist() for key, found in logits_of.items()} == {ids[0]: [[0, 0]] * 2, ids[1]: [[1, 1]] * 2}
 
 
 def test_logits_need_a_label_for_each_column() -> None:
