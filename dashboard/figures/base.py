@@ -6,6 +6,7 @@ import html
 import math
 import textwrap
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import plotly.graph_objects as go
@@ -29,7 +30,9 @@ def escape(text: str) -> str:
     return html.escape(text, quote=False)
 
 
-def wrap(text: str, width: int) -> list[str]:
+# Most of the time that an empty figure takes; the same few texts come again at every rerun.
+@lru_cache(maxsize=512)
+def wrap(text: str, width: int) -> tuple[str, ...]:
     """`text` in as few lines of `width` characters as it needs, all of about one length."""
     lines = textwrap.wrap(text, width, break_long_words=False) or [""]
     for narrower in range(width - 1, width // 2, -1):
@@ -37,7 +40,7 @@ def wrap(text: str, width: int) -> list[str]:
         if len(tried) > len(lines):
             break
         lines = tried or lines
-    return lines
+    return tuple(lines)
 
 
 def titled(look: Theme, title: str, subtitle: str, body_height: int, share: float = 1.0) -> go.Figure:
@@ -46,25 +49,26 @@ def titled(look: Theme, title: str, subtitle: str, body_height: int, share: floa
     `share`: how wide the figure is at least, where a chart in one of two columns is 1.
     """
     head = wrap(title, int(TITLE_CHARACTERS * share))
-    below = wrap(subtitle, int(SUBTITLE_CHARACTERS * share)) if subtitle else []
+    below = wrap(subtitle, int(SUBTITLE_CHARACTERS * share)) if subtitle else ()
     # Plotly sets a subtitle of one line lower than one of several.
     top = 14 + 21 * len(head) + 18 * len(below) + (20 if len(below) == 1 else 12)
-    figure = go.Figure()
-    figure.update_layout(
-        template=template(look),
-        height=top + body_height + AXIS_HEIGHT,
-        margin={"l": PAD, "r": 16, "t": top, "b": AXIS_HEIGHT},
-        title={
-            # Plotly anchors a title of several lines higher than one of a single line.
-            "pad": {"t": PAD + TITLE_SHIFT * (len(head) - 1), "l": PAD},
-            "text": "<br>".join(map(escape, head)),
-            "subtitle": {
-                "text": "<br>".join(map(escape, below)),
-                "font": {"size": 13, "color": look.muted, "weight": 400},
+    # At once: an update of the layout of a figure that is there already takes several times as long.
+    return go.Figure(
+        layout={
+            "template": template(look),
+            "height": top + body_height + AXIS_HEIGHT,
+            "margin": {"l": PAD, "r": 16, "t": top, "b": AXIS_HEIGHT},
+            "title": {
+                # Plotly anchors a title of several lines higher than one of a single line.
+                "pad": {"t": PAD + TITLE_SHIFT * (len(head) - 1), "l": PAD},
+                "text": "<br>".join(map(escape, head)),
+                "subtitle": {
+                    "text": "<br>".join(map(escape, below)),
+                    "font": {"size": 13, "color": look.muted, "weight": 400},
+                },
             },
-        },
+        }
     )
-    return figure
 
 
 def log_ticks(low: float, high: float) -> list[float]:
