@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,45 +17,58 @@ from pptx.enum.text import MSO_ANCHOR, PP_ALIGN
 from pptx.util import Emu, Inches, Length, Pt
 
 from dashboard import findings, frame
-from dashboard.export import native
+from dashboard.export import content, images, native
 from dashboard.figures.accuracy import gain_key
+from dashboard.figures.batches import over_batch_size
 from dashboard.figures.memory import parts
 from dashboard.figures.published import pairs
 from dashboard.figures.tradeoff import place
 from dashboard.frame import Row
 from dashboard.metrics import METRICS, Metric
 from dashboard.style import LIGHT, Theme, marks
+from engine import takeaways
 from engine.tables import ACCURACY_VERDICTS, SPEED_VERDICTS
-from engine.units import between, megabytes, milliseconds, significant
+from engine.units import between, megabytes, milliseconds, percent, point_interval, significant
 
 WIDTH, HEIGHT = Inches(13.333), Inches(7.5)
 MARGIN = Inches(0.6)
-FONT = "Calibri"
+FONT = "Arial"
 Box = tuple[Length, Length, Length, Length]
 BODY: Box = (MARGIN, Inches(1.55), Emu(WIDTH - 2 * MARGIN), Inches(5.1))
 
 PLOT = (780.0, 300.0)
 """The plot area of a chart on a slide, in points, about."""
-METHOD = (
-    "Method. Every variant works in a process of its own; in each round every variant, in shuffled order, answers the "
-    "same examples, and speed-ups are taken round by round, over the third of the rounds in which the machine was "
-    "least disturbed. A call takes one tokenised batch as host arrays and returns its logits as a host array. "
-    "Intervals are 95%: speed by Student's t over the rounds with a part for what two processes of one variant differ "
-    "by; accuracy by Wilson; accuracy differences by a bootstrap of paired answers, their verdicts by exact McNemar, "
-    "corrected by Holm."
-)
+TITLE_SIZES = (24, 20, 18, 16, 14)
+TITLE_HEIGHT = 70.0
+"""What a title may take, in points."""
+LETTER = 0.56
+"""The width of a letter of a title over its size, about: bold, and rather too wide than too narrow."""
+TEXT_LETTER = 0.5
+BODY_HEIGHT = 365.0
 
 
-def build(summary: dict[str, Any], measured: pd.DataFrame, published: pd.DataFrame, look: Theme = LIGHT) -> bytes:
-    """The deck of a run as a .pptx file; where it has several batch sizes, of the baseline's largest."""
-    sizes = [row["batch_size"] for row in frame.rows_of(measured) if row["baseline"]]
-    shown = frame.at_batch(measured, max(sizes) if sizes else None)
-    return _Deck(summary, shown, published, look).save()
+def build(
+    summary: dict[str, Any],
+    measured: pd.DataFrame,
+    published: pd.DataFrame,
+    look: Theme = LIGHT,
+    batch_size: int | None = None,
+) -> bytes:
+    """The deck of a run as a .pptx file, at one batch size: the baseline's largest where none is given."""
+    return _Deck(summary, measured, published, look, batch_size).save()
 
 
 class _Deck:
-    def __init__(self, summary: dict[str, Any], shown: pd.DataFrame, published: pd.DataFrame, look: Theme) -> None:
-        self.summary, self.look = summary, look
+    def __init__(
+        self,
+        summary: dict[str, Any],
+        measured: pd.DataFrame,
+        published: pd.DataFrame,
+        look: Theme,
+        batch_size: int | None,
+    ) -> None:
+        self.summary, self.look, self.every = summary, look, measured
+        shown = content.at(measured, batch_size)
         rows = frame.rows_of(shown)
         self.rows = [*(r for r in rows if r["baseline"]), *(r for r in rows if not r["baseline"])]
         self.measured = [row for row in self.rows if row["status"] == "measured"]
@@ -64,19 +79,25 @@ class _Deck:
 
     def save(self) -> bytes:
         said = findings.headline(self.rows)
+        about = self.file.core_properties
+        about.title, about.subject, about.author = said.finding[:255], self._source()[:255], "Inference Bench"
         self._scorecard(said)
         if self.measured:
             gain = gain_key(self.rows)
+            self._takeaways()
             self._tradeoff(gain)
-            self._dots(METRICS["latency_p50_s"], findings.latency_title(self.rows), log=True)
-            self._dots(METRICS["throughput_samples_per_s"], findings.throughput_title(self.rows), log=True)
+            self._dots(METRICS["latency_p50_s"], findings.latency_title(self.rows))
+            self._dots(METRICS["throughput_samples_per_s"], findings.throughput_title(self.rows))
+            self._batches()
             self._memory()
-            self._dots(METRICS[gain], findings.accuracy_title(self.rows), log=False)
+            self._dots(METRICS[gain], findings.accuracy_title(self.rows))
+            self._dots(METRICS["accuracy_difference"], _difference_title(self.rows))
+            self._limits()
             if any(not row["baseline"] for row, _, _ in self.pairs):
                 self._published()
-        notes = findings.notes(self.rows)
+        notes = [(f"{name}: {kind}. ", text) for name, kind, text in findings.notes(self.rows)]
         if notes:
-            self._notes(notes)
+            self._list("What to know about these figures", notes)
         out = io.BytesIO()
         self.file.save(out)
         return out.getvalue()
@@ -91,11 +112,13 @@ class _Deck:
         head.left, head.top, head.width, head.height = MARGIN, Inches(0.4), Emu(WIDTH - 2 * MARGIN), Inches(1.05)
         head.text_frame.word_wrap = True
         head.text_frame.vertical_anchor = MSO_ANCHOR.TOP
-        _write(head.text_frame, title, 24 if len(title) < 130 else 20, self.look.text, bold=True)
+        shown, size = _fitted(title)
+        _write(head.text_frame, shown, size, self.look.text, bold=True)
         foot = slide.shapes.add_textbox(MARGIN, Inches(6.85), Emu(WIDTH - 2 * MARGIN), Inches(0.4))
         foot.text_frame.word_wrap = True
         _write(foot.text_frame, footer, 11, self.look.muted)
-        slide.notes_slide.notes_text_frame.text = f"{notes}\n\n{METHOD}\n\n{self._source()}"
+        parts = [title if shown != title else "", notes, f"Method. {content.METHOD}", self._source()]
+        slide.notes_slide.notes_text_frame.text = "\n\n".join(filter(None, parts))
         return slide
 
     def _source(self) -> str:
@@ -104,12 +127,12 @@ class _Deck:
             f"({self.summary['device']}), host {self.summary['host']}, {(self.summary['created_at'] or '')[:16]} UTC."
         )
 
-    def _footer(self, interval: str) -> str:
+    def _footer(self, interval: str, sizes: Sequence[int] = ()) -> str:
         examples = sorted({row["examples"] for row in self.measured if row["examples"]})
         n = f"n = {examples[-1]:,} examples" if len(examples) == 1 else "n differs between variants"
         calls = [row["calls"] for row in self.measured if row["calls"]]
         many = f", at least {min(calls):,} timed calls a variant" if calls else ""
-        batch = ", ".join(str(size) for size in sorted({row["batch_size"] for row in self.rows}))
+        batch = ", ".join(str(size) for size in sizes or sorted({row["batch_size"] for row in self.rows}))
         return (
             f"{self.summary['device_name']} ({self.summary['device']}) · batch {batch} · {n}{many} · "
             f"{interval} · run {self.summary['id'][-6:]}"
@@ -155,27 +178,31 @@ class _Deck:
             len(self.rows) + 1, len(columns), MARGIN, Inches(1.75), BODY[2], Emu(height * (len(self.rows) + 1))
         )
         native.describe(shape, "Scorecard: " + "; ".join(f"{r['title']}: {_verdict(r)}" for r in self.rows))
+        native.plain_table(shape)
         table = shape.table
-        table.horz_banding = False
+        small = 0 if len(self.rows) < 10 else 2 if len(self.rows) < 15 else 4
         total = sum(width for _, width, _ in columns)
         for index, (header, width, show) in enumerate(columns):
             table.columns[index].width = Emu(int(BODY[2] * width / total))
             side = PP_ALIGN.LEFT if index in (0, len(columns) - 1) else PP_ALIGN.RIGHT
-            self._cell(table.cell(0, index), header, side, head=True)
+            self._cell(table.cell(0, index), header, side, 12 - small, head=True)
             for position, row in enumerate(self.rows, 1):
-                self._cell(table.cell(position, index), show(row), side, bold=index == 0, base=row["baseline"])
+                cell = table.cell(position, index)
+                self._cell(cell, show(row), side, 13 - small, bold=index == 0, base=row["baseline"])
 
     def _cell(
-        self, cell: Any, text: str, side: Any, head: bool = False, bold: bool = False, base: bool = False
+        self, cell: Any, text: str, side: Any, size: int, head: bool = False, bold: bool = False, base: bool = False
     ) -> None:
         cell.fill.solid()
         cell.fill.fore_color.rgb = native.rgb(self.look.grid if head or base else self.look.background)
         cell.vertical_anchor = MSO_ANCHOR.MIDDLE
         cell.margin_left = cell.margin_right = Inches(0.08)
-        _write(cell.text_frame, text, 12 if head else 13, self.look.text, bold=head or bold)
+        cell.margin_top = cell.margin_bottom = Inches(0.03)
+        _write(cell.text_frame, text, size, self.look.text, bold=head or bold)
         cell.text_frame.paragraphs[0].alignment = side
 
-    def _dots(self, metric: Metric, title: str, log: bool) -> None:
+    def _dots(self, metric: Metric, title: str) -> None:
+        log = metric.scale == "log"
         rows = [row for row in self.measured if row[metric.key] is not None]
         if not rows:
             return
@@ -203,19 +230,23 @@ class _Deck:
         )
         for index, row in enumerate(rows):
             mark = self.marks[row["variant"]]
-            hollow = not frame.usable(row)
-            native.marker(series.points[index], mark.symbol, mark.color, 13, hollow)
-            self._label(series.points[index], metric.text(row[metric.key]))
+            native.marker(series.points[index], mark.symbol, mark.color, 11, self._pale(frame.usable(row)))
+            self._label(series.points[index], metric.text(row[metric.key]).replace("-", "−"))
         suffix = ", log scale" if log else ""
         self._axis(chart.value_axis, f"{metric.header}{suffix}", grid=True)
         self._axis(chart.category_axis, None, grid=False)
         chart.category_axis.tick_label_position = XL_TICK_LABEL_POSITION.LOW
         if log:
-            native.log_axis(chart.value_axis, *_decades(lows, highs))
+            native.log_axis(chart.value_axis, *_log_ends(lows, highs))
         else:
-            low, high = min(lows), max(highs)
-            chart.value_axis.minimum_scale = max(0, math.floor((low - 2) / 5) * 5)
-            chart.value_axis.maximum_scale = min(100, math.ceil((high + 1) / 5) * 5)
+            bottom, top = _shares(lows, highs)
+            if metric.key == "accuracy_difference":
+                # The line of the categories stands at no difference.
+                bottom, top = min(bottom, 0), max(top, 0)
+            chart.value_axis.minimum_scale, chart.value_axis.maximum_scale = bottom, top
+
+    def _pale(self, solid: bool) -> str | None:
+        return None if solid else self.look.background
 
     def _label(self, point: Any, text: str, side: Any = XL_LABEL_POSITION.RIGHT) -> None:
         label = point.data_label
@@ -243,7 +274,8 @@ class _Deck:
         chart.legend.font.size = Pt(13)
         chart.plots[0].gap_width = 90
         chart.plots[0].overlap = 100
-        hues = {"imports": self.look.grid, "weights": self.look.accent, "rest": self.look.line}
+        pale = native.mixed(self.look.line, self.look.background, 0.45)
+        hues = {"imports": pale, "weights": self.look.accent, "rest": self.look.line}
         for part, series in zip(used, chart.plots[0].series, strict=True):
             series.format.fill.solid()
             series.format.fill.fore_color.rgb = native.rgb(hues[part])
@@ -285,7 +317,7 @@ class _Deck:
         for row, series in zip(rows, drawn, strict=True):
             mark = self.marks[row["variant"]]
             series.format.line.fill.background()
-            native.marker(series, mark.symbol, mark.color, 14, row not in front)
+            native.marker(series, mark.symbol, mark.color, 13, self._pale(row in front))
             for direction, key in (("y", metric), ("x", latency)):
                 (low,), (high,) = _limits([row], key)
                 value = row[key.key] * key.factor
@@ -293,11 +325,9 @@ class _Deck:
         self._axis(chart.value_axis, metric.header, grid=True)
         self._axis(chart.category_axis, f"{latency.header}, p50, log scale", grid=True)
         lows, highs = _limits(rows, latency)
-        left, right = _decades(lows, highs)
-        native.log_axis(chart.category_axis, left, right)
-        lows, highs = _limits(rows, metric)
-        bottom = max(0, math.floor((min(lows) - 1) / 5) * 5)
-        top = min(100, math.ceil((max(highs) + 1) / 5) * 5)
+        left, right, base = _log_ends(lows, highs)
+        native.log_axis(chart.category_axis, left, right, base)
+        bottom, top = _shares(*_limits(rows, metric))
         chart.value_axis.minimum_scale, chart.value_axis.maximum_scale = bottom, top
         centres = [
             (
@@ -337,7 +367,7 @@ class _Deck:
         for series, symbol, color in ((mine, "circle", self.look.accent), (theirs, "diamond", self.look.muted)):
             series.format.line.fill.background()
             series.smooth = False
-            native.marker(series, symbol, color, 12, False)
+            native.marker(series, symbol, color, 11, None)
         rows = [row for row, _ in compared]
         lows, highs = _limits(rows, METRICS["speedup"])
         values = [row["speedup"] for row in rows]
@@ -348,24 +378,136 @@ class _Deck:
             "y",
             self.look.accent,
         )
-        self._axis(chart.value_axis, "Speed-up over each side's own baseline (×, log scale)", grid=True)
+        self._axis(chart.value_axis, "Speed-up over its own baseline (×, log)", grid=True)
         self._axis(chart.category_axis, None, grid=False)
         chart.category_axis.tick_label_position = XL_TICK_LABEL_POSITION.LOW
         ratios = [ratio for _, ratio in compared]
-        native.log_axis(chart.value_axis, *_decades([*lows, *ratios], [*highs, *ratios]))
+        native.log_axis(chart.value_axis, *_log_ends([*lows, *ratios], [*highs, *ratios]))
 
-    def _notes(self, notes: Sequence[tuple[str, str, str]]) -> None:
-        slide = self._slide("What to know about these figures", self._footer("ranges are 95% intervals"), "")
-        box = slide.shapes.add_textbox(*BODY)
-        box.text_frame.word_wrap = True
-        size = 16 if len(notes) < 8 else 12
-        for index, (name, kind, text) in enumerate(notes):
-            paragraph = box.text_frame.paragraphs[0] if index == 0 else box.text_frame.add_paragraph()
-            paragraph.space_after = Pt(6)
-            for part, bold in ((f"{name}: {kind}. ", True), (text, False)):
-                run = paragraph.add_run()
-                run.text, run.font.bold, run.font.size, run.font.name = part, bold, Pt(size), FONT
-                run.font.color.rgb = native.rgb(self.look.text)
+    def _takeaways(self) -> None:
+        found = takeaways.takeaways(self.rows)
+        order: list[takeaways.Kind] = ["labels", "speed", "accuracy", "memory", "energy", "batching", "answers"]
+        shown = [item for kind in order for item in found if item.shown and item.kind == kind]
+        unshown = [item for item in found if not item.shown]
+        items = [("", item.sentence) for item in shown] + [("Not shown: ", item.sentence) for item in unshown]
+        if items:
+            self._list("What this run shows" + (", and what it does not" if unshown else ""), items)
+
+    def _batches(self) -> None:
+        if self.every["batch_size"].nunique() < 2:
+            return
+        metric = METRICS["throughput_samples_per_s"]
+        rows = [r for r in frame.rows_of(self.every) if frame.usable(r) and r[metric.key] is not None]
+        sizes = sorted({row["batch_size"] for row in rows})
+        if len(sizes) < 2:
+            return
+        title = images.words(over_batch_size(self.every, self.look))[0]
+        lines = {
+            v: {r["batch_size"]: r for r in rows if r["variant"] == v}
+            for v in dict.fromkeys(r["variant"] for r in rows)
+        }
+        data = CategoryChartData()
+        data.categories = [str(size) for size in sizes]
+        for line in lines.values():
+            name = next(iter(line.values()))["title"]
+            data.add_series(name, [line[size][metric.key] if size in line else None for size in sizes])
+        alt = f"{title}. " + "; ".join(
+            f"{row['title']} at batch {row['batch_size']}: {findings.interval_words(row, metric.key)} {metric.unit}"
+            for row in rows
+        )
+        footer = self._footer("bars: 95% intervals", sizes)
+        slide = self._slide(title, footer, f"{metric.explanation} The batch size is the lower axis.")
+        chart = self._chart(slide, XL_CHART_TYPE.LINE_MARKERS, data, alt)
+        shades = marks(rows, self.look)
+        ends = [line[max(line)] for line in lines.values()]
+        apart = _apart([row[metric.key] for row in ends])
+        for (variant, line), series, side in zip(lines.items(), chart.plots[0].series, apart, strict=True):
+            mark = shades[variant]
+            series.smooth = False
+            series.format.line.color.rgb = native.rgb(mark.color)
+            series.format.line.width = Pt(2)
+            native.marker(series, mark.symbol, mark.color, 9, None)
+            lows, highs = _limits(list(line.values()), metric)
+            ends_at = dict(zip(line, zip(lows, highs, strict=True), strict=True))
+            ups = [ends_at[size][1] - line[size][metric.key] if size in line else None for size in sizes]
+            downs = [line[size][metric.key] - ends_at[size][0] if size in line else None for size in sizes]
+            native.error_bars(series, ups, downs, "y", mark.color)
+            last = sizes.index(max(line))
+            self._label(series.points[last], line[max(line)]["title"], side)
+        self._axis(chart.value_axis, f"{metric.header}, log scale", grid=True)
+        self._axis(chart.category_axis, "Batch size (examples)", grid=False)
+        chart.category_axis.tick_label_position = XL_TICK_LABEL_POSITION.LOW
+        native.log_axis(chart.value_axis, *_log_ends(*_limits(rows, metric)))
+
+    def _limits(self) -> None:
+        rows = [row for row in self.measured if row["limit_share"] is not None]
+        if not rows:
+            return
+        data = CategoryChartData()
+        data.categories = [row["title"] for row in rows]
+        data.add_series("Share of the limit (%)", [row["limit_share"] * 100 for row in rows])
+        most = max(row["limit_share"] for row in rows)
+        nearest = [row["title"] for row in rows if row["limit_share"] == most]
+        title = f"At most {percent(most, 0)}% of what this device was measured to do is reached"
+        if len(nearest) == 1:
+            title = f"{nearest[0]} comes nearest to what this device was measured to do: {percent(most, 0)}% of it"
+        said = [f"{row['title']}: {row['limits']['sentence']}" for row in rows if row["limits"]]
+        alt = f"{title}. " + "; ".join(f"{r['title']}: {percent(r['limit_share'], 0)}%, {_binds(r)}" for r in rows)
+        slide = self._slide(title, self._footer("no interval; label: what binds"), "\n".join(said))
+        chart = self._chart(slide, XL_CHART_TYPE.COLUMN_CLUSTERED, data, alt)
+        plot = chart.plots[0]
+        plot.gap_width = 120
+        for index, row in enumerate(rows):
+            point = plot.series[0].points[index]
+            point.format.fill.solid()
+            point.format.fill.fore_color.rgb = native.rgb(self.marks[row["variant"]].color)
+            label = f"{percent(row['limit_share'], 0)}%, {_binds(row)}"
+            self._label(point, label, XL_LABEL_POSITION.OUTSIDE_END)
+        self._axis(chart.value_axis, "Share of the device's measured limit (%)", grid=True)
+        chart.value_axis.minimum_scale, chart.value_axis.maximum_scale = 0, max(100, math.ceil(most * 11) * 10)
+        self._axis(chart.category_axis, None, grid=False)
+
+    def _list(self, title: str, items: Sequence[tuple[str, str]]) -> None:
+        """Sentences, each with a bold beginning, on as many slides as they need."""
+        size = 16 if len(items) < 9 else 14
+        width = Emu(BODY[2]).pt
+        heights = [
+            (math.ceil(TEXT_LETTER * size * len(bold + text) / width) or 1) * size * 1.2 + 7 for bold, text in items
+        ]
+        # Of about the same length: no slide for the last line alone.
+        count = math.ceil(sum(heights) / BODY_HEIGHT)
+        room = min(BODY_HEIGHT, sum(heights) / count + 2 * size)
+        pages: list[list[tuple[str, str]]] = [[]]
+        used = 0.0
+        for item, height in zip(items, heights, strict=True):
+            if pages[-1] and used + height > room:
+                pages.append([])
+                used = 0.0
+            pages[-1].append(item)
+            used += height
+        for number, page in enumerate(pages, 1):
+            part = f" ({number} of {len(pages)})" if len(pages) > 1 else ""
+            slide = self._slide(title + part, self._footer("ranges are 95% intervals"), "")
+            box = slide.shapes.add_textbox(*BODY)
+            box.text_frame.word_wrap = True
+            for index, (bold, text) in enumerate(page):
+                paragraph = box.text_frame.paragraphs[0] if index == 0 else box.text_frame.add_paragraph()
+                paragraph.space_after = Pt(7)
+                for words, strong in ((bold, True), (text, False)):
+                    run = paragraph.add_run()
+                    run.text, run.font.bold, run.font.size, run.font.name = words, strong, Pt(size), FONT
+                    run.font.color.rgb = native.rgb(self.look.text)
+
+
+def _fitted(title: str) -> tuple[str, int]:
+    """A title and the largest size at which it keeps to its box; cut where none does."""
+    width = Emu(BODY[2]).pt - 14
+    for size in TITLE_SIZES:
+        if len(textwrap.wrap(title, int(width / (LETTER * size)))) * size * 1.2 <= TITLE_HEIGHT:
+            return title, size
+    size = TITLE_SIZES[-1]
+    lines = int(TITLE_HEIGHT / (size * 1.2))
+    return textwrap.shorten(title, int(width / (LETTER * size)) * lines - 20, placeholder=" …"), size
 
 
 def _write(text_frame: Any, text: str, size: float, color: str, bold: bool = False) -> None:
@@ -381,9 +523,49 @@ def _write(text_frame: Any, text: str, size: float, color: str, bold: bool = Fal
 
 def _side(dx: float, dy: float) -> Any:
     """The place of a data label that is nearest to an offset from its mark."""
-    if dy == 0:
+    if abs(dx) > abs(dy):
         return XL_LABEL_POSITION.RIGHT if dx > 0 else XL_LABEL_POSITION.LEFT
     return XL_LABEL_POSITION.ABOVE if dy < 0 else XL_LABEL_POSITION.BELOW
+
+
+def _apart(ends: Sequence[float]) -> list[Any]:
+    """Where the names of lines stand at their ends: beside them, above and below where two are close."""
+    sides = [XL_LABEL_POSITION.RIGHT] * len(ends)
+    ranked = sorted(range(len(ends)), key=lambda index: ends[index])
+    for lower, upper in itertools.pairwise(ranked):
+        if ends[upper] / ends[lower] < 1.25:
+            sides[upper] = XL_LABEL_POSITION.ABOVE
+            if sides[lower] == XL_LABEL_POSITION.RIGHT:
+                sides[lower] = XL_LABEL_POSITION.BELOW
+    return sides
+
+
+def _difference_title(rows: Sequence[Row]) -> str:
+    """What the paired tests of accuracy show."""
+    compared = [row for row in rows if row["accuracy_comparison"] is not None]
+    baseline = frame.baseline_of(rows)
+    if not compared or baseline is None:
+        return "Accuracy against the baseline"
+    said = []
+    for verdict, one, several in (("worse", "loses", "lose"), ("better", "gains", "gain")):
+        found = [row for row in compared if row["accuracy_comparison"] == verdict]
+        if len(found) == 1:
+            limits = point_interval(found[0]["accuracy_difference_low"], found[0]["accuracy_difference_high"])
+            said.append(f"{found[0]['name']} {one} {abs(found[0]['accuracy_difference']) * 100:.1f} points ({limits})")
+        elif found:
+            said.append(f"{findings.joined([row['name'] for row in found])} {several} accuracy")
+    against = f" against {baseline['title']}"
+    if said:
+        rest = [row["name"] for row in compared if row["accuracy_comparison"] == "no_difference"]
+        others = findings.joined(rest) if len(rest) < 3 else f"the {len(rest)} others"
+        return "; ".join(said) + against + (f"; no difference is shown for {others}" if rest else "")
+    could = [row["detectable_difference"] for row in compared if row["detectable_difference"] is not None]
+    least = f"; this n would have shown {percent(max(could))} points" if could else ""
+    return f"No difference in accuracy{against} is shown{least}"
+
+
+def _binds(row: Row) -> str:
+    return row["binds"] or "bound by something else"
 
 
 def _speedup(row: Row) -> str:
@@ -416,7 +598,20 @@ def _limits(rows: Sequence[Row], metric: Metric) -> tuple[list[float], list[floa
     return [end(row, metric.low) for row in rows], [end(row, metric.high) for row in rows]
 
 
-def _decades(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, float]:
-    """Ends of a log axis: PowerPoint labels powers of ten only, so whole decades."""
-    low, high = 10 ** math.floor(math.log10(min(lows))), 10 ** math.ceil(math.log10(max(highs)))
-    return low, max(high, low * 10)
+def _log_ends(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, float, int]:
+    """Ends and base of a log axis. PowerPoint labels powers of the base only: 2 unless they would be too many."""
+    base = 2 if max(highs) / min(lows) < 40 else 10
+    low = base ** math.floor(math.log(min(lows), base) + 1e-9)
+    high = base ** math.ceil(math.log(max(highs), base) - 1e-9)
+    return low, max(high, low * base), base
+
+
+def _shares(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, float]:
+    """Ends of an axis of percentages or points: whole steps around all that is drawn."""
+    span = max(highs) - min(lows)
+    step = 5 if span > 12 else 2 if span > 4 else 1
+    free = 0.04 * span
+    top = math.ceil((max(highs) + free) / step) * step
+    bottom = math.floor((min(lows) - free) / step) * step
+    within = min(lows) >= 0
+    return (max(0, bottom), min(100, max(top, bottom + step))) if within else (bottom, top)

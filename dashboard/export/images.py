@@ -201,12 +201,13 @@ def literal(text: str) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def page(title: str, css: str, body: str, script: str) -> str:
-    """An HTML page that holds all it needs, plotly.js with it. `title` is text, the others are taken as they are."""
+def page(title: str, css: str, body: str, script: str, plotly: bool = True) -> str:
+    """An HTML page that holds all it needs, also plotly.js. `title` is text, the others are taken as they are."""
+    library = f"<script>{get_plotlyjs()}</script>" if plotly else ""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{OFFLINE}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{markup.escape(title)}</title><style>{css}</style></head>"
-        f"<body>{body}<script>{get_plotlyjs()}</script><script>{script}</script></body></html>"
+        f"<body>{body}{library}<script>{script}</script></body></html>"
     )

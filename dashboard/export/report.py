@@ -63,7 +63,7 @@ def build(
     drawn = {theme.name: _drawings(summary, measured, reported, theme, batch_size) for theme in (LIGHT, DARK)}
     script = f"const drawn={images.literal(json.dumps(drawn))},config={json.dumps(images.CONFIG)};{SCRIPT}"
     title = f"{summary['suite']} on {summary['device_name']}: {said.finding}"
-    html = images.page(title, CSS, f"<main>{''.join(body)}</main>", script)
+    html = images.page(title, CSS, f"<main>{''.join(body)}</main>", script, plotly=bool(charts))
     return html if look is None else html.replace("<html ", f'<html data-theme="{look.name}" ', 1)
 
 
