@@ -177,17 +177,15 @@ def save_charts(stem: str) -> None:
     if not drawn:
         return
     with st.popover("Save charts"):
-        left, right = st.columns(2, vertical_alignment="bottom")
         every = f"all {len(drawn)}, zipped"
-        chosen = left.selectbox(
+        chosen = st.selectbox(
             "Chart",
             [*drawn, every],
             format_func=lambda key: images.words(drawn[key][1])[0] if key in drawn else every,
             key="save_chart",
         )
-        form = right.segmented_control(
-            "Format", [*map(str.upper, images.FORMS)], default="HTML", required=True, key="save_form"
-        ).lower()
+        forms = [form.upper() for form in images.FORMS]
+        form = st.segmented_control("Format", forms, default="HTML", required=True, key="save_form").lower()
         wanted = list(drawn.values()) if chosen == every else [drawn[chosen]]
         why_not = images.chrome().reason if form in images.IMAGES else None
         name = f"{stem}-charts-{form}.zip" if chosen == every else f"{wanted[0][0]}.{form}"

@@ -12,7 +12,6 @@ import pandas as pd
 
 from dashboard import figures, findings, frame, scorecard
 from dashboard.export import content, images
-from dashboard.figures import base
 from dashboard.frame import Row
 from dashboard.style import DARK, FONT, LIGHT, Theme
 from engine import takeaways
@@ -77,7 +76,9 @@ def _drawings(
 def _header(summary: dict[str, Any], said: findings.Headline, rows: Sequence[Row]) -> str:
     status, reason = summary["status"], summary["status_reason"]
     state = "" if status == "finished" else f"This run is {status}{f': {reason}' if reason else ''}."
-    lines = [said.detail, state, findings.context(summary, rows), base.source(summary, rows)]
+    began = (summary["created_at"] or "")[:16].replace("T", " ")
+    which = f"Suite {summary['suite']}, run {summary['id']}, {began} UTC."
+    lines = [said.detail, state, findings.context(summary, rows), which]
     below = "".join(f"<p{' class=small' if n > 1 else ''}>{escape(line)}</p>" for n, line in enumerate(lines) if line)
     return f"<header><button type=button id=look hidden>Dark</button><h1>{escape(said.finding)}</h1>{below}</header>"
 
@@ -153,13 +154,15 @@ summary{{cursor:pointer}}
 @media print{{
 #look,details:not([open]){{display:none}}
 main{{padding:0;max-width:none}}
-body{{font-size:10.5px}}
+:root{{font-size:10.5px}}
+body{{font-size:1rem}}
 section:has(figure){{display:block}}
 tr,figure,li{{break-inside:avoid}}
+figure{{zoom:.7}}
 h2{{break-after:avoid}}
 .ib-card .ib-sub{{font-size:.85em}}
 .ib-card th,.ib-card td{{padding:.2rem .25rem}}
-@page{{size:A4 landscape;margin:12mm}}}}
+@page{{size:A4;margin:12mm}}}}
 """,
 )
 
@@ -170,8 +173,9 @@ const root=document.documentElement,button=document.getElementById('look'),
 const dark=()=>root.dataset.theme?root.dataset.theme==='dark':system.matches;
 function draw(name,width){
   for(const [key,figure] of Object.entries(drawn[name])){
-    const layout=width?{...figure.layout,width}:figure.layout;
+    const layout={...figure.layout,width,autosize:!width};
     Plotly.react('chart-'+key,figure.data,layout,config);
+    if(!width)Plotly.Plots.resize('chart-'+key);
   }
 }
 function show(){
@@ -182,7 +186,7 @@ function show(){
 button.hidden=false;
 button.addEventListener('click',()=>{root.dataset.theme=dark()?'light':'dark';show()});
 system.addEventListener('change',show);
-addEventListener('beforeprint',()=>draw('light',960));
+addEventListener('beforeprint',()=>draw('light',1000));
 addEventListener('afterprint',show);
 show();
 """

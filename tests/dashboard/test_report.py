@@ -38,7 +38,7 @@ def test_it_says_what_the_overview_says(database: str) -> None:
         "It reaches 40% of <b>FP32</b>",
         "A <b>model</b> that fails",
         "parameters are float32, not bfloat16",
-        "run 00000A",
+        "run 01J0000000000000000000000A, 2026-03-01 07:00 UTC",
         "exact McNemar",
     ):
         assert expected in said, expected
