@@ -242,7 +242,8 @@ def notes(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
                 )
         said += [(name, "labels", flag["sentence"]) for flag in takeaways.flags(row)]
         if row["truncated"]:
-            said.append((name, "truncated", f"{row['truncated']:,} texts were cut to {row['max_length']} tokens"))
+            cut = "1 text was" if row["truncated"] == 1 else f"{row['truncated']:,} texts were"
+            said.append((name, "truncated", f"{cut} cut to {row['max_length']} tokens"))
         if row["schedule"] == "sequential":
             said.append((name, "sequential", "measured one after another, not in interleaved rounds"))
     return said

@@ -28,7 +28,7 @@ from dashboard.metrics import METRICS, Metric
 from dashboard.style import LIGHT, Theme, marks
 from engine import takeaways
 from engine.tables import ACCURACY_VERDICTS, SPEED_VERDICTS
-from engine.units import between, megabytes, milliseconds, percent, point_interval, significant
+from engine.units import between, megabytes, milliseconds, percent, point_interval, points, significant
 
 WIDTH, HEIGHT = Inches(13.333), Inches(7.5)
 MARGIN = Inches(0.6)
@@ -43,8 +43,10 @@ TITLE_HEIGHT = 70.0
 """What a title may take, in points."""
 LETTER = 0.56
 """The width of a letter of a title over its size, about: bold, and rather too wide than too narrow."""
+TEXT_SIZES = (18, 16, 14)
 TEXT_LETTER = 0.5
 BODY_HEIGHT = 365.0
+LABEL_HEIGHT = 17.0
 
 
 def build(
@@ -231,7 +233,8 @@ class _Deck:
         for index, row in enumerate(rows):
             mark = self.marks[row["variant"]]
             native.marker(series.points[index], mark.symbol, mark.color, 11, self._pale(frame.usable(row)))
-            self._label(series.points[index], metric.text(row[metric.key]).replace("-", "−"))
+            signed = metric.key == "accuracy_difference"
+            self._label(series.points[index], points(row[metric.key]) if signed else metric.text(row[metric.key]))
         suffix = ", log scale" if log else ""
         self._axis(chart.value_axis, f"{metric.header}{suffix}", grid=True)
         self._axis(chart.category_axis, None, grid=False)
@@ -239,11 +242,14 @@ class _Deck:
         if log:
             native.log_axis(chart.value_axis, *_log_ends(lows, highs))
         else:
-            bottom, top = _shares(lows, highs)
-            if metric.key == "accuracy_difference":
-                # The line of the categories stands at no difference.
-                bottom, top = min(bottom, 0), max(top, 0)
-            chart.value_axis.minimum_scale, chart.value_axis.maximum_scale = bottom, top
+            # The line of the categories stands at no difference.
+            ends = _shares(lows, highs, zero=metric.key == "accuracy_difference")
+            _scale(chart.value_axis, *ends)
+
+    def _legend(self, chart: Any) -> None:
+        chart.has_legend = True
+        chart.legend.include_in_layout = False
+        chart.legend.font.size = Pt(13)
 
     def _pale(self, solid: bool) -> str | None:
         return None if solid else self.look.background
@@ -269,9 +275,7 @@ class _Deck:
         explanation = METRICS[f"{kind.lower()}_peak_bytes"].explanation
         slide = self._slide(title, self._footer("one reading, no interval"), explanation)
         chart = self._chart(slide, XL_CHART_TYPE.COLUMN_STACKED, data, alt)
-        chart.has_legend = True
-        chart.legend.include_in_layout = False
-        chart.legend.font.size = Pt(13)
+        self._legend(chart)
         chart.plots[0].gap_width = 90
         chart.plots[0].overlap = 100
         pale = native.mixed(self.look.line, self.look.background, 0.45)
@@ -327,8 +331,8 @@ class _Deck:
         lows, highs = _limits(rows, latency)
         left, right, base = _log_ends(lows, highs)
         native.log_axis(chart.category_axis, left, right, base)
-        bottom, top = _shares(*_limits(rows, metric))
-        chart.value_axis.minimum_scale, chart.value_axis.maximum_scale = bottom, top
+        bottom, top, step = _shares(*_limits(rows, metric))
+        _scale(chart.value_axis, bottom, top, step)
         centres = [
             (
                 PLOT[0] * math.log(row["latency_p50_s"] * 1e3 / left) / math.log(right / left),
@@ -360,9 +364,7 @@ class _Deck:
         remarks = dict.fromkeys(filter(None, (theirs["remark"] for _, theirs, _ in self.pairs)))
         slide = self._slide(title, self._footer("bars: 95% intervals of what was measured"), "\n".join(remarks))
         chart = self._chart(slide, XL_CHART_TYPE.LINE_MARKERS, data, alt)
-        chart.has_legend = True
-        chart.legend.include_in_layout = False
-        chart.legend.font.size = Pt(13)
+        self._legend(chart)
         mine, theirs = chart.plots[0].series
         for series, symbol, color in ((mine, "circle", self.look.accent), (theirs, "diamond", self.look.muted)):
             series.format.line.fill.background()
@@ -420,8 +422,13 @@ class _Deck:
         chart = self._chart(slide, XL_CHART_TYPE.LINE_MARKERS, data, alt)
         shades = marks(rows, self.look)
         ends = [line[max(line)] for line in lines.values()]
-        apart = _apart([row[metric.key] for row in ends])
-        for (variant, line), series, side in zip(lines.items(), chart.plots[0].series, apart, strict=True):
+        low, high, base = _log_ends(*_limits(rows, metric))
+        places = sorted(PLOT[1] * math.log(row[metric.key] / low) / math.log(high / low) for row in ends)
+        # Names stand at the lines' ends where they have room.
+        named = all(upper - lower > LABEL_HEIGHT for lower, upper in itertools.pairwise(places))
+        if not named:
+            self._legend(chart)
+        for (variant, line), series in zip(lines.items(), chart.plots[0].series, strict=True):
             mark = shades[variant]
             series.smooth = False
             series.format.line.color.rgb = native.rgb(mark.color)
@@ -432,12 +439,12 @@ class _Deck:
             ups = [ends_at[size][1] - line[size][metric.key] if size in line else None for size in sizes]
             downs = [line[size][metric.key] - ends_at[size][0] if size in line else None for size in sizes]
             native.error_bars(series, ups, downs, "y", mark.color)
-            last = sizes.index(max(line))
-            self._label(series.points[last], line[max(line)]["title"], side)
+            if named:
+                self._label(series.points[sizes.index(max(line))], line[max(line)]["title"])
         self._axis(chart.value_axis, f"{metric.header}, log scale", grid=True)
         self._axis(chart.category_axis, "Batch size (examples)", grid=False)
         chart.category_axis.tick_label_position = XL_TICK_LABEL_POSITION.LOW
-        native.log_axis(chart.value_axis, *_log_ends(*_limits(rows, metric)))
+        native.log_axis(chart.value_axis, low, high, base)
 
     def _limits(self) -> None:
         rows = [row for row in self.measured if row["limit_share"] is not None]
@@ -469,17 +476,19 @@ class _Deck:
 
     def _list(self, title: str, items: Sequence[tuple[str, str]]) -> None:
         """Sentences, each with a bold beginning, on as many slides as they need."""
-        size = 16 if len(items) < 9 else 14
         width = Emu(BODY[2]).pt
-        heights = [
-            (math.ceil(TEXT_LETTER * size * len(bold + text) / width) or 1) * size * 1.2 + 7 for bold, text in items
-        ]
-        # Of about the same length: no slide for the last line alone.
-        count = math.ceil(sum(heights) / BODY_HEIGHT)
-        room = min(BODY_HEIGHT, sum(heights) / count + 2 * size)
+
+        def heights(size: int) -> list[float]:
+            letters = width / (TEXT_LETTER * size)
+            return [max(1, math.ceil(len(bold + text) / letters)) * size * 1.2 + 7 for bold, text in items]
+
+        count = math.ceil(sum(heights(TEXT_SIZES[-1])) / BODY_HEIGHT)
+        size = next(size for size in TEXT_SIZES if math.ceil(sum(heights(size)) / BODY_HEIGHT) <= count)
+        # Slides of about the same length: none for the last line alone.
+        room = min(BODY_HEIGHT, sum(heights(size)) / count + 2 * size)
         pages: list[list[tuple[str, str]]] = [[]]
         used = 0.0
-        for item, height in zip(items, heights, strict=True):
+        for item, height in zip(items, heights(size), strict=True):
             if pages[-1] and used + height > room:
                 pages.append([])
                 used = 0.0
@@ -526,18 +535,6 @@ def _side(dx: float, dy: float) -> Any:
     if abs(dx) > abs(dy):
         return XL_LABEL_POSITION.RIGHT if dx > 0 else XL_LABEL_POSITION.LEFT
     return XL_LABEL_POSITION.ABOVE if dy < 0 else XL_LABEL_POSITION.BELOW
-
-
-def _apart(ends: Sequence[float]) -> list[Any]:
-    """Where the names of lines stand at their ends: beside them, above and below where two are close."""
-    sides = [XL_LABEL_POSITION.RIGHT] * len(ends)
-    ranked = sorted(range(len(ends)), key=lambda index: ends[index])
-    for lower, upper in itertools.pairwise(ranked):
-        if ends[upper] / ends[lower] < 1.25:
-            sides[upper] = XL_LABEL_POSITION.ABOVE
-            if sides[lower] == XL_LABEL_POSITION.RIGHT:
-                sides[lower] = XL_LABEL_POSITION.BELOW
-    return sides
 
 
 def _difference_title(rows: Sequence[Row]) -> str:
@@ -606,12 +603,16 @@ def _log_ends(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, flo
     return low, max(high, low * base), base
 
 
-def _shares(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, float]:
-    """Ends of an axis of percentages or points: whole steps around all that is drawn."""
-    span = max(highs) - min(lows)
-    step = 5 if span > 12 else 2 if span > 4 else 1
-    free = 0.04 * span
-    top = math.ceil((max(highs) + free) / step) * step
-    bottom = math.floor((min(lows) - free) / step) * step
-    within = min(lows) >= 0
-    return (max(0, bottom), min(100, max(top, bottom + step))) if within else (bottom, top)
+def _scale(axis: Any, low: float, high: float, step: float) -> None:
+    axis.minimum_scale, axis.maximum_scale, axis.major_unit = low, high, step
+
+
+def _shares(lows: Sequence[float], highs: Sequence[float], zero: bool = False) -> tuple[float, float, float]:
+    """Ends and step of an axis of percentages or points around all that is drawn, with `zero` where asked for."""
+    low, high = min(lows), max(highs)
+    if zero:
+        low, high = min(low, 0), max(high, 0)
+    span = high - low
+    step = next((step for step in (1, 2, 5, 10) if span / step <= 8), 20)
+    bottom, top = math.floor((low - 0.04 * span) / step) * step, math.ceil((high + 0.04 * span) / step) * step
+    return (max(0, bottom), min(100, max(top, bottom + step)), step) if not zero else (bottom, top, step)

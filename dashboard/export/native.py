@@ -61,6 +61,8 @@ def log_axis(axis: Any, low: float, high: float, base: int) -> None:
     axis.minimum_scale, axis.maximum_scale = low, high
     # LibreOffice takes the steps of the labels from here.
     axis.major_unit = base
+    axis.tick_labels.number_format = "[<1]0.0##;#,##0"
+    axis.tick_labels.number_format_is_linked = False
 
 
 def plain_table(shape: Any) -> None:
