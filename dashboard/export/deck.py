@@ -47,6 +47,7 @@ TEXT_SIZES = (18, 16, 14)
 TEXT_LETTER = 0.5
 BODY_HEIGHT = 365.0
 LABEL_HEIGHT = 17.0
+TABLE_ROWS = 12
 
 
 def build(
@@ -174,23 +175,32 @@ class _Deck:
             (f"Peak {kind} (MB)", 1.2, lambda r: megabytes(r["memory_bytes"])),
             ("Against the baseline", 2.2, _verdict),
         ]
-        slide = self._slide(said.finding, self._footer("ranges are 95% intervals"), said.detail)
-        height = Emu(min(Inches(0.62), int(Inches(5.0)) // (len(self.rows) + 1)))
-        shape = slide.shapes.add_table(
-            len(self.rows) + 1, len(columns), MARGIN, Inches(1.75), BODY[2], Emu(height * (len(self.rows) + 1))
-        )
-        native.describe(shape, "Scorecard: " + "; ".join(f"{r['title']}: {_verdict(r)}" for r in self.rows))
+        starts = range(0, max(len(self.rows), 1), TABLE_ROWS)
+        parts = [self.rows[start : start + TABLE_ROWS] for start in starts]
+        for number, rows in enumerate(parts, 1):
+            part = f" ({number} of {len(parts)})" if len(parts) > 1 else ""
+            slide = self._slide(said.finding + part, self._footer("ranges are 95% intervals"), said.detail)
+            self._table(slide, columns, rows)
+
+    def _table(
+        self, slide: Any, columns: Sequence[tuple[str, float, Callable[[Row], str]]], rows: Sequence[Row]
+    ) -> None:
+        height = min(Inches(0.62), int(Inches(4.9)) // (len(rows) + 1))
+        size = (len(rows) + 1, len(columns), MARGIN, Inches(1.75), BODY[2], Emu(height * (len(rows) + 1)))
+        shape = slide.shapes.add_table(*size)
+        native.describe(shape, "Scorecard: " + "; ".join(f"{r['title']}: {_verdict(r)}" for r in rows))
         native.plain_table(shape)
         table = shape.table
-        small = 0 if len(self.rows) < 10 else 2 if len(self.rows) < 15 else 4
+        small = 0 if len(rows) < 10 else 2
         total = sum(width for _, width, _ in columns)
         for index, (header, width, show) in enumerate(columns):
             table.columns[index].width = Emu(int(BODY[2] * width / total))
             side = PP_ALIGN.LEFT if index in (0, len(columns) - 1) else PP_ALIGN.RIGHT
             self._cell(table.cell(0, index), header, side, 12 - small, head=True)
-            for position, row in enumerate(self.rows, 1):
+            for position, row in enumerate(rows, 1):
                 cell = table.cell(position, index)
-                self._cell(cell, show(row), side, 13 - small, bold=index == 0, base=row["baseline"])
+                text = show(row) if index else _short(show(row), 24 if small else 44)
+                self._cell(cell, text, side, 13 - small, bold=index == 0, base=row["baseline"])
 
     def _cell(
         self, cell: Any, text: str, side: Any, size: int, head: bool = False, bold: bool = False, base: bool = False
@@ -209,7 +219,7 @@ class _Deck:
         if not rows:
             return
         data = CategoryChartData()
-        data.categories = [row["title"] for row in rows]
+        data.categories = _categories(rows)
         values = [row[metric.key] * metric.factor for row in rows]
         data.add_series(metric.header, values)
         alt = f"{title}. " + "; ".join(
@@ -267,7 +277,7 @@ class _Deck:
         names = {"imports": "libraries alone", "weights": "weights", "rest": "the rest of the peak"}
         used = [part for part in names if any(parts(row)[part] for row in rows)]
         data = CategoryChartData()
-        data.categories = [row["title"] for row in rows]
+        data.categories = _categories(rows)
         for part in used:
             data.add_series(names[part], [parts(row)[part] / 1e6 for row in rows])
         title = findings.memory_title(self.rows)
@@ -340,9 +350,9 @@ class _Deck:
             )
             for row in rows
         ]
-        offsets = place([row["title"] for row in rows], centres, [14.0] * len(rows), PLOT)
+        offsets = place([_short(row["title"], 28) for row in rows], centres, [14.0] * len(rows), PLOT)
         for row, series, offset in zip(rows, drawn, offsets, strict=True):
-            self._label(series.points[0], row["title"], _side(*offset))
+            self._label(series.points[0], _short(row["title"], 28), _side(*offset))
 
     def _published(self) -> None:
         title = findings.published_title(self.pairs)
@@ -355,7 +365,7 @@ class _Deck:
             return
         device = self.pairs[0][1]["device_name"]
         data = CategoryChartData()
-        data.categories = [row["title"] for row, _ in compared]
+        data.categories = _categories([row for row, _ in compared])
         data.add_series(f"measured here ({self.summary['device_name']})", [row["speedup"] for row, _ in compared])
         data.add_series(f"published ({device})", [ratio for _, ratio in compared])
         alt = f"{title}. " + "; ".join(
@@ -440,7 +450,7 @@ class _Deck:
             downs = [line[size][metric.key] - ends_at[size][0] if size in line else None for size in sizes]
             native.error_bars(series, ups, downs, "y", mark.color)
             if named:
-                self._label(series.points[sizes.index(max(line))], line[max(line)]["title"])
+                self._label(series.points[sizes.index(max(line))], _short(line[max(line)]["title"], 28))
         self._axis(chart.value_axis, f"{metric.header}, log scale", grid=True)
         self._axis(chart.category_axis, "Batch size (examples)", grid=False)
         chart.category_axis.tick_label_position = XL_TICK_LABEL_POSITION.LOW
@@ -451,7 +461,7 @@ class _Deck:
         if not rows:
             return
         data = CategoryChartData()
-        data.categories = [row["title"] for row in rows]
+        data.categories = _categories(rows)
         data.add_series("Share of the limit (%)", [row["limit_share"] * 100 for row in rows])
         most = max(row["limit_share"] for row in rows)
         nearest = [row["title"] for row in rows if row["limit_share"] == most]
@@ -460,7 +470,7 @@ class _Deck:
             title = f"{nearest[0]} comes nearest to what this device was measured to do: {percent(most, 0)}% of it"
         said = [f"{row['title']}: {row['limits']['sentence']}" for row in rows if row["limits"]]
         alt = f"{title}. " + "; ".join(f"{r['title']}: {percent(r['limit_share'], 0)}%, {_binds(r)}" for r in rows)
-        slide = self._slide(title, self._footer("no interval; label: what binds"), "\n".join(said))
+        slide = self._slide(title, self._footer("one figure each, no interval"), "\n".join(said))
         chart = self._chart(slide, XL_CHART_TYPE.COLUMN_CLUSTERED, data, alt)
         plot = chart.plots[0]
         plot.gap_width = 120
@@ -468,7 +478,8 @@ class _Deck:
             point = plot.series[0].points[index]
             point.format.fill.solid()
             point.format.fill.fore_color.rgb = native.rgb(self.marks[row["variant"]].color)
-            label = f"{percent(row['limit_share'], 0)}%, {_binds(row)}"
+            share = f"{percent(row['limit_share'], 0)}%"
+            label = f"{share}, {_binds(row)}" if len(rows) < 9 else share
             self._label(point, label, XL_LABEL_POSITION.OUTSIDE_END)
         self._axis(chart.value_axis, "Share of the device's measured limit (%)", grid=True)
         chart.value_axis.minimum_scale, chart.value_axis.maximum_scale = 0, max(100, math.ceil(most * 11) * 10)
@@ -528,6 +539,18 @@ def _write(text_frame: Any, text: str, size: float, color: str, bold: bool = Fal
     run.text = text
     run.font.size, run.font.bold, run.font.name = Pt(size), bold, FONT
     run.font.color.rgb = native.rgb(color)
+
+
+def _short(name: str, limit: int) -> str:
+    """A name of at most `limit` characters: what tells variants apart stands at its beginning and its end."""
+    return name if len(name) <= limit else f"{name[: limit * 2 // 3 - 1].rstrip()}…{name[-(limit // 3) :].lstrip()}"
+
+
+def _categories(rows: Sequence[Row]) -> list[str]:
+    """Names below a chart, each in two or three lines of its share of the width; numbered where two become alike."""
+    limit = max(12, int(3 * PLOT[0] / len(rows) / 8))
+    names = [_short(row["title"], limit) for row in rows]
+    return [f"{name} ({names[:i].count(name) + 1})" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
 def _side(dx: float, dy: float) -> Any:
