@@ -151,7 +151,7 @@ def chart(figure: go.Figure, key: str, file_name: str, alt: str | None = None, s
 def _source() -> str:
     """Device, n and id of the chosen run."""
     run_id = st.session_state.get(CHOICE)
-    if run_id is None:
+    if not run_id:
         return "Inference Bench"
     summary = data.run(run_id)
     return base.source(summary, rows_of(data.measurements(summary)))
