@@ -185,13 +185,16 @@ CONFIG = {
 def html(figure: go.Figure) -> str:
     """A figure as an interactive page of its own, with plotly.js inside: it works without a network."""
     look = figure.layout.template.layout
-    css = f"body{{margin:0 auto;max-width:{IMAGE_WIDTH}px;background:{look.paper_bgcolor};color:{look.font.color}}}"
+    hidden = "h1{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden}figure{margin:0}"
+    colours = f"background:{look.paper_bgcolor};color:{look.font.color}"
+    css = f"{hidden}body{{margin:0 auto;max-width:{IMAGE_WIDTH}px;{colours}}}"
     title, _ = words(figure)
     drawn = go.Figure(figure).update_layout(height=IMAGE_HEIGHT)
     return page(
         title,
         css,
-        f'<main><div id="chart" role="img" aria-label="{markup.escape(alternative(figure))}"></div></main>',
+        f"<main><h1>{markup.escape(title)}</h1>"
+        f'<figure aria-label="{markup.escape(alternative(figure))}"><div id="chart"></div></figure></main>',
         f"const drawn={literal(drawn.to_json())};Plotly.newPlot('chart',drawn.data,drawn.layout,{json.dumps(CONFIG)})",
     )
 

@@ -95,8 +95,8 @@ def _takeaways(title: str, said: Sequence[takeaways.Takeaway]) -> str:
 
 def _charts(charts: dict[str, Any]) -> str:
     boxes = "".join(
-        f'<figure{" class=wide" if name in WIDE else ""}><div id="chart-{name}" role=img '
-        f'aria-label="{escape(images.alternative(figure))}" style="height:{figure.layout.height}px"></div></figure>'
+        f'<figure{" class=wide" if name in WIDE else ""} aria-label="{escape(images.alternative(figure))}">'
+        f'<div id="chart-{name}" style="height:{figure.layout.height}px"></div></figure>'
         for name, figure in charts.items()
     )
     return f"<noscript><p>The charts need JavaScript; the tables hold their figures.</p></noscript>{boxes}"

@@ -42,7 +42,7 @@ def test_a_chart_is_saved_from_the_page_and_works_alone(
 
 
 @pytest.fixture
-def report(site: str, open_page: Callable[..., Any], tmp_path: Path) -> Path:
+def report_file(site: str, open_page: Callable[..., Any], tmp_path: Path) -> Path:
     page = open_page(f"{site}/?run={FULL}")
     settled(page)
     page.get_by_role("button", name="Download").first.click()
@@ -55,9 +55,9 @@ def report(site: str, open_page: Callable[..., Any], tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("width", [1024, 2560])
 def test_the_report_works_alone_in_both_appearances_and_on_paper(
-    width: int, report: Path, open_page: Callable[..., Any]
+    width: int, report_file: Path, open_page: Callable[..., Any]
 ) -> None:
-    page = open_page(report.as_uri(), viewport={"width": width, "height": 900}, color_scheme="dark")
+    page = open_page(report_file.as_uri(), viewport={"width": width, "height": 900}, color_scheme="dark")
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
 
@@ -84,6 +84,18 @@ def test_the_report_works_alone_in_both_appearances_and_on_paper(
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert ground()[0] == "rgb(18, 22, 27)"
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.requested == [report.as_uri()] and not problems
-    (tmp := report.with_suffix(".pdf")).write_bytes(printed)
+    assert page.requested == [report_file.as_uri()] and not problems
+    (tmp := report_file.with_suffix(".pdf")).write_bytes(printed)
     assert tmp.stat().st_size > 20_000
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_in_the_report(scheme: str, report_file: Path, open_page: Callable[..., Any]) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    text = report_file.read_text(encoding="utf-8").replace(' data-theme="light"', "", 1)
+    report_file.write_text(text, encoding="utf-8")
+    page = open_page(report_file.as_uri(), color_scheme=scheme, bypass_csp=True)
+    page.wait_for_selector("#chart-published .main-svg")
+    found = Axe().run(page).response["violations"]
+    assert [(violation["id"], violation["nodes"][0]["html"][:200]) for violation in found] == []

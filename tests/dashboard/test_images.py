@@ -131,7 +131,7 @@ def test_html_holds_all_it_needs_and_reads_no_title_as_markup(database: str) -> 
     assert len(own) < 60_000
     read = Reader(page)
     assert read.fetched() == [] and len(read.all("script")) == 2 and "@import" not in own and "url(" not in own
-    assert HOSTILE in (read.all("div")[0]["aria-label"] or "")
+    assert HOSTILE in (read.all("figure")[0]["aria-label"] or "")
     drawn = json.loads(re.search(r"const drawn=(.*);Plotly\.newPlot", own)[1])
     assert len(drawn["data"]) == len(figure.data)
 
