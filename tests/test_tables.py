@@ -405,3 +405,16 @@ def test_latex_compiles(tmp_path: Path) -> None:
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", source.name]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_a_run_in_latex_has_three_captioned_tables_and_its_notes() -> None:
+    made = tables.document(RUN, [row(), row(variant="b", title="B", status="failed", status_reason="50% of it & more")])
+    assert made.startswith("% Needs \\usepackage{booktabs}")
+    labels = re.findall(r"\\label\{(.*?)\}", made)
+    assert labels == [f"tab:{RUN['id'].lower()}-{name}" for name in ("speed", "answers", "evidence")]
+    captions = re.findall(r"\\caption\{(.*)\}", made)
+    assert len(captions) == 3
+    for caption in captions:
+        assert "a {[}fast{]} processor (cpu, 2 threads): 400 examples" in caption and r"95\% intervals" in caption
+    assert made.count(r"\toprule") == made.count(r"\bottomrule") == made.count(r"\end{table}") == 3
+    assert r"B: failed: 50\% of it \& more" in made
