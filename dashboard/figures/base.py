@@ -22,7 +22,7 @@ TITLE_SHIFT = 10
 PAD = 8
 LETTER = 7.4
 """The width of a letter at the size of a row's name, in the widest font that an image may fall back to."""
-SOURCE_HEIGHT = 16
+SOURCE, SOURCE_HEIGHT = "source", 16
 
 
 def escape(text: str) -> str:
@@ -84,14 +84,17 @@ def source(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
 def sign(figure: go.Figure, look: Theme, text: str) -> go.Figure:
     """Writes `text` below the plot, in room of its own, as the figure's last annotation; returns the figure.
 
-    A page hides it, as it names its run above; every image that leaves the page has it.
+    A page hides it, as it names its run above; every image that leaves the page has it. Signing again changes nothing.
     """
+    if figure.layout.annotations and figure.layout.annotations[-1].name == SOURCE:
+        return figure
     margin = figure.layout.margin
     below = AXIS_HEIGHT if margin.b is None else margin.b
     figure.update_layout(margin={"b": below + SOURCE_HEIGHT})
     if figure.layout.height:
         figure.update_layout(height=figure.layout.height + SOURCE_HEIGHT)
     figure.add_annotation(
+        name=SOURCE,
         x=0,
         xref="paper",
         xanchor="left",
