@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from dashboard import data, findings, style
-from dashboard.frame import Row, baseline_of
+from dashboard.export import images
+from dashboard.figures import base
+from dashboard.frame import Row, baseline_of, rows_of
 from engine.errors import RequestError
 from engine.units import duration, megabytes
 
 CHOICE = "run_choice"
 PARAMETER = "run"
 FORMAT = "image_format"
+DRAWN = "drawn_charts"
+Charts = dict[str, tuple[str, go.Figure]]
+# The page names its run above: the line that says it stands in what is saved.
+HIDE_SOURCE = "<style>.stPlotlyChart .infolayer>:nth-last-child(1 of .annotation){display:none}</style>"
 LIVE_SECONDS = 2.0
 RUN = "app_pages/run.py"
 DISTILBERT_BASE_BYTES = 267_800_000
@@ -124,16 +131,78 @@ def go_to_run(run_id: str) -> None:
     st.query_params[PARAMETER] = run_id
 
 
-def chart(figure: go.Figure, key: str, file_name: str, alt: str | None = None) -> None:
-    """Shows a figure as it is, with a button that saves it at slide size."""
-    title = re.sub(r"<[^>]+>", " ", figure.layout.title.text or "")
+def chart(figure: go.Figure, key: str, file_name: str, alt: str | None = None, source: str | None = None) -> None:
+    """Shows a figure as it is, with a button that saves it at slide size; `save_charts` offers it in other formats.
+
+    `source`: the line that only a saved chart shows, where it is not about the chosen run.
+    """
+    base.sign(figure, look(), source or _source())
+    _drawn()[key] = (file_name, figure)
+    st.html(HIDE_SOURCE)
     st.plotly_chart(
         figure,
         key=f"chart_{key}",
         theme=None,
         config=image_config(file_name, st.session_state.get(FORMAT) or "PNG", figure),
-        alt=alt or title,
+        alt=alt or images.words(figure)[0],
     )
+
+
+def _source() -> str:
+    """Device, n and id of the chosen run."""
+    run_id = st.session_state.get(CHOICE)
+    if not run_id:
+        return "Inference Bench"
+    summary = data.run(run_id)
+    return base.source(summary, rows_of(data.measurements(summary)))
+
+
+def _drawn() -> Charts:
+    """Key -> file name and figure of the charts that this run of the page has drawn so far."""
+    now = get_script_run_ctx()
+    if now is None:
+        return {}
+    began, charts = st.session_state.get(DRAWN) or (None, {})
+    # Streamlit begins every run of a page with cursors of its own; a fragment adds to the charts of the page.
+    if began is not now.cursors and not now.fragment_ids_this_run:
+        charts = {}
+        st.session_state[DRAWN] = (now.cursors, charts)
+    return charts
+
+
+@st.fragment
+def save_charts(stem: str) -> None:
+    """Offers the charts that the page has drawn until here as files; nothing is made before the click."""
+    drawn = dict(_drawn())
+    if not drawn:
+        return
+    with st.popover("Save charts"):
+        every = f"all {len(drawn)}, zipped"
+        chosen = st.selectbox(
+            "Chart",
+            [*drawn, every],
+            format_func=lambda key: images.words(drawn[key][1])[0] if key in drawn else every,
+            key="save_chart",
+        )
+        forms = [form.upper() for form in images.FORMS]
+        form = st.segmented_control("Format", forms, default="HTML", required=True, key="save_form").lower()
+        wanted = list(drawn.values()) if chosen == every else [drawn[chosen]]
+        why_not = images.chrome().reason if form in images.IMAGES else None
+        name = f"{stem}-charts-{form}.zip" if chosen == every else f"{wanted[0][0]}.{form}"
+        st.download_button(
+            f"Save {name}",
+            data=partial(images.files, wanted, form),
+            file_name=name,
+            mime="application/zip" if chosen == every else images.FORMS[form],
+            on_click="ignore",
+            disabled=why_not is not None,
+            key="save_charts",
+        )
+        st.caption(
+            f"Not here: {why_not}. The camera at each chart saves PNG and SVG without one."
+            if why_not
+            else "HTML is interactive and works without a network; images are 16:9, the size of a slide."
+        )
 
 
 def image_config(file_name: str, image_format: str, figure: go.Figure) -> dict[str, Any]:

@@ -51,6 +51,7 @@ class Format(StrEnum):
     csv = "csv"
     json = "json"
     markdown = "markdown"
+    latex = "latex"
 
 
 def main() -> None:
@@ -353,7 +354,7 @@ def export(
     ] = False,
     output: Annotated[str, typer.Option(metavar="FILE", help="Where to write; - for stdout.")] = "-",
 ) -> None:
-    """Write a run's measurements, or every example's logits, as CSV, JSON or Markdown."""
+    """Write a run's measurements, or every example's logits, as CSV, JSON, Markdown or LaTeX."""
     from engine import exports
 
     if output != "-":

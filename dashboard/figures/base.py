@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -23,6 +23,7 @@ TITLE_SHIFT = 10
 PAD = 8
 LETTER = 7.4
 """The width of a letter at the size of a row's name, in the widest font that an image may fall back to."""
+SOURCE, SOURCE_HEIGHT = "source", 16
 
 
 def escape(text: str) -> str:
@@ -69,6 +70,50 @@ def titled(look: Theme, title: str, subtitle: str, body_height: int, share: floa
             },
         }
     )
+
+
+def source(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """Where a chart's figures are from, in one line: device, n, suite and run."""
+    counts = sorted({row["examples"] for row in rows if row["examples"]})
+    n = "" if not counts else f"n = {' to '.join(f'{count:,}' for count in dict.fromkeys((counts[0], counts[-1])))}"
+    parts = [
+        f"{summary['device_name']} ({summary['device']})",
+        f"{n} examples" if n else "",
+        f"suite {summary['suite']}",
+        f"run {summary['id'][-6:]}, {(summary['created_at'] or '')[:10]}",
+    ]
+    return " · ".join(filter(None, parts))
+
+
+def sign(figure: go.Figure, look: Theme, text: str) -> go.Figure:
+    """Writes `text` below the plot, in room of its own, as the figure's last annotation; returns the figure.
+
+    A page hides it, as it names its run above; every image that leaves the page has it. Signing again changes nothing.
+    """
+    if figure.layout.annotations and figure.layout.annotations[-1].name == SOURCE:
+        return figure
+    margin = figure.layout.margin
+    below = AXIS_HEIGHT if margin.b is None else margin.b
+    figure.update_layout(margin={"b": below + SOURCE_HEIGHT})
+    if figure.layout.height:
+        figure.update_layout(height=figure.layout.height + SOURCE_HEIGHT)
+    figure.add_annotation(
+        name=SOURCE,
+        x=0,
+        xref="paper",
+        xanchor="left",
+        align="left",
+        xshift=PAD - (PAD if margin.l is None else margin.l),
+        y=0,
+        yref="paper",
+        yanchor="bottom",
+        yshift=-below - SOURCE_HEIGHT + 3,
+        text=escape(text),
+        showarrow=False,
+        borderpad=0,
+        font={"size": 11, "color": look.muted},
+    )
+    return figure
 
 
 def log_ticks(low: float, high: float) -> list[float]:
