@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import partial
 from typing import Any
 
@@ -10,94 +11,93 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import data, findings, frame, scorecard, widgets
-from engine.errors import RequestError
+from engine import history
+from engine.errors import RequestError, one_line
+from engine.store.queries import Search
 
 TABLE_KEY = "runs_table"
+PAGE = "page"
+PAGE_ROWS = 25
 ROWS_SHOWN = 8
 """More of them scroll."""
+SEARCH_LENGTH = 200
 ENVIRONMENT_FIRST = ("cpu", "gpu", "gpus", "memory", "host", "python", "packages", "bench")
 """What of the environment to show first; whatever else there is follows."""
 
 
 def main() -> None:
-    runs = widgets.history()
+    widgets.history()
     st.header("Runs", anchor=False)
-    found = _filtered(runs)
-    picked = _table(found)
+    _say()
+    search = _search()
+    picked = _table(search)
     if picked is not None:
         widgets.go_to_run(picked)
-    run_id = widgets.choose_run()
+    run_id = widgets.choose_run(search=False)
     summary = data.run(run_id)
     widgets.state_of(summary)
+    _remarks(summary)
     _details(summary)
 
 
-def _filtered(runs: pd.DataFrame) -> pd.DataFrame:
-    """The history, narrowed by a search over everything that the table shows and by state and suite."""
-    search, suite, state = st.columns([4, 3, 3])
-    words = search.text_input(
+def _say() -> None:
+    """What became of the last thing that was asked for: once."""
+    said = st.session_state.pop("runs_said", None)
+    if said is not None:
+        good, text = said
+        (st.success if good else st.error)(findings.literal(text))
+
+
+def _search() -> Search:
+    """What the controls above the table ask for."""
+    suites, tags = data.names()
+    words, suite, state, tag = st.columns([4, 3, 3, 3])
+    typed = words.text_input(
         "Search",
         key="search",
         bind="query-params",
-        placeholder="Search suite, device, host, id, note",
+        placeholder="Search suite, device, host, id, note, tag",
         label_visibility="collapsed",
+        max_chars=SEARCH_LENGTH,
+        on_change=_first_page,
     )
-    suites = suite.multiselect(
-        "Suite",
-        sorted(runs["suite"].unique()),
-        key="suites",
-        placeholder="All suites",
-        label_visibility="collapsed",
-        bind="query-params",
-    )
-    states = state.multiselect(
-        "State",
-        list(widgets.STATES),
-        key="states",
-        placeholder="All states",
-        label_visibility="collapsed",
-        bind="query-params",
-    )
-    return matching(runs, words or "", suites, states)
+    chosen = [
+        place.multiselect(
+            label,
+            options,
+            key=key,
+            placeholder=f"All {key}" if options else f"No {key} yet",
+            label_visibility="collapsed",
+            bind="query-params",
+            on_change=_first_page,
+        )
+        for place, label, options, key in (
+            (suite, "Suite", suites, "suites"),
+            (state, "State", list(widgets.STATES), "states"),
+            (tag, "Tag", tags, "tags"),
+        )
+    ]
+    return Search((typed or "")[:SEARCH_LENGTH], *map(tuple, chosen))
 
 
-def matching(runs: pd.DataFrame, words: str, suites: list[str], states: list[str]) -> pd.DataFrame:
-    """The runs that hold every word of `words` somewhere, and are of `suites` and `states` where those are given."""
-    keep = pd.Series(True, index=runs.index)
-    text = (
-        runs[["id", "suite", "title", "device", "device_name", "host", "status", "status_reason", "notes"]]
-        .fillna("")
-        .astype(str)
-        .agg(" ".join, axis=1)
-        .str.casefold()
-    )
-    for word in words.casefold().split():
-        keep &= text.str.contains(word, regex=False)
-    if suites:
-        keep &= runs["suite"].isin(suites)
-    if states:
-        keep &= runs["status"].isin(states)
-    return runs[keep]
+def _first_page() -> None:
+    st.session_state[PAGE] = 1
 
 
-def _table(runs: pd.DataFrame) -> str | None:
-    """The history; returns the run that was just clicked."""
-    if runs.empty:
+def _table(search: Search) -> str | None:
+    """One page of the history; returns the run that was just clicked."""
+    number = data.number(search)
+    if not number:
         st.caption("No run matches. Clear the search to see all of them.")
         return None
-    shown = pd.DataFrame(
-        {
-            "Started": [row["created_at"] for row in runs.to_dict("records")],
-            "Suite": runs["suite"].to_list(),
-            "Device": [f"{row['device_name']} ({row['device']})" for row in runs.to_dict("records")],
-            "Host": runs["host"].to_list(),
-            "State": [widgets.STATES.get(status, status) for status in runs["status"]],
-            "Variants": [_counts(row) for row in runs.to_dict("records")],
-            "Took (s)": [_took(row) for row in runs.to_dict("records")],
-            "Ends in": [f"…{run_id[-6:]}" for run_id in runs["id"]],
-            "Run": runs["id"].to_list(),
-        }
-    )
+    pages = math.ceil(number / PAGE_ROWS)
+    below = st.container()
+    page = 1
+    if pages > 1:
+        page = below.pagination(pages, key=PAGE, bind="query-params")
+    shown = history_table(data.runs(search, PAGE_ROWS, (page - 1) * PAGE_ROWS))
+    if shown.empty:
+        return None
     event = st.dataframe(
         shown,
         hide_index=True,
@@ -109,12 +109,13 @@ def _table(runs: pd.DataFrame) -> str | None:
         column_config={
             "Started": st.column_config.DatetimeColumn("Started (UTC)", format="YYYY-MM-DD HH:mm", timezone="UTC"),
             "Took (s)": st.column_config.NumberColumn(format="%.0f"),
+            "Tags": st.column_config.ListColumn(),
             "Ends in": st.column_config.TextColumn("Run", help="The end of its id, as everywhere here"),
             "Run": None,
         },
         alt=f"{len(shown)} runs, the newest first",
     )
-    st.caption(f"{len(shown):,} of the newest {data.LISTED:,} runs at most. Select a row to see all about it.")
+    st.caption(f"{number:,} runs, the newest first. Select a row to see all about it.")
     chosen = event["selection"]["rows"]
     clicked = shown["Run"].iloc[chosen[0]] if chosen and chosen[0] < len(shown) else None
     # A selection stays; only a new one may overrule what the list of runs says.
@@ -122,6 +123,26 @@ def _table(runs: pd.DataFrame) -> str | None:
         return None
     st.session_state["clicked_run"] = clicked
     return clicked
+
+
+def history_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """The columns of the history as people read them; "Run" holds the whole id."""
+    rows = runs.to_dict("records")
+    return pd.DataFrame(
+        {
+            "Started": [row["created_at"] for row in rows],
+            "Suite": [row["suite"] for row in rows],
+            "Device": [f"{row['device_name']} ({row['device']})" for row in rows],
+            "Host": [row["host"] for row in rows],
+            "State": [widgets.STATES.get(row["status"], row["status"]) for row in rows],
+            "Measurements": [_counts(row) for row in rows],
+            "Took (s)": [_took(row) for row in rows],
+            "Tags": [row["tags"] for row in rows],
+            "Note": [" ".join((row["notes"] or "").split()) or None for row in rows],
+            "Ends in": [f"…{row['id'][-6:]}" for row in rows],
+            "Run": [row["id"] for row in rows],
+        }
+    )
 
 
 def _counts(row: dict[str, Any]) -> str:
@@ -133,6 +154,84 @@ def _took(row: dict[str, Any]) -> float | None:
     if row["started_at"] is None or row["finished_at"] is None:
         return None
     return (row["finished_at"] - row["started_at"]).total_seconds()
+
+
+def _remarks(summary: dict[str, Any]) -> None:
+    """The run's note and tags, and what can be done with it as a whole."""
+    left, right = st.columns([5, 3], vertical_alignment="center")
+    with left:
+        if summary["tags"]:
+            st.markdown(" ".join(f":gray-badge[{findings.literal(tag)}]" for tag in summary["tags"]))
+        if summary["notes"]:
+            st.text(summary["notes"])
+        if not (summary["tags"] or summary["notes"]):
+            st.caption("No note, no tags.")
+    with right.container(horizontal=True, horizontal_alignment="right"):
+        with st.popover("Note and tags"):
+            _edit(summary)
+        live = summary["status"] in data.LIVE
+        why = "It is under way: cancel it first." if live else None
+        if st.button("Delete …", key="delete", disabled=live, help=why):
+            _confirm(summary)
+
+
+def _edit(summary: dict[str, Any]) -> None:
+    run_id = summary["id"]
+    with st.form(f"remarks_{run_id}", border=False, width=420):
+        note = st.text_area("Note", summary["notes"] or "", max_chars=history.NOTE_LENGTH, key=f"note_{run_id}")
+        tags = st.multiselect(
+            "Tags",
+            sorted({*data.names()[1], *summary["tags"]}),
+            default=summary["tags"],
+            accept_new_options=True,
+            max_selections=history.TAGS,
+            key=f"tags_{run_id}",
+            placeholder="Choose or type",
+            help="Letters, digits and . _ - : / +; small letters, no blanks.",
+        )
+        if st.form_submit_button("Save", type="primary"):
+            try:
+                data.annotate(run_id, note or "", tags)
+            except RequestError as error:
+                st.error(findings.literal(one_line(error)))
+            else:
+                st.rerun()
+
+
+@st.dialog("Delete this run?")
+def _confirm(summary: dict[str, Any]) -> None:
+    run_id = summary["id"]
+    found = data.contents(run_id)
+    st.write(findings.literal(widgets.label({**summary})))
+    st.write(findings.literal(going(found)))
+    st.caption("Export its run file first if it may be wanted again.")
+    with st.container(horizontal=True):
+        if st.button("Delete run", type="primary", key="delete_now"):
+            try:
+                data.delete(run_id)
+            except RequestError as error:
+                st.error(findings.literal(one_line(error)))
+                return
+            st.session_state.pop("chosen_run", None)
+            st.query_params.pop(widgets.PARAMETER, None)
+            st.session_state["runs_said"] = (True, f"Run …{run_id[-6:]} is deleted.")
+            st.rerun()
+        if st.button("Keep it", key="keep"):
+            st.rerun()
+
+
+def going(found: history.Contents) -> str:
+    """What goes with a run, in a sentence."""
+    parts = [counted(found.measurements, "measurement"), counted(found.answers, "answer")]
+    if found.unused_examples:
+        parts.append(f"{counted(found.unused_examples, 'text')} that no other run has")
+    if found.log is not None:
+        parts.append("its log")
+    return f"{findings.joined(parts)} go with it, for good."
+
+
+def counted(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _details(summary: dict[str, Any]) -> None:
