@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from dashboard import frame
-from engine import exports, history, paths
+from engine import exports, history, paths, runfile
 from engine.store import Store, open_store, queries
 from engine.store.queries import Search
 
@@ -19,7 +18,6 @@ LIVE = ("queued", "preparing", "running")
 RECENT = 30
 """How many runs the choice of a run offers."""
 INTERRUPTED_CHECK_S = 5.0
-LOG_BYTES = 60_000
 
 ALL = Search()
 
@@ -175,19 +173,18 @@ def predictions(run_id: str, form: str) -> str:
     return exports.predictions(run_id, form)
 
 
+def run_file(run_id: str) -> bytes:
+    """A run as one file, to be imported elsewhere. Raises RequestError where it is under way."""
+    return runfile.dump(run_id)[1]
+
+
+def import_run(content: bytes, called: str) -> runfile.Imported:
+    """Stores the run of a file. Raises RequestError, with what is wrong."""
+    done = runfile.load(content, called)
+    _forget()
+    return done
+
+
 def logs(summary: dict[str, Any]) -> dict[str, str]:
     """The ends of a run's log files by name; empty where there are none on this machine."""
-    if not summary["log_path"]:
-        return {}
-    place = Path(summary["log_path"])
-    files = sorted(place.glob("*")) if place.is_dir() else [place]
-    return {file.name: _tail(file) for file in files if file.is_file()}
-
-
-def _tail(file: Path) -> str:
-    try:
-        with file.open("rb") as opened:
-            opened.seek(max(0, file.stat().st_size - LOG_BYTES))
-            return opened.read().decode("utf-8", errors="replace")
-    except OSError as error:
-        return f"cannot be read: {error}"
+    return runfile.log_tails(summary["log_path"])

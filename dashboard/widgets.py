@@ -88,10 +88,10 @@ def choose_run(search: bool = True) -> str:
     """
     runs = history()
     known = {row["id"]: row for row in runs.to_dict("records")}
-    wanted = st.query_params.get(PARAMETER) or st.session_state.get("chosen_run")
-    if wanted:
+    asked = wanted()
+    if asked:
         try:
-            chosen = wanted if wanted in known else data.resolve(wanted)
+            chosen = asked if asked in known else data.resolve(asked)
         except RequestError as error:
             st.warning(findings.literal(one_line(error)))
             if st.button("Show the newest run"):
@@ -102,7 +102,7 @@ def choose_run(search: bool = True) -> str:
         # Another page starts with an empty URL.
         go_to_run(chosen)
     else:
-        chosen = _newest_finished(runs)
+        chosen = newest_finished(runs)
     if chosen not in known:
         known[chosen] = data.run(chosen)
     options = list(known)
@@ -120,7 +120,12 @@ def choose_run(search: bool = True) -> str:
     return chosen
 
 
-def _newest_finished(runs: pd.DataFrame) -> str:
+def wanted() -> str | None:
+    """The run that the URL asks for, else the one that this session chose."""
+    return st.query_params.get(PARAMETER) or st.session_state.get("chosen_run")
+
+
+def newest_finished(runs: pd.DataFrame) -> str:
     """Of all runs, of which these are the newest; the newest of all where none has finished."""
     finished = runs[runs["status"] == "finished"]
     if finished.empty and len(runs) == data.RECENT:

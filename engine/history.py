@@ -131,6 +131,20 @@ def _contents(session: Session, run: Run) -> Contents:
     return Contents(run.id, number, int(answered), log_folder(run), session.scalar(unused) or 0)
 
 
+def going(found: Contents) -> str:
+    """What goes with a run, as a sentence."""
+    parts = [_counted(found.measurements, "measurement"), _counted(found.answers, "answer")]
+    if found.unused_examples:
+        parts.append(f"{_counted(found.unused_examples, 'text')} that no other run has")
+    if found.log is not None:
+        parts.append("its log")
+    return f"{', '.join(parts[:-1])} and {parts[-1]} go with it, for good."
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
 def log_folder(run: Run) -> Path | None:
     """The run's log where it is a folder of its own, named after it, among this bench's logs. Links are followed."""
     if not run.log_path:

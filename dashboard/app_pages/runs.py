@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import data, findings, frame, scorecard, widgets
-from engine import history
+from engine import history, runfile
 from engine.errors import RequestError, one_line
 from engine.store.queries import Search
 
@@ -26,13 +27,13 @@ ENVIRONMENT_FIRST = ("cpu", "gpu", "gpus", "memory", "host", "python", "packages
 
 
 def main() -> None:
-    widgets.history()
-    st.header("Runs", anchor=False)
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        st.header("Runs", anchor=False, width="content")
+        with st.popover("Import a run file"):
+            _import()
     _say()
-    search = _search()
-    picked = _table(search)
-    if picked is not None:
-        widgets.go_to_run(picked)
+    newest = widgets.history()
+    _table(_search(), widgets.wanted() or widgets.newest_finished(newest))
     run_id = widgets.choose_run(search=False)
     summary = data.run(run_id)
     widgets.state_of(summary)
@@ -46,6 +47,35 @@ def _say() -> None:
     if said is not None:
         good, text = said
         (st.success if good else st.error)(findings.literal(text))
+
+
+def _import() -> None:
+    # A new key for every file: one that was imported is not kept.
+    key = f"run_file_{st.session_state.get('imports', 0)}"
+    st.file_uploader(
+        "A run that another machine exported",
+        type=[runfile.SUFFIX.rpartition(".")[2]],
+        max_upload_size=runfile.MAX_BYTES // 1_000_000,
+        key=key,
+        on_change=_take,
+        args=(key,),
+    )
+    st.caption("Or `python -m engine import FILE`. Everything in it is checked first.")
+
+
+def _take(key: str) -> None:
+    file = st.session_state[key]
+    if file is None:
+        return
+    try:
+        done = data.import_run(file.getvalue(), file.name)
+    except RequestError as error:
+        st.session_state["runs_said"] = (False, one_line(error))
+    else:
+        text = "is imported" if done.new else "is already here; nothing was changed"
+        st.session_state["runs_said"] = (True, f"Run …{done.run_id[-6:]} {text}.")
+        widgets.go_to_run(done.run_id)
+    st.session_state["imports"] = st.session_state.get("imports", 0) + 1
 
 
 def _search() -> Search:
@@ -84,28 +114,41 @@ def _first_page() -> None:
     st.session_state[PAGE] = 1
 
 
-def _table(search: Search) -> str | None:
-    """One page of the history; returns the run that was just clicked."""
+def _table(search: Search, run_id: str) -> None:
+    """One page of the history, with `run_id` marked where it is on it; a click chooses a run."""
     number = data.number(search)
     if not number:
         st.caption("No run matches. Clear the search to see all of them.")
-        return None
-    pages = math.ceil(number / PAGE_ROWS)
-    below = st.container()
-    page = 1
-    if pages > 1:
-        page = below.pagination(pages, key=PAGE, bind="query-params")
+        return
+    place = st.container()
+    page, pages = 1, math.ceil(number / PAGE_ROWS)
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        st.caption(f"{number:,} run{'s' * (number > 1)}, the newest first. Select a row to see all about it.")
+        if pages > 1:
+            page = st.pagination(pages, key=PAGE, bind="query-params")
     shown = history_table(data.runs(search, PAGE_ROWS, (page - 1) * PAGE_ROWS))
-    if shown.empty:
-        return None
-    event = st.dataframe(
+    ids = list(shown["Run"])
+    if st.session_state.get("table_run") != run_id:
+        # Chosen elsewhere: another table, as a selection that was made in one stays.
+        st.session_state["table_run"] = run_id
+        st.session_state["tables"] = st.session_state.get("tables", 0) + 1
+    key = f"{TABLE_KEY}_{st.session_state['tables']}_{zlib.crc32(' '.join(ids).encode())}"
+
+    def pick() -> None:
+        rows = st.session_state[key]["selection"]["rows"]
+        if rows and rows[0] < len(ids):
+            st.session_state["table_run"] = ids[rows[0]]
+            widgets.go_to_run(ids[rows[0]])
+
+    place.dataframe(
         shown,
         hide_index=True,
         height="content" if len(shown) <= ROWS_SHOWN else 318,
         placeholder="–",
-        key=TABLE_KEY,
-        on_select="rerun",
+        key=key,
+        on_select=pick,
         selection_mode="single-row",
+        selection_default={"selection": {"rows": [ids.index(run_id)] if run_id in ids else []}},
         column_config={
             "Started": st.column_config.DatetimeColumn("Started (UTC)", format="YYYY-MM-DD HH:mm", timezone="UTC"),
             "Took (s)": st.column_config.NumberColumn(format="%.0f"),
@@ -115,14 +158,6 @@ def _table(search: Search) -> str | None:
         },
         alt=f"{len(shown)} runs, the newest first",
     )
-    st.caption(f"{number:,} runs, the newest first. Select a row to see all about it.")
-    chosen = event["selection"]["rows"]
-    clicked = shown["Run"].iloc[chosen[0]] if chosen and chosen[0] < len(shown) else None
-    # A selection stays; only a new one may overrule what the list of runs says.
-    if clicked == st.session_state.get("clicked_run"):
-        return None
-    st.session_state["clicked_run"] = clicked
-    return clicked
 
 
 def history_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -157,22 +192,11 @@ def _took(row: dict[str, Any]) -> float | None:
 
 
 def _remarks(summary: dict[str, Any]) -> None:
-    """The run's note and tags, and what can be done with it as a whole."""
-    left, right = st.columns([5, 3], vertical_alignment="center")
-    with left:
-        if summary["tags"]:
-            st.markdown(" ".join(f":gray-badge[{findings.literal(tag)}]" for tag in summary["tags"]))
-        if summary["notes"]:
-            st.text(summary["notes"])
-        if not (summary["tags"] or summary["notes"]):
-            st.caption("No note, no tags.")
-    with right.container(horizontal=True, horizontal_alignment="right"):
-        with st.popover("Note and tags"):
-            _edit(summary)
-        live = summary["status"] in data.LIVE
-        why = "It is under way: cancel it first." if live else None
-        if st.button("Delete …", key="delete", disabled=live, help=why):
-            _confirm(summary)
+    """What somebody wrote on the run."""
+    if summary["tags"]:
+        st.markdown(" ".join(f":gray-badge[{findings.literal(tag)}]" for tag in summary["tags"]))
+    if summary["notes"]:
+        st.text(summary["notes"])
 
 
 def _edit(summary: dict[str, Any]) -> None:
@@ -203,7 +227,7 @@ def _confirm(summary: dict[str, Any]) -> None:
     run_id = summary["id"]
     found = data.contents(run_id)
     st.write(findings.literal(widgets.label({**summary})))
-    st.write(findings.literal(going(found)))
+    st.write(findings.literal(history.going(found)))
     st.caption("Export its run file first if it may be wanted again.")
     with st.container(horizontal=True):
         if st.button("Delete run", type="primary", key="delete_now"):
@@ -220,49 +244,19 @@ def _confirm(summary: dict[str, Any]) -> None:
             st.rerun()
 
 
-def going(found: history.Contents) -> str:
-    """What goes with a run, in a sentence."""
-    parts = [counted(found.measurements, "measurement"), counted(found.answers, "answer")]
-    if found.unused_examples:
-        parts.append(f"{counted(found.unused_examples, 'text')} that no other run has")
-    if found.log is not None:
-        parts.append("its log")
-    return f"{findings.joined(parts)} go with it, for good."
-
-
-def counted(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
-
-
 def _details(summary: dict[str, Any]) -> None:
     measured = data.measurements(summary)
     rows = frame.rows_of(measured)
-    buttons = st.columns([1, 1, 1, 1, 3])
-    stem = f"{summary['suite']}-{summary['id'][-6:].lower()}"
-    for place, form, mime in zip(
-        buttons, ("csv", "json", "markdown"), ("text/csv", "application/json", "text/markdown"), strict=False
-    ):
-        place.download_button(
-            {"csv": "CSV", "json": "JSON", "markdown": "Markdown"}[form],
-            data=partial(data.export, summary["id"], form),
-            file_name=f"{stem}.{'md' if form == 'markdown' else form}",
-            mime=mime,
-            on_click="ignore",
-            width="stretch",
-            key=f"runs_{form}",
-            help="The run's measurements",
-        )
-    buttons[3].download_button(
-        "Answers",
-        data=lambda: _answers(summary["id"]),
-        file_name=f"{stem}-answers.csv",
-        mime="text/csv",
-        on_click="ignore",
-        width="stretch",
-        key="runs_answers",
-        help="CSV: every example's answer and logits by each variant",
-        disabled=not any(row["examples"] for row in rows),
-    )
+    with st.container(horizontal=True, horizontal_alignment="distribute"):
+        with st.container(horizontal=True, width="content"):
+            _downloads(summary, rows)
+        with st.container(horizontal=True, width="content"):
+            with st.popover("Note and tags"):
+                _edit(summary)
+            live = summary["status"] in data.LIVE
+            why = "It is under way: cancel it first." if live else None
+            if st.button("Delete …", key="delete", disabled=live, help=why):
+                _confirm(summary)
     names = ["Variants", "Environment", "Suite", "Log"]
     variants, environment, suite, log = st.tabs(names)
     with variants:
@@ -275,6 +269,43 @@ def _details(summary: dict[str, Any]) -> None:
         st.code(json.dumps(summary["spec"], indent=2), language="json", height=520)
     with log:
         _log(summary)
+
+
+def _downloads(summary: dict[str, Any], rows: list[frame.Row]) -> None:
+    run_id, stem = summary["id"], f"{summary['suite']}-{summary['id'][-6:].lower()}"
+    live = summary["status"] in data.LIVE
+    measurements = "The run's measurements"
+    for label, suffix, mime, make, about, off in (
+        ("CSV", ".csv", "text/csv", partial(data.export, run_id, "csv"), measurements, False),
+        ("JSON", ".json", "application/json", partial(data.export, run_id, "json"), measurements, False),
+        ("Markdown", ".md", "text/markdown", partial(data.export, run_id, "markdown"), measurements, False),
+        (
+            "Answers",
+            "-answers.csv",
+            "text/csv",
+            partial(_answers, run_id),
+            "CSV: every example's answer and logits by each variant",
+            not any(row["examples"] for row in rows),
+        ),
+        (
+            "Run file",
+            runfile.SUFFIX,
+            "application/zip",
+            partial(data.run_file, run_id),
+            "It has to end first." if live else "All of it as one file, to be imported on another machine",
+            live,
+        ),
+    ):
+        st.download_button(
+            label,
+            data=make,
+            file_name=stem + suffix,
+            mime=mime,
+            on_click="ignore",
+            key=f"runs_{label.split()[0].lower()}",
+            help=about,
+            disabled=off,
+        )
 
 
 def _answers(run_id: str) -> str:
@@ -307,7 +338,7 @@ def _environment(summary: dict[str, Any]) -> None:
                 "Asked for": widgets.when(summary["created_at"]),
                 "Started": widgets.when(summary["started_at"]),
                 "Ended": widgets.when(summary["finished_at"]),
-                **({"Note": summary["notes"]} if summary["notes"] else {}),
+                **({"Imported": widgets.when(summary["imported_at"])} if summary["imported_at"] else {}),
             }
         )
     )

@@ -449,7 +449,7 @@ def flat(measurement: Measurement) -> dict[str, Any]:
 
     None where something is not known; a number that JSON cannot write (not finite) counts as such.
     """
-    return {name: _plain(getattr(measurement, name)) for name in FIXED_FIELDS + FURTHER_FIELDS}
+    return {name: plain(getattr(measurement, name)) for name in FIXED_FIELDS + FURTHER_FIELDS}
 
 
 def run_summary(run: Run) -> dict[str, Any]:
@@ -458,13 +458,13 @@ def run_summary(run: Run) -> dict[str, Any]:
         "id": run.id,
         "suite": run.suite_name,
         "suite_path": run.suite_path,
-        "spec": _plain(run.suite),
+        "spec": plain(run.suite),
         "device": run.device,
         "device_name": run.device_name,
         "host": run.host,
         "status": run.status,
         "status_reason": run.status_reason,
-        "progress": _plain(run.progress),
+        "progress": plain(run.progress),
         "created_at": _iso(run.created_at),
         "started_at": _iso(run.started_at),
         "finished_at": _iso(run.finished_at),
@@ -472,8 +472,8 @@ def run_summary(run: Run) -> dict[str, Any]:
         "pid": run.pid,
         "cancel_requested": bool(run.cancel_requested),
         "example_set_id": run.example_set_id,
-        "environment": _plain(run.environment),
-        "ceilings": _plain(run.ceilings),
+        "environment": plain(run.environment),
+        "ceilings": plain(run.ceilings),
         "log_path": run.log_path,
         "notes": run.notes,
         "tags": run.tags,
@@ -481,13 +481,14 @@ def run_summary(run: Run) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """`value` as JSON can write it: a number that is not finite is None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 
