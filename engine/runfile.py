@@ -101,7 +101,8 @@ Positive = Annotated[FiniteFloat, Field(gt=0)]
 def _first(error: ValidationError) -> str:
     """Where the first fault is, and what; without what was found there."""
     fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    return f"{' '.join(map(str, fault['loc']))}: {fault['msg']}"
+    place, what = " ".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
+    return f"{place}: {what}" if place else what
 
 
 def _like(kind: Any) -> Any:
@@ -325,7 +326,10 @@ class _Examples(_Strict):
             # What no database can hold. A text is otherwise as it is: its hash and the answers depend on it.
             if "\0" in text:
                 raise ValueError("a text holds a null character")
-            text.encode()
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError("a text holds half of a character") from error
         return self
 
 
@@ -474,15 +478,13 @@ def load(source: Path | bytes, called: str | None = None) -> Imported:
     try:
         size = source.stat().st_size if isinstance(source, Path) else len(source)
         if size > MAX_BYTES:
-            raise RequestError(f"{where} is too large: a run's file has {MAX_BYTES // 1_000_000} MB at most")
+            raise ValueError(f"it is too large; allowed are {MAX_BYTES // 1_000_000} MB")
         content = _checked(_unpacked(source.read_bytes() if isinstance(source, Path) else source))
     except OSError as error:
         raise RequestError(f"cannot read {where}: {one_line(error)}") from error
     except ValidationError as error:
         raise RequestError(f"{where} is not a run's file: {_shown(_first(error))}") from error
     except (ValueError, RecursionError, zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        if isinstance(error, RequestError):
-            raise
         raise RequestError(f"{where} is not a run's file: {_shown(one_line(error))}") from error
     run_id = content.run.id
     log = paths.local_data() / "logs" / run_id if content.logs else None
@@ -631,7 +633,7 @@ def _check_prediction(row: Any, prediction: Any, examples: _Examples | None) -> 
         return
     known = len((examples.label_names if examples else None) or [])
     mapping = row.labels["mapping"]
-    fits = mapping is None or (len(mapping) == outputs and all(index < known for index in mapping))
+    fits = mapping is None or (len(mapping) == outputs and all(index < known or not known for index in mapping))
     if not fits or len(row.labels["model_labels"]) != outputs:
         raise ValueError(f"the labels of {row.variant} do not fit its {outputs} outputs")
 
