@@ -24,7 +24,7 @@ from engine.errors import RequestError
 from engine.store import models, open_store, queries
 
 sys.path.insert(0, str(Path(__file__).parent / "dashboard"))
-from dashboard_fill import CANCELLED, EXAMPLES, FAILED, FULL, INTERRUPTED, RUNNING, SIZES, UNLABELLED, fill  # noqa: E402
+from dashboard_fill import CANCELLED, EXAMPLES, FAILED, FULL, INTERRUPTED, RUNNING, SIZES, UNLABELLED, fill
 
 Edit = Callable[[dict[str, Any]], None]
 
@@ -340,9 +340,9 @@ def test_a_damaged_or_stuffed_file_is_refused(
 def test_what_lies_of_its_length_is_not_unpacked(file: bytes, tmp_path: Path) -> None:
     """A bomb whose heads say that it is small."""
     bomb = packed(parts_of(file) | {"logits.f4": b"\0" * 90_000_000})
-    length = (90_000_000).to_bytes(4, "little")
-    assert len(bomb) < 1_000_000 and bomb.count(length) == 2
-    assert "logits.f4 is damaged" in refused(bomb.replace(length, (12_800).to_bytes(4, "little")), tmp_path / "received")
+    true, said = (size.to_bytes(4, "little") for size in (90_000_000, 12_800))
+    assert len(bomb) < 1_000_000 and bomb.count(true) == 2
+    assert "logits.f4 is damaged" in refused(bomb.replace(true, said), tmp_path / "received")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
