@@ -86,6 +86,8 @@ def choose_run(search: bool = True) -> str:
     Offers the newest ones; where there are more, `search` leads on to the page that finds them. Ends the page with
     what to do where there are no runs, or the reason where the URL names a run that is not there.
     """
+    if st.session_state.pop("find_run", False):
+        st.switch_page(RUNS)
     runs = history()
     known = {row["id"]: row for row in runs.to_dict("records")}
     asked = wanted()
@@ -135,8 +137,9 @@ def newest_finished(runs: pd.DataFrame) -> str:
 
 def _remember() -> None:
     if st.session_state[CHOICE] == OLDER:
-        st.switch_page(RUNS)
-    go_to_run(st.session_state[CHOICE])
+        st.session_state["find_run"] = True
+    else:
+        go_to_run(st.session_state[CHOICE])
 
 
 def go_to_run(run_id: str) -> None:

@@ -226,22 +226,25 @@ def _edit(summary: dict[str, Any]) -> None:
 def _confirm(summary: dict[str, Any]) -> None:
     run_id = summary["id"]
     found = data.contents(run_id)
-    st.write(findings.literal(widgets.label({**summary})))
+    st.write(findings.literal(widgets.label(summary)))
     st.write(findings.literal(history.going(found)))
     st.caption("Export its run file first if it may be wanted again.")
     with st.container(horizontal=True):
-        if st.button("Delete run", type="primary", key="delete_now"):
-            try:
-                data.delete(run_id)
-            except RequestError as error:
-                st.error(findings.literal(one_line(error)))
-                return
-            st.session_state.pop("chosen_run", None)
-            st.query_params.pop(widgets.PARAMETER, None)
-            st.session_state["runs_said"] = (True, f"Run …{run_id[-6:]} is deleted.")
+        if st.button("Delete run", type="primary", key="delete_now", on_click=_delete, args=(run_id,)):
             st.rerun()
         if st.button("Keep it", key="keep"):
             st.rerun()
+
+
+def _delete(run_id: str) -> None:
+    try:
+        data.delete(run_id)
+    except RequestError as error:
+        st.session_state["runs_said"] = (False, one_line(error))
+        return
+    st.session_state.pop("chosen_run", None)
+    st.query_params.pop(widgets.PARAMETER, None)
+    st.session_state["runs_said"] = (True, f"Run …{run_id[-6:]} is deleted.")
 
 
 def _details(summary: dict[str, Any]) -> None:
@@ -264,8 +267,8 @@ def _details(summary: dict[str, Any]) -> None:
     with environment:
         _environment(summary)
     with suite:
-        path = f"From `{summary['suite_path']}`, as it was run" if summary["suite_path"] else "As it was run"
-        st.caption(f"{path}: every override applied, every default written out.")
+        path = f"From {summary['suite_path']}, as it was run" if summary["suite_path"] else "As it was run"
+        st.caption(findings.literal(f"{path}: every override applied, every default written out."))
         st.code(json.dumps(summary["spec"], indent=2), language="json", height=520)
     with log:
         _log(summary)
