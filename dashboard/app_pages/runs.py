@@ -29,7 +29,8 @@ ENVIRONMENT_FIRST = ("cpu", "gpu", "gpus", "memory", "host", "python", "packages
 def main() -> None:
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.header("Runs", anchor=False, width="content")
-        with st.popover("Import a run file"):
+        # A new key closes it.
+        with st.popover("Import a run file", key=f"importing_{st.session_state.get('imports', 0)}"):
             _import()
     _say()
     newest = widgets.history()
@@ -46,7 +47,7 @@ def _say() -> None:
     said = st.session_state.pop("runs_said", None)
     if said is not None:
         good, text = said
-        (st.success if good else st.error)(findings.literal(text))
+        (st.toast if good else st.error)(findings.literal(text))
 
 
 def _import() -> None:
@@ -201,13 +202,15 @@ def _remarks(summary: dict[str, Any]) -> None:
 
 def _edit(summary: dict[str, Any]) -> None:
     run_id = summary["id"]
-    with st.form(f"remarks_{run_id}", border=False, width=420):
-        note = st.text_area("Note", summary["notes"] or "", max_chars=history.NOTE_LENGTH, key=f"note_{run_id}")
-        tags = st.multiselect(
+    with st.form(f"remarks_{run_id}", border=False):
+        left, right = st.columns([3, 2])
+        note = left.text_area("Note", summary["notes"] or "", max_chars=history.NOTE_LENGTH, key=f"note_{run_id}")
+        tags = right.multiselect(
             "Tags",
             sorted({*data.names()[1], *summary["tags"]}),
             default=summary["tags"],
             accept_new_options=True,
+            select_all=False,
             max_selections=history.TAGS,
             key=f"tags_{run_id}",
             placeholder="Choose or type",
@@ -224,14 +227,20 @@ def _edit(summary: dict[str, Any]) -> None:
 
 @st.dialog("Delete this run?")
 def _confirm(summary: dict[str, Any]) -> None:
+    if "runs_said" in st.session_state:
+        # It was answered: the page says what became of it.
+        st.rerun()
     run_id = summary["id"]
-    found = data.contents(run_id)
+    try:
+        found = data.contents(run_id)
+    except RequestError as error:
+        st.error(findings.literal(one_line(error)))
+        return
     st.write(findings.literal(widgets.label(summary)))
     st.write(findings.literal(history.going(found)))
     st.caption("Export its run file first if it may be wanted again.")
     with st.container(horizontal=True):
-        if st.button("Delete run", type="primary", key="delete_now", on_click=_delete, args=(run_id,)):
-            st.rerun()
+        st.button("Delete run", type="primary", key="delete_now", on_click=_delete, args=(run_id,))
         if st.button("Keep it", key="keep"):
             st.rerun()
 
@@ -253,13 +262,12 @@ def _details(summary: dict[str, Any]) -> None:
     with st.container(horizontal=True, horizontal_alignment="distribute"):
         with st.container(horizontal=True, width="content"):
             _downloads(summary, rows)
-        with st.container(horizontal=True, width="content"):
-            with st.popover("Note and tags"):
-                _edit(summary)
-            live = summary["status"] in data.LIVE
-            why = "It is under way: cancel it first." if live else None
-            if st.button("Delete …", key="delete", disabled=live, help=why):
-                _confirm(summary)
+        live = summary["status"] in data.LIVE
+        why = "It is under way: cancel it first." if live else None
+        if st.button("Delete …", key="delete", disabled=live, help=why):
+            _confirm(summary)
+    with st.expander("Note and tags"):
+        _edit(summary)
     names = ["Variants", "Environment", "Suite", "Log"]
     variants, environment, suite, log = st.tabs(names)
     with variants:

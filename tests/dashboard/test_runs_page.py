@@ -162,10 +162,10 @@ def test_a_run_is_deleted_after_a_question(own: Path) -> None:
     assert len(table(test)) == 7
     test.button(key="delete_now").click().run()
     assert not test.exception and FULL not in table(test)
-    assert "…00000A is deleted" in test.success[0].value.replace("\\", "")
+    assert "…00000A is deleted" in test.toast[0].value.replace("\\", "")
     assert test.session_state[widgets.CHOICE] == SIZES and "run" not in test.query_params
     test.run()
-    assert not test.success, "said once"
+    assert not test.toast, "said once"
 
 
 def test_a_run_under_way_cannot_be_deleted(own: Path) -> None:
@@ -183,11 +183,11 @@ def test_an_imported_run_is_shown_on_every_page(own: Path, empty: Path, monkeypa
     test = page("runs")
     upload(test, content)
     assert not test.exception and test.session_state[widgets.CHOICE] == FULL
-    assert "…00000A is imported" in test.success[0].value.replace("\\", "")
+    assert "…00000A is imported" in test.toast[0].value.replace("\\", "")
     assert data.measurements(data.run(FULL)).drop(columns="id").equals(before)
     assert "Imported" in text(test)
     upload(test, content)
-    assert "already here" in test.success[0].value
+    assert "already here" in test.toast[0].value
     upload(test, content[:-9])
     assert "is not a run's file" in test.error[0].value.replace("\\", "") and not test.exception
     for name in ("overview", "runs"):
