@@ -72,7 +72,7 @@ def test_a_row_a_page_and_an_older_run_are_chosen(history: str, open_page: Calla
     page.wait_for_url("**/runs*")
     settled(page)
     assert chosen(page) == SIZES[-6:]
-    page.get_by_role("button", name="3", exact=True).click()
+    page.get_by_role("button", name="Page 3").click()
     settled(page)
     assert "page=3" in page.url and "60 runs" in page.locator("body").inner_text()
     place = page.locator("[data-testid=stDataFrame]").bounding_box()
