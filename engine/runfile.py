@@ -95,7 +95,16 @@ def _sane(time: datetime) -> datetime:
 Time = Annotated[AwareDatetime, Field(strict=False), AfterValidator(_sane)]
 Line = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
-Positive = Annotated[FiniteFloat, Field(gt=0)]
+Positive = Annotated[FiniteFloat, Field(ge=1e-9, le=1e12)]
+"""Seconds of a call, rates and ratios: what any machine can reach, and what a logarithm can be taken of."""
+INTERVALS = (
+    ("latency_p50_s", "latency_p50_low_s", "latency_p50_high_s"),
+    *(
+        (name, f"{name}_low", f"{name}_high")
+        for name in ("throughput_samples_per_s", "speedup", "accuracy", "accuracy_difference")
+    ),
+)
+"""Figures and the limits of their intervals."""
 
 
 def _first(error: ValidationError) -> str:
@@ -227,6 +236,18 @@ class _Quality(_Open):
         return self
 
 
+class _Figures(_Strict):
+    """What every measurement keeps to, beyond its columns."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> _Figures:
+        for names in INTERVALS:
+            value, low, high = (getattr(self, name) is not None for name in names)
+            if low != high or (low and not value) or (value and not low and names[0] == "accuracy_difference"):
+                raise ValueError(f"{names[0]} lacks a limit of its interval, or the limits their figure")
+        return self
+
+
 COLUMNS: dict[str, Any] = {
     "id": Annotated[str, StringConstraints(pattern=r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$")],
     "run.status": Literal["finished", "failed", "cancelled", "interrupted"],
@@ -250,7 +271,9 @@ COLUMNS: dict[str, Any] = {
     **{
         f"measurement.{name}": Positive
         for name in (
-            "latency_mean_s", "latency_p50_s", "latency_p95_s", "latency_p99_s", "throughput_samples_per_s", "speedup",
+            "latency_mean_s", "latency_p50_s", "latency_p95_s", "latency_p99_s", "latency_p50_low_s",
+            "latency_p50_high_s", "throughput_samples_per_s", "throughput_samples_per_s_low",
+            "throughput_samples_per_s_high", "speedup", "speedup_low", "speedup_high",
         )
     },
     "prediction.model_labels": list[Line],
@@ -287,7 +310,9 @@ def _names(table: Table, without: Iterable[str] = ()) -> list[str]:
     return [column.name for column in table.columns if column.name not in left_out]
 
 
-def _model(model: Any, without: Iterable[str], **further: Any) -> type[BaseModel]:
+def _model(
+    model: Any, without: Iterable[str], base: type[_Strict] = _Strict, **further: Any
+) -> type[BaseModel]:
     """A pydantic model of a table's columns; one that may be NULL may be missing."""
     table = model.__table__
     fields: dict[str, Any] = {}
@@ -295,12 +320,18 @@ def _model(model: Any, without: Iterable[str], **further: Any) -> type[BaseModel
         column = table.columns[name]
         kind = _kind(table.name, column)
         fields[name] = (kind | None, None) if column.nullable else (kind, ...)
-    return create_model(model.__name__, __base__=_Strict, **fields, **further)
+    return create_model(model.__name__, __base__=base, **fields, **further)
 
 
 _Block = _model(Block, KEYS, calls=(Count, ...))
 _Prediction = _model(Prediction, KEYS)
-_Measurement = _model(Measurement, KEYS, blocks=(list[_Block], []), prediction=(_Prediction | None, None))  # type: ignore[valid-type]
+_Measurement = _model(
+    Measurement,
+    KEYS,
+    _Figures,
+    blocks=(list[_Block], []),  # type: ignore[valid-type]
+    prediction=(_Prediction | None, None),
+)
 _Run = _model(Run, ELSEWHERE, tags=(list[Line], []), measurements=(list[_Measurement], []))  # type: ignore[valid-type]
 
 
