@@ -16,7 +16,8 @@ from dashboard import data, findings, style
 from dashboard.export import images
 from dashboard.figures import base
 from dashboard.frame import Row, baseline_of, rows_of
-from engine.errors import RequestError
+from engine.errors import RequestError, one_line
+from engine.store.queries import Search
 from engine.units import duration, megabytes
 
 CHOICE = "run_choice"
@@ -28,6 +29,9 @@ Charts = dict[str, tuple[str, go.Figure]]
 HIDE_SOURCE = "<style>.stPlotlyChart .infolayer>:nth-last-child(1 of .annotation){display:none}</style>"
 LIVE_SECONDS = 2.0
 RUN = "app_pages/run.py"
+RUNS = "app_pages/runs.py"
+OLDER = ""
+"""What stands for the runs that the choice of a run does not offer."""
 DISTILBERT_BASE_BYTES = 267_800_000
 """The weights of distilbert-base-uncased with a classifier, in FP32."""
 STATES = {
@@ -47,7 +51,7 @@ def look() -> style.Theme:
 
 
 def history() -> pd.DataFrame:
-    """All runs, newest first; where there are none, says how to get one and ends the page."""
+    """The newest runs; where there are none, says how to get one and ends the page."""
     try:
         runs = data.runs()
     except RequestError as error:
@@ -83,19 +87,22 @@ def when(time: datetime | str | None) -> str:
     return f"{time:%Y-%m-%d %H:%M} UTC"
 
 
-def choose_run() -> str:
+def choose_run(search: bool = True) -> str:
     """The id of the chosen run: the URL's, else this session's, else the newest finished one.
 
-    Ends the page with what to do where there are no runs, or the reason where the URL names a run that is not there.
+    Offers the newest ones; where there are more, `search` leads on to the page that finds them. Ends the page with
+    what to do where there are no runs, or the reason where the URL names a run that is not there.
     """
+    if st.session_state.pop("find_run", False):
+        st.switch_page(RUNS)
     runs = history()
     known = {row["id"]: row for row in runs.to_dict("records")}
-    wanted = st.query_params.get(PARAMETER) or st.session_state.get("chosen_run")
-    if wanted:
+    asked = wanted()
+    if asked:
         try:
-            chosen = wanted if wanted in known else data.resolve(wanted)
+            chosen = asked if asked in known else data.resolve(asked)
         except RequestError as error:
-            st.warning(f"{error}")
+            st.warning(findings.literal(one_line(error)))
             if st.button("Show the newest run"):
                 st.query_params.pop(PARAMETER, None)
                 st.session_state.pop("chosen_run", None)
@@ -104,15 +111,17 @@ def choose_run() -> str:
         # Another page starts with an empty URL.
         go_to_run(chosen)
     else:
-        finished = [run_id for run_id, row in known.items() if row["status"] == "finished"]
-        chosen = (finished or list(known))[0]
+        chosen = newest_finished(runs)
     if chosen not in known:
         known[chosen] = data.run(chosen)
+    options = list(known)
+    if search and len(runs) == data.RECENT and (number := data.number()) > data.RECENT:
+        options.append(OLDER)
     st.session_state[CHOICE] = chosen
     st.selectbox(
         "Run",
-        list(known),
-        format_func=lambda run_id: label(known[run_id]),
+        options,
+        format_func=lambda run_id: label(known[run_id]) if run_id else f"All {number:,} runs, with a search …",
         key=CHOICE,
         on_change=_remember,
         label_visibility="collapsed",
@@ -120,9 +129,24 @@ def choose_run() -> str:
     return chosen
 
 
+def wanted() -> str | None:
+    """The run that the URL asks for, else the one that this session chose."""
+    return st.query_params.get(PARAMETER) or st.session_state.get("chosen_run")
+
+
+def newest_finished(runs: pd.DataFrame) -> str:
+    """Of all runs, of which these are the newest; the newest of all where none has finished."""
+    finished = runs[runs["status"] == "finished"]
+    if finished.empty and len(runs) == data.RECENT:
+        finished = data.runs(Search(states=("finished",)), limit=1)
+    return str((runs if finished.empty else finished)["id"].iloc[0])
+
+
 def _remember() -> None:
-    st.session_state["chosen_run"] = st.session_state[CHOICE]
-    st.query_params[PARAMETER] = st.session_state[CHOICE]
+    if st.session_state[CHOICE] == OLDER:
+        st.session_state["find_run"] = True
+    else:
+        go_to_run(st.session_state[CHOICE])
 
 
 def go_to_run(run_id: str) -> None:
