@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
@@ -16,6 +17,7 @@ from dashboard import data, findings, style
 from dashboard.export import images
 from dashboard.figures import base
 from dashboard.frame import Row, baseline_of, rows_of
+from engine import jobs
 from engine.errors import RequestError, one_line
 from engine.store.queries import Search
 from engine.units import duration, megabytes
@@ -172,6 +174,11 @@ def chart(figure: go.Figure, key: str, file_name: str, alt: str | None = None, s
     )
 
 
+def stem(summary: dict[str, Any]) -> str:
+    """The beginning of the names of the files that are taken from a run."""
+    return f"{summary['suite']}-{summary['id'][-6:].lower()}"
+
+
 def _source() -> str:
     """Device, n and id of the chosen run."""
     run_id = st.session_state.get(CHOICE)
@@ -195,7 +202,7 @@ def _drawn() -> Charts:
 
 
 @st.fragment
-def save_charts(stem: str) -> None:
+def save_charts(file_stem: str) -> None:
     """Offers the charts that the page has drawn until here as files; nothing is made before the click."""
     drawn = dict(_drawn())
     if not drawn:
@@ -212,7 +219,7 @@ def save_charts(stem: str) -> None:
         form = st.segmented_control("Format", forms, default="HTML", required=True, key="save_form").lower()
         wanted = list(drawn.values()) if chosen == every else [drawn[chosen]]
         why_not = images.chrome().reason if form in images.IMAGES else None
-        name = f"{stem}-charts-{form}.zip" if chosen == every else f"{wanted[0][0]}.{form}"
+        name = f"{file_stem}-charts-{form}.zip" if chosen == every else f"{wanted[0][0]}.{form}"
         st.download_button(
             f"Save {name}",
             data=partial(images.files, wanted, form),
@@ -279,6 +286,20 @@ def state_of(summary: dict[str, Any]) -> None:
         st.info(f"This run was cancelled{because}")
     elif status == "interrupted":
         st.warning(f"This run was interrupted{because}")
+    # A finished run has a reason where variants failed. Only where it was begun are its models and its device.
+    if status not in data.LIVE and reason and summary["host"] == socket.gethostname():
+        _resume(summary["id"])
+
+
+def _resume(run_id: str) -> None:
+    """Offers to go on with a run that lacks something."""
+    if st.button("Measure what is missing", key="resume", help="What is measured stays as it is."):
+        try:
+            jobs.resume(run_id)
+        except RequestError as error:
+            st.error(findings.literal(one_line(error)))
+        else:
+            st.switch_page(RUN, query_params={PARAMETER: run_id})
 
 
 @st.fragment(run_every=LIVE_SECONDS)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard import comparing, data, figures, findings, frame, scorecard, widgets
 from dashboard.comparing import Evidence, Side
+from dashboard.figures import base
 from dashboard.frame import Row
 from dashboard.style import Theme
+
+
+OFFERED = 1000
+"""How many runs, the newest, may be held beside the chosen one."""
 
 
 def main() -> None:
@@ -38,11 +43,12 @@ def main() -> None:
     _changes(sides, rows)
     _settings(sides, rows)
     _notes(rows)
+    widgets.save_charts(f"{widgets.stem(sides[0].summary)}-compare")
 
 
 def _other_runs(run_id: str) -> list[str]:
     """The runs beside the chosen one."""
-    known = {row["id"]: row for row in widgets.history().to_dict("records") if row["id"] != run_id}
+    known = {row["id"]: row for row in data.runs(limit=OFFERED).to_dict("records") if row["id"] != run_id}
     return st.multiselect(
         "Beside",
         list(known),
@@ -156,13 +162,20 @@ def _how_compared(rows: list[Row]) -> None:
 
 def _charts(sides: list[Side], everything: list[Row], rows: list[Row], evidence: Evidence, look: Theme) -> None:
     shown = comparing.table(rows)
-    stem = f"{sides[0].summary['suite']}-{sides[0].summary['id'][-6:].lower()}"
+    naming = Naming(
+        widgets.stem(sides[0].summary),
+        "; ".join(
+            f"{side.letter}: " * (len(sides) > 1)
+            + base.source(side.summary, [row for row in rows if row["run"] == side.letter])
+            for side in sides
+        ),
+    )
     st.subheader("Latency of every timed call", anchor=False)
     timed = {row["id"]: evidence.raws[row["id"]].latencies_s() for row in rows if row["id"] in evidence.raws}
     _chart(
         figures.ecdf(shown, timed, look),
         "ecdf",
-        stem,
+        naming,
         "; ".join(comparing.distribution_words(row) for row in rows if row["id"] in timed),
     )
     others = [row for row in rows if not row["baseline"]]
@@ -174,7 +187,7 @@ def _charts(sides: list[Side], everything: list[Row], rows: list[Row], evidence:
     if any(row["memory_bytes"] is not None for row in rows):
         draw.append(("memory", figures.memory(shown, look)))
     st.subheader("Speed, accuracy, memory", anchor=False)
-    _two_by_two(draw, stem)
+    _two_by_two(draw, naming)
     sized = comparing.table(comparing.over_sizes(everything, rows))
     if not sized.empty:
         st.subheader("Over batch size", anchor=False)
@@ -183,7 +196,7 @@ def _charts(sides: list[Side], everything: list[Row], rows: list[Row], evidence:
                 ("batch-throughput", figures.over_batch_size(sized, look)),
                 ("batch-latency", figures.over_batch_size(sized, look, "latency_p50_s")),
             ],
-            stem,
+            naming,
         )
     # What was published stands against its own baseline, so the measured rows do here, too.
     names = {row["id"]: row["name"] for row in rows}
@@ -191,22 +204,29 @@ def _charts(sides: list[Side], everything: list[Row], rows: list[Row], evidence:
     reported = data.published()
     if figures.pairs(own, reported):
         st.subheader("Measured beside published", anchor=False)
-        _chart(figures.published(own, reported, look), "published", stem)
+        _chart(figures.published(own, reported, look), "published", naming)
 
 
-def _two_by_two(draw: list[tuple[str, go.Figure]], stem: str) -> None:
+def _two_by_two(draw: list[tuple[str, go.Figure]], naming: Naming) -> None:
     """Two charts in a row; an odd last one as wide as both."""
     even = len(draw) // 2 * 2
     if even:
         with st.grid(2, min_column_width=520, gap="medium"):
             for name, figure in draw[:even]:
-                _chart(figure, name, stem)
+                _chart(figure, name, naming)
     for name, figure in draw[even:]:
-        _chart(figure, name, stem)
+        _chart(figure, name, naming)
 
 
-def _chart(figure: go.Figure, name: str, stem: str, alt: str | None = None) -> None:
-    widgets.chart(figure, f"compare_{name}", f"{stem}-compare-{name}", alt)
+def _chart(figure: go.Figure, name: str, naming: Naming, alt: str | None = None) -> None:
+    widgets.chart(figure, f"compare_{name}", f"{naming.stem}-compare-{name}", alt, source=naming.source)
+
+
+class Naming(NamedTuple):
+    """How a saved chart is called and what it says of its origin."""
+
+    stem: str
+    source: str
 
 
 def _changes(sides: list[Side], rows: list[Row]) -> None:

@@ -57,7 +57,7 @@ def main() -> None:
         _by_label(rows, look)
         _published(summary, shown, look)
         _notes(rows)
-        widgets.save_charts(_stem(summary))
+        widgets.save_charts(widgets.stem(summary))
 
 
 def _batch_size(measured: pd.DataFrame) -> int | None:
@@ -94,11 +94,7 @@ def _first_screen(summary: dict[str, Any], shown: pd.DataFrame, rows: list[frame
     with first.cell(column_span=5):
         st.html(scorecard.scorecard(rows, look))
     with first.cell(column_span=3):
-        widgets.chart(figures.tradeoff(shown, look), "tradeoff", f"{_stem(summary)}-tradeoff")
-
-
-def _stem(summary: dict[str, Any]) -> str:
-    return f"{summary['suite']}-{summary['id'][-6:].lower()}"
+        widgets.chart(figures.tradeoff(shown, look), "tradeoff", f"{widgets.stem(summary)}-tradeoff")
 
 
 def _comparisons(summary: dict[str, Any], measured: pd.DataFrame, shown: pd.DataFrame, look: Theme) -> None:
@@ -114,9 +110,9 @@ def _comparisons(summary: dict[str, Any], measured: pd.DataFrame, shown: pd.Data
         for pair in (draw[:2], draw[2:]):
             with st.grid(2, min_column_width=520, gap="medium"):
                 for name, make in pair:
-                    widgets.chart(make(shown, look), name, f"{_stem(summary)}-{name}")
+                    widgets.chart(make(shown, look), name, f"{widgets.stem(summary)}-{name}")
     if measured["batch_size"].nunique() > 1:
-        widgets.chart(figures.over_batch_size(measured, look), "batches", f"{_stem(summary)}-batch-size")
+        widgets.chart(figures.over_batch_size(measured, look), "batches", f"{widgets.stem(summary)}-batch-size")
 
 
 def _takeaways(rows: list[frame.Row]) -> None:
@@ -176,7 +172,7 @@ def _published(summary: dict[str, Any], shown: pd.DataFrame, look: Theme) -> Non
     if not figures.pairs(shown, reported):
         st.caption("No variant of this suite names a published row to stand beside (`published` in the suite file).")
         return
-    widgets.chart(figures.published(shown, reported, look), "published", f"{_stem(summary)}-published")
+    widgets.chart(figures.published(shown, reported, look), "published", f"{widgets.stem(summary)}-published")
     found = figures.pairs(shown, reported)
     remarks = dict.fromkeys(filter(None, (theirs["remark"] for _, theirs, _ in found)))
     with st.expander(f"What was published, and what to make of it ({found[0][1]['source']})"):
@@ -194,7 +190,7 @@ def _notes(rows: list[frame.Row]) -> None:
 
 
 def _downloads(summary: dict[str, Any], measured: pd.DataFrame, size: int | None, look: Theme) -> None:
-    stem = _stem(summary)
+    stem = widgets.stem(summary)
     with st.popover("Download", width="stretch"):
         for label, suffix, make in (
             ("PowerPoint, charts to edit (.pptx)", "pptx", partial(_deck, summary, measured, size, look)),

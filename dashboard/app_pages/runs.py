@@ -283,7 +283,7 @@ def _details(summary: dict[str, Any]) -> None:
 
 
 def _downloads(summary: dict[str, Any], rows: list[frame.Row]) -> None:
-    run_id, stem = summary["id"], f"{summary['suite']}-{summary['id'][-6:].lower()}"
+    run_id, stem = summary["id"], widgets.stem(summary)
     live = summary["status"] in data.LIVE
     measurements = "The run's measurements"
     for label, suffix, mime, make, about, off in (

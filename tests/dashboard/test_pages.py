@@ -13,7 +13,8 @@ from dashboard_fill import CANCELLED, FAILED, FULL, INTERRUPTED, RUNNING, SIZES,
 from streamlit.testing.v1 import AppTest
 
 from dashboard import data, frame
-from engine import units
+from engine import jobs, units
+from engine.errors import RequestError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 APP = REPOSITORY / "dashboard" / "app.py"
@@ -168,3 +169,27 @@ def test_runs_says_what_the_device_was_measured_to_do(database: str) -> None:
     said = text(page("runs", FULL))
     assert "torch.matmul &lt;b&gt;" in said and ">400<" in said and ">42.0<" in said
     assert "the protocol says ceilings = false" in text(page("runs", SIZES))
+
+
+@pytest.mark.parametrize(("run", "offered"), [(CANCELLED, True), (FAILED, True), (INTERRUPTED, True), (FULL, False)])
+def test_a_run_that_lacks_something_can_go_on_where_it_was_begun(
+    run: str, offered: bool, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not [button for button in page(run=run).button if button.key == "resume"], "another machine's"
+    monkeypatch.setattr("socket.gethostname", lambda: "test-host")
+    test = page(run=run)
+    assert bool([button for button in test.button if button.key == "resume"]) == offered
+    if not offered:
+        return
+    resumed = []
+    monkeypatch.setattr(jobs, "resume", resumed.append)
+    test.button(key="resume").click().run()
+    assert resumed == [run]
+
+    def refuse(run_id: str) -> None:
+        raise RequestError("run X was begun over other *examples*")
+
+    monkeypatch.setattr(jobs, "resume", refuse)
+    test = page(run=run)
+    test.button(key="resume").click().run()
+    assert r"over other \*examples\*" in test.error[-1].value
