@@ -13,7 +13,6 @@ from dashboard.figures import base
 from dashboard.frame import Row
 from dashboard.style import Theme
 
-
 OFFERED = 1000
 """How many runs, the newest, may be held beside the chosen one."""
 
