@@ -60,6 +60,11 @@ class Answer:
         return asdict(self)
 
 
+def blank(text: str) -> bool:
+    """Whether `text` leaves no ink: it is empty, or blanks and control characters alone."""
+    return all(unicodedata.category(character) in BLANK for character in text)
+
+
 def check_texts(texts: list[str]) -> None:
     """Raises RequestError for texts that no classifier could be asked."""
     if not texts:
@@ -68,7 +73,7 @@ def check_texts(texts: list[str]) -> None:
         raise RequestError(f"{len(texts)} texts are too many at once; allowed: up to {MAX_TEXTS}")
     for number, text in enumerate(texts, 1):
         which = f"text {number}" if len(texts) > 1 else "the text"
-        if all(unicodedata.category(character) in BLANK for character in text):
+        if blank(text):
             raise RequestError(
                 f"{which} is empty or holds only blanks and control characters; type some words"
             )
