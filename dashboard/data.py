@@ -184,7 +184,7 @@ def positions_with(set_id: str, words: tuple[str, ...]) -> np.ndarray:
     return _positions(paths.database_url(), set_id, words)
 
 
-def examples_at(set_id: str, positions: Sequence[int]) -> list[dict[str, Any]]:
+def examples_at(set_id: str, positions: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
     """position, source_index and text of some examples of a set, in the order of `positions`."""
     with store().session() as session:
         return [

@@ -68,16 +68,18 @@ def build(
     else:
         names = list(dict.fromkeys(first.model_labels))
     columns, shares, ids, left_out = [], [], [], []
-    size = next((len(array) for array in (truth, *logits) if array is not None), 0)
+    arrays: list[np.ndarray | None] = [truth, *logits]
+    size = next((len(array) for array in arrays if array is not None), 0)
     for row, found, alignment in zip(rows, logits, aligned, strict=True):
         mapping, reason = alignment.mapping, alignment.reason
         if not by_data_set:
             assert first is not None
             mapping, reason = _by_model(alignment, first, names)
-        if found is None or len(found) != size:
+        if found is None or found.shape[0] != size:
             mapping, reason = None, "its answers were not stored"
         elif mapping is not None and found.shape[1] != len(mapping):
-            mapping, reason = None, f"{found.shape[1]} outputs do not fit {len(mapping)} labels"
+            reason = f"{found.shape[1]} outputs do not fit {len(mapping)} labels"
+            mapping = None
         if mapping is None or found is None:
             left_out.append((row["name"], reason or "its labels were not aligned"))
             continue

@@ -67,11 +67,10 @@ def texts(shown: Sequence[Text], found: Answers, reference: Column, others: Sequ
     head = '<th scope="col" class="ib-left">Row</th><th scope="col" class="ib-left">Text</th>'
     head += '<th scope="col" class="ib-left">Label</th>' if labelled else ""
     for column in (reference, *others):
-        about = "compared with" if column is reference else f"{column.row['backend']} {column.row['precision']}"
-        doubt = " ✗ invalid" if column.row["validity"] == "invalid" else ""
+        about = "compared with" if column is reference else _about(column)
         head += (
             f'<th scope="col" class="ib-left ib-wrap">{scorecard.glyph(column.mark, column.row)}{escape(column.name)}'
-            f"<span class=ib-sub>{escape(about + doubt)}</span></th>"
+            f"<span class=ib-sub>{escape(about)}</span></th>"
         )
     head += '<th scope="col" class="ib-left">Try it</th>'
     body = ""
@@ -122,12 +121,16 @@ def by_variant(
         for kind in told:
             share = f"<span class=ib-sub>{percent(count[kind] / n)} %</span>" if kind == "other" and n else ""
             cells += f"<td>{_count(count[kind], link(column, kind))}{share}</td>"
-        about = f"{column.row['backend']} {column.row['precision']}"
         body += (
             f'<tr><th scope="row">{scorecard.glyph(column.mark, column.row)}{escape(column.name)}'
-            f"<span class=ib-sub>{escape(about)}</span></th>{cells}</tr>"
+            f"<span class=ib-sub>{escape(_about(column))}</span></th>{cells}</tr>"
         )
     return _table("Flips by variant", head, body)
+
+
+def _about(column: Column) -> str:
+    doubt = " · ✗ invalid" if column.row["validity"] == "invalid" else ""
+    return f"{column.row['backend']} {column.row['precision']}{doubt}"
 
 
 def _count(count: int, link: str) -> str:

@@ -362,7 +362,7 @@ def example_labels(session: Session, set_id: str) -> np.ndarray | None:
     return None if not labels or None in labels else np.array(labels, np.int64)
 
 
-def examples_at(session: Session, set_id: str, positions: Sequence[int]) -> list[Example]:
+def examples_at(session: Session, set_id: str, positions: Sequence[int] | np.ndarray) -> list[Example]:
     """The examples at `positions` of a set, in that order; a position that the set has not is left out."""
     found: dict[int, Example] = {}
     for start in range(0, len(positions), CHUNK):
