@@ -149,9 +149,10 @@ def _link(run_id: str, size: int | None, reference: Column, **choice: Any) -> st
     return "examples?" + urlencode(kept | choice)
 
 
-# The texts
+# The texts: a part of their own, so that another condition renews neither the run's choice nor the matrices
 
 
+@st.fragment
 def _texts(summary: dict[str, Any], found: Answers, reference: Column, others: list[Column], size: int | None) -> None:
     at = [column.at for column in others]
     each = disagreements.by_variant(found, reference.at, at)
