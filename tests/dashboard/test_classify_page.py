@@ -31,7 +31,9 @@ class Pool:
     raises: Exception | None = None
     cut = False
 
-    def ask(self, suite: Suite, texts: list[str], device: str = "auto", offline: bool = True) -> Iterator[Any]:
+    def ask(
+        self, suite: Suite, texts: list[str], device: str = "auto", offline: bool = True, calls: int = 5
+    ) -> Iterator[Any]:
         answering.check_texts(texts)
         self.asked.append((suite, texts))
         first: Answer | None = None
@@ -136,8 +138,8 @@ def test_texts_that_get_one_sentence(text: str, say: str, lines: bool, pool: typ
 
 
 def test_too_many_lines(pool: type[Pool], empty: Path) -> None:
-    test = ask(page(), "word\n" * 300, lines=True)
-    assert "300 texts are too many" in test.error[0].value
+    test = ask(page(), "word\n" * 1001, lines=True)
+    assert "1,001 texts are too many" in test.error[0].value and not pool.asked
 
 
 @pytest.mark.parametrize("text", ["🙂 🏳️‍🌈", "مرحبا \u202e بالعالم", "a\x00b\x1b[31m\x07", "é" * 400_000, HTML])
