@@ -58,14 +58,16 @@ def headline(answers: Sequence[Answer], baseline: str, texts: int) -> str:
         ]
         return f"{votes[usual]} of {len(said)} variants answer {usual}; {'; '.join(others)}"
     first = next((answer for answer in said if answer.variant == baseline), None)
-    compared = [answer for answer in said if answer.agrees is not None]
+    compared = [answer.agrees for answer in said if answer.agrees is not None]
+    answered = max(len(answer.labels or []) for answer in said)
+    # A run that started in between, or a variant that failed, leaves fewer.
+    which = f"{texts:,} texts" if answered == texts else f"the {answered:,} texts answered"
     if first is None or not compared:
-        return f"{len(said)} variants answered {texts} texts"
-    differing = sum(any(a.agrees is not None and not a.agrees[i] for a in compared) for i in range(texts))
+        return f"{len(said)} variants answered {answered:,} of {texts:,} texts"
+    differing = len({index for agrees in compared for index, same in enumerate(agrees) if not same})
     if not differing:
-        return f"On all {texts} texts every variant answers as {first.title} does"
-    verb = "at least one variant answers otherwise than"
-    return f"On {differing} of {texts} texts {verb} {first.title}"
+        return f"On all {which.removeprefix('the ')} every variant answers as {first.title} does"
+    return f"On {differing:,} of {which} at least one variant answers otherwise than {first.title}"
 
 
 def caption(parts: Mapping[str, Sequence[Answer]], device: str, int8: bool) -> str:

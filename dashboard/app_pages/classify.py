@@ -254,7 +254,11 @@ def _columns(name: str, sheet: sheets.Sheet) -> tuple[list[str], list[str] | Non
     texts, labels = sheets.texts(sheet, column, None if judged == NO_LABELS else judged)
     skipped = len(sheet.rows) - len(texts)
     blank = f", {skipped:,} without text left out" if skipped else ""
-    asked = st.button(f"Classify {len(texts):,} texts", key="ask_file", type="primary")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        asked = st.button(f"Classify {len(texts):,} texts", key="ask_file", type="primary")
+        if st.session_state.get("upload") is None and st.button("Remove", key="remove_file", type="tertiary"):
+            st.query_params.pop(FILE, None)
+            st.rerun()
     st.caption(findings.literal(f"{name}: {len(sheet.rows):,} rows{blank}."))
     return (texts, labels) if asked else None
 
@@ -284,7 +288,7 @@ def _warm_sentence() -> str:
 
 
 Slots = tuple[Any, Any, Any, Any, Any]
-"""Headline, caption, download, texts, variants."""
+"""Headline, caption, download and two tables: of one text one, of several the variants and the texts."""
 
 
 def _ask(request: Asked, status: Any, slots: Slots) -> None:
@@ -363,8 +367,8 @@ def _show(request: Asked, slots: Slots, waiting: dict[str, str], done: bool = Fa
     if n == 1:
         main_table.html(answers.one_text(found, waiting, shades, about, suite.baseline))
         return
-    main_table.html(answers.several_texts(request.texts, found, shades, about, request.labels, shown))
-    more.html(answers.by_variant(found, waiting, shades, about, suite.baseline, request.labels))
+    main_table.html(answers.by_variant(found, waiting, shades, about, suite.baseline, request.labels))
+    more.html(answers.several_texts(request.texts, found, shades, about, request.labels, shown))
     if done:
         save.download_button(
             f"{n:,} texts with every answer as CSV",
