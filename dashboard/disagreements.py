@@ -10,7 +10,7 @@ import numpy as np
 
 from dashboard.findings import joined
 from dashboard.frame import Row
-from engine import quality, summary
+from engine import summary
 from engine.labels import Alignment
 
 Kind = Literal["other", "lost", "gained", "swapped", "split", "wrong", "same", "all"]
@@ -216,7 +216,10 @@ def confusion(found: Answers, column: int, rows: int | None) -> np.ndarray:
     given = found.truth if rows is None else found.answers[:, rows]
     if given is None:
         raise ValueError("a confusion matrix against labels needs labelled texts")
-    return quality.confusion(given.astype(np.int64), found.answers[:, column].astype(np.int64), len(found.names))
+    # `quality.confusion` would import scikit-learn, which takes longer than the whole page.
+    count = len(found.names)
+    cells = given.astype(np.int64) * count + found.answers[:, column]
+    return np.bincount(cells, minlength=count * count).reshape(count, count)
 
 
 # Words
