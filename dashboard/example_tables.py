@@ -29,12 +29,17 @@ CSS = """
 .ib-ex details>summary::after{content:" more";opacity:.72;text-decoration:underline}
 .ib-ex details[open]>summary::after{content:""}
 .ib-ex details[open]>summary span{display:none}
-.ib-ex thead th.ib-wrap{white-space:normal;min-width:5.4rem}
+.ib-ex thead th.ib-wrap{white-space:normal;min-width:5.8rem}
+.ib-ex thead .ib-mark{width:auto;margin-right:.35em}
+.ib-ex thead .ib-mark~.ib-sub{padding-left:0}
+.ib-ex .ib-beside{font-weight:400;font-size:.85rem;opacity:.72;margin-left:.6em}
+.ib-ex table[aria-label^="Flips"]{max-width:72rem}
 .ib-ex .ib-same{opacity:.72}
+.ib-ex .ib-same .ib-sub{opacity:1}
 .ib-ex .ib-not{font-weight:600}
 .ib-ex a{color:inherit;text-decoration:underline;text-underline-offset:.15em;text-decoration-thickness:1px}
 .ib-ex a.ib-go{white-space:nowrap}
-.ib-ex .ib-zero{opacity:.45}
+.ib-ex .ib-zero{opacity:.68}
 .ib-ex caption{caption-side:top;text-align:left;font-size:.88rem;padding:0 0 .35rem;white-space:normal}
 .ib-ex .ib-diagonal{font-weight:600}
 """
@@ -112,18 +117,18 @@ def by_variant(
     told = [kind for kind in FLIPS if any(kind in count for count in counts)]
     head = '<th scope="col">Variant</th>' + "".join(
         f'<th scope="col">{escape(KINDS[kind])}<span class=ib-sub>'
-        f"{f'of {n:,} texts' if kind == 'other' else 'texts'}</span></th>"
+        f"{f'of {n:,} texts, %' if kind == 'other' else 'texts'}</span></th>"
         for kind in told
     )
     body = ""
     for column, count in zip(columns, counts, strict=True):
         cells = ""
         for kind in told:
-            share = f"<span class=ib-sub>{percent(count[kind] / n)} %</span>" if kind == "other" and n else ""
+            share = f"<span class=ib-beside>{percent(count[kind] / n)} %</span>" if kind == "other" and n else ""
             cells += f"<td>{_count(count[kind], link(column, kind))}{share}</td>"
         body += (
             f'<tr><th scope="row">{scorecard.glyph(column.mark, column.row)}{escape(column.name)}'
-            f"<span class=ib-sub>{escape(_about(column))}</span></th>{cells}</tr>"
+            f"<span class=ib-beside>{escape(_about(column))}</span></th>{cells}</tr>"
         )
     return _table("Flips by variant", head, body)
 
