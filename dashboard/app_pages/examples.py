@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -174,16 +175,9 @@ def _texts(summary: dict[str, Any], found: Answers, reference: Column, others: l
     wanted = wanted._replace(kind=kind)
     positions = disagreements.chosen(found, wanted, reference.at, at, among)
     pages = max(1, -(-len(positions) // PAGE_TEXTS))
-    now = (summary["id"], size, reference.name, tuple(at), wanted, words)
-    if st.session_state.setdefault("flip_now", now) != now:
-        # Another choice begins on its first page.
-        st.session_state["flip_now"] = now
-        st.session_state[PAGE] = 1
     count, save = st.columns([8, 3], vertical_alignment="center")
     table = st.container()
-    page = 1
-    if pages > 1:
-        page = st.pagination(pages, key=PAGE, bind="query-params")
+    page = _page(pages, (summary["id"], size, reference.name, tuple(at), wanted, words))
     shown = positions[(page - 1) * PAGE_TEXTS : page * PAGE_TEXTS]
     columns = [reference, *(column for column in others if column is not reference)]
     with count:
@@ -217,6 +211,23 @@ def _texts(summary: dict[str, Any], found: Answers, reference: Column, others: l
             for item in data.examples_at(summary["example_set_id"], shown)
         ]
         table.html(example_tables.texts(made, found, reference, columns[1:]))
+
+
+def _page(pages: int, choice: tuple[Any, ...]) -> int:
+    """The page to show. By hand in the URL, as another choice begins on its first page."""
+    key = f"{PAGE}_{crc32(repr(choice).encode()):08x}"
+    if st.session_state.get("flip_now", key) != key:
+        st.query_params.pop(PAGE, None)
+    st.session_state["flip_now"] = key
+    if pages == 1:
+        return 1
+    asked = st.query_params.get(PAGE, "")
+    first = int(asked[:9]) if asked.isascii() and asked.isdigit() and 1 <= int(asked[:9]) <= pages else 1
+    return st.pagination(pages, default=first, key=key, on_change=_remember_page, args=(key,))
+
+
+def _remember_page(key: str) -> None:
+    st.query_params[PAGE] = str(st.session_state[key])
 
 
 def _csv(set_id: str, positions: np.ndarray, found: Answers, columns: list[Column]) -> bytes:
