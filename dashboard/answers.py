@@ -30,7 +30,7 @@ CSS = """
 .ib-ans .ib-not{font-weight:600}
 .ib-ans td.ib-text,.ib-ans th.ib-text{white-space:normal;text-align:left;min-width:16rem;max-width:34rem;
   unicode-bidi:plaintext;overflow-wrap:anywhere;font-weight:400}
-.ib-ans .ib-wait{opacity:.6}
+.ib-ans .ib-wait{opacity:.66}
 .ib-ans .ib-thin{display:block;height:3px;margin-top:.25rem;background:color-mix(in srgb,currentColor 12%,transparent)}
 .ib-ans .ib-thin i{display:block;height:3px}
 .ib-ans .ib-split{display:flex;height:.5rem;width:7rem;margin:.2rem 0 0 auto}

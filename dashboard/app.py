@@ -6,6 +6,8 @@ from pathlib import Path
 
 import streamlit as st
 
+from dashboard import link, widgets
+
 HERE = Path(__file__).parent
 # Module in app_pages, title, tooltip; one that is not there yet is left out.
 PAGES = (
@@ -21,9 +23,17 @@ PAGES = (
 )
 
 st.set_page_config(page_title="Inference Bench", page_icon=str(HERE / "assets" / "icon.png"), layout="wide")
+# Streamlit writes white on the accent, which the dark one is too light for.
+accent = f"[data-testid^=stBaseButton-primary]{{color:{widgets.look().background}}}"
+st.html(f"<style>{accent}{link.STYLE}</style>")
 pages = [
     st.Page(str(HERE / "app_pages" / f"{name}.py"), title=title, help=about, default=name == "overview", url_path=name)
     for name, title, about in PAGES
     if (HERE / "app_pages" / f"{name}.py").exists()
 ]
-st.navigation(pages, position="top").run()
+page = st.navigation(pages, position="top")
+try:
+    page.run()
+finally:
+    # Last, also where a page ends early: what is not there yet when it comes must not move.
+    link.copy_link()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,15 +12,18 @@ import streamlit as st
 
 from dashboard import disagreements, frame
 from dashboard.disagreements import Answers
-from engine import exports, jobs, paths
+from engine import exports, history, paths, runfile
 from engine.store import Store, open_store, queries
+from engine.store.queries import Search
+from engine.summary import Block, Raw
 
 LIVE = ("queued", "preparing", "running")
 """The states of a run that may still change by itself."""
-LISTED = 1000
-"""How many runs the history holds at most."""
-INTERRUPTED_CHECK_S = 30.0
-LOG_BYTES = 60_000
+RECENT = 30
+"""How many runs the choice of a run offers."""
+INTERRUPTED_CHECK_S = 5.0
+
+ALL = Search()
 
 _checked_s: dict[str, float] = {}
 
@@ -36,44 +38,78 @@ def store() -> Store:
     return _store(paths.database_url())
 
 
-def runs() -> pd.DataFrame:
-    """The history, newest first: one row a run, with counts of its measurements by status."""
+def runs(search: Search = ALL, limit: int = RECENT, offset: int = 0) -> pd.DataFrame:
+    """A part of the history, newest first: one row a run, with counts of its measurements by status."""
     url = paths.database_url()
     opened = store()
     if time.monotonic() - _checked_s.get(url, -INTERRUPTED_CHECK_S) >= INTERRUPTED_CHECK_S:
         _checked_s[url] = time.monotonic()
         with opened.session() as session:
             queries.mark_interrupted(session)
-        jobs.close_abandoned()
-    return _runs(url)
+    return _runs(url, search, limit, offset)
 
 
-@st.cache_data(ttl=2, max_entries=4, show_spinner=False)
-def _runs(url: str) -> pd.DataFrame:
+@st.cache_data(ttl=2, max_entries=64, show_spinner=False)
+def _runs(url: str, search: Search, limit: int, offset: int) -> pd.DataFrame:
     columns = [
-        "id", "suite", "title", "device", "device_name", "host", "status", "status_reason", "created_at",
-        "started_at", "finished_at", "notes", *queries.STATUSES,
+        "id", "suite", "device", "device_name", "host", "status", "status_reason", "created_at",
+        "started_at", "finished_at", "notes", "tags", "imported_at", *queries.STATUSES,
     ]  # fmt: skip
     with _store(url).session() as session:
         made = [
-            {
-                "id": row.run.id,
-                "suite": row.run.suite_name,
-                "title": (row.run.suite or {}).get("title") or row.run.suite_name,
-                "device": row.run.device,
-                "device_name": row.run.device_name,
-                "host": row.run.host,
-                "status": row.run.status,
-                "status_reason": row.run.status_reason,
-                "created_at": row.run.created_at,
-                "started_at": row.run.started_at,
-                "finished_at": row.run.finished_at,
-                "notes": row.run.notes,
-                **row.counts,
-            }
-            for row in queries.list_runs(session, limit=LISTED)
+            {"suite": row.run.suite_name, **row.counts}
+            | {name: getattr(row.run, name) for name in columns if name not in ("suite", *queries.STATUSES)}
+            for row in queries.list_runs(session, limit=limit, search=search, offset=offset)
         ]
     return pd.DataFrame(made, columns=columns, dtype=object)
+
+
+@st.cache_data(ttl=2, max_entries=64, show_spinner=False)
+def _number(url: str, search: Search) -> int:
+    with _store(url).session() as session:
+        return queries.count_runs(session, search)
+
+
+def number(search: Search = ALL) -> int:
+    """How many runs a search finds."""
+    store()
+    return _number(paths.database_url(), search)
+
+
+@st.cache_data(ttl=2, max_entries=4, show_spinner=False)
+def _names(url: str) -> tuple[list[str], list[str]]:
+    with _store(url).session() as session:
+        return queries.suite_names(session), queries.tag_names(session)
+
+
+def names() -> tuple[list[str], list[str]]:
+    """The suites and the tags of all runs."""
+    store()
+    return _names(paths.database_url())
+
+
+def annotate(run_id: str, note: str, tags: list[str]) -> None:
+    """A run's note and tags are these. Raises RequestError where they cannot be."""
+    had = run(run_id)["tags"]
+    history.annotate(run_id, note, tags, set(had) - {history.as_tag(tag) for tag in tags})
+    _forget()
+
+
+def contents(run_id: str) -> history.Contents:
+    """What would go with a run."""
+    return history.contents(run_id)
+
+
+def delete(run_id: str) -> None:
+    """Deletes a run that has ended. Raises RequestError where it cannot be."""
+    history.delete(run_id)
+    _forget()
+
+
+def _forget() -> None:
+    """What was read of the history before it was changed here."""
+    for read in (_runs, _number, _names, _ended_measurements):
+        read.clear()
 
 
 def resolve(reference: str) -> str:
@@ -96,7 +132,7 @@ def measurements(summary: dict[str, Any]) -> pd.DataFrame:
     url = paths.database_url()
     if summary["status"] in LIVE:
         return _live_measurements(url, summary["id"])
-    return _ended_measurements(url, summary["id"], summary["status"], summary["finished_at"])
+    return _ended_measurements(url, summary["id"], summary["status"], summary["finished_at"], summary["imported_at"])
 
 
 @st.cache_data(ttl=2, max_entries=8, show_spinner=False)
@@ -105,7 +141,9 @@ def _live_measurements(url: str, run_id: str) -> pd.DataFrame:
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def _ended_measurements(url: str, run_id: str, status: str, finished_at: str | None) -> pd.DataFrame:
+def _ended_measurements(
+    url: str, run_id: str, status: str, finished_at: str | None, imported_at: str | None
+) -> pd.DataFrame:
     return _read_measurements(url, run_id)
 
 
@@ -139,22 +177,65 @@ def predictions(run_id: str, form: str) -> str:
     return exports.predictions(run_id, form)
 
 
+def run_file(run_id: str) -> bytes:
+    """A run as one file, to be imported elsewhere. Raises RequestError where it is under way."""
+    return runfile.dump(run_id)[1]
+
+
+def import_run(content: bytes, called: str) -> runfile.Imported:
+    """Stores the run of a file. Raises RequestError, with what is wrong."""
+    done = runfile.load(content, called)
+    _forget()
+    return done
+
+
 def logs(summary: dict[str, Any]) -> dict[str, str]:
     """The ends of a run's log files by name; empty where there are none on this machine."""
-    if not summary["log_path"]:
-        return {}
-    place = Path(summary["log_path"])
-    files = sorted(place.glob("*")) if place.is_dir() else [place]
-    return {file.name: _tail(file) for file in files if file.is_file()}
+    return runfile.log_tails(summary["log_path"])
 
 
-def _tail(file: Path) -> str:
-    try:
-        with file.open("rb") as opened:
-            opened.seek(max(0, file.stat().st_size - LOG_BYTES))
-            return opened.read().decode("utf-8", errors="replace")
-    except OSError as error:
-        return f"cannot be read: {error}"
+def raws(run_id: str, ids: tuple[int, ...]) -> dict[int, Raw]:
+    """The timed blocks of these measurements of a run, in one query. Read only: all readers share them.
+
+    For measured rows alone: their raw values are final.
+    """
+    return _raws(paths.database_url(), run_id, ids)
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _raws(url: str, run_id: str, ids: tuple[int, ...]) -> dict[int, Raw]:
+    # The run's id is part of the key, as SQLite gives a deleted measurement's id to another.
+    with _store(url).session() as session:
+        found = queries.all_latencies(session, ids)
+    return {
+        key: Raw(
+            [Block(b.process, b.round, b.started_s, b.latencies_s, b.samples, b.tokens, b.padded_tokens)
+             for b in blocks]
+        )
+        for key, blocks in found.items()
+    }  # fmt: skip
+
+
+def outputs(run_id: str, ids: tuple[int, ...]) -> dict[int, np.ndarray]:
+    """Measurement -> int64 [examples], each answer as the index of the largest logit. Read only, as `raws`."""
+    return _outputs(paths.database_url(), run_id, ids)
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _outputs(url: str, run_id: str, ids: tuple[int, ...]) -> dict[int, np.ndarray]:
+    with _store(url).session() as session:
+        return {key: logits.argmax(axis=1) for key, logits in queries.all_logits(session, ids).items()}
+
+
+def labels(set_id: str) -> np.ndarray | None:
+    """int64 [examples] of an example set; None where it is not labelled. Read only, as `raws`."""
+    return _labels(paths.database_url(), set_id)
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _labels(url: str, set_id: str) -> np.ndarray | None:
+    with _store(url).session() as session:
+        return queries.example_labels(session, set_id)
 
 
 def answers(summary: dict[str, Any], rows: list[frame.Row]) -> Answers:
@@ -169,8 +250,9 @@ def _answers(url: str, run_id: str, key: tuple[Any, ...], _rows: list[frame.Row]
     with _store(url).session() as session:
         example_set = queries.get_run(session, run_id).example_set
         truth = queries.example_labels(session, example_set.id) if example_set else None
-        found = [queries.logits(session, row["id"]) for row in _rows]
-        return disagreements.build(_rows, found, truth, example_set.label_names if example_set else None)
+        found = queries.all_logits(session, [row["id"] for row in _rows])
+        logits = [found.get(row["id"]) for row in _rows]
+        return disagreements.build(_rows, logits, truth, example_set.label_names if example_set else None)
 
 
 @st.cache_data(max_entries=128, show_spinner=False)

@@ -6,8 +6,9 @@ Pure, over the rows of `dashboard.frame`. No sentence calls a winner where an in
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dashboard.frame import Row, baseline_of, pareto, usable
 from dashboard.metrics import METRICS
@@ -241,10 +242,28 @@ def notes(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
                 )
         said += [(name, "labels", flag["sentence"]) for flag in takeaways.flags(row)]
         if row["truncated"]:
-            said.append((name, "truncated", f"{row['truncated']:,} texts were cut to {row['max_length']} tokens"))
+            cut = "1 text was" if row["truncated"] == 1 else f"{row['truncated']:,} texts were"
+            said.append((name, "truncated", f"{cut} cut to {row['max_length']} tokens"))
         if row["schedule"] == "sequential":
             said.append((name, "sequential", "measured one after another, not in interleaved rounds"))
     return said
+
+
+def context(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """Device, workload and protocol in one line."""
+    workload, protocol = summary["spec"]["workload"], summary["spec"]["protocol"]
+    examples = next((row["examples"] for row in rows if row["examples"]), None)
+    sizes = ", ".join(str(size) for size in sorted({row["batch_size"] for row in rows}))
+    padded = "padded to" if workload["padding"] == "max_length" else "of at most"
+    processes = protocol["processes"]
+    threads = summary["environment"].get("threads")
+    return (
+        f"{summary['device_name']} ({summary['device']}{f', {threads} threads' if threads else ''}) · "
+        f"{f'{examples:,}' if examples else '–'} examples of {workload['dataset'].rsplit('/', 1)[-1]} · "
+        f"batch {sizes} {padded} {workload['max_length']} tokens · "
+        f"{protocol['rounds']} rounds, {processes} process{'es' if processes > 1 else ''} a variant · "
+        "ranges are 95% intervals."
+    )
 
 
 def literal(text: str) -> str:

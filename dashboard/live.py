@@ -233,7 +233,7 @@ CSS = """
 .ib-phases span{padding:.1rem 0;white-space:nowrap}
 .ib-phases .ib-now{font-weight:600;border-bottom:2px solid currentColor}
 .ib-phases .ib-past{opacity:.72}
-.ib-phases .ib-next{opacity:.6}
+.ib-phases .ib-next{opacity:.66}
 .ib-live td{min-width:4.5rem}
 .ib-bar{display:block;height:3px;margin-top:.3rem;background:color-mix(in srgb,currentColor 12%,transparent)}
 .ib-bar i{display:block;height:3px}

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from dashboard.comparing import Setting
 from dashboard.frame import Row, baseline_of
-from dashboard.metrics import Metric
 from dashboard.style import TECHNIQUES, Mark, Theme, marks
 from engine.tables import ACCURACY_VERDICTS, SPEED_VERDICTS, STATES
 from engine.takeaways import p_words
@@ -44,6 +44,13 @@ GLYPHS = {
     "hexagon": "⬢⬡",
 }
 """Symbol -> its solid and its hollow character. Streamlit's sanitiser takes SVG away."""
+BESIDE_VERDICTS = {
+    "better": "▲ larger speed-up",
+    "worse": "▼ smaller speed-up",
+    "no_difference": "= speed-up: no difference shown",
+}
+LONGEST_VALUE = 240
+"""Characters of a setting's value; the rest is its tooltip."""
 CSS = """
 .ib-card{overflow-x:auto}
 .ib-card table{border-collapse:collapse;width:100%;font-size:.94rem;line-height:1.25;
@@ -58,11 +65,12 @@ CSS = """
 .ib-card thead th:first-child{padding-left:0}
 .ib-card .ib-sub{display:block;font-size:.8rem;font-weight:400;opacity:.72}
 .ib-card .ib-mark{display:inline-block;width:1.15rem;font-weight:400}
-.ib-card .ib-why{white-space:normal;opacity:.85}
+.ib-card .ib-why{white-space:normal;opacity:.92}
 .ib-card .ib-mark~.ib-sub{padding-left:1.15rem}
 .ib-card .ib-verdict{white-space:normal;min-width:6.6rem}
 .ib-card .ib-strong{font-weight:600}
 .ib-card .ib-asked{white-space:normal;min-width:10.5rem}
+.ib-card .ib-value{max-width:26rem;font-weight:600;overflow-wrap:anywhere}
 .ib-said{margin:0 0 .6rem;padding-left:1.1rem;line-height:1.4;max-width:72rem}
 .ib-said li{margin:.15rem 0}
 .ib-muted{opacity:.75;font-size:.92rem}
@@ -99,8 +107,14 @@ def scorecard(rows: Sequence[Row], look: Theme) -> str:
 
 
 def _row(row: Row, mark: Mark, columns: int, labelled: bool) -> str:
-    about = f"{TECHNIQUES[mark.technique]} · {row['backend']} {row['precision']}"
-    name = f'<th scope="row">{glyph(mark, row)}{escape(row["title"])}{_sub(escape(about))}</th>'
+    about = TECHNIQUES[mark.technique]
+    return _row_of(row, row["title"], mark, about, columns, _figures(row, labelled))
+
+
+def _row_of(row: Row, name: str, mark: Mark, about: str, columns: int, cells: Sequence[str]) -> str:
+    """A line of a scorecard: `name`, then `cells`; the reason across all columns where it was not measured."""
+    about = f"{about} · {row['backend']} {row['precision']}"
+    name = f'<th scope="row">{glyph(mark, row)}{escape(name)}{_sub(escape(about))}</th>'
     if row["status"] != "measured":
         state = str(STATES.get(row["status"], row["status"]))
         reason = row["status_reason"] or ""
@@ -109,6 +123,11 @@ def _row(row: Row, mark: Mark, columns: int, labelled: bool) -> str:
             f'<tr>{name}<td class="ib-left ib-why" colspan="{columns - 1}" title="{escape(reason)}">'
             f"{escape(state)}{_sub(escape(short))}</td></tr>"
         )
+    css = ' class="ib-base"' if row["baseline"] else ""
+    return f"<tr{css}>{name}{''.join(cells)}</tr>"
+
+
+def _figures(row: Row, labelled: bool) -> list[str]:
     p95 = "" if row["latency_p95_s"] is None else f"p95 {milliseconds(row['latency_p95_s'])}"
     cells = [
         _cell(milliseconds(row["latency_p50_s"]), p95 or "p95: few calls"),
@@ -120,6 +139,12 @@ def _row(row: Row, mark: Mark, columns: int, labelled: bool) -> str:
         if row["baseline"]
         else _cell(significant(row["speedup"]), between(row["speedup_low"], row["speedup_high"])),
     ]
+    return [*cells, *_answers_and_memory(row, labelled)]
+
+
+def _answers_and_memory(row: Row, labelled: bool) -> list[str]:
+    """The cells that end a line of a scorecard: accuracy or agreement, memory, verdict."""
+    cells = []
     if labelled:
         cells.append(_cell(percent(row["accuracy"]), between(row["accuracy_low"], row["accuracy_high"], percent)))
         if row["accuracy_difference"] is not None:
@@ -133,8 +158,7 @@ def _row(row: Row, mark: Mark, columns: int, labelled: bool) -> str:
     ratio = "" if row["baseline"] or row["memory_ratio"] is None else times(row["memory_ratio"])
     cells.append(_cell(megabytes(row["memory_bytes"]), ratio))
     cells.append(f'<td class="ib-left ib-verdict">{_verdicts(row)}</td>')
-    css = ' class="ib-base"' if row["baseline"] else ""
-    return f"<tr{css}>{name}{''.join(cells)}</tr>"
+    return cells
 
 
 def _verdicts(row: Row) -> str:
@@ -144,16 +168,95 @@ def _verdicts(row: Row) -> str:
         doubt = f'<span title="{reason}">{doubt}</span>'
     if row["baseline"]:
         return f"baseline{_sub(doubt)}"
-    speed = SPEED_VERDICTS.get(row["comparison"], NOTHING)
-    strong = "ib-strong" if row["comparison"] in ("better", "worse") else ""
-    if speed.startswith("="):
-        speed = "= speed: no difference shown"
-    said = f'<span class="{strong}">{speed}</span>'
+    if row.get("beside") is not None:
+        words = SPEED_VERDICTS if row["beside_own"] else BESIDE_VERDICTS
+        speed = f"{words[row['beside_comparison']]} †"
+    elif row.get("own_baseline") and row["speedup"] is None:
+        speed = f"baseline of {row['run']}"
+    else:
+        speed = SPEED_VERDICTS.get(row["comparison"], NOTHING)
+        if speed.startswith("="):
+            speed = "= speed: no difference shown"
+    said = f'<span class="{"ib-strong" if speed[0] in "▲▼" else ""}">{speed}</span>'
     below = ACCURACY_VERDICTS.get(row["accuracy_comparison"], "")
     if below.startswith("="):
         below = "= accuracy: no difference shown"
     parts = [part for part in (below, doubt) if part]
     return said + "".join(_sub(part) for part in parts)
+
+
+def comparison(rows: Sequence[Row], look: Theme) -> str:
+    """The table of `comparing.against`: value, ratio and verdict of each row against the first, the baseline."""
+    shades = marks(rows, look)
+    kind = "VRAM" if any(row["memory_kind"] == "vram" for row in rows) else "RAM"
+    labelled = any(row["accuracy"] is not None for row in rows)
+    heads = [
+        ("Variant", ""),
+        ("Latency p50", "ms (95%)"),
+        ("p95", "ms, p99"),
+        ("Throughput", "samples/s (95%)"),
+        ("Speed-up", "× (95%)"),
+        ("Accuracy" if labelled else "Same answer", "% (95%)"),
+        *([("Difference", "points (95%)")] if labelled else []),
+        (f"Peak {kind}", "MB, ratio"),
+        ("Verdict", "against the baseline"),
+    ]
+    head = "".join(
+        f'<th scope="col"{" class=ib-left" if label == "Verdict" else ""}>{label}'
+        f"{f'<span class=ib-sub>{unit}</span>' if unit else ''}</th>"
+        for label, unit in heads
+    )
+    baseline = baseline_of(rows)
+    body = ""
+    for row in rows:
+        mark = shades[row["variant"]]
+        about = TECHNIQUES[mark.technique]
+        if baseline is not None and mark.technique == "options" and row["run"] != baseline["run"]:
+            about = "the same in another run"
+        body += _row_of(row, row["name"], mark, about, len(heads), _compared(row, labelled))
+    label = f"Each row against {baseline['title']}" if baseline else "Each row"
+    return _table(label, head, body)
+
+
+def _compared(row: Row, labelled: bool) -> list[str]:
+    p95, p99 = (NOTHING if row[key] is None else milliseconds(row[key]) for key in ("latency_p95_s", "latency_p99_s"))
+    cells = [
+        _cell(
+            milliseconds(row["latency_p50_s"]),
+            between(row["latency_p50_low_s"], row["latency_p50_high_s"], milliseconds),
+        ),
+        _cell(p95, "few calls" if row["latency_p99_s"] is None else f"p99 {p99}"),
+        _cell(
+            significant(row["throughput_samples_per_s"]),
+            between(row["throughput_samples_per_s_low"], row["throughput_samples_per_s_high"]),
+        ),
+    ]
+    if row["baseline"]:
+        cells.append(_cell("1", "baseline"))
+    elif row["beside"] is not None:
+        cells.append(_cell(f"† {significant(row['beside'])}", between(row["beside_low"], row["beside_high"])))
+    elif row["own_baseline"] and row["speedup"] is None:
+        cells.append(_cell(NOTHING, f"baseline of {row['run']}"))
+    else:
+        cells.append(_cell(significant(row["speedup"]), between(row["speedup_low"], row["speedup_high"])))
+    return [*cells, *_answers_and_memory(row, labelled)]
+
+
+def settings(differing: Sequence[Setting]) -> str:
+    """Each setting that differs: its values, and what has each of them."""
+    head = "".join(f'<th scope="col" class="ib-left">{text}</th>' for text in ("Setting", "Value", "Of"))
+    body = ""
+    for found in differing:
+        span = len(found.values)
+        first = f'<th scope="rowgroup" rowspan="{span}">{escape(found.name)}{_sub(escape(found.group))}</th>'
+        for value, holders in found.values:
+            short = value if len(value) <= LONGEST_VALUE else value[: LONGEST_VALUE - 1].rstrip() + "…"
+            body += (
+                f'<tr>{first}<td class="ib-left ib-why ib-value" title="{escape(value)}">{escape(short)}</td>'
+                f'<td class="ib-left ib-why">{escape(", ".join(holders))}</td></tr>'
+            )
+            first = ""
+    return _table("Settings that differ", head, body)
 
 
 def evidence(rows: Sequence[Row], look: Theme, hourly_price: float | None = None) -> str:
@@ -301,21 +404,6 @@ def _table(label: str, head: str, body: str) -> str:
         f'<style>{CSS}</style><div class=ib-card><table aria-label="{escape(label)}">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
-
-
-def metrics_table(metrics: Sequence[Metric]) -> str:
-    """Label, unit, direction and explanation of each metric."""
-    better = {"lower": "less", "higher": "more"}
-    head = "".join(
-        f'<th scope="col" class="ib-left">{text}</th>' for text in ("Figure", "Unit", "Better", "What it is")
-    )
-    body = "".join(
-        f'<tr><th scope="row">{escape(metric.label)}</th><td class="ib-left">{escape(metric.unit)}</td>'
-        f'<td class="ib-left">{better[metric.better]}</td>'
-        f'<td class="ib-left ib-why">{escape(metric.explanation)}</td></tr>'
-        for metric in metrics
-    )
-    return _table("What each figure means", head, body)
 
 
 def facts_table(facts: Mapping[str, str]) -> str:

@@ -9,20 +9,28 @@ import socket
 import sys
 from pathlib import Path
 
+from dashboard.export import command
 from engine import paths
 
 PORT = 8501
+USAGE = "python -m dashboard [--port PORT | --socket SOCKET]\n       python -m dashboard export RUN FILE [--help]"
 APP = Path(__file__).parent / "app.py"
 REPOSITORY = APP.parent.parent
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Serves until it is stopped. Exit code 2 where it cannot."""
-    parser = argparse.ArgumentParser(prog="python -m dashboard", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m dashboard", description=__doc__, usage=USAGE)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--port", type=int, default=PORT, help=f"TCP port on 127.0.0.1 (default {PORT}); 0: a free one")
     where.add_argument("--socket", type=Path, help="a Unix socket instead of a port: only its owner can open it")
+    commands = parser.add_subparsers(title="instead of serving", dest="command", metavar="")
+    about = "a run as slides, report or tables, or one of its charts"
+    take = commands.add_parser("export", prog="python -m dashboard export", help=about, description=command.__doc__)
+    command.add_arguments(take)
     given = parser.parse_args(arguments)
+    if given.command == "export":
+        return command.run(given)
     if given.socket is not None:
         return _serve(socket_path=given.socket.expanduser().absolute())
     port = given.port or free_port()

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 from engine.answering import blank
 from engine.errors import RequestError, one_line
+from engine.exports import safe
 
 MAX_BYTES = 5_000_000
 MAX_ROWS = 1000
 MAX_COLUMNS = 200
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-"""What a spreadsheet takes for the beginning of a formula (OWASP, "CSV injection"), in full width too."""
 TEXT_NAMES = ("text", "sentence", "headline", "title", "content", "body", "description", "review", "message")
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "topic")
 
@@ -40,12 +39,8 @@ def written(head: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerows([_safe(cell) for cell in row] for row in (head, *rows))
+    writer.writerows([safe(cell) for cell in row] for row in (head, *rows))
     return out.getvalue().encode("utf-8-sig", "replace")
-
-
-def _safe(cell: object) -> object:
-    return f"'{cell}" if isinstance(cell, str) and cell.lstrip(" \ufeff").startswith(FORMULA) else cell
 
 
 def read(content: bytes) -> Sheet:

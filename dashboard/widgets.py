@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from dashboard import data, findings, style
-from dashboard.frame import Row, baseline_of
-from engine.errors import RequestError
+from dashboard.export import images
+from dashboard.figures import base
+from dashboard.frame import Row, baseline_of, rows_of
+from engine.errors import RequestError, one_line
+from engine.store.queries import Search
 from engine.units import duration, megabytes
 
 CHOICE = "run_choice"
 PARAMETER = "run"
 FORMAT = "image_format"
+DRAWN = "drawn_charts"
+Charts = dict[str, tuple[str, go.Figure]]
+# The page names its run above: the line that says it stands in what is saved.
+HIDE_SOURCE = "<style>.stPlotlyChart .infolayer>:nth-last-child(1 of .annotation){display:none}</style>"
 LIVE_SECONDS = 2.0
 RUN = "app_pages/run.py"
+RUNS = "app_pages/runs.py"
+OLDER = ""
+"""What stands for the runs that the choice of a run does not offer."""
 DISTILBERT_BASE_BYTES = 267_800_000
 """The weights of distilbert-base-uncased with a classifier, in FP32."""
 STATES = {
@@ -40,7 +51,7 @@ def look() -> style.Theme:
 
 
 def history() -> pd.DataFrame:
-    """All runs, newest first; where there are none, says how to get one and ends the page."""
+    """The newest runs; where there are none, says how to get one and ends the page."""
     try:
         runs = data.runs()
     except RequestError as error:
@@ -76,19 +87,22 @@ def when(time: datetime | str | None) -> str:
     return f"{time:%Y-%m-%d %H:%M} UTC"
 
 
-def choose_run() -> str:
+def choose_run(search: bool = True) -> str:
     """The id of the chosen run: the URL's, else this session's, else the newest finished one.
 
-    Ends the page with what to do where there are no runs, or the reason where the URL names a run that is not there.
+    Offers the newest ones; where there are more, `search` leads on to the page that finds them. Ends the page with
+    what to do where there are no runs, or the reason where the URL names a run that is not there.
     """
+    if st.session_state.pop("find_run", False):
+        st.switch_page(RUNS)
     runs = history()
     known = {row["id"]: row for row in runs.to_dict("records")}
-    wanted = st.query_params.get(PARAMETER) or st.session_state.get("chosen_run")
-    if wanted:
+    asked = wanted()
+    if asked:
         try:
-            chosen = wanted if wanted in known else data.resolve(wanted)
+            chosen = asked if asked in known else data.resolve(asked)
         except RequestError as error:
-            st.warning(f"{error}")
+            st.warning(findings.literal(one_line(error)))
             if st.button("Show the newest run"):
                 st.query_params.pop(PARAMETER, None)
                 st.session_state.pop("chosen_run", None)
@@ -97,15 +111,17 @@ def choose_run() -> str:
         # Another page starts with an empty URL.
         go_to_run(chosen)
     else:
-        finished = [run_id for run_id, row in known.items() if row["status"] == "finished"]
-        chosen = (finished or list(known))[0]
+        chosen = newest_finished(runs)
     if chosen not in known:
         known[chosen] = data.run(chosen)
+    options = list(known)
+    if search and len(runs) == data.RECENT and (number := data.number()) > data.RECENT:
+        options.append(OLDER)
     st.session_state[CHOICE] = chosen
     st.selectbox(
         "Run",
-        list(known),
-        format_func=lambda run_id: label(known[run_id]),
+        options,
+        format_func=lambda run_id: label(known[run_id]) if run_id else f"All {number:,} runs, with a search …",
         key=CHOICE,
         on_change=_remember,
         label_visibility="collapsed",
@@ -113,9 +129,24 @@ def choose_run() -> str:
     return chosen
 
 
+def wanted() -> str | None:
+    """The run that the URL asks for, else the one that this session chose."""
+    return st.query_params.get(PARAMETER) or st.session_state.get("chosen_run")
+
+
+def newest_finished(runs: pd.DataFrame) -> str:
+    """Of all runs, of which these are the newest; the newest of all where none has finished."""
+    finished = runs[runs["status"] == "finished"]
+    if finished.empty and len(runs) == data.RECENT:
+        finished = data.runs(Search(states=("finished",)), limit=1)
+    return str((runs if finished.empty else finished)["id"].iloc[0])
+
+
 def _remember() -> None:
-    st.session_state["chosen_run"] = st.session_state[CHOICE]
-    st.query_params[PARAMETER] = st.session_state[CHOICE]
+    if st.session_state[CHOICE] == OLDER:
+        st.session_state["find_run"] = True
+    else:
+        go_to_run(st.session_state[CHOICE])
 
 
 def go_to_run(run_id: str) -> None:
@@ -124,16 +155,78 @@ def go_to_run(run_id: str) -> None:
     st.query_params[PARAMETER] = run_id
 
 
-def chart(figure: go.Figure, key: str, file_name: str, alt: str | None = None) -> None:
-    """Shows a figure as it is, with a button that saves it at slide size."""
-    title = re.sub(r"<[^>]+>", " ", figure.layout.title.text or "")
+def chart(figure: go.Figure, key: str, file_name: str, alt: str | None = None, source: str | None = None) -> None:
+    """Shows a figure as it is, with a button that saves it at slide size; `save_charts` offers it in other formats.
+
+    `source`: the line that only a saved chart shows, where it is not about the chosen run.
+    """
+    base.sign(figure, look(), source or _source())
+    _drawn()[key] = (file_name, figure)
+    st.html(HIDE_SOURCE)
     st.plotly_chart(
         figure,
         key=f"chart_{key}",
         theme=None,
         config=image_config(file_name, st.session_state.get(FORMAT) or "PNG", figure),
-        alt=alt or title,
+        alt=alt or images.words(figure)[0],
     )
+
+
+def _source() -> str:
+    """Device, n and id of the chosen run."""
+    run_id = st.session_state.get(CHOICE)
+    if not run_id:
+        return "Inference Bench"
+    summary = data.run(run_id)
+    return base.source(summary, rows_of(data.measurements(summary)))
+
+
+def _drawn() -> Charts:
+    """Key -> file name and figure of the charts that this run of the page has drawn so far."""
+    now = get_script_run_ctx()
+    if now is None:
+        return {}
+    began, charts = st.session_state.get(DRAWN) or (None, {})
+    # Streamlit begins every run of a page with cursors of its own; a fragment adds to the charts of the page.
+    if began is not now.cursors and not now.fragment_ids_this_run:
+        charts = {}
+        st.session_state[DRAWN] = (now.cursors, charts)
+    return charts
+
+
+@st.fragment
+def save_charts(stem: str) -> None:
+    """Offers the charts that the page has drawn until here as files; nothing is made before the click."""
+    drawn = dict(_drawn())
+    if not drawn:
+        return
+    with st.popover("Save charts"):
+        every = f"all {len(drawn)}, zipped"
+        chosen = st.selectbox(
+            "Chart",
+            [*drawn, every],
+            format_func=lambda key: images.words(drawn[key][1])[0] if key in drawn else every,
+            key="save_chart",
+        )
+        forms = [form.upper() for form in images.FORMS]
+        form = st.segmented_control("Format", forms, default="HTML", required=True, key="save_form").lower()
+        wanted = list(drawn.values()) if chosen == every else [drawn[chosen]]
+        why_not = images.chrome().reason if form in images.IMAGES else None
+        name = f"{stem}-charts-{form}.zip" if chosen == every else f"{wanted[0][0]}.{form}"
+        st.download_button(
+            f"Save {name}",
+            data=partial(images.files, wanted, form),
+            file_name=name,
+            mime="application/zip" if chosen == every else images.FORMS[form],
+            on_click="ignore",
+            disabled=why_not is not None,
+            key="save_charts",
+        )
+        st.caption(
+            f"Not here: {why_not}. The camera at each chart saves PNG and SVG without one."
+            if why_not
+            else "HTML is interactive and works without a network; images are 16:9, the size of a slide."
+        )
 
 
 def image_config(file_name: str, image_format: str, figure: go.Figure) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import errno
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -51,6 +51,8 @@ class Format(StrEnum):
     csv = "csv"
     json = "json"
     markdown = "markdown"
+    latex = "latex"
+    run = "run"
 
 
 def main() -> None:
@@ -145,24 +147,36 @@ def run(
     ] = False,
 ) -> None:
     """Measure a suite's variants, store them, and print a table."""
-    import signal
-
     from engine import runner
     from engine.spec import find_suite
 
-    # A scheduler's polite end is a cancellation, as Ctrl-C is: the store is told.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _interruptible()
     asked = _suite(suite, settings, variants)
     if json_file and json_file != "-":
         _check_writable(Path(json_file))
     if once and (known := _finished(asked)):
         print(f"{asked.name} is measured already: run {known} (`python -m engine show {known}`)", file=sys.stderr)
         return
+    path = str(find_suite(suite))
+    _measure(
+        lambda listener: runner.run(asked, device, offline=offline, listener=listener, suite_path=path), json_file
+    )
+
+
+def _interruptible() -> None:
+    """A scheduler's polite end is a cancellation, as Ctrl-C is: the store is told."""
+    import signal
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def _measure(work: Callable[[Any], str], json_file: str | None) -> None:
+    """Does `work`, which measures a run and gives its id, and shows what came of it. Always raises typer.Exit."""
+    from engine import runner
+
     try:
         with _progress() as listener:
-            run_id = runner.run(
-                asked, device, offline=offline, listener=listener, suite_path=str(find_suite(suite))
-            )
+            run_id = work(listener)
     except (KeyboardInterrupt, runner.Cancelled):
         print("cancelled; what was measured is stored: `python -m engine show latest`", file=sys.stderr)
         raise typer.Exit(STOPPED) from None
@@ -175,6 +189,51 @@ def run(
     for row in failed:
         print(f"failed: {row['variant']}: {row['status_reason']}", file=sys.stderr)
     raise typer.Exit(SOME_FAILED if failed else MEASURED)
+
+
+@app.command()
+def queue(
+    suite: SuiteName,
+    variants: Variants = None,
+    device: Device = "auto",
+    settings: Settings = None,
+    offline: Offline = False,
+) -> None:
+    """Queue a run that a process of its own measures, whatever becomes of this terminal; prints the run's id."""
+    from engine import jobs
+    from engine.spec import find_suite
+
+    run_id = jobs.start(_suite(suite, settings, variants), device, str(find_suite(suite)), offline)
+    print(run_id)
+    print(
+        f"queued; see how it goes: `python -m engine runs`, end it: `python -m engine cancel {run_id}`", file=sys.stderr
+    )
+
+
+@app.command()
+def resume(run: RunId, offline: Offline = False) -> None:
+    """Go on with a run that ended early or in which variants failed: what is measured stays, what it lacks is made."""
+    from engine import resuming, runner
+
+    _interruptible()
+    found = resuming.resumable(run)
+    _measure(
+        lambda listener: runner.run(
+            found.suite, found.device, offline=offline, listener=listener, suite_path=found.suite_path, resume=found
+        ),
+        None,
+    )
+
+
+@app.command()
+def cancel(
+    run: RunId,
+    now: Annotated[bool, typer.Option("--now", help="At once, not after the round it is in.")] = False,
+) -> None:
+    """End a queued or running run; what was measured until then is kept."""
+    from engine import jobs
+
+    print("cancelling" if jobs.cancel(run, at_once=now) else "it had ended already", file=sys.stderr)
 
 
 @app.command()
@@ -204,6 +263,9 @@ def suites() -> None:
 def runs(
     limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
     suite: Annotated[str | None, typer.Option(help="Only runs of this suite.")] = None,
+    search: Annotated[
+        str, typer.Option(metavar="WORDS", help="Only runs with these words in suite, device, host, state, note, tags.")
+    ] = "",
 ) -> None:
     """List stored runs, newest first."""
     from rich import box
@@ -214,8 +276,8 @@ def runs(
 
     with open_store(create=False) as store, store.session() as session:
         queries.mark_interrupted(session)
-        found = queries.list_runs(session, limit=limit, suite=suite)
-    made = Table("Run", "Suite", "Device", "Started (UTC)", "State", "Measurements", box=box.SIMPLE_HEAD)
+        found = queries.list_runs(session, limit=limit, suite=suite, search=queries.Search(search))
+    made = Table("Run", "Suite", "Device", "Started (UTC)", "State", "Measurements", "Tags", box=box.SIMPLE_HEAD)
     for row in found:
         counts = ", ".join(f"{n} {status}" for status, n in row.counts.items() if n)
         made.add_row(
@@ -225,8 +287,10 @@ def runs(
             f"{row.run.created_at:%Y-%m-%d %H:%M}",
             row.run.status,
             counts,
+            Text(", ".join(row.run.tags)),
         )
-    _console().print(made if found else "no runs yet; `python -m engine run demo` makes one")
+    none = "no run matches" if search or suite else "no runs yet; `python -m engine run demo` makes one"
+    _console().print(made if found else none)
 
 
 HourlyPrice = Annotated[
@@ -296,12 +360,66 @@ def export(
     ] = False,
     output: Annotated[str, typer.Option(metavar="FILE", help="Where to write; - for stdout.")] = "-",
 ) -> None:
-    """Write a run's measurements, or every example's logits, as CSV, JSON or Markdown."""
+    """Write a run's measurements or answers as CSV, JSON, Markdown or LaTeX; or the run as one file, to import."""
     from engine import exports
 
     if output != "-":
         _check_writable(Path(output))
+    if form is Format.run:
+        if predictions:
+            raise RequestError("--predictions goes with csv or json; a run's file holds every answer anyway")
+        _export_run(run, output)
+        return
     _write(output, exports.predictions(run, form) if predictions else exports.measurements(run, form))
+
+
+def _export_run(run: str, output: str) -> None:
+    from engine import runfile
+
+    if output != "-":
+        runfile.write(run, Path(output))
+    elif sys.stdout.isatty():
+        raise RequestError("a run's file is no text for a terminal; name it with --output FILE")
+    else:
+        sys.stdout.buffer.write(runfile.dump(run)[1])
+
+
+@app.command("import")
+def import_(file: Annotated[Path, typer.Argument(metavar="FILE", help="As `export --format run` wrote it.")]) -> None:
+    """Store the run of a file that another machine exported."""
+    from engine import runfile
+
+    done = runfile.load(file)
+    print(f"{done.run_id} {'imported' if done.new else 'is already there; nothing was changed'}")
+
+
+@app.command()
+def note(
+    run: RunId,
+    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help='The note; "" takes it away.')] = None,
+    tag: Annotated[list[str] | None, typer.Option(metavar="T", help="Add a tag; may be repeated.")] = None,
+    untag: Annotated[list[str] | None, typer.Option(metavar="T", help="Take a tag away; may be repeated.")] = None,
+) -> None:
+    """Write a note on a run, or tag it; without either, print both."""
+    from engine import history
+
+    said = history.annotate(run, text, tag or (), untag or ())
+    print(f"{said.run_id} [{', '.join(said.tags)}] {said.note or ''}".rstrip())
+
+
+@app.command()
+def delete(
+    run: RunId,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
+) -> None:
+    """Delete a run for good: its measurements, answers and log."""
+    from engine import history
+
+    found = history.contents(run)
+    if not yes and not typer.confirm(f"Delete run {found.run_id}? {history.going(found)}", err=True):
+        raise typer.Exit(SOME_FAILED)
+    history.delete(found.run_id)
+    print(f"{found.run_id} deleted")
 
 
 @app.command()

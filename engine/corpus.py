@@ -66,7 +66,12 @@ def load(suite: Suite, workload: Workload, offline: bool = False, where: str = "
     if labels is not None:
         labels = labels[chosen]
     return Corpus(
-        workload.dataset, names, texts, labels, chosen.astype(np.int64), _digest(names, texts, labels)
+        workload.dataset,
+        names,
+        texts,
+        labels,
+        chosen.astype(np.int64),
+        digest(names, texts, None if labels is None else labels.tolist()),
     )
 
 
@@ -422,6 +427,7 @@ def _number(value: int | str) -> int | None:
     return int(value) if re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", value) else None
 
 
-def _digest(names: list[str] | None, texts: list[str], labels: np.ndarray | None) -> str:
-    content = [names, texts, None if labels is None else labels.tolist()]
+def digest(names: list[str] | None, texts: list[str], labels: list[int] | None) -> str:
+    """What names a set of examples: sha256 (hex) over label names, texts and labels in order."""
+    content = [names, texts, labels]
     return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()

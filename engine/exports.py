@@ -1,4 +1,4 @@
-"""A stored run as CSV, JSON or Markdown text."""
+"""A stored run as CSV, JSON, Markdown or LaTeX text."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ from typing import Any
 from engine import tables
 from engine.errors import RequestError
 
+FORMULA = tuple("=+-@\t\n＝＋－＠")
+"""What makes a spreadsheet read a cell of text as a formula."""
+
 
 def measurements(reference: str, form: str) -> str:
-    """The run's measurements: CSV with a row a measurement, JSON with `run` and `measurements`, or tables."""
+    """The run's measurements: CSV with a row a measurement, JSON with `run` and `measurements`, or tables.
+
+    `form`: csv, json, markdown or latex.
+    """
     from engine.store import open_store, queries
 
     with open_store(create=False) as store, store.session() as session:
@@ -21,6 +27,8 @@ def measurements(reference: str, form: str) -> str:
         summary = queries.run_summary(run)
     if form == "json":
         return json.dumps({"run": summary, "measurements": rows}, indent=2)
+    if form == "latex":
+        return tables.document(summary, rows)
     if form == "markdown":
         parts = [tables.markdown(rows, columns) for columns in (tables.SPEED, tables.REST, tables.EVIDENCE)]
         if notes := tables.notes(rows):
@@ -33,10 +41,11 @@ def predictions(reference: str, form: str) -> str:
     """Every example's index in the data set, text hash, label and logits, for each measurement that has them.
 
     CSV: a row an example and measurement, logits as a JSON array in the model's own order. Raises
-    RequestError for Markdown, and for a run without answers.
+    RequestError for Markdown and LaTeX, and for a run without answers.
     """
-    if form == "markdown":
-        raise RequestError("--predictions has no Markdown form; allowed: csv, json")
+    if form in ("markdown", "latex"):
+        name = {"markdown": "Markdown", "latex": "LaTeX"}[form]
+        raise RequestError(f"--predictions has no {name} form; allowed: csv, json")
     run_id, found = _predictions(reference)
     if not found:
         raise RequestError(f"run {run_id} holds no answers: no variant got that far")
@@ -99,9 +108,18 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: safe(value) for key, value in row.items()} for row in rows)
     return out.getvalue()
 
 
 def _cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, dict | list) else value
+
+
+def safe(value: Any) -> Any:
+    """A cell that no spreadsheet reads as a formula: text that begins like one gets an apostrophe before it."""
+    if not isinstance(value, str):
+        return value
+    # The csv module leaves a lone carriage return unquoted.
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    return f"'{text}" if text.startswith(FORMULA) else text

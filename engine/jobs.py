@@ -63,25 +63,56 @@ def start(suite: Suite, device_request: str, suite_path: str | None = None, offl
                     log_path=str(logs),
                 )
             )
-        command = [sys.executable, "-m", "engine.jobs", run_id, str(suite.folder)]
-        with (logs / "run.log").open("ab") as log:
-            process = subprocess.Popen(
-                command + (["--offline"] if offline else []),
-                cwd=paths.REPOSITORY,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        pid = _detach(run_id, [str(suite.folder), *(["--offline"] if offline else [])])
         with store.session() as session:
             run = session.get(models.Run, run_id)
             if run is not None and run.pid is None:
-                run.pid = process.pid
+                run.pid = pid
     return run_id
 
 
-def cancel(reference: str) -> bool:
-    """Ask a run to end after what it is doing now; False where it had ended already."""
+def _detach(run_id: str, arguments: list[str]) -> int:
+    """Start the process that measures a queued run; its id."""
+    with (paths.local_folder("logs") / run_id / "run.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "engine.jobs", run_id, *arguments],
+            cwd=paths.REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        ).pid
+
+
+def resume(reference: str) -> str:
+    """Queue an ended run again, to measure what it lacks; its id.
+
+    Raises RequestError where it cannot go on, see `engine.resuming.resumable`.
+    """
+    from engine import resuming
+    from engine.store import models, open_store
+
+    found = resuming.resumable(reference)
+    (paths.local_folder("logs") / found.id).mkdir(exist_ok=True)
+    with open_store(create=False) as store:
+        with store.session() as session:
+            run = session.get_one(models.Run, found.id)
+            run.status, run.status_reason, run.finished_at = "queued", None, None
+            run.cancel_requested, run.progress, run.pid = False, None, None
+            run.heartbeat_at = datetime.now(UTC)
+        pid = _detach(found.id, [str(found.suite.folder), "--resume"])
+        with store.session() as session:
+            run = session.get_one(models.Run, found.id)
+            run.pid = run.pid or pid
+    return found.id
+
+
+def cancel(reference: str, at_once: bool = False) -> bool:
+    """Ask a run to end after the round it is in, or at once; False where it had ended already.
+
+    Either way what was measured until then is kept. Raises RequestError where it should end at once and its process
+    is not one of this machine.
+    """
     from engine.store import open_store, queries
 
     with open_store(create=False) as store, store.session() as session:
@@ -89,7 +120,30 @@ def cancel(reference: str) -> bool:
         if run.status in ENDED:
             return False
         run.cancel_requested = True
-        return True
+        run_id, host, pid = run.id, run.host, run.pid
+    if at_once:
+        _interrupt(run_id, host, pid)
+    return True
+
+
+def _interrupt(run_id: str, host: str, pid: int | None) -> None:
+    """Tell a run's process to end what it does; it writes down what became of it."""
+    import signal
+    import socket
+
+    import psutil
+
+    if host != socket.gethostname():
+        raise RequestError(f"run {run_id} is measured on {host}: it can end at once only from there")
+    try:
+        command = psutil.Process(pid).cmdline() if pid is not None else []
+        # Its number may be another process's by now.
+        if run_id in command or {"engine", "run"} <= set(command):
+            os.kill(pid or 0, signal.SIGTERM)
+            return
+    except (psutil.Error, OSError):
+        pass
+    raise RequestError(f"run {run_id}: its process {pid} is not there any more, or is another user's")
 
 
 def standing(status: str, progress: dict[str, Any] | None, spec: dict[str, Any]) -> str:
@@ -143,9 +197,9 @@ def log_tail(run_id: str, lines: int = 200) -> str:
         return ""
 
 
-def measure(run_id: str, folder: Path, offline: bool) -> int:
-    """Measure a queued run in this process; returns the exit code."""
-    from engine import runner
+def measure(run_id: str, folder: Path, offline: bool, resume: bool = False) -> int:
+    """Measure a queued run in this process, or what it lacks; returns the exit code."""
+    from engine import resuming, runner
     from engine.store import models, open_store
 
     with open_store(create=False) as store, store.session() as session:
@@ -171,6 +225,7 @@ def measure(run_id: str, folder: Path, offline: bool) -> int:
             suite_path=path,
             run_id=run_id,
             wait_seconds=WAIT_SECONDS,
+            resume=resuming.stored(run_id) if resume else None,
         )
     except (KeyboardInterrupt, runner.Cancelled):
         print("cancelled", flush=True)
@@ -196,7 +251,7 @@ def _fail(run_id: str, reason: str) -> None:
 
 
 def main() -> None:
-    """`python -m engine.jobs RUN FOLDER [--offline]`."""
+    """`python -m engine.jobs RUN FOLDER [--offline] [--resume]`."""
     import signal
 
     def stop(number: int, frame: object) -> None:
@@ -204,7 +259,7 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     os.chdir(paths.REPOSITORY)
-    sys.exit(measure(sys.argv[1], Path(sys.argv[2]), "--offline" in sys.argv[3:]))
+    sys.exit(measure(sys.argv[1], Path(sys.argv[2]), "--offline" in sys.argv[3:], "--resume" in sys.argv[3:]))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select, tuple_, update
 
-from engine import hardware, paths
+from engine import hardware, paths, pool
 from engine.store import models, open_store, queries
 from engine.summary import Block
 
@@ -30,6 +30,14 @@ PROGRESS_SECONDS = 1.0
 
 EARLIER_RUNS = 50
 """How many earlier runs of a suite are looked at to see whether the machine is as fast as it was."""
+
+
+OBSERVED = (
+    "load_s", "weights_bytes", "parameters", "truncated", "ram_peak_bytes", "ram_source", "vram_peak_bytes",
+    "vram_source", "memory", "energy_j_per_1000_examples", "energy", "audit", "tokenize_p50_s", "device_p50_s",
+    "invariance",
+)  # fmt: skip
+"""The columns of a measurement that do not follow from its calls and answers."""
 
 
 class Recorder:
@@ -105,6 +113,34 @@ class Recorder:
             for cell, row in zip(cells, rows, strict=True):
                 cell.id = row.id
 
+    def resume(self, run_id: str, cells: list[Cell]) -> models.Run:
+        """An ended run goes on: its row says so, and each cell gets what is stored of it.
+
+        A measurement that is whole is `kept` as it is; of any other the timed calls are.
+        """
+        with self._store.session() as session:
+            run = session.get_one(models.Run, run_id)
+            run.status, run.status_reason, run.pid = "preparing", None, os.getpid()
+            run.finished_at, run.cancel_requested, run.heartbeat_at = None, False, _now()
+            rows = {(row.variant, row.batch_size): row for row in queries.measurements(session, run_id)}
+            for cell in cells:
+                row = rows[cell.variant.name, cell.batching.batch_size]
+                cell.id = row.id
+                for block in queries.latencies(session, row.id):
+                    cell.blocks.append(Block(block.process, block.round, block.started_s, block.latencies_s,
+                                             block.samples, block.tokens, block.padded_tokens))  # fmt: skip
+                cell.kept = row.status == "measured"
+                if cell.kept:
+                    cell.logits, cell.audit = queries.logits(session, row.id), row.audit
+                    cell.values = {name: getattr(row, name) for name in OBSERVED}
+                    cell.conditions = row.conditions or []
+                    cell.doubts = [row.validity_reason] if row.validity == "unstable" and row.validity_reason else []
+                else:
+                    row.status, row.status_reason = "pending", None
+            session.flush()
+            session.expunge(run)
+            return run
+
     def published(self) -> list[str]:
         """The rows that a variant may stand beside, as "study/title"."""
         with self._store.session() as session:
@@ -155,6 +191,27 @@ class Recorder:
                 update(models.Run).where(models.Run.id == run_id).values(progress=asdict(progress), heartbeat_at=_now())
             )
             return bool(session.scalar(select(models.Run.cancel_requested).where(models.Run.id == run_id)))
+
+    def models(self, run_id: str, digests: dict[str, str]) -> None:
+        """Variant -> digest of its model's files: by these a run that is resumed knows whether they are the same."""
+        with self._store.session() as session:
+            run = session.get_one(models.Run, run_id)
+            run.environment = run.environment | {"models": digests}
+
+    def ahead(self, run_id: str) -> str | None:
+        """The oldest of the runs that were queued for the same device before this one and still wait for it."""
+        with self._store.session() as session:
+            run = session.get_one(models.Run, run_id)
+            before = select(models.Run).where(
+                models.Run.status == "queued",
+                models.Run.host == run.host,
+                models.Run.device == run.device,
+                tuple_(models.Run.created_at, models.Run.id) < (run.created_at, run.id),
+            )
+            for other in session.scalars(before.order_by(models.Run.created_at, models.Run.id)):
+                if other.pid is not None and pool.alive(other.pid):
+                    return other.id
+        return None
 
     def blocks(self, made: Iterable[tuple[Cell, Block]]) -> None:
         """One round's calls."""

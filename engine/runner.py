@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import batching, ceilings, corpus, hardware, labels, limits, paths, pool, stats, summary
+from engine import batching, ceilings, corpus, hardware, labels, limits, paths, pool, resuming, stats, summary
 from engine.artefacts import BuildError, Prepared, Preparer
 from engine.batching import Batching
 from engine.corpus import Corpus
@@ -26,6 +26,7 @@ from engine.hardware import Device
 from engine.measure import conditions, energy
 from engine.pool import Worker, WorkerError
 from engine.recorder import Recorder
+from engine.resuming import Resumable
 from engine.spec import CHECKPOINT, Suite, Variant
 
 QUEUE_SECONDS = 1.0
@@ -78,6 +79,8 @@ class Cell:
     logits: np.ndarray | None = None
     blocks: list[summary.Block] = field(default_factory=list)
     audit: dict[str, Any] | None = None
+    kept: bool = False
+    """Measured before the run was resumed: only a baseline is timed again, beside what was missing."""
     disturbed: int = 0
     doubts: list[str] = field(default_factory=list)
     """Why its figures may not be those of a steady state."""
@@ -100,6 +103,10 @@ class Entry:
     lengths: np.ndarray | None = None
     worker: Worker | None = None
 
+    @property
+    def kept(self) -> bool:
+        return all(cell.kept for cell in self.cells)
+
 
 def run(
     suite: Suite,
@@ -110,13 +117,14 @@ def run(
     suite_path: str | None = None,
     run_id: str | None = None,
     wait_seconds: float = 0.0,
+    resume: Resumable | None = None,
 ) -> str:
     """Measure `suite` and store the run; returns its id.
 
-    `run_id` names a run that is queued in the store already; without one a row is made. A device in use
-    is waited for, `wait_seconds` at most. Raises RequestError where the request itself is wrong. A variant
-    that cannot run or fails becomes a measurement that says so. On KeyboardInterrupt or Cancelled the run
-    is stored as cancelled.
+    `run_id` names a run that is queued in the store already; without one a row is made. `resume` is a run that has
+    ended: what it lacks is measured. A device in use is waited for, `wait_seconds` at most. Raises RequestError where
+    the request itself is wrong. A variant that cannot run or fails becomes a measurement that says so. On
+    KeyboardInterrupt or Cancelled the run is stored as cancelled.
     """
     from ulid import ULID
 
@@ -124,8 +132,10 @@ def run(
     examples = corpus.load(suite, suite.workload, offline=offline)
     check_batch_sizes(suite, len(examples))
     threads = suite.protocol.threads or hardware.usable_cores()
+    if resume and resume.begun and resume.example_set_id != examples.digest:
+        raise RequestError(f"run {resume.id} was begun over other examples: {suite.workload.dataset} has changed")
     queued = run_id is not None
-    run_id = run_id or str(ULID())
+    run_id = run_id or (resume.id if resume else str(ULID()))
     with ExitStack() as stack:
         recorder = stack.enter_context(Recorder(url))
         preparer = stack.enter_context(Preparer(suite, device.spec, threads, offline))
@@ -135,7 +145,8 @@ def run(
         check_published(suite, recorder.published())
         _take(stack, device, run_id, wait_seconds, recorder, listener, queued)
         check_models(suite, preparer, examples)
-        return Runner(suite, device, threads, examples, preparer, recorder, listener, suite_path, run_id).run()
+        made = Runner(suite, device, threads, examples, preparer, recorder, listener, suite_path, run_id, resume)
+        return made.run()
 
 
 def _take(
@@ -158,6 +169,8 @@ def _take(
     began_s = time.monotonic()
     while True:
         try:
+            if queued and (first := recorder.ahead(run_id)):
+                raise pool.DeviceBusy(f"run {first} was queued for {device.name} before", f"run {first}")
             stack.enter_context(pool.device_lock(device, f"run {run_id}"))
         except pool.DeviceBusy as error:
             briefly = error.holder.startswith(pool.CLASSIFY)
@@ -227,8 +240,10 @@ class Runner:
         listener: Listener,
         suite_path: str | None,
         run_id: str,
+        resume: Resumable | None = None,
     ) -> None:
         self.id = run_id
+        self.resume = resume if resume and resume.begun else None
         self.suite = suite
         self.device = device
         self.threads = threads
@@ -242,17 +257,22 @@ class Runner:
         self._slower = 1.0
         self.ceilings: dict[str, Any] = {"reason": "the run ended before they were measured"}
         self._began_s = time.perf_counter()
-        recorder.begin(
-            run_id,
-            suite,
-            device,
-            threads,
-            examples,
-            [cell for entry in self.entries for cell in entry.cells],
-            suite_path,
-        )
+        self._before = 0
+        """Processes of each variant that the run had before it was resumed."""
+        cells = [cell for entry in self.entries for cell in entry.cells]
+        if self.resume:
+            self._go_on(recorder.resume(run_id, cells), cells)
+        else:
+            recorder.begin(run_id, suite, device, threads, examples, cells, suite_path)
         self.logs = paths.local_folder("logs") / self.id
         preparer.report = lambda text, share: self._tell("preparing", text, share)
+
+    def _go_on(self, run: Any, cells: list[Cell]) -> None:
+        """Take up where the run ended; the clock goes on after its last block."""
+        blocks = [block for cell in cells for block in cell.blocks]
+        self._before = 1 + max((block.process for block in blocks), default=-1)
+        self._began_s -= max((block.started_s + float(block.latencies_s.sum()) for block in blocks), default=0.0)
+        self.ceilings = run.ceilings or self.ceilings
 
     def _cells(self) -> Iterator[tuple[Variant, list[Cell]]]:
         workload, position = self.suite.workload, 0
@@ -285,7 +305,7 @@ class Runner:
             self._end_all("cancelled", f"the run ended early: {one_line(error)}")
             self.recorder.end(self.id, "failed", one_line(error))
             raise
-        failed = [entry.variant.name for entry in self.entries if entry.ended == "failed"]
+        failed = [entry.variant.name for entry in self.entries if entry.ended == "failed" and not entry.kept]
         self.recorder.end(self.id, "finished", f"failed: {', '.join(failed)}" if failed else None)
         self._tell("finished", "finished", 1.0)
         return self.id
@@ -315,11 +335,17 @@ class Runner:
                 continue
             entry.prepared = prepared
             self._alignment(entry)
+            if self.resume:
+                resuming.check_same(self.resume, entry.variant.name, prepared.source.digest)
             if reason := pool.refusal(entry.variant, self.device, prepared):
                 self._end(entry, "unavailable", reason)
+        digests = {e.variant.name: e.prepared.source.digest for e in self.entries if e.prepared}
+        self.recorder.models(self.id, digests)
 
     def _measure_ceilings(self) -> None:
         """What the device can do, to hold the variants against: measured before any of them is loaded."""
+        if self.ceilings.get("products"):
+            return
         if not self.suite.protocol.ceilings:
             self.ceilings = {"reason": "the protocol says ceilings = false"}
         elif self._alive():
@@ -361,29 +387,34 @@ class Runner:
         return [entry for entry in self.entries if entry.ended is None]
 
     def _measure(self) -> None:
-        """Every pass of the protocol: fresh workers each time."""
+        """Every pass of the protocol that is missing: fresh workers each time."""
         passes = self._passes()
-        for process, groups in enumerate(passes):
+        lacking = [cell.blocks for entry in self._alive() if not entry.kept for cell in entry.cells]
+        done = resuming.whole_passes(lacking, self.suite.protocol, len(passes)) if self.resume else 0
+        for index, groups in enumerate(passes[min(done, len(passes) - 1) :]):
             for group in groups:
                 alive = [entry for entry in group if entry.ended is None]
-                if alive:
-                    self._measure_group(alive, process, len(passes))
+                if not all(entry.kept for entry in alive):
+                    self._measure_group(alive, self._before + index, len(passes), first=index == 0)
 
     def _passes(self) -> list[list[list[Entry]]]:
         """Passes of groups of variants that are loaded beside each other."""
-        count, alive = self.suite.protocol.processes, self._alive()
+        count = self.suite.protocol.processes
+        # What is measured already works again only where it is what the rest is compared with.
+        alive = [e for e in self._alive() if not e.kept or e.variant.name == self.suite.baseline]
         if self.schedule == "interleaved":
             return [[alive]] * count
         forward = [[entry] for entry in alive]
         return [forward, forward[::-1]] * count
 
-    def _measure_group(self, group: list[Entry], process: int, passes: int) -> None:
+    def _measure_group(self, group: list[Entry], process: int, passes: int, first: bool) -> None:
+        """One pass over `group`; in the `first` of them everything but latency is observed too."""
         with ExitStack() as stack:
-            self._load(group, process, stack)
-            if process == 0:
+            self._load(group, process, stack, first)
+            if first:
                 self._idle_w = energy.idle_power_w(self.device)
             for entry in group:
-                if entry.ended is None and process == 0:
+                if entry.ended is None and first and not entry.kept:
                     self._guarded(entry, self._answer, entry)
             for batch_size in self._phases():
                 cells = [
@@ -394,12 +425,20 @@ class Runner:
                     if self._phase_of(cell) == batch_size
                 ]
                 if cells:
-                    self._time(cells, process, passes)
+                    self._time(cells, process, passes, self._left(cells, passes) if first else 1.0)
             for entry in group:
-                if entry.ended is None and process == 0:
+                if entry.ended is None and first and not entry.kept:
                     self._guarded(entry, self._observe, entry)
         for entry in group:
             entry.worker = None
+
+    def _left(self, cells: list[tuple[Entry, Cell]], passes: int) -> float:
+        """The share of a pass that `cells` still lack; 1 unless the run is resumed."""
+        if not self.resume:
+            return 1.0
+        protocol = self.suite.protocol
+        lacking = [cell.blocks for entry, cell in cells if not entry.kept]
+        return resuming.share_left(lacking, math.ceil(protocol.rounds / passes), math.ceil(protocol.min_calls / passes))
 
     def _phases(self) -> list[int]:
         """Each batch size is an experiment of its own: its cells are interleaved with each other."""
@@ -416,7 +455,8 @@ class Runner:
         except UnavailableError as error:
             self._end(entry, "unavailable", str(error))
         except WorkerError as error:
-            if error.out_of_memory and self._others_loaded(entry):
+            # To start over would lose what a resumed run has.
+            if error.out_of_memory and self._others_loaded(entry) and not self._before:
                 raise _DoesNotFit from error
             self._end(entry, "failed", str(error))
         return None
@@ -425,7 +465,7 @@ class Runner:
         others = (e for e in self.entries if e is not entry)
         return self.schedule == "interleaved" and any(e.worker is not None for e in others)
 
-    def _load(self, group: list[Entry], process: int, stack: ExitStack) -> None:
+    def _load(self, group: list[Entry], process: int, stack: ExitStack, first: bool) -> None:
         """Start all workers of `group` at once, then load one after another, so that each sees the device still."""
         self._tell("loading", f"starting {len(group)} workers", 0.0)
         for entry in group:
@@ -442,15 +482,15 @@ class Runner:
             if entry.ended is None:
                 text = f"{entry.variant.shown}: loading"
                 self._tell("loading", text, index / len(group), None, entry.variant.name)
-                self._guarded(entry, self._load_one, entry, process, started[entry.variant.name])
+                self._guarded(entry, self._load_one, entry, first, started[entry.variant.name])
 
-    def _load_one(self, entry: Entry, process: int, started: dict[str, Any]) -> None:
+    def _load_one(self, entry: Entry, first: bool, started: dict[str, Any]) -> None:
         worker, prepared = entry.worker, entry.prepared
         assert worker is not None and prepared is not None
         loaded = worker.load(prepared, self.suite.workload.max_length)
         encoded = worker.ask("encode", texts=self.examples.texts)
         entry.lengths = encoded["lengths"]
-        if process:
+        if not first or entry.kept:
             return
         for cell in sorted(entry.cells, key=lambda c: c.batching.batch_size):
             figures = worker.ask("memory", positions=self._largest_batch(entry, cell), padding=cell.batching.padding)
@@ -542,12 +582,14 @@ class Runner:
                 break
         return np.concatenate(parts)
 
-    def _time(self, cells: list[tuple[Entry, Cell]], process: int, passes: int) -> None:
-        """The rounds of one experiment: `cells`, interleaved."""
+    def _time(self, cells: list[tuple[Entry, Cell]], process: int, passes: int, left: float) -> None:
+        """The rounds of one experiment: `cells`, interleaved; `left`: the share of a pass that is wanted."""
+        if not left:
+            return
         protocol = self.suite.protocol
-        rounds = math.ceil(protocol.rounds / passes)
-        min_calls = math.ceil(protocol.min_calls / passes)
-        max_seconds = protocol.max_seconds / passes
+        rounds = math.ceil(protocol.rounds / passes * left)
+        min_calls = math.ceil(protocol.min_calls / passes * left)
+        max_seconds = protocol.max_seconds / passes * left
         windows = batching.timed_windows(self._windows(cells))
         seed = (self.suite.workload.seed, process, cells[0][1].batching.batch_size)
         shuffle = np.random.default_rng(seed)
@@ -679,6 +721,8 @@ class Runner:
         if entry.worker is not None:
             entry.worker.close()
         for cell in entry.cells:
+            if cell.kept:
+                continue
             # What it gave until then is told; beside the baseline it is not held, as the rounds are not all there.
             cell.values |= self._alone(entry, cell)
             self.recorder.finish(cell.id, {**cell.values, "status": status, "status_reason": reason})
@@ -731,7 +775,8 @@ class Runner:
             self.recorder.finish(cell.id, cell.values | {"status": "measured", "status_reason": None})
 
     def _figures(self, entry: Entry, cell: Cell, baseline: Entry, calm: list[np.ndarray]) -> dict[str, Any]:
-        reference = self._baseline_cell(cell, baseline) if baseline.ended is None else None
+        known = baseline.ended is None or baseline.kept
+        reference = self._baseline_cell(cell, baseline) if known else None
         raw = summary.Raw(cell.blocks, cell.logits)
         reference_raw = summary.Raw(reference.blocks, reference.logits) if reference else None
         found = self._alone(entry, cell) | {

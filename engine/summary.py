@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -18,6 +19,12 @@ SLOWER = (
     "the machine was slower than it has been: calls took {:.2f} times as long as in the fastest earlier run of this "
     "work here, so the speed-up's interval is that much wider"
 )
+
+
+def said_slower(reasons: Iterable[str | None]) -> float:
+    """The factor that SLOWER names in a run's stored reasons, to two decimals; 1 where none does."""
+    pattern = re.escape(SLOWER).replace(r"\{:\.2f\}", r"(\d+\.\d+)")
+    return max((float(found[1]) for reason in reasons if (found := re.search(pattern, reason or ""))), default=1.0)
 
 
 @dataclass(frozen=True)
@@ -174,7 +181,6 @@ def paired(
     if labels is None or alignment.mapping is None or other.mapping is None:
         return {}
     mine, theirs = alignment.apply(logits), other.apply(baseline)
-    pair = quality.compare(mine == labels, theirs == labels)
     flips = quality.flips(mine, theirs, labels, 1 + max(*alignment.mapping, *other.mapping))
     return {
         "flip_kinds": {
@@ -182,13 +188,21 @@ def paired(
             "wrong_to_right": flips.wrong_to_right,
             "wrong_to_wrong": flips.wrong_to_wrong,
         },
+        **difference(mine == labels, theirs == labels),
+    }
+
+
+def difference(right: np.ndarray, baseline: np.ndarray) -> dict[str, Any]:
+    """The accuracy columns beside a baseline: both bool [examples], whether each is answered right."""
+    pair = quality.compare(right, baseline)
+    return {
         "accuracy_difference": pair.difference,
         "accuracy_difference_low": pair.low,
         "accuracy_difference_high": pair.high,
         "accuracy_gained": pair.gained,
         "accuracy_lost": pair.lost,
         "accuracy_p": pair.p,
-        "detectable_difference": quality.smallest_detectable(pair.gained + pair.lost, len(labels)),
+        "detectable_difference": quality.smallest_detectable(pair.gained + pair.lost, len(right)),
     }
 
 

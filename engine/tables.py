@@ -6,7 +6,7 @@ Every function takes the flat dictionaries of `engine.store.queries.flat`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from engine import takeaways
@@ -224,6 +224,92 @@ def markdown(rows: list[Row], columns: list[Column]) -> str:
 def literal(text: str) -> str:
     """`text` in one line, as Markdown shows it unchanged, also in a table."""
     return re.sub(r"([\\|<>*_`~\[\]])", r"\\\1", " ".join(text.split()))
+
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "`": r"\textasciigrave{}",
+    # A row that begins with one of these would be an argument of the line end before it.
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
+    # A hyphen after another: the two would become a dash.
+    "\0": "{}-",
+    "−": "$-$",
+    "–": "--",
+    "×": r"$\times$",
+    "·": r"$\cdot$",
+    "…": r"\dots{}",
+    "±": r"$\pm$",
+    "▲": r"$\uparrow$",
+    "▼": r"$\downarrow$",
+    "✗": r"$\times$",
+    "○": r"$\circ$",
+    "◌": r"$\circ$",
+}
+"""What LaTeX would read as its own, and the signs of these tables that its text fonts lack."""
+
+
+def latex_literal(text: str) -> str:
+    """`text` in one line, as LaTeX sets it unchanged."""
+    shown = "".join(sign for sign in " ".join(text.split()) if sign.isprintable())
+    return "".join(LATEX.get(sign, sign) for sign in re.sub("(?<=-)-", "\0", shown))
+
+
+def latex(rows: list[Row], columns: list[Column], about: str, label: str, remarks: Sequence[str] = ()) -> str:
+    """The same as a LaTeX table with booktabs; `about` is its caption, `remarks` stand below it."""
+    several = _several(rows)
+    sides = "".join("l" if header in WORDS else "r" for header, _ in columns)
+    heads = ["Variant", *(header for header, _ in columns)]
+    lines = [
+        r"\begin{table}",
+        r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
+        rf"\caption{{{latex_literal(about)}}}",
+        rf"\label{{{label}}}",
+        rf"\begin{{tabular}}{{@{{}}l{sides}@{{}}}}",
+        r"\toprule",
+        " & ".join(map(latex_literal, heads)) + r" \\",
+        r"\midrule",
+        *(
+            " & ".join(map(latex_literal, [_name(row, several), *(show(row) for _, show in columns)])) + r" \\"
+            for row in rows
+        ),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    if remarks:
+        said = r" \\ ".join(map(latex_literal, remarks))
+        lines.append(rf"\par\smallskip\begin{{minipage}}{{\linewidth}}\raggedright {said}\end{{minipage}}")
+    return "\n".join([*lines, r"\end{table}"])
+
+
+def document(run: dict[str, Any], rows: list[Row]) -> str:
+    """A run's three tables in LaTeX, to be put into a document; its notes stand below the last."""
+    about = caption(run, rows)
+    said = notes(rows)
+    parts = [
+        latex(rows, columns, f"{title}. {about}", f"tab:{run['id'].lower()}-{name}", said if name == "evidence" else ())
+        for name, title, columns in (
+            ("speed", "Speed", SPEED),
+            ("answers", "Answers and memory", REST),
+            ("evidence", "What the figures carry", EVIDENCE),
+        )
+    ]
+    needs = r"% Needs \usepackage{booktabs} and, with pdfLaTeX, \usepackage[T1]{fontenc}."
+    return "\n\n".join([needs, *parts])
 
 
 def caption(run: dict[str, Any], rows: list[Row]) -> str:

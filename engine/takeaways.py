@@ -204,12 +204,13 @@ def change(a: Row, b: Row) -> tuple[float, float, float] | None:
     return math.exp(centre), math.exp(centre - half), math.exp(centre + half)
 
 
-def differences(first: Stored, second: Stored) -> list[str]:
-    """What two runs, A and B, say differently of the same variants, and what differs between the runs themselves."""
+def differences(first: Stored, second: Stored, letters: tuple[str, str] = ("A", "B")) -> list[str]:
+    """What two runs say differently of the same variants, and what differs between the runs themselves."""
+    one, other = letters
     said = []
     for key, what in (("device_name", "devices"), ("suite", "suites"), ("host", "hosts")):
         if first[0][key] != second[0][key]:
-            said.append(f"different {what}: {first[0][key]} (A), {second[0][key]} (B)")
+            said.append(f"different {what}: {first[0][key]} ({one}), {second[0][key]} ({other})")
     if first[0]["example_set_id"] != second[0]["example_set_id"]:
         said.append("different examples: accuracies are not comparable")
     called = names(first[1])
@@ -221,7 +222,7 @@ def differences(first: Stored, second: Stored) -> list[str]:
             word = "rose" if moved[0] > 1 else "fell"
             said.append(
                 f"{name}: the speed-up {word} to {times(moved[0])} ({between(moved[1], moved[2])}) of what it was: "
-                f"{significant(a['speedup'])} (A), {significant(b['speedup'])} (B)"
+                f"{significant(a['speedup'])} ({one}), {significant(b['speedup'])} ({other})"
             )
     only = {row["variant"] for row in first[1]} ^ {row["variant"] for row in second[1]}
     if only:

@@ -406,9 +406,10 @@ def test_runs_that_do_not_exist_in_a_database(refused, data):
         assert refused(*words).startswith("there is no run '01ABC'; ")
 
 
-def test_predictions_as_markdown(refused):
-    message = refused("export", "latest", "--predictions", "--format", "markdown")
-    assert message == "--predictions has no Markdown form; allowed: csv, json"
+@pytest.mark.parametrize(("form", "name"), [("markdown", "Markdown"), ("latex", "LaTeX")])
+def test_predictions_as_tables(refused, form, name):
+    message = refused("export", "latest", "--predictions", "--format", form)
+    assert message == f"--predictions has no {name} form; allowed: csv, json"
 
 
 @pytest.mark.parametrize("url", ["nonsense", "sqlite:////proc/nowhere/x.sqlite"])

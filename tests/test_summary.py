@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from engine import stats
 from engine.labels import align
 from engine.summary import (
+    SLOWER,
     Block,
     Raw,
     agreement,
@@ -25,6 +26,7 @@ from engine.summary import (
     limits_row,
     paired,
     predicted_names,
+    said_slower,
     slowdown,
     speed,
     validity,
@@ -423,3 +425,9 @@ def test_a_tenth_of_disturbed_blocks_is_borne():
         "unstable",
         "3 of 20 blocks began while another worker still used the CPU",
     )
+
+
+def test_a_stored_reason_gives_the_slower_machines_factor_back():
+    reasons = [None, "latency drifted by +20%", f"only 3 of 60 calls; {SLOWER.format(1.234)}; and more"]
+    assert said_slower(reasons) == 1.23
+    assert said_slower(reasons[:2]) == 1.0

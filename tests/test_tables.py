@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import math
 import re
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -361,3 +364,57 @@ def test_units():
     assert whole(0) == "0" and whole(12_345) == "12,345" and whole(None) == NOTHING
     assert between(1, 2) == "1.00 to 2.00" and between(None, 2) == between(1, None) == ""
     assert between(0.1, 0.2, percent) == "10.0 to 20.0"
+
+
+SPECIAL = "\\ { } $ & # % _ ^ ~ < > | \" ` [x] * -- − ×"
+
+
+def cells_of(line: str) -> list[str]:
+    """The cells of a LaTeX row: apart at every & that is not escaped."""
+    return re.split(r"(?<!\\)&", line)
+
+
+def test_latex_has_a_row_a_measurement_and_a_cell_a_column() -> None:
+    made = tables.latex([row(), row(variant="b", title="Second")], tables.SPEED, "About", "tab:x", ["One.", "Two."])
+    lines = made.splitlines()
+    assert lines[0] == r"\begin{table}" and lines[-1] == r"\end{table}"
+    columns = re.search(r"\\begin\{tabular\}\{@\{\}(\w+)@\{\}\}", made)
+    assert columns is not None and len(columns[1]) == len(tables.SPEED) + 1
+    body = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
+    assert [len(cells_of(line)) for line in body] == [len(columns[1])] * 2
+    assert r"\caption{About}" in made and r"\label{tab:x}" in made and r"One. \\ Two." in made
+
+
+def test_latex_reads_nothing_of_a_title_as_its_own() -> None:
+    made = tables.latex_literal(SPECIAL)
+    bare = re.sub(r"\\text\w+\{\}|\\[{}$&#%_]|\$(?:-|\\times)\$|\{[\[\]*]?\}", "", made)
+    assert not set(bare) & set("\\{}$&#%_^~<>|\"`[]*"), bare
+    assert "--" not in made and "-{}-" in made
+    line = tables.latex([row(title=f"[{SPECIAL}")], tables.SPEED, SPECIAL, "tab:x").splitlines()[8]
+    assert line.startswith("{[}") and len(cells_of(line)) == len(tables.SPEED) + 1
+    assert tables.latex_literal("one\ntwo\x00\t\u202ethree") == "one two three"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on PATH")
+def test_latex_compiles(tmp_path: Path) -> None:
+    run = RUN | {"device_name": SPECIAL}
+    text = tables.document(run, [row(title=SPECIAL), row(variant="b", status="failed", status_reason=SPECIAL)])
+    source = tmp_path / "table.tex"
+    head = r"\documentclass{article}\usepackage{booktabs}\usepackage[T1]{fontenc}\begin{document}"
+    source.write_text(f"{head}\n{text}\n\\end{{document}}\n", encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", source.name]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_a_run_in_latex_has_three_captioned_tables_and_its_notes() -> None:
+    made = tables.document(RUN, [row(), row(variant="b", title="B", status="failed", status_reason="50% of it & more")])
+    assert made.startswith("% Needs \\usepackage{booktabs}")
+    labels = re.findall(r"\\label\{(.*?)\}", made)
+    assert labels == [f"tab:{RUN['id'].lower()}-{name}" for name in ("speed", "answers", "evidence")]
+    captions = re.findall(r"\\caption\{(.*)\}", made)
+    assert len(captions) == 3
+    for caption in captions:
+        assert "a {[}fast{]} processor (cpu, 2 threads): 400 examples" in caption and r"95\% intervals" in caption
+    assert made.count(r"\toprule") == made.count(r"\bottomrule") == made.count(r"\end{table}") == 3
+    assert r"B: failed: 50\% of it \& more" in made

@@ -161,6 +161,9 @@ def test_differences_of_two_runs():
         "in one of the runs only: only",
     ]
     assert takeaways.differences(first, first) == []
+    assert takeaways.differences(first, (RUN | {"host": "there"}, first[1]), ("A", "C")) == [
+        "different hosts: here (A), there (C)"
+    ]
 
 
 def test_a_threshold_counts_only_what_is_shown():

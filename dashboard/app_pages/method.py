@@ -6,16 +6,22 @@ import re
 
 import streamlit as st
 
-from dashboard import scorecard
+from dashboard.findings import literal
 from dashboard.metrics import METRICS
 from engine import paths
 
 READING_WIDTH = 960
+BETTER = {"lower": "less", "higher": "more"}
+
+lines = ["| Figure | Unit | Better | What it is |", "| --- | --- | --- | --- |"]
+for metric in METRICS.values():
+    cells = (metric.label, metric.unit, BETTER[metric.better], metric.explanation)
+    lines.append("| " + " | ".join(literal(cell) for cell in cells) + " |")
+document = paths.REPOSITORY / "docs" / "method.md"
+text = document.read_text(encoding="utf-8") if document.exists() else ""
 
 st.header("What each figure means", anchor=False)
-st.html(scorecard.metrics_table(list(METRICS.values())))
-document = paths.REPOSITORY / "docs" / "method.md"
-if document.exists():
-    # Lines of a whole wide window cannot be read.
-    with st.container(width=READING_WIDTH):
-        st.markdown(re.sub(r"^# ", "## ", document.read_text(encoding="utf-8"), flags=re.MULTILINE))
+# Lines of a whole wide window cannot be read.
+with st.container(width=READING_WIDTH):
+    # One element: the browser draws the table later than a text below it, which then would jump.
+    st.markdown("\n".join(lines) + "\n\n" + re.sub(r"^# ", "## ", text, flags=re.MULTILINE))

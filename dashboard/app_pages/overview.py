@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard import choices, data, figures, findings, frame, scorecard, widgets
-from dashboard.export import deck
+from dashboard.export import report
 from dashboard.style import Theme
 from engine import takeaways
 
@@ -20,6 +20,16 @@ STACKED = (
     "<style>@media (max-width:1214px){[data-testid=stGridCell]:has(.ib-card),"
     "[data-testid=stGridCell]:has(.st-key-chart_tradeoff){grid-column:1/-1 !important}}</style>"
 )
+
+
+MIME = {
+    "pptx": "application/vnd.openxmlformats-officedocument.presentationml.presentation",
+    "html": "text/html",
+    "csv": "text/csv",
+    "json": "application/json",
+    "md": "text/markdown",
+    "tex": "application/x-tex",
+}
 
 
 def main() -> None:
@@ -34,7 +44,7 @@ def main() -> None:
     shown = frame.at_batch(measured, size)
     rows = frame.rows_of(shown)
     with right:
-        _downloads(summary, measured, look)
+        _downloads(summary, measured, size, look)
     widgets.state_of(summary)
     if not rows:
         st.header("This run holds no measurements.")
@@ -47,6 +57,7 @@ def main() -> None:
         _by_label(rows, look)
         _published(summary, shown, look)
         _notes(rows)
+        widgets.save_charts(_stem(summary))
 
 
 def _batch_size(measured: pd.DataFrame) -> int | None:
@@ -72,7 +83,7 @@ def _first_screen(summary: dict[str, Any], shown: pd.DataFrame, rows: list[frame
     st.header(findings.literal(said.finding), anchor=False)
     if said.detail:
         st.write(findings.literal(said.detail))
-    st.caption(findings.literal(context(summary, rows)))
+    st.caption(findings.literal(findings.context(summary, rows)))
     if summary["suite"] == choices.FIRST:
         widgets.small_models(rows)
     if not any(row["status"] == "measured" for row in rows):
@@ -84,23 +95,6 @@ def _first_screen(summary: dict[str, Any], shown: pd.DataFrame, rows: list[frame
         st.html(scorecard.scorecard(rows, look))
     with first.cell(column_span=3):
         widgets.chart(figures.tradeoff(shown, look), "tradeoff", f"{_stem(summary)}-tradeoff")
-
-
-def context(summary: dict[str, Any], rows: list[frame.Row]) -> str:
-    """Device, workload and protocol in one line."""
-    workload, protocol = summary["spec"]["workload"], summary["spec"]["protocol"]
-    examples = next((row["examples"] for row in rows if row["examples"]), None)
-    sizes = ", ".join(str(size) for size in sorted({row["batch_size"] for row in rows}))
-    padded = "padded to" if workload["padding"] == "max_length" else "of at most"
-    processes = protocol["processes"]
-    threads = summary["environment"].get("threads")
-    return (
-        f"{summary['device_name']} ({summary['device']}{f', {threads} threads' if threads else ''}) · "
-        f"{f'{examples:,}' if examples else '–'} examples of {workload['dataset'].rsplit('/', 1)[-1]} · "
-        f"batch {sizes} {padded} {workload['max_length']} tokens · "
-        f"{protocol['rounds']} rounds, {processes} process{'es' if processes > 1 else ''} a variant · "
-        "ranges are 95% intervals."
-    )
 
 
 def _stem(summary: dict[str, Any]) -> str:
@@ -199,36 +193,46 @@ def _notes(rows: list[frame.Row]) -> None:
     st.html(scorecard.notes_table(said))
 
 
-def _downloads(summary: dict[str, Any], measured: pd.DataFrame, look: Theme) -> None:
+def _downloads(summary: dict[str, Any], measured: pd.DataFrame, size: int | None, look: Theme) -> None:
+    stem = _stem(summary)
     with st.popover("Download", width="stretch"):
-        st.download_button(
-            "PowerPoint, native charts (.pptx)",
-            data=lambda: deck.build(summary, measured, data.published()),
-            file_name=f"{_stem(summary)}.pptx",
-            mime="application/vnd.openxmlformats-officedocument.presentationml.presentation",
-            on_click="ignore",
-            width="stretch",
-            key="download_pptx",
-        )
-        for form, mime in (("csv", "text/csv"), ("json", "application/json"), ("markdown", "text/markdown")):
-            suffix = {"markdown": "md"}.get(form, form)
+        for label, suffix, make in (
+            ("PowerPoint, charts to edit (.pptx)", "pptx", partial(_deck, summary, measured, size, look)),
+            ("Report, interactive (.html)", "html", partial(_report, summary, measured, size, look)),
+            ("Measurements (.csv)", "csv", partial(data.export, summary["id"], "csv")),
+            ("Measurements (.json)", "json", partial(data.export, summary["id"], "json")),
+            ("Tables, Markdown (.md)", "md", partial(data.export, summary["id"], "markdown")),
+            ("Tables, LaTeX (.tex)", "tex", partial(data.export, summary["id"], "latex")),
+        ):
             st.download_button(
-                f"Measurements (.{suffix})",
-                data=partial(data.export, summary["id"], form),
-                file_name=f"{_stem(summary)}.{suffix}",
-                mime=mime,
+                label,
+                data=make,
+                file_name=f"{stem}.{suffix}",
+                mime=MIME[suffix],
                 on_click="ignore",
                 width="stretch",
-                key=f"download_{form}",
+                key=f"download_{suffix}",
             )
+        st.caption(f"Slides and report are {look.name}, as this page is; tables hold every batch size.")
         st.segmented_control(
             "Charts save as",
             ["PNG", "SVG"],
             default="PNG",
             key=widgets.FORMAT,
             required=True,
-            help="The camera at each chart's upper right saves it at slide size (16:9).",
+            help="The camera at each chart's upper right saves it at slide size (16:9). More formats: the page's end.",
         )
+
+
+def _deck(summary: dict[str, Any], measured: pd.DataFrame, size: int | None, look: Theme) -> bytes:
+    # python-pptx is loaded by the first who asks for slides.
+    from dashboard.export import deck
+
+    return deck.build(summary, measured, data.published(), look, size)
+
+
+def _report(summary: dict[str, Any], measured: pd.DataFrame, size: int | None, look: Theme) -> str:
+    return report.build(summary, measured, data.published(), look, size)
 
 
 main()

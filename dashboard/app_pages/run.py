@@ -160,9 +160,13 @@ def _context(summary: dict[str, Any]) -> str:
 
 
 def _cancel(summary: dict[str, Any]) -> None:
-    asked = summary["cancel_requested"]
-    if asked:
-        st.button("Cancelling…", disabled=True, key="cancelling", width="stretch", help="It ends what it is doing now.")
+    if summary["cancel_requested"]:
+        st.caption("Ends after this round.")
+        if st.button("End at once", key="cancel_now", width="stretch", help="What was measured until then is kept."):
+            try:
+                jobs.cancel(summary["id"], at_once=True)
+            except RequestError as error:
+                st.error(findings.literal(one_line(error)))
     elif st.button("Cancel run", key="cancel", width="stretch", help="What was measured until then is kept."):
         jobs.cancel(summary["id"])
         st.rerun(scope="fragment")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import zlib
 from functools import partial
 from typing import Any
 
@@ -10,118 +12,173 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import data, findings, frame, scorecard, widgets
-from engine.errors import RequestError
+from engine import history, runfile
+from engine.errors import RequestError, one_line
+from engine.store.queries import Search
 
 TABLE_KEY = "runs_table"
+PAGE = "page"
+PAGE_ROWS = 25
 ROWS_SHOWN = 8
 """More of them scroll."""
+SEARCH_LENGTH = 200
 ENVIRONMENT_FIRST = ("cpu", "gpu", "gpus", "memory", "host", "python", "packages", "bench")
 """What of the environment to show first; whatever else there is follows."""
 
 
 def main() -> None:
-    runs = widgets.history()
-    st.header("Runs", anchor=False)
-    found = _filtered(runs)
-    picked = _table(found)
-    if picked is not None:
-        widgets.go_to_run(picked)
-    run_id = widgets.choose_run()
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        st.header("Runs", anchor=False, width="content")
+        # A new key closes it.
+        with st.popover("Import a run file", key=f"importing_{st.session_state.get('imports', 0)}"):
+            _import()
+    _say()
+    newest = widgets.history()
+    _table(_search(), widgets.wanted() or widgets.newest_finished(newest))
+    run_id = widgets.choose_run(search=False)
     summary = data.run(run_id)
     widgets.state_of(summary)
+    _remarks(summary)
     _details(summary)
 
 
-def _filtered(runs: pd.DataFrame) -> pd.DataFrame:
-    """The history, narrowed by a search over everything that the table shows and by state and suite."""
-    search, suite, state = st.columns([4, 3, 3])
-    words = search.text_input(
+def _say() -> None:
+    """What became of the last thing that was asked for: once."""
+    said = st.session_state.pop("runs_said", None)
+    if said is not None:
+        good, text = said
+        (st.toast if good else st.error)(findings.literal(text))
+
+
+def _import() -> None:
+    # A new key for every file: one that was imported is not kept.
+    key = f"run_file_{st.session_state.get('imports', 0)}"
+    st.file_uploader(
+        "A run that another machine exported",
+        type=[runfile.SUFFIX.rpartition(".")[2]],
+        max_upload_size=runfile.MAX_BYTES // 1_000_000,
+        key=key,
+        on_change=_take,
+        args=(key,),
+    )
+    st.caption("Or `python -m engine import FILE`. Everything in it is checked first.")
+
+
+def _take(key: str) -> None:
+    file = st.session_state[key]
+    if file is None:
+        return
+    try:
+        done = data.import_run(file.getvalue(), file.name)
+    except RequestError as error:
+        st.session_state["runs_said"] = (False, one_line(error))
+    else:
+        text = "is imported" if done.new else "is already here; nothing was changed"
+        st.session_state["runs_said"] = (True, f"Run …{done.run_id[-6:]} {text}.")
+        widgets.go_to_run(done.run_id)
+    st.session_state["imports"] = st.session_state.get("imports", 0) + 1
+
+
+def _search() -> Search:
+    """What the controls above the table ask for."""
+    suites, tags = data.names()
+    words, suite, state, tag = st.columns([4, 3, 3, 3])
+    typed = words.text_input(
         "Search",
         key="search",
         bind="query-params",
-        placeholder="Search suite, device, host, id, note",
+        placeholder="Search suite, device, host, id, note, tag",
         label_visibility="collapsed",
+        max_chars=SEARCH_LENGTH,
+        on_change=_first_page,
     )
-    suites = suite.multiselect(
-        "Suite",
-        sorted(runs["suite"].unique()),
-        key="suites",
-        placeholder="All suites",
-        label_visibility="collapsed",
-        bind="query-params",
-    )
-    states = state.multiselect(
-        "State",
-        list(widgets.STATES),
-        key="states",
-        placeholder="All states",
-        label_visibility="collapsed",
-        bind="query-params",
-    )
-    return matching(runs, words or "", suites, states)
+    chosen = [
+        place.multiselect(
+            label,
+            options,
+            key=key,
+            placeholder=f"All {key}" if options else f"No {key} yet",
+            label_visibility="collapsed",
+            bind="query-params",
+            on_change=_first_page,
+        )
+        for place, label, options, key in (
+            (suite, "Suite", suites, "suites"),
+            (state, "State", list(widgets.STATES), "states"),
+            (tag, "Tag", tags, "tags"),
+        )
+    ]
+    return Search((typed or "")[:SEARCH_LENGTH], *map(tuple, chosen))
 
 
-def matching(runs: pd.DataFrame, words: str, suites: list[str], states: list[str]) -> pd.DataFrame:
-    """The runs that hold every word of `words` somewhere, and are of `suites` and `states` where those are given."""
-    keep = pd.Series(True, index=runs.index)
-    text = (
-        runs[["id", "suite", "title", "device", "device_name", "host", "status", "status_reason", "notes"]]
-        .fillna("")
-        .astype(str)
-        .agg(" ".join, axis=1)
-        .str.casefold()
-    )
-    for word in words.casefold().split():
-        keep &= text.str.contains(word, regex=False)
-    if suites:
-        keep &= runs["suite"].isin(suites)
-    if states:
-        keep &= runs["status"].isin(states)
-    return runs[keep]
+def _first_page() -> None:
+    st.session_state[PAGE] = 1
 
 
-def _table(runs: pd.DataFrame) -> str | None:
-    """The history; returns the run that was just clicked."""
-    if runs.empty:
+def _table(search: Search, run_id: str) -> None:
+    """One page of the history, with `run_id` marked where it is on it; a click chooses a run."""
+    number = data.number(search)
+    if not number:
         st.caption("No run matches. Clear the search to see all of them.")
-        return None
-    shown = pd.DataFrame(
-        {
-            "Started": [row["created_at"] for row in runs.to_dict("records")],
-            "Suite": runs["suite"].to_list(),
-            "Device": [f"{row['device_name']} ({row['device']})" for row in runs.to_dict("records")],
-            "Host": runs["host"].to_list(),
-            "State": [widgets.STATES.get(status, status) for status in runs["status"]],
-            "Variants": [_counts(row) for row in runs.to_dict("records")],
-            "Took (s)": [_took(row) for row in runs.to_dict("records")],
-            "Ends in": [f"…{run_id[-6:]}" for run_id in runs["id"]],
-            "Run": runs["id"].to_list(),
-        }
-    )
-    event = st.dataframe(
+        return
+    place = st.container()
+    page, pages = 1, math.ceil(number / PAGE_ROWS)
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        st.caption(f"{number:,} run{'s' * (number > 1)}, the newest first. Select a row to see all about it.")
+        if pages > 1:
+            page = st.pagination(pages, key=PAGE, bind="query-params")
+    shown = history_table(data.runs(search, PAGE_ROWS, (page - 1) * PAGE_ROWS))
+    ids = list(shown["Run"])
+    if st.session_state.get("table_run") != run_id:
+        # Chosen elsewhere: another table, as a selection that was made in one stays.
+        st.session_state["table_run"] = run_id
+        st.session_state["tables"] = st.session_state.get("tables", 0) + 1
+    key = f"{TABLE_KEY}_{st.session_state['tables']}_{zlib.crc32(' '.join(ids).encode())}"
+
+    def pick() -> None:
+        rows = st.session_state[key]["selection"]["rows"]
+        if rows and rows[0] < len(ids):
+            st.session_state["table_run"] = ids[rows[0]]
+            widgets.go_to_run(ids[rows[0]])
+
+    place.dataframe(
         shown,
         hide_index=True,
         height="content" if len(shown) <= ROWS_SHOWN else 318,
         placeholder="–",
-        key=TABLE_KEY,
-        on_select="rerun",
+        key=key,
+        on_select=pick,
         selection_mode="single-row",
+        selection_default={"selection": {"rows": [ids.index(run_id)] if run_id in ids else []}},
         column_config={
             "Started": st.column_config.DatetimeColumn("Started (UTC)", format="YYYY-MM-DD HH:mm", timezone="UTC"),
             "Took (s)": st.column_config.NumberColumn(format="%.0f"),
+            "Tags": st.column_config.ListColumn(),
             "Ends in": st.column_config.TextColumn("Run", help="The end of its id, as everywhere here"),
             "Run": None,
         },
         alt=f"{len(shown)} runs, the newest first",
     )
-    st.caption(f"{len(shown):,} of the newest {data.LISTED:,} runs at most. Select a row to see all about it.")
-    chosen = event["selection"]["rows"]
-    clicked = shown["Run"].iloc[chosen[0]] if chosen and chosen[0] < len(shown) else None
-    # A selection stays; only a new one may overrule what the list of runs says.
-    if clicked == st.session_state.get("clicked_run"):
-        return None
-    st.session_state["clicked_run"] = clicked
-    return clicked
+
+
+def history_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """The columns of the history as people read them; "Run" holds the whole id."""
+    rows = runs.to_dict("records")
+    return pd.DataFrame(
+        {
+            "Started": [row["created_at"] for row in rows],
+            "Suite": [row["suite"] for row in rows],
+            "Device": [f"{row['device_name']} ({row['device']})" for row in rows],
+            "Host": [row["host"] for row in rows],
+            "State": [widgets.STATES.get(row["status"], row["status"]) for row in rows],
+            "Measurements": [_counts(row) for row in rows],
+            "Took (s)": [_took(row) for row in rows],
+            "Tags": [row["tags"] for row in rows],
+            "Note": [" ".join((row["notes"] or "").split()) or None for row in rows],
+            "Ends in": [f"…{row['id'][-6:]}" for row in rows],
+            "Run": [row["id"] for row in rows],
+        }
+    )
 
 
 def _counts(row: dict[str, Any]) -> str:
@@ -135,35 +192,82 @@ def _took(row: dict[str, Any]) -> float | None:
     return (row["finished_at"] - row["started_at"]).total_seconds()
 
 
+def _remarks(summary: dict[str, Any]) -> None:
+    """What somebody wrote on the run."""
+    if summary["tags"]:
+        st.markdown(" ".join(f":gray-badge[{findings.literal(tag)}]" for tag in summary["tags"]))
+    if summary["notes"]:
+        st.text(summary["notes"])
+
+
+def _edit(summary: dict[str, Any]) -> None:
+    run_id = summary["id"]
+    with st.form(f"remarks_{run_id}", border=False):
+        left, right = st.columns([3, 2])
+        note = left.text_area("Note", summary["notes"] or "", max_chars=history.NOTE_LENGTH, key=f"note_{run_id}")
+        tags = right.multiselect(
+            "Tags",
+            sorted({*data.names()[1], *summary["tags"]}),
+            default=summary["tags"],
+            accept_new_options=True,
+            select_all=False,
+            max_selections=history.TAGS,
+            key=f"tags_{run_id}",
+            placeholder="Choose or type",
+            help="Letters, digits and . _ - : / +; small letters, no blanks.",
+        )
+        if st.form_submit_button("Save", type="primary"):
+            try:
+                data.annotate(run_id, note or "", tags)
+            except RequestError as error:
+                st.error(findings.literal(one_line(error)))
+            else:
+                st.rerun()
+
+
+@st.dialog("Delete this run?")
+def _confirm(summary: dict[str, Any]) -> None:
+    if "runs_said" in st.session_state:
+        # It was answered: the page says what became of it.
+        st.rerun()
+    run_id = summary["id"]
+    try:
+        found = data.contents(run_id)
+    except RequestError as error:
+        st.error(findings.literal(one_line(error)))
+        return
+    st.write(findings.literal(widgets.label(summary)))
+    st.write(findings.literal(history.going(found)))
+    st.caption("Export its run file first if it may be wanted again.")
+    with st.container(horizontal=True):
+        st.button("Delete run", type="primary", key="delete_now", on_click=_delete, args=(run_id,))
+        if st.button("Keep it", key="keep"):
+            st.rerun()
+
+
+def _delete(run_id: str) -> None:
+    try:
+        data.delete(run_id)
+    except RequestError as error:
+        st.session_state["runs_said"] = (False, one_line(error))
+        return
+    st.session_state.pop("chosen_run", None)
+    st.query_params.pop(widgets.PARAMETER, None)
+    st.session_state["runs_said"] = (True, f"Run …{run_id[-6:]} is deleted.")
+
+
 def _details(summary: dict[str, Any]) -> None:
     measured = data.measurements(summary)
     rows = frame.rows_of(measured)
-    buttons = st.columns([1, 1, 1, 1, 3])
-    stem = f"{summary['suite']}-{summary['id'][-6:].lower()}"
-    for place, form, mime in zip(
-        buttons, ("csv", "json", "markdown"), ("text/csv", "application/json", "text/markdown"), strict=False
-    ):
-        place.download_button(
-            {"csv": "CSV", "json": "JSON", "markdown": "Markdown"}[form],
-            data=partial(data.export, summary["id"], form),
-            file_name=f"{stem}.{'md' if form == 'markdown' else form}",
-            mime=mime,
-            on_click="ignore",
-            width="stretch",
-            key=f"runs_{form}",
-            help="The run's measurements",
-        )
-    buttons[3].download_button(
-        "Answers",
-        data=lambda: _answers(summary["id"]),
-        file_name=f"{stem}-answers.csv",
-        mime="text/csv",
-        on_click="ignore",
-        width="stretch",
-        key="runs_answers",
-        help="CSV: every example's answer and logits by each variant",
-        disabled=not any(row["examples"] for row in rows),
-    )
+    with st.container(horizontal=True, horizontal_alignment="distribute"):
+        with st.container(horizontal=True, width="content"):
+            _downloads(summary, rows)
+        live = summary["status"] in data.LIVE
+        why = "It is under way: cancel it first." if live else None
+        if st.button("Delete …", key="delete", disabled=live, help=why):
+            _confirm(summary)
+    with st.expander("Note and tags"):
+        _edit(summary)
     names = ["Variants", "Environment", "Suite", "Log"]
     variants, environment, suite, log = st.tabs(names)
     with variants:
@@ -171,11 +275,48 @@ def _details(summary: dict[str, Any]) -> None:
     with environment:
         _environment(summary)
     with suite:
-        path = f"From `{summary['suite_path']}`, as it was run" if summary["suite_path"] else "As it was run"
-        st.caption(f"{path}: every override applied, every default written out.")
+        path = f"From {summary['suite_path']}, as it was run" if summary["suite_path"] else "As it was run"
+        st.caption(findings.literal(f"{path}: every override applied, every default written out."))
         st.code(json.dumps(summary["spec"], indent=2), language="json", height=520)
     with log:
         _log(summary)
+
+
+def _downloads(summary: dict[str, Any], rows: list[frame.Row]) -> None:
+    run_id, stem = summary["id"], f"{summary['suite']}-{summary['id'][-6:].lower()}"
+    live = summary["status"] in data.LIVE
+    measurements = "The run's measurements"
+    for label, suffix, mime, make, about, off in (
+        ("CSV", ".csv", "text/csv", partial(data.export, run_id, "csv"), measurements, False),
+        ("JSON", ".json", "application/json", partial(data.export, run_id, "json"), measurements, False),
+        ("Markdown", ".md", "text/markdown", partial(data.export, run_id, "markdown"), measurements, False),
+        (
+            "Answers",
+            "-answers.csv",
+            "text/csv",
+            partial(_answers, run_id),
+            "CSV: every example's answer and logits by each variant",
+            not any(row["examples"] for row in rows),
+        ),
+        (
+            "Run file",
+            runfile.SUFFIX,
+            "application/zip",
+            partial(data.run_file, run_id),
+            "It has to end first." if live else "All of it as one file, to be imported on another machine",
+            live,
+        ),
+    ):
+        st.download_button(
+            label,
+            data=make,
+            file_name=stem + suffix,
+            mime=mime,
+            on_click="ignore",
+            key=f"runs_{label.split()[0].lower()}",
+            help=about,
+            disabled=off,
+        )
 
 
 def _answers(run_id: str) -> str:
@@ -208,7 +349,7 @@ def _environment(summary: dict[str, Any]) -> None:
                 "Asked for": widgets.when(summary["created_at"]),
                 "Started": widgets.when(summary["started_at"]),
                 "Ended": widgets.when(summary["finished_at"]),
-                **({"Note": summary["notes"]} if summary["notes"] else {}),
+                **({"Imported": widgets.when(summary["imported_at"])} if summary["imported_at"] else {}),
             }
         )
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,45 +17,61 @@ from pptx.enum.text import MSO_ANCHOR, PP_ALIGN
 from pptx.util import Emu, Inches, Length, Pt
 
 from dashboard import findings, frame
-from dashboard.export import native
+from dashboard.export import content, images, native
 from dashboard.figures.accuracy import gain_key
+from dashboard.figures.batches import over_batch_size
 from dashboard.figures.memory import parts
 from dashboard.figures.published import pairs
 from dashboard.figures.tradeoff import place
 from dashboard.frame import Row
 from dashboard.metrics import METRICS, Metric
 from dashboard.style import LIGHT, Theme, marks
+from engine import takeaways
 from engine.tables import ACCURACY_VERDICTS, SPEED_VERDICTS
-from engine.units import between, megabytes, milliseconds, significant
+from engine.units import between, megabytes, milliseconds, percent, point_interval, points, significant
 
 WIDTH, HEIGHT = Inches(13.333), Inches(7.5)
 MARGIN = Inches(0.6)
-FONT = "Calibri"
+FONT = "Arial"
 Box = tuple[Length, Length, Length, Length]
 BODY: Box = (MARGIN, Inches(1.55), Emu(WIDTH - 2 * MARGIN), Inches(5.1))
 
 PLOT = (780.0, 300.0)
 """The plot area of a chart on a slide, in points, about."""
-METHOD = (
-    "Method. Every variant works in a process of its own; in each round every variant, in shuffled order, answers the "
-    "same examples, and speed-ups are taken round by round, over the third of the rounds in which the machine was "
-    "least disturbed. A call takes one tokenised batch as host arrays and returns its logits as a host array. "
-    "Intervals are 95%: speed by Student's t over the rounds with a part for what two processes of one variant differ "
-    "by; accuracy by Wilson; accuracy differences by a bootstrap of paired answers, their verdicts by exact McNemar, "
-    "corrected by Holm."
-)
+TITLE_SIZES = (24, 20, 18, 16, 14)
+TITLE_HEIGHT = 70.0
+"""What a title may take, in points."""
+LETTER = 0.56
+"""The width of a letter of a title over its size, about: bold, and rather too wide than too narrow."""
+TEXT_SIZES = (18, 16, 14)
+TEXT_LETTER = 0.5
+BODY_HEIGHT = 365.0
+LABEL_HEIGHT = 17.0
+TABLE_ROWS = 12
 
 
-def build(summary: dict[str, Any], measured: pd.DataFrame, published: pd.DataFrame, look: Theme = LIGHT) -> bytes:
-    """The deck of a run as a .pptx file; where it has several batch sizes, of the baseline's largest."""
-    sizes = [row["batch_size"] for row in frame.rows_of(measured) if row["baseline"]]
-    shown = frame.at_batch(measured, max(sizes) if sizes else None)
-    return _Deck(summary, shown, published, look).save()
+def build(
+    summary: dict[str, Any],
+    measured: pd.DataFrame,
+    published: pd.DataFrame,
+    look: Theme = LIGHT,
+    batch_size: int | None = None,
+) -> bytes:
+    """The deck of a run as a .pptx file, at one batch size: the baseline's largest where none is given."""
+    return _Deck(summary, measured, published, look, batch_size).save()
 
 
 class _Deck:
-    def __init__(self, summary: dict[str, Any], shown: pd.DataFrame, published: pd.DataFrame, look: Theme) -> None:
-        self.summary, self.look = summary, look
+    def __init__(
+        self,
+        summary: dict[str, Any],
+        measured: pd.DataFrame,
+        published: pd.DataFrame,
+        look: Theme,
+        batch_size: int | None,
+    ) -> None:
+        self.summary, self.look, self.every = summary, look, measured
+        shown = content.at(measured, batch_size)
         rows = frame.rows_of(shown)
         self.rows = [*(r for r in rows if r["baseline"]), *(r for r in rows if not r["baseline"])]
         self.measured = [row for row in self.rows if row["status"] == "measured"]
@@ -64,19 +82,25 @@ class _Deck:
 
     def save(self) -> bytes:
         said = findings.headline(self.rows)
+        about = self.file.core_properties
+        about.title, about.subject, about.author = said.finding[:255], self._source()[:255], "Inference Bench"
         self._scorecard(said)
         if self.measured:
             gain = gain_key(self.rows)
+            self._takeaways()
             self._tradeoff(gain)
-            self._dots(METRICS["latency_p50_s"], findings.latency_title(self.rows), log=True)
-            self._dots(METRICS["throughput_samples_per_s"], findings.throughput_title(self.rows), log=True)
+            self._dots(METRICS["latency_p50_s"], findings.latency_title(self.rows))
+            self._dots(METRICS["throughput_samples_per_s"], findings.throughput_title(self.rows))
+            self._batches()
             self._memory()
-            self._dots(METRICS[gain], findings.accuracy_title(self.rows), log=False)
+            self._dots(METRICS[gain], findings.accuracy_title(self.rows))
+            self._dots(METRICS["accuracy_difference"], _difference_title(self.rows))
+            self._limits()
             if any(not row["baseline"] for row, _, _ in self.pairs):
                 self._published()
-        notes = findings.notes(self.rows)
+        notes = [(f"{name}: {kind}. ", text) for name, kind, text in findings.notes(self.rows)]
         if notes:
-            self._notes(notes)
+            self._list("What to know about these figures", notes)
         out = io.BytesIO()
         self.file.save(out)
         return out.getvalue()
@@ -91,11 +115,13 @@ class _Deck:
         head.left, head.top, head.width, head.height = MARGIN, Inches(0.4), Emu(WIDTH - 2 * MARGIN), Inches(1.05)
         head.text_frame.word_wrap = True
         head.text_frame.vertical_anchor = MSO_ANCHOR.TOP
-        _write(head.text_frame, title, 24 if len(title) < 130 else 20, self.look.text, bold=True)
+        shown, size = _fitted(title)
+        _write(head.text_frame, shown, size, self.look.text, bold=True)
         foot = slide.shapes.add_textbox(MARGIN, Inches(6.85), Emu(WIDTH - 2 * MARGIN), Inches(0.4))
         foot.text_frame.word_wrap = True
         _write(foot.text_frame, footer, 11, self.look.muted)
-        slide.notes_slide.notes_text_frame.text = f"{notes}\n\n{METHOD}\n\n{self._source()}"
+        parts = [title if shown != title else "", notes, f"Method. {content.METHOD}", self._source()]
+        slide.notes_slide.notes_text_frame.text = "\n\n".join(filter(None, parts))
         return slide
 
     def _source(self) -> str:
@@ -104,12 +130,12 @@ class _Deck:
             f"({self.summary['device']}), host {self.summary['host']}, {(self.summary['created_at'] or '')[:16]} UTC."
         )
 
-    def _footer(self, interval: str) -> str:
+    def _footer(self, interval: str, sizes: Sequence[int] = ()) -> str:
         examples = sorted({row["examples"] for row in self.measured if row["examples"]})
         n = f"n = {examples[-1]:,} examples" if len(examples) == 1 else "n differs between variants"
         calls = [row["calls"] for row in self.measured if row["calls"]]
         many = f", at least {min(calls):,} timed calls a variant" if calls else ""
-        batch = ", ".join(str(size) for size in sorted({row["batch_size"] for row in self.rows}))
+        batch = ", ".join(str(size) for size in sizes or sorted({row["batch_size"] for row in self.rows}))
         return (
             f"{self.summary['device_name']} ({self.summary['device']}) · batch {batch} · {n}{many} · "
             f"{interval} · run {self.summary['id'][-6:]}"
@@ -149,38 +175,51 @@ class _Deck:
             (f"Peak {kind} (MB)", 1.2, lambda r: megabytes(r["memory_bytes"])),
             ("Against the baseline", 2.2, _verdict),
         ]
-        slide = self._slide(said.finding, self._footer("ranges are 95% intervals"), said.detail)
-        height = Emu(min(Inches(0.62), int(Inches(5.0)) // (len(self.rows) + 1)))
-        shape = slide.shapes.add_table(
-            len(self.rows) + 1, len(columns), MARGIN, Inches(1.75), BODY[2], Emu(height * (len(self.rows) + 1))
-        )
-        native.describe(shape, "Scorecard: " + "; ".join(f"{r['title']}: {_verdict(r)}" for r in self.rows))
+        starts = range(0, max(len(self.rows), 1), TABLE_ROWS)
+        parts = [self.rows[start : start + TABLE_ROWS] for start in starts]
+        for number, rows in enumerate(parts, 1):
+            part = f" ({number} of {len(parts)})" if len(parts) > 1 else ""
+            slide = self._slide(said.finding + part, self._footer("ranges are 95% intervals"), said.detail)
+            self._table(slide, columns, rows)
+
+    def _table(
+        self, slide: Any, columns: Sequence[tuple[str, float, Callable[[Row], str]]], rows: Sequence[Row]
+    ) -> None:
+        height = min(Inches(0.62), int(Inches(4.9)) // (len(rows) + 1))
+        size = (len(rows) + 1, len(columns), MARGIN, Inches(1.75), BODY[2], Emu(height * (len(rows) + 1)))
+        shape = slide.shapes.add_table(*size)
+        native.describe(shape, "Scorecard: " + "; ".join(f"{r['title']}: {_verdict(r)}" for r in rows))
+        native.plain_table(shape)
         table = shape.table
-        table.horz_banding = False
+        small = 0 if len(rows) < 10 else 2
         total = sum(width for _, width, _ in columns)
         for index, (header, width, show) in enumerate(columns):
             table.columns[index].width = Emu(int(BODY[2] * width / total))
             side = PP_ALIGN.LEFT if index in (0, len(columns) - 1) else PP_ALIGN.RIGHT
-            self._cell(table.cell(0, index), header, side, head=True)
-            for position, row in enumerate(self.rows, 1):
-                self._cell(table.cell(position, index), show(row), side, bold=index == 0, base=row["baseline"])
+            self._cell(table.cell(0, index), header, side, 12 - small, head=True)
+            for position, row in enumerate(rows, 1):
+                cell = table.cell(position, index)
+                text = show(row) if index else _short(show(row), 24 if small else 44)
+                self._cell(cell, text, side, 13 - small, bold=index == 0, base=row["baseline"])
 
     def _cell(
-        self, cell: Any, text: str, side: Any, head: bool = False, bold: bool = False, base: bool = False
+        self, cell: Any, text: str, side: Any, size: int, head: bool = False, bold: bool = False, base: bool = False
     ) -> None:
         cell.fill.solid()
         cell.fill.fore_color.rgb = native.rgb(self.look.grid if head or base else self.look.background)
         cell.vertical_anchor = MSO_ANCHOR.MIDDLE
         cell.margin_left = cell.margin_right = Inches(0.08)
-        _write(cell.text_frame, text, 12 if head else 13, self.look.text, bold=head or bold)
+        cell.margin_top = cell.margin_bottom = Inches(0.03)
+        _write(cell.text_frame, text, size, self.look.text, bold=head or bold)
         cell.text_frame.paragraphs[0].alignment = side
 
-    def _dots(self, metric: Metric, title: str, log: bool) -> None:
+    def _dots(self, metric: Metric, title: str) -> None:
+        log = metric.scale == "log"
         rows = [row for row in self.measured if row[metric.key] is not None]
         if not rows:
             return
         data = CategoryChartData()
-        data.categories = [row["title"] for row in rows]
+        data.categories = _categories(rows)
         values = [row[metric.key] * metric.factor for row in rows]
         data.add_series(metric.header, values)
         alt = f"{title}. " + "; ".join(
@@ -203,19 +242,27 @@ class _Deck:
         )
         for index, row in enumerate(rows):
             mark = self.marks[row["variant"]]
-            hollow = not frame.usable(row)
-            native.marker(series.points[index], mark.symbol, mark.color, 13, hollow)
-            self._label(series.points[index], metric.text(row[metric.key]))
+            native.marker(series.points[index], mark.symbol, mark.color, 11, self._pale(frame.usable(row)))
+            signed = metric.key == "accuracy_difference"
+            self._label(series.points[index], points(row[metric.key]) if signed else metric.text(row[metric.key]))
         suffix = ", log scale" if log else ""
         self._axis(chart.value_axis, f"{metric.header}{suffix}", grid=True)
         self._axis(chart.category_axis, None, grid=False)
         chart.category_axis.tick_label_position = XL_TICK_LABEL_POSITION.LOW
         if log:
-            native.log_axis(chart.value_axis, *_decades(lows, highs))
+            native.log_axis(chart.value_axis, *_log_ends(lows, highs))
         else:
-            low, high = min(lows), max(highs)
-            chart.value_axis.minimum_scale = max(0, math.floor((low - 2) / 5) * 5)
-            chart.value_axis.maximum_scale = min(100, math.ceil((high + 1) / 5) * 5)
+            # The line of the categories stands at no difference.
+            ends = _shares(lows, highs, zero=metric.key == "accuracy_difference")
+            _scale(chart.value_axis, *ends)
+
+    def _legend(self, chart: Any) -> None:
+        chart.has_legend = True
+        chart.legend.include_in_layout = False
+        chart.legend.font.size = Pt(13)
+
+    def _pale(self, solid: bool) -> str | None:
+        return None if solid else self.look.background
 
     def _label(self, point: Any, text: str, side: Any = XL_LABEL_POSITION.RIGHT) -> None:
         label = point.data_label
@@ -230,7 +277,7 @@ class _Deck:
         names = {"imports": "libraries alone", "weights": "weights", "rest": "the rest of the peak"}
         used = [part for part in names if any(parts(row)[part] for row in rows)]
         data = CategoryChartData()
-        data.categories = [row["title"] for row in rows]
+        data.categories = _categories(rows)
         for part in used:
             data.add_series(names[part], [parts(row)[part] / 1e6 for row in rows])
         title = findings.memory_title(self.rows)
@@ -238,12 +285,11 @@ class _Deck:
         explanation = METRICS[f"{kind.lower()}_peak_bytes"].explanation
         slide = self._slide(title, self._footer("one reading, no interval"), explanation)
         chart = self._chart(slide, XL_CHART_TYPE.COLUMN_STACKED, data, alt)
-        chart.has_legend = True
-        chart.legend.include_in_layout = False
-        chart.legend.font.size = Pt(13)
+        self._legend(chart)
         chart.plots[0].gap_width = 90
         chart.plots[0].overlap = 100
-        hues = {"imports": self.look.grid, "weights": self.look.accent, "rest": self.look.line}
+        pale = native.mixed(self.look.line, self.look.background, 0.45)
+        hues = {"imports": pale, "weights": self.look.accent, "rest": self.look.line}
         for part, series in zip(used, chart.plots[0].series, strict=True):
             series.format.fill.solid()
             series.format.fill.fore_color.rgb = native.rgb(hues[part])
@@ -285,7 +331,7 @@ class _Deck:
         for row, series in zip(rows, drawn, strict=True):
             mark = self.marks[row["variant"]]
             series.format.line.fill.background()
-            native.marker(series, mark.symbol, mark.color, 14, row not in front)
+            native.marker(series, mark.symbol, mark.color, 13, self._pale(row in front))
             for direction, key in (("y", metric), ("x", latency)):
                 (low,), (high,) = _limits([row], key)
                 value = row[key.key] * key.factor
@@ -293,12 +339,10 @@ class _Deck:
         self._axis(chart.value_axis, metric.header, grid=True)
         self._axis(chart.category_axis, f"{latency.header}, p50, log scale", grid=True)
         lows, highs = _limits(rows, latency)
-        left, right = _decades(lows, highs)
-        native.log_axis(chart.category_axis, left, right)
-        lows, highs = _limits(rows, metric)
-        bottom = max(0, math.floor((min(lows) - 1) / 5) * 5)
-        top = min(100, math.ceil((max(highs) + 1) / 5) * 5)
-        chart.value_axis.minimum_scale, chart.value_axis.maximum_scale = bottom, top
+        left, right, base = _log_ends(lows, highs)
+        native.log_axis(chart.category_axis, left, right, base)
+        bottom, top, step = _shares(*_limits(rows, metric))
+        _scale(chart.value_axis, bottom, top, step)
         centres = [
             (
                 PLOT[0] * math.log(row["latency_p50_s"] * 1e3 / left) / math.log(right / left),
@@ -306,9 +350,9 @@ class _Deck:
             )
             for row in rows
         ]
-        offsets = place([row["title"] for row in rows], centres, [14.0] * len(rows), PLOT)
+        offsets = place([_short(row["title"], 28) for row in rows], centres, [14.0] * len(rows), PLOT)
         for row, series, offset in zip(rows, drawn, offsets, strict=True):
-            self._label(series.points[0], row["title"], _side(*offset))
+            self._label(series.points[0], _short(row["title"], 28), _side(*offset))
 
     def _published(self) -> None:
         title = findings.published_title(self.pairs)
@@ -321,7 +365,7 @@ class _Deck:
             return
         device = self.pairs[0][1]["device_name"]
         data = CategoryChartData()
-        data.categories = [row["title"] for row, _ in compared]
+        data.categories = _categories([row for row, _ in compared])
         data.add_series(f"measured here ({self.summary['device_name']})", [row["speedup"] for row, _ in compared])
         data.add_series(f"published ({device})", [ratio for _, ratio in compared])
         alt = f"{title}. " + "; ".join(
@@ -330,14 +374,12 @@ class _Deck:
         remarks = dict.fromkeys(filter(None, (theirs["remark"] for _, theirs, _ in self.pairs)))
         slide = self._slide(title, self._footer("bars: 95% intervals of what was measured"), "\n".join(remarks))
         chart = self._chart(slide, XL_CHART_TYPE.LINE_MARKERS, data, alt)
-        chart.has_legend = True
-        chart.legend.include_in_layout = False
-        chart.legend.font.size = Pt(13)
+        self._legend(chart)
         mine, theirs = chart.plots[0].series
         for series, symbol, color in ((mine, "circle", self.look.accent), (theirs, "diamond", self.look.muted)):
             series.format.line.fill.background()
             series.smooth = False
-            native.marker(series, symbol, color, 12, False)
+            native.marker(series, symbol, color, 11, None)
         rows = [row for row, _ in compared]
         lows, highs = _limits(rows, METRICS["speedup"])
         values = [row["speedup"] for row in rows]
@@ -348,24 +390,144 @@ class _Deck:
             "y",
             self.look.accent,
         )
-        self._axis(chart.value_axis, "Speed-up over each side's own baseline (×, log scale)", grid=True)
+        self._axis(chart.value_axis, "Speed-up over its own baseline (×, log)", grid=True)
         self._axis(chart.category_axis, None, grid=False)
         chart.category_axis.tick_label_position = XL_TICK_LABEL_POSITION.LOW
         ratios = [ratio for _, ratio in compared]
-        native.log_axis(chart.value_axis, *_decades([*lows, *ratios], [*highs, *ratios]))
+        native.log_axis(chart.value_axis, *_log_ends([*lows, *ratios], [*highs, *ratios]))
 
-    def _notes(self, notes: Sequence[tuple[str, str, str]]) -> None:
-        slide = self._slide("What to know about these figures", self._footer("ranges are 95% intervals"), "")
-        box = slide.shapes.add_textbox(*BODY)
-        box.text_frame.word_wrap = True
-        size = 16 if len(notes) < 8 else 12
-        for index, (name, kind, text) in enumerate(notes):
-            paragraph = box.text_frame.paragraphs[0] if index == 0 else box.text_frame.add_paragraph()
-            paragraph.space_after = Pt(6)
-            for part, bold in ((f"{name}: {kind}. ", True), (text, False)):
-                run = paragraph.add_run()
-                run.text, run.font.bold, run.font.size, run.font.name = part, bold, Pt(size), FONT
-                run.font.color.rgb = native.rgb(self.look.text)
+    def _takeaways(self) -> None:
+        found = takeaways.takeaways(self.rows)
+        order: list[takeaways.Kind] = ["labels", "speed", "accuracy", "memory", "energy", "batching", "answers"]
+        shown = [item for kind in order for item in found if item.shown and item.kind == kind]
+        unshown = [item for item in found if not item.shown]
+        items = [("", item.sentence) for item in shown] + [("Not shown: ", item.sentence) for item in unshown]
+        if items:
+            self._list("What this run shows" + (", and what it does not" if unshown else ""), items)
+
+    def _batches(self) -> None:
+        if self.every["batch_size"].nunique() < 2:
+            return
+        metric = METRICS["throughput_samples_per_s"]
+        rows = [r for r in frame.rows_of(self.every) if frame.usable(r) and r[metric.key] is not None]
+        sizes = sorted({row["batch_size"] for row in rows})
+        if len(sizes) < 2:
+            return
+        title = images.words(over_batch_size(self.every, self.look))[0]
+        lines = {
+            v: {r["batch_size"]: r for r in rows if r["variant"] == v}
+            for v in dict.fromkeys(r["variant"] for r in rows)
+        }
+        data = CategoryChartData()
+        data.categories = [str(size) for size in sizes]
+        for line in lines.values():
+            name = next(iter(line.values()))["title"]
+            data.add_series(name, [line[size][metric.key] if size in line else None for size in sizes])
+        alt = f"{title}. " + "; ".join(
+            f"{row['title']} at batch {row['batch_size']}: {findings.interval_words(row, metric.key)} {metric.unit}"
+            for row in rows
+        )
+        footer = self._footer("bars: 95% intervals", sizes)
+        slide = self._slide(title, footer, f"{metric.explanation} The batch size is the lower axis.")
+        chart = self._chart(slide, XL_CHART_TYPE.LINE_MARKERS, data, alt)
+        shades = marks(rows, self.look)
+        ends = [line[max(line)] for line in lines.values()]
+        low, high, base = _log_ends(*_limits(rows, metric))
+        places = sorted(PLOT[1] * math.log(row[metric.key] / low) / math.log(high / low) for row in ends)
+        # Names stand at the lines' ends where they have room.
+        named = all(upper - lower > LABEL_HEIGHT for lower, upper in itertools.pairwise(places))
+        if not named:
+            self._legend(chart)
+        for (variant, line), series in zip(lines.items(), chart.plots[0].series, strict=True):
+            mark = shades[variant]
+            series.smooth = False
+            series.format.line.color.rgb = native.rgb(mark.color)
+            series.format.line.width = Pt(2)
+            native.marker(series, mark.symbol, mark.color, 9, None)
+            lows, highs = _limits(list(line.values()), metric)
+            ends_at = dict(zip(line, zip(lows, highs, strict=True), strict=True))
+            ups = [ends_at[size][1] - line[size][metric.key] if size in line else None for size in sizes]
+            downs = [line[size][metric.key] - ends_at[size][0] if size in line else None for size in sizes]
+            native.error_bars(series, ups, downs, "y", mark.color)
+            if named:
+                self._label(series.points[sizes.index(max(line))], _short(line[max(line)]["title"], 28))
+        self._axis(chart.value_axis, f"{metric.header}, log scale", grid=True)
+        self._axis(chart.category_axis, "Batch size (examples)", grid=False)
+        chart.category_axis.tick_label_position = XL_TICK_LABEL_POSITION.LOW
+        native.log_axis(chart.value_axis, low, high, base)
+
+    def _limits(self) -> None:
+        rows = [row for row in self.measured if row["limit_share"] is not None]
+        if not rows:
+            return
+        data = CategoryChartData()
+        data.categories = _categories(rows)
+        data.add_series("Share of the limit (%)", [row["limit_share"] * 100 for row in rows])
+        most = max(row["limit_share"] for row in rows)
+        nearest = [row["title"] for row in rows if row["limit_share"] == most]
+        title = f"At most {percent(most, 0)}% of what this device was measured to do is reached"
+        if len(nearest) == 1:
+            title = f"{nearest[0]} comes nearest to what this device was measured to do: {percent(most, 0)}% of it"
+        said = [f"{row['title']}: {row['limits']['sentence']}" for row in rows if row["limits"]]
+        alt = f"{title}. " + "; ".join(f"{r['title']}: {percent(r['limit_share'], 0)}%, {_binds(r)}" for r in rows)
+        slide = self._slide(title, self._footer("one figure each, no interval"), "\n".join(said))
+        chart = self._chart(slide, XL_CHART_TYPE.COLUMN_CLUSTERED, data, alt)
+        plot = chart.plots[0]
+        plot.gap_width = 120
+        for index, row in enumerate(rows):
+            point = plot.series[0].points[index]
+            point.format.fill.solid()
+            point.format.fill.fore_color.rgb = native.rgb(self.marks[row["variant"]].color)
+            share = f"{percent(row['limit_share'], 0)}%"
+            label = f"{share}, {_binds(row)}" if len(rows) < 9 else share
+            self._label(point, label, XL_LABEL_POSITION.OUTSIDE_END)
+        self._axis(chart.value_axis, "Share of the device's measured limit (%)", grid=True)
+        chart.value_axis.minimum_scale, chart.value_axis.maximum_scale = 0, max(100, math.ceil(most * 11) * 10)
+        self._axis(chart.category_axis, None, grid=False)
+
+    def _list(self, title: str, items: Sequence[tuple[str, str]]) -> None:
+        """Sentences, each with a bold beginning, on as many slides as they need."""
+        width = Emu(BODY[2]).pt
+
+        def heights(size: int) -> list[float]:
+            letters = width / (TEXT_LETTER * size)
+            return [max(1, math.ceil(len(bold + text) / letters)) * size * 1.2 + 7 for bold, text in items]
+
+        count = math.ceil(sum(heights(TEXT_SIZES[-1])) / BODY_HEIGHT)
+        size = next(size for size in TEXT_SIZES if math.ceil(sum(heights(size)) / BODY_HEIGHT) <= count)
+        # Slides of about the same length: none for the last line alone.
+        room = min(BODY_HEIGHT, sum(heights(size)) / count + 2 * size)
+        pages: list[list[tuple[str, str]]] = [[]]
+        used = 0.0
+        for item, height in zip(items, heights(size), strict=True):
+            if pages[-1] and used + height > room:
+                pages.append([])
+                used = 0.0
+            pages[-1].append(item)
+            used += height
+        for number, page in enumerate(pages, 1):
+            part = f" ({number} of {len(pages)})" if len(pages) > 1 else ""
+            slide = self._slide(title + part, self._footer("ranges are 95% intervals"), "")
+            box = slide.shapes.add_textbox(*BODY)
+            box.text_frame.word_wrap = True
+            for index, (bold, text) in enumerate(page):
+                paragraph = box.text_frame.paragraphs[0] if index == 0 else box.text_frame.add_paragraph()
+                paragraph.space_after = Pt(7)
+                for words, strong in ((bold, True), (text, False)):
+                    run = paragraph.add_run()
+                    run.text, run.font.bold, run.font.size, run.font.name = words, strong, Pt(size), FONT
+                    run.font.color.rgb = native.rgb(self.look.text)
+
+
+def _fitted(title: str) -> tuple[str, int]:
+    """A title and the largest size at which it keeps to its box; cut where none does."""
+    width = Emu(BODY[2]).pt - 14
+    for size in TITLE_SIZES:
+        if len(textwrap.wrap(title, int(width / (LETTER * size)))) * size * 1.2 <= TITLE_HEIGHT:
+            return title, size
+    size = TITLE_SIZES[-1]
+    lines = int(TITLE_HEIGHT / (size * 1.2))
+    return textwrap.shorten(title, int(width / (LETTER * size)) * lines - 20, placeholder=" …"), size
 
 
 def _write(text_frame: Any, text: str, size: float, color: str, bold: bool = False) -> None:
@@ -379,11 +541,51 @@ def _write(text_frame: Any, text: str, size: float, color: str, bold: bool = Fal
     run.font.color.rgb = native.rgb(color)
 
 
+def _short(name: str, limit: int) -> str:
+    """A name of at most `limit` characters: what tells variants apart stands at its beginning and its end."""
+    return name if len(name) <= limit else f"{name[: limit * 2 // 3 - 1].rstrip()}…{name[-(limit // 3) :].lstrip()}"
+
+
+def _categories(rows: Sequence[Row]) -> list[str]:
+    """Names below a chart, each in two or three lines of its share of the width; numbered where two become alike."""
+    limit = max(12, int(3 * PLOT[0] / len(rows) / 8))
+    names = [_short(row["title"], limit) for row in rows]
+    return [f"{name} ({names[:i].count(name) + 1})" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
 def _side(dx: float, dy: float) -> Any:
     """The place of a data label that is nearest to an offset from its mark."""
-    if dy == 0:
+    if abs(dx) > abs(dy):
         return XL_LABEL_POSITION.RIGHT if dx > 0 else XL_LABEL_POSITION.LEFT
     return XL_LABEL_POSITION.ABOVE if dy < 0 else XL_LABEL_POSITION.BELOW
+
+
+def _difference_title(rows: Sequence[Row]) -> str:
+    """What the paired tests of accuracy show."""
+    compared = [row for row in rows if row["accuracy_comparison"] is not None]
+    baseline = frame.baseline_of(rows)
+    if not compared or baseline is None:
+        return "Accuracy against the baseline"
+    said = []
+    for verdict, one, several in (("worse", "loses", "lose"), ("better", "gains", "gain")):
+        found = [row for row in compared if row["accuracy_comparison"] == verdict]
+        if len(found) == 1:
+            limits = point_interval(found[0]["accuracy_difference_low"], found[0]["accuracy_difference_high"])
+            said.append(f"{found[0]['name']} {one} {abs(found[0]['accuracy_difference']) * 100:.1f} points ({limits})")
+        elif found:
+            said.append(f"{findings.joined([row['name'] for row in found])} {several} accuracy")
+    against = f" against {baseline['title']}"
+    if said:
+        rest = [row["name"] for row in compared if row["accuracy_comparison"] == "no_difference"]
+        others = findings.joined(rest) if len(rest) < 3 else f"the {len(rest)} others"
+        return "; ".join(said) + against + (f"; no difference is shown for {others}" if rest else "")
+    could = [row["detectable_difference"] for row in compared if row["detectable_difference"] is not None]
+    least = f"; this n would have shown {percent(max(could))} points" if could else ""
+    return f"No difference in accuracy{against} is shown{least}"
+
+
+def _binds(row: Row) -> str:
+    return row["binds"] or "bound by something else"
 
 
 def _speedup(row: Row) -> str:
@@ -416,7 +618,24 @@ def _limits(rows: Sequence[Row], metric: Metric) -> tuple[list[float], list[floa
     return [end(row, metric.low) for row in rows], [end(row, metric.high) for row in rows]
 
 
-def _decades(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, float]:
-    """Ends of a log axis: PowerPoint labels powers of ten only, so whole decades."""
-    low, high = 10 ** math.floor(math.log10(min(lows))), 10 ** math.ceil(math.log10(max(highs)))
-    return low, max(high, low * 10)
+def _log_ends(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, float, int]:
+    """Ends and base of a log axis. PowerPoint labels powers of the base only: 2 unless they would be too many."""
+    base = 2 if max(highs) / min(lows) < 40 else 10
+    low = base ** math.floor(math.log(min(lows), base) + 1e-9)
+    high = base ** math.ceil(math.log(max(highs), base) - 1e-9)
+    return low, max(high, low * base), base
+
+
+def _scale(axis: Any, low: float, high: float, step: float) -> None:
+    axis.minimum_scale, axis.maximum_scale, axis.major_unit = low, high, step
+
+
+def _shares(lows: Sequence[float], highs: Sequence[float], zero: bool = False) -> tuple[float, float, float]:
+    """Ends and step of an axis of percentages or points around all that is drawn, with `zero` where asked for."""
+    low, high = min(lows), max(highs)
+    if zero:
+        low, high = min(low, 0), max(high, 0)
+    span = high - low
+    step = next((step for step in (1, 2, 5, 10) if span / step <= 8), 20)
+    bottom, top = math.floor((low - 0.04 * span) / step) * step, math.ceil((high + 0.04 * span) / step) * step
+    return (max(0, bottom), min(100, max(top, bottom + step)), step) if not zero else (bottom, top, step)

@@ -11,8 +11,6 @@ from pptx.enum.chart import XL_MARKER_STYLE
 from pptx.oxml.ns import qn
 from pptx.util import Pt
 
-from dashboard.style import shade
-
 MARKERS = {
     "circle": XL_MARKER_STYLE.CIRCLE,
     "diamond": XL_MARKER_STYLE.DIAMOND,
@@ -56,12 +54,20 @@ def error_bars(
     followers[0].addprevious(bars)
 
 
-def log_axis(axis: Any, low: float, high: float) -> None:
-    """Makes a value axis logarithmic from `low` to `high`."""
+def log_axis(axis: Any, low: float, high: float, base: int) -> None:
+    """Makes a value axis logarithmic from `low` to `high`, labelled at the powers of `base`."""
     scaling = axis._element.find(qn("c:scaling"))
-    base = etree.Element(qn("c:logBase"), val="10")
-    scaling.insert(0, base)
+    scaling.insert(0, etree.Element(qn("c:logBase"), val=str(base)))
     axis.minimum_scale, axis.maximum_scale = low, high
+    # LibreOffice takes the steps of the labels from here.
+    axis.major_unit = base
+    axis.tick_labels.number_format = "[<1]0.0##;#,##0"
+    axis.tick_labels.number_format_is_linked = False
+
+
+def plain_table(shape: Any) -> None:
+    """Takes away the borders and bands of PowerPoint's usual table, which are white on any ground."""
+    shape._element.xpath(".//a:tableStyleId")[0].text = "{2D5ABB26-0587-4C30-8999-92F81FD0307C}"
 
 
 def describe(shape: Any, text: str) -> None:
@@ -69,13 +75,19 @@ def describe(shape: Any, text: str) -> None:
     shape._element.xpath(".//p:cNvPr")[0].set("descr", text)
 
 
-def marker(point_or_series: Any, symbol: str, color: str, size: int, pale: bool) -> None:
-    """How a point is drawn; `pale` stands for hollow, which LibreOffice would not draw at all."""
+def mixed(color: str, ground: str, share: float) -> str:
+    """`share` of a "#rrggbb" colour over another."""
+    pairs = ((int(color[i : i + 2], 16), int(ground[i : i + 2], 16)) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(over * share + under * (1 - share)):02x}" for over, under in pairs)
+
+
+def marker(point_or_series: Any, symbol: str, color: str, size: int, pale_on: str | None) -> None:
+    """How a point is drawn; pale on a ground stands for hollow, which LibreOffice would not draw at all."""
     made = point_or_series.marker
     made.style = MARKERS.get(symbol, XL_MARKER_STYLE.CIRCLE)
     made.size = size
     made.format.fill.solid()
-    made.format.fill.fore_color.rgb = rgb(shade(color, 4) if pale else color)
+    made.format.fill.fore_color.rgb = rgb(mixed(color, pale_on, 0.35) if pale_on else color)
     made.format.line.color.rgb = rgb(color)
     made.format.line.width = Pt(1.5)
 

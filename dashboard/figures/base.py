@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import plotly.graph_objects as go
@@ -22,6 +23,7 @@ TITLE_SHIFT = 10
 PAD = 8
 LETTER = 7.4
 """The width of a letter at the size of a row's name, in the widest font that an image may fall back to."""
+SOURCE, SOURCE_HEIGHT = "source", 16
 
 
 def escape(text: str) -> str:
@@ -29,7 +31,9 @@ def escape(text: str) -> str:
     return html.escape(text, quote=False)
 
 
-def wrap(text: str, width: int) -> list[str]:
+# Most of the time that an empty figure takes; the same few texts come again at every rerun.
+@lru_cache(maxsize=512)
+def wrap(text: str, width: int) -> tuple[str, ...]:
     """`text` in as few lines of `width` characters as it needs, all of about one length."""
     lines = textwrap.wrap(text, width, break_long_words=False) or [""]
     for narrower in range(width - 1, width // 2, -1):
@@ -37,7 +41,7 @@ def wrap(text: str, width: int) -> list[str]:
         if len(tried) > len(lines):
             break
         lines = tried or lines
-    return lines
+    return tuple(lines)
 
 
 def titled(look: Theme, title: str, subtitle: str, body_height: int, share: float = 1.0) -> go.Figure:
@@ -46,23 +50,68 @@ def titled(look: Theme, title: str, subtitle: str, body_height: int, share: floa
     `share`: how wide the figure is at least, where a chart in one of two columns is 1.
     """
     head = wrap(title, int(TITLE_CHARACTERS * share))
-    below = wrap(subtitle, int(SUBTITLE_CHARACTERS * share)) if subtitle else []
+    below = wrap(subtitle, int(SUBTITLE_CHARACTERS * share)) if subtitle else ()
     # Plotly sets a subtitle of one line lower than one of several.
     top = 14 + 21 * len(head) + 18 * len(below) + (20 if len(below) == 1 else 12)
-    figure = go.Figure()
-    figure.update_layout(
-        template=template(look),
-        height=top + body_height + AXIS_HEIGHT,
-        margin={"l": PAD, "r": 16, "t": top, "b": AXIS_HEIGHT},
-        title={
-            # Plotly anchors a title of several lines higher than one of a single line.
-            "pad": {"t": PAD + TITLE_SHIFT * (len(head) - 1), "l": PAD},
-            "text": "<br>".join(map(escape, head)),
-            "subtitle": {
-                "text": "<br>".join(map(escape, below)),
-                "font": {"size": 13, "color": look.muted, "weight": 400},
+    # At once: an update of the layout of a figure that is there already takes several times as long.
+    return go.Figure(
+        layout={
+            "template": template(look),
+            "height": top + body_height + AXIS_HEIGHT,
+            "margin": {"l": PAD, "r": 16, "t": top, "b": AXIS_HEIGHT},
+            "title": {
+                # Plotly anchors a title of several lines higher than one of a single line.
+                "pad": {"t": PAD + TITLE_SHIFT * (len(head) - 1), "l": PAD},
+                "text": "<br>".join(map(escape, head)),
+                "subtitle": {
+                    "text": "<br>".join(map(escape, below)),
+                    "font": {"size": 13, "color": look.muted, "weight": 400},
+                },
             },
-        },
+        }
+    )
+
+
+def source(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """Where a chart's figures are from, in one line: device, n, suite and run."""
+    counts = sorted({row["examples"] for row in rows if row["examples"]})
+    n = "" if not counts else f"n = {' to '.join(f'{count:,}' for count in dict.fromkeys((counts[0], counts[-1])))}"
+    parts = [
+        f"{summary['device_name']} ({summary['device']})",
+        f"{n} examples" if n else "",
+        f"suite {summary['suite']}",
+        f"run {summary['id'][-6:]}, {(summary['created_at'] or '')[:10]}",
+    ]
+    return " · ".join(filter(None, parts))
+
+
+def sign(figure: go.Figure, look: Theme, text: str) -> go.Figure:
+    """Writes `text` below the plot, in room of its own, as the figure's last annotation; returns the figure.
+
+    A page hides it, as it names its run above; every image that leaves the page has it. Signing again changes nothing.
+    """
+    if figure.layout.annotations and figure.layout.annotations[-1].name == SOURCE:
+        return figure
+    margin = figure.layout.margin
+    below = AXIS_HEIGHT if margin.b is None else margin.b
+    figure.update_layout(margin={"b": below + SOURCE_HEIGHT})
+    if figure.layout.height:
+        figure.update_layout(height=figure.layout.height + SOURCE_HEIGHT)
+    figure.add_annotation(
+        name=SOURCE,
+        x=0,
+        xref="paper",
+        xanchor="left",
+        align="left",
+        xshift=PAD - (PAD if margin.l is None else margin.l),
+        y=0,
+        yref="paper",
+        yanchor="bottom",
+        yshift=-below - SOURCE_HEIGHT + 3,
+        text=escape(text),
+        showarrow=False,
+        borderpad=0,
+        font={"size": 11, "color": look.muted},
     )
     return figure
 
@@ -143,34 +192,34 @@ def name_rows(figure: go.Figure, names: Sequence[str]) -> None:
     figure.update_yaxes(**rows_axis(names))
 
 
-def note_at_row(figure: go.Figure, look: Theme, position: int, text: str) -> None:
-    """Says on a row why it has no mark."""
-    figure.add_annotation(
-        x=0,
-        xref="paper",
-        y=position,
-        text=f"<i>{escape(text)}</i>",
-        showarrow=False,
-        xanchor="left",
-        xshift=6,
-        font={"size": 12.5, "color": look.muted},
-    )
+def note_at_row(look: Theme, position: int, text: str) -> dict[str, Any]:
+    """An annotation that says on a row why it has no mark."""
+    return {
+        "x": 0,
+        "xref": "paper",
+        "y": position,
+        "text": f"<i>{escape(text)}</i>",
+        "showarrow": False,
+        "xanchor": "left",
+        "xshift": 6,
+        "font": {"size": 12.5, "color": look.muted},
+    }
 
 
-def value_column(figure: go.Figure, look: Theme, position: int, value: str, limits: str) -> None:
-    """Writes a row's figure and interval to the right of the plot."""
+def value_column(look: Theme, position: int, value: str, limits: str) -> dict[str, Any]:
+    """An annotation with a row's figure and interval, to the right of the plot."""
     small = f"  <span style='color:{look.muted};font-size:12px'>{limits}</span>" if limits else ""
-    figure.add_annotation(
-        x=1,
-        xref="paper",
-        y=position,
-        text=f"<b>{value}</b>{small}",
-        showarrow=False,
-        xanchor="left",
-        align="left",
-        xshift=12,
-        font={"size": 13, "color": look.text},
-    )
+    return {
+        "x": 1,
+        "xref": "paper",
+        "y": position,
+        "text": f"<b>{value}</b>{small}",
+        "showarrow": False,
+        "xanchor": "left",
+        "align": "left",
+        "xshift": 12,
+        "font": {"size": 13, "color": look.text},
+    }
 
 
 def dots(
@@ -184,6 +233,9 @@ def dots(
 ) -> list[float]:
     """Draws one mark with its interval a row, and returns all values drawn, in the shown unit."""
     drawn: list[float] = []
+    traces: list[go.Scatter] = []
+    # Added at once: Plotly checks all that are there again with each one more.
+    notes: list[dict[str, Any]] = []
     widest = 0
     if reference is not None and reference[metric.key] is not None:
         figure.add_vline(
@@ -194,7 +246,7 @@ def dots(
     for position, row in enumerate(rows):
         value = row[metric.key]
         if value is None:
-            note_at_row(figure, look, position, why_missing(row))
+            notes.append(note_at_row(look, position, why_missing(row)))
             continue
         shown = value * metric.factor
         mark = marks[row["variant"]]
@@ -208,7 +260,7 @@ def dots(
             low, high = low * metric.factor, high * metric.factor
             drawn += [low, high]
             bar = error_bar(low, shown, high, mark.color)
-        figure.add_trace(
+        traces.append(
             go.Scatter(
                 x=[shown],
                 y=[position],
@@ -223,9 +275,10 @@ def dots(
                 ),
             )
         )
-        value_column(figure, look, position, metric.text(value), limits)
+        notes.append(value_column(look, position, metric.text(value), limits))
         widest = max(widest, 9 * len(metric.text(value)) + 7 * len(limits))
-    figure.update_layout(margin={"r": 26 + max(widest, 40)})
+    figure.add_traces(traces)
+    figure.update_layout(margin={"r": 26 + max(widest, 40)}, annotations=notes)
     name_rows(figure, [row["name"] for row in rows])
     return drawn
 

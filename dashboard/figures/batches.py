@@ -11,6 +11,7 @@ from dashboard.figures import base
 from dashboard.frame import Row, rows_of, usable
 from dashboard.metrics import METRICS
 from dashboard.style import Theme, fade, marks
+from engine.units import times
 
 
 def over_batch_size(frame: pd.DataFrame, look: Theme, key: str = "throughput_samples_per_s") -> go.Figure:
@@ -20,7 +21,7 @@ def over_batch_size(frame: pd.DataFrame, look: Theme, key: str = "throughput_sam
     sizes = sorted({row["batch_size"] for row in rows})
     figure = base.titled(
         look,
-        _title(rows, sizes),
+        _title(rows, sizes, key),
         f"{metric.header} of each variant; band: 95% interval.",
         280,
     )
@@ -99,17 +100,16 @@ def _label_ends(figure: go.Figure, look: Theme, ends: list[tuple[int, float, str
         )
 
 
-def _title(rows: list[Row], sizes: list[int]) -> str:
+def _title(rows: list[Row], sizes: list[int], key: str) -> str:
     if not rows:
         return "No batch size was measured"
-    best = max(rows, key=lambda row: row["throughput_samples_per_s"] or 0)
     baseline = [row for row in rows if row["baseline"]]
     if len(sizes) > 1 and baseline:
         first = min(baseline, key=lambda row: row["batch_size"])
         last = max(baseline, key=lambda row: row["batch_size"])
-        gain = last["throughput_samples_per_s"] / first["throughput_samples_per_s"]
-        return (
-            f"From batch {first['batch_size']} to {last['batch_size']}, {first['title']} answers "
-            f"{gain:.2f}× as many samples/s"
-        )
-    return f"{best['name']} reaches the most samples/s"
+        said = f"From batch {first['batch_size']} to {last['batch_size']}, {first['title']}"
+        ratio = times(last[key] / first[key])
+        if METRICS[key].better == "lower":
+            return f"{said} takes {ratio} as long for a batch"
+        return f"{said} answers {ratio} as many samples/s"
+    return f"{METRICS[key].label} over batch size"

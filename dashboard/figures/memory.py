@@ -39,16 +39,18 @@ def memory(frame: pd.DataFrame, look: Theme) -> go.Figure:
     )
     shades = marks(rows, look)
     reference = baseline_of(rows)
+    bars: list[go.Bar] = []
+    notes = []
     for position, row in enumerate(rows):
         if row["memory_bytes"] is None:
-            base.note_at_row(figure, look, position, base.missing(row))
+            notes.append(base.note_at_row(look, position, base.missing(row)))
             continue
         start = 0.0
         color = shades[row["variant"]].color
         for part, size in parts(row).items():
             if not size:
                 continue
-            figure.add_trace(
+            bars.append(
                 go.Bar(
                     x=[size / 1e6],
                     y=[position],
@@ -66,11 +68,12 @@ def memory(frame: pd.DataFrame, look: Theme) -> go.Figure:
             start += size / 1e6
         ratio = row["memory_ratio"]
         beside = "" if ratio is None or row["baseline"] else times(ratio)
-        base.value_column(figure, look, position, megabytes(row["memory_bytes"]), beside)
+        notes.append(base.value_column(look, position, megabytes(row["memory_bytes"]), beside))
     if reference is not None and reference["memory_bytes"] is not None:
         line = {"color": look.line, "width": 1, "dash": "dot"}
         figure.add_vline(x=reference["memory_bytes"] / 1e6, line=line)
-    figure.update_layout(barmode="overlay", margin={"r": 110})
+    figure.add_traces(bars)
+    figure.update_layout(barmode="overlay", margin={"r": 110}, annotations=notes)
     base.name_rows(figure, [row["name"] for row in rows])
     figure.update_xaxes(title_text=f"Peak {kind} (MB)", rangemode="tozero", nticks=6)
     return figure

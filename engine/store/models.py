@@ -57,10 +57,21 @@ class Base(DeclarativeBase):
     type_annotation_map = {dict[str, Any]: Json, list[Any]: Json, datetime: UtcDateTime, float: Double}
 
 
+class RunTag(Base):
+    """A word that somebody gave a run to find it by."""
+
+    __tablename__ = "run_tag"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"), primary_key=True)
+    tag: Mapped[str] = mapped_column(String(40), primary_key=True, index=True)
+
+
 class Run(Base):
     """One execution of a suite on one device in one environment."""
 
     __tablename__ = "run"
+    # The history is read newest first, a page at a time.
+    __table_args__ = (Index("ix_run_created_at_id", "created_at", "id"),)
 
     id: Mapped[str] = mapped_column(String(26), primary_key=True)
     """A ULID: unique across machines, sorts by time."""
@@ -88,12 +99,22 @@ class Run(Base):
     """What the device reached at the run's start: matrix products in each dtype, bandwidths."""
     log_path: Mapped[str | None] = mapped_column(Text)
     notes: Mapped[str | None] = mapped_column(Text)
+    imported_at: Mapped[datetime | None]
+    """When the run came here as a file; NULL where it was measured into this database."""
     example_set_id: Mapped[str | None] = mapped_column(ForeignKey("example_set.id"))
 
     measurements: Mapped[list[Measurement]] = relationship(
         back_populates="run", order_by="Measurement.position", cascade="all, delete-orphan"
     )
     example_set: Mapped[ExampleSet | None] = relationship()
+    tag_rows: Mapped[list[RunTag]] = relationship(
+        cascade="all, delete-orphan", order_by="RunTag.tag", lazy="selectin", passive_deletes=True
+    )
+
+    @property
+    def tags(self) -> list[str]:
+        """In the order of the alphabet."""
+        return [row.tag for row in self.tag_rows]
 
 
 class ExampleSet(Base):
@@ -132,6 +153,8 @@ class Measurement(Base):
     __table_args__ = (
         UniqueConstraint("run_id", "variant", "batch_size"),
         Index("ix_measurement_run_id_position", "run_id", "position"),
+        # Counts by status without reading a row.
+        Index("ix_measurement_run_id_status", "run_id", "status"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

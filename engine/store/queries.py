@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Select, delete, exists, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, load_only
 
 from engine.errors import RequestError
-from engine.store.models import Block, Example, ExampleSet, Measurement, Prediction, Published, Run
+from engine.store.models import Block, Example, ExampleSet, Measurement, Prediction, Published, Run, RunTag
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +29,12 @@ REFERENCE_LENGTH = 4
 """The fewest characters of a run's id that may stand for it."""
 CHUNK = 500
 """How many values one statement binds at most: old SQLite allows 999."""
+GONE_SECONDS = 10.0
+"""How long a run may be silent before its process is looked for: ten times what a live one needs.
+
+Never at once: beside a container with the same host name, a live process's number may mean nothing here."""
+SEARCH_WORDS = 20
+"""How many words a search looks for at most."""
 PID_SLACK_S = 10.0
 """How far two clocks may differ before a process counts as younger than a run's last heartbeat."""
 
@@ -120,7 +126,19 @@ class RunRow(NamedTuple):
     """A run, and how many of its measurements are in each of STATUSES."""
 
     run: Run
+    """Its suite, environment and ceilings are read only when they are asked for, in the session."""
     counts: dict[str, int]
+
+
+class Search(NamedTuple):
+    """Which runs of the history are meant; what is empty asks for nothing."""
+
+    words: str = ""
+    """Each of them is part of the id, suite, device, host, state, its reason, note or a tag; capitals do not count."""
+    suites: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    """The run has all of these."""
 
 
 class TimedBlock(NamedTuple):
@@ -231,30 +249,91 @@ def _shown(run: Run) -> str:
     return f"{run.id} ({run.suite_name}, {run.created_at:%Y-%m-%d %H:%M} UTC)"
 
 
-def list_runs(session: Session, limit: int = 50, suite: str | None = None) -> list[RunRow]:
-    """The newest runs first, with counts of their measurements by status; one query."""
-    wanted = select(Run.id).order_by(Run.created_at.desc(), Run.id.desc()).limit(limit)
+def list_runs(
+    session: Session, limit: int = 50, suite: str | None = None, search: Search | None = None, offset: int = 0
+) -> list[RunRow]:
+    """The newest runs first, with counts of their measurements by status; three queries, however many there are."""
+    wanted = select(Run).options(
+        load_only(
+            Run.suite_name, Run.device, Run.device_name, Run.host, Run.status, Run.status_reason, Run.created_at,
+            Run.started_at, Run.finished_at, Run.notes, Run.imported_at,
+        )
+    )  # fmt: skip
     if suite is not None:
         wanted = wanted.where(Run.suite_name == suite)
-    chosen = wanted.subquery()
+    wanted = _searched(wanted, search or Search())
+    runs = session.scalars(wanted.order_by(Run.created_at.desc(), Run.id.desc()).limit(limit).offset(offset)).all()
+    found = {run.id: RunRow(run, dict.fromkeys(STATUSES, 0)) for run in runs}
     counted = (
-        select(Measurement.run_id, Measurement.status, func.count().label("number"))
-        .join(chosen, chosen.c.id == Measurement.run_id)
+        select(Measurement.run_id, Measurement.status, func.count())
+        .where(Measurement.run_id.in_(found))
         .group_by(Measurement.run_id, Measurement.status)
-        .subquery()
     )
-    rows = session.execute(
-        select(Run, counted.c.status, counted.c.number)
-        .join(chosen, chosen.c.id == Run.id)
-        .outerjoin(counted, counted.c.run_id == Run.id)
-        .order_by(Run.created_at.desc(), Run.id.desc())
-    )
-    found: dict[str, RunRow] = {}
-    for row in rows:
-        known = found.setdefault(row.Run.id, RunRow(row.Run, dict.fromkeys(STATUSES, 0)))
-        if row.status is not None:
-            known.counts[row.status] = row.number
+    for run_id, status, number in session.execute(counted):
+        found[run_id].counts[status] = number
     return list(found.values())
+
+
+def count_runs(session: Session, search: Search | None = None) -> int:
+    """How many runs a search finds."""
+    return session.scalars(_searched(select(func.count()).select_from(Run), search or Search())).one()
+
+
+def suite_names(session: Session) -> list[str]:
+    """Of all runs, in the order of the alphabet."""
+    return list(session.scalars(select(Run.suite_name).distinct().order_by(Run.suite_name)))
+
+
+def tag_names(session: Session) -> list[str]:
+    """Of all runs, in the order of the alphabet."""
+    return list(session.scalars(select(RunTag.tag).distinct().order_by(RunTag.tag)))
+
+
+def _searched(query: Select[Any], search: Search) -> Select[Any]:
+    for word in search.words.split()[:SEARCH_WORDS]:
+        places = (
+            Run.id, Run.suite_name, Run.device, Run.device_name, Run.host, Run.status, Run.status_reason, Run.notes,
+        )  # fmt: skip
+        holds: list[ColumnElement[bool]] = [place.icontains(word, autoescape=True) for place in places]
+        query = query.where(or_(*holds, _tagged(RunTag.tag.icontains(word, autoescape=True))))
+    if search.suites:
+        query = query.where(Run.suite_name.in_(search.suites))
+    if search.states:
+        query = query.where(Run.status.in_(search.states))
+    for tag in search.tags:
+        query = query.where(_tagged(RunTag.tag == tag))
+    return query
+
+
+def _tagged(which: ColumnElement[bool]) -> ColumnElement[bool]:
+    return exists().where(RunTag.run_id == Run.id, which)
+
+
+def set_tags(session: Session, run_id: str, tags: Iterable[str]) -> None:
+    """The run has these tags, and no others."""
+    session.execute(delete(RunTag).where(RunTag.run_id == run_id))
+    rows = [{"run_id": run_id, "tag": tag} for tag in sorted(set(tags))]
+    if rows:
+        session.execute(insert(RunTag), rows)
+
+
+def delete_run(session: Session, run_id: str) -> bool:
+    """Deletes an ended run with all that it gave, and its examples where no other run has them.
+
+    False where the run is under way or not there: then nothing is deleted.
+    """
+    set_id = session.scalars(select(Run.example_set_id).where(Run.id == run_id)).first()
+    gone = session.execute(
+        delete(Run).where(Run.id == run_id, Run.status.not_in(LIVE)).execution_options(synchronize_session=False)
+    )
+    if not gone.rowcount:  # type: ignore[attr-defined]
+        return False
+    if set_id is not None:
+        unused = ~exists().where(Run.example_set_id == set_id)
+        session.execute(
+            delete(ExampleSet).where(ExampleSet.id == set_id, unused).execution_options(synchronize_session=False)
+        )
+    return True
 
 
 def measurements(session: Session, run_id: str) -> list[Measurement]:
@@ -306,23 +385,36 @@ def new_prediction(logits: ArrayLike, model_labels: Sequence[str]) -> Prediction
 
 def logits(session: Session, measurement_id: int) -> np.ndarray | None:
     """float32 [examples, labels]; row i is position i of the example set. None where there are none."""
+    return all_logits(session, [measurement_id]).get(measurement_id)
+
+
+def all_logits(session: Session, measurement_ids: Sequence[int]) -> dict[int, np.ndarray]:
+    """Measurement -> its `logits`, in one query; those without any are left out."""
     import numpy as np
 
-    query = select(Prediction.logits, Prediction.rows, Prediction.columns)
-    row = session.execute(query.where(Prediction.measurement_id == measurement_id)).first()
-    if row is None:
-        return None
-    return np.frombuffer(row.logits, "<f4").reshape(row.rows, row.columns).astype(np.float32)
+    query = select(Prediction.measurement_id, Prediction.logits, Prediction.rows, Prediction.columns)
+    return {
+        row.measurement_id: np.frombuffer(row.logits, "<f4").reshape(row.rows, row.columns).astype(np.float32)
+        for row in session.execute(query.where(Prediction.measurement_id.in_(measurement_ids)))
+    }
 
 
 def latencies(
     session: Session, measurement_id: int, kind: Literal["warmup", "timed"] = "timed"
 ) -> list[TimedBlock]:
     """The blocks of a measurement by process and round."""
+    return all_latencies(session, [measurement_id], kind)[measurement_id]
+
+
+def all_latencies(
+    session: Session, measurement_ids: Sequence[int], kind: Literal["warmup", "timed"] = "timed"
+) -> dict[int, list[TimedBlock]]:
+    """Measurement -> its `latencies`, in one query; an empty list for those without any."""
     import numpy as np
 
     query = (
         select(
+            Block.measurement_id,
             Block.process,
             Block.round,
             Block.started_s,
@@ -331,21 +423,23 @@ def latencies(
             Block.padded_tokens,
             Block.latencies_s,
         )
-        .where(Block.measurement_id == measurement_id, Block.kind == kind)
+        .where(Block.measurement_id.in_(measurement_ids), Block.kind == kind)
         .order_by(Block.process, Block.round, Block.id)
     )
-    return [
-        TimedBlock(
-            row.process,
-            row.round,
-            row.started_s,
-            row.samples,
-            row.tokens,
-            row.padded_tokens,
-            np.frombuffer(row.latencies_s, "<f8").astype(np.float64),
+    found: dict[int, list[TimedBlock]] = {measurement_id: [] for measurement_id in measurement_ids}
+    for row in session.execute(query):
+        found[row.measurement_id].append(
+            TimedBlock(
+                row.process,
+                row.round,
+                row.started_s,
+                row.samples,
+                row.tokens,
+                row.padded_tokens,
+                np.frombuffer(row.latencies_s, "<f8").astype(np.float64),
+            )
         )
-        for row in session.execute(query)
-    ]
+    return found
 
 
 def examples(session: Session, set_id: str) -> list[Example]:
@@ -395,7 +489,7 @@ def flat(measurement: Measurement) -> dict[str, Any]:
 
     None where something is not known; a number that JSON cannot write (not finite) counts as such.
     """
-    return {name: _plain(getattr(measurement, name)) for name in FIXED_FIELDS + FURTHER_FIELDS}
+    return {name: plain(getattr(measurement, name)) for name in FIXED_FIELDS + FURTHER_FIELDS}
 
 
 def run_summary(run: Run) -> dict[str, Any]:
@@ -404,13 +498,13 @@ def run_summary(run: Run) -> dict[str, Any]:
         "id": run.id,
         "suite": run.suite_name,
         "suite_path": run.suite_path,
-        "spec": _plain(run.suite),
+        "spec": plain(run.suite),
         "device": run.device,
         "device_name": run.device_name,
         "host": run.host,
         "status": run.status,
         "status_reason": run.status_reason,
-        "progress": _plain(run.progress),
+        "progress": plain(run.progress),
         "created_at": _iso(run.created_at),
         "started_at": _iso(run.started_at),
         "finished_at": _iso(run.finished_at),
@@ -418,20 +512,23 @@ def run_summary(run: Run) -> dict[str, Any]:
         "pid": run.pid,
         "cancel_requested": bool(run.cancel_requested),
         "example_set_id": run.example_set_id,
-        "environment": _plain(run.environment),
-        "ceilings": _plain(run.ceilings),
+        "environment": plain(run.environment),
+        "ceilings": plain(run.ceilings),
         "log_path": run.log_path,
         "notes": run.notes,
+        "tags": run.tags,
+        "imported_at": _iso(run.imported_at),
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """`value` as JSON can write it: a number that is not finite is None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 
@@ -442,14 +539,16 @@ def _iso(time: datetime | None) -> str | None:
 def mark_interrupted(session: Session, older_than_s: float = 60.0) -> list[str]:
     """Closes runs whose process on this host ended without a word; returns their ids.
 
-    Only runs whose last sign of life is older than `older_than_s` seconds. They become interrupted, and
-    their pending measurements cancelled, with the reason. Runs of other hosts are left alone.
+    Only runs whose last sign of life is older than `older_than_s` seconds, or GONE_SECONDS where the number of
+    their process is known. They become interrupted, and their pending measurements cancelled, with the reason.
+    Runs of other hosts are left alone.
     """
     now = datetime.now(UTC)
     closed = []
     for run in session.scalars(select(Run).where(Run.status.in_(LIVE), Run.host == socket.gethostname())):
         sign = run.heartbeat_at or run.started_at or run.created_at
-        if now - sign <= timedelta(seconds=older_than_s) or _alive(run.pid, run.heartbeat_at):
+        silent_s = older_than_s if run.pid is None else min(older_than_s, GONE_SECONDS)
+        if now - sign <= timedelta(seconds=silent_s) or _alive(run.pid, run.heartbeat_at):
             continue
         who = "its process" if run.pid is None else f"its process {run.pid}"
         reason = (

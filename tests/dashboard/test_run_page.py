@@ -289,7 +289,9 @@ def test_cancel_is_asked_once(own_run: Callable[..., str]) -> None:
     with open_store() as store, store.session() as session:
         assert session.get(models.Run, "01K0000000000000000000LIVE").cancel_requested  # type: ignore[union-attr]
     test.run()
-    assert test.button(key="cancelling").disabled
+    assert not [b for b in test.button if b.key == "cancel"]
+    test.button(key="cancel_now").click().run()
+    assert "its process 1 is not there any more, or is another user's" in test.error[0].value.replace("\\", "")
 
 
 # Plain functions

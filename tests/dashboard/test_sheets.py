@@ -15,7 +15,7 @@ def back(content: bytes) -> list[list[str]]:
     return list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")))
 
 
-@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "  =1", "＝1+1", '=HYPERLINK("x")'])
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "＝1+1", '=HYPERLINK("x")'])
 def test_a_text_that_looks_like_a_formula_is_text(cell: str) -> None:
     assert back(sheets.written(["text", cell], [[cell, 1]])) == [["text", "'" + cell], ["'" + cell, "1"]]
 

@@ -129,6 +129,58 @@ def test_cancelling_a_run_that_is_timing(suite_of, wait_until, is_gone):
         pass
 
 
+def test_a_run_ends_at_once_where_it_must_and_says_so(suite_of, wait_until, is_gone):
+    # A round of twenty seconds: its end is far away.
+    run_id = jobs.start(suite_of(block_seconds=10.0, max_seconds=600.0, rounds=1_000_000, min_calls=1), "cpu")
+    wait_until(lambda: phase_of(run_id) == "timing", 90)
+    began = time.monotonic()
+    assert jobs.cancel(run_id, at_once=True)
+    row = wait_until(lambda: ended(run_id), 30, lambda: "it goes on")
+    assert time.monotonic() - began < 9 and row["status"] == "cancelled"
+    assert {status for _, status, _ in row["measurements"]} == {"cancelled"}
+    wait_until(lambda: is_gone(row["pid"]), 20)
+
+
+def test_another_process_is_not_ended_for_a_runs(suite_of, wait_until, own_folders):
+    with pool.device_lock(hardware.resolve_device("cpu"), "run of somebody else"):
+        run_id = jobs.start(suite_of(), "cpu")
+        wait_until(lambda: phase_of(run_id) == "queued", 30)
+        pid = row_of(run_id)["pid"]
+        bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        try:
+            with open_store() as store, store.session() as session:
+                queries.get_run(session, run_id).pid = bystander.pid
+            with pytest.raises(RequestError, match=f"its process {bystander.pid} is not there any more"):
+                jobs.cancel(run_id, at_once=True)
+            with open_store() as store, store.session() as session:
+                queries.get_run(session, run_id).host = "elsewhere"
+            with pytest.raises(RequestError, match="is measured on elsewhere"):
+                jobs.cancel(run_id, at_once=True)
+            assert bystander.poll() is None
+        finally:
+            bystander.kill()
+            bystander.wait()
+            psutil.Process(pid).kill()
+
+
+def test_queued_runs_take_their_turns(suite_of, wait_until, bench):
+    with pool.device_lock(hardware.resolve_device("cpu"), "run of somebody else"):
+        asked = [jobs.start(suite_of(f"turn-{index}"), "cpu") for index in range(2)]
+        queued = bench("queue", suite_of("turn-2").folder / "turn-2.toml", "--device", "cpu")
+        assert queued.returncode == 0, queued.stderr
+        asked.append(queued.stdout.strip())
+        for run_id in asked:
+            wait_until(lambda run_id=run_id: phase_of(run_id) == "queued", 30)
+        wait_until(lambda: "was queued" in row_of(asked[2])["progress"]["text"], 10)
+        # Who is cancelled while he waits holds up nobody.
+        said = bench("cancel", asked[1])
+        assert said.returncode == 0 and "cancelling" in said.stderr
+    rows = [wait_until(lambda run_id=run_id: ended(run_id), 90) for run_id in asked]
+    assert [row["status"] for row in rows] == ["finished", "cancelled", "finished"]
+    assert rows[0]["finished_at"] <= rows[2]["started_at"], "in the order of their asking"
+    assert "ended already" in bench("cancel", asked[0], "--now").stderr
+
+
 def test_a_request_that_cannot_be_met_is_stored_as_failed(suite_of, wait_until, tmp_path):
     run_id = jobs.start(suite_of("hopeless", workload={"dataset": str(tmp_path / "none.csv")}), "cpu")
     row = wait_until(lambda: ended(run_id), 30)

@@ -20,13 +20,18 @@ from sqlalchemy import delete, event, func, select
 
 from engine.errors import RequestError
 from engine.store import Store
-from engine.store.models import Block, Example, ExampleSet, Measurement, Prediction, Run
+from engine.store.models import Block, Example, ExampleSet, Measurement, Prediction, Run, RunTag
 from engine.store.queries import (
     FIXED_FIELDS,
     FURTHER_FIELDS,
     STATUSES,
+    Search,
     add_example_set,
     add_run,
+    all_latencies,
+    all_logits,
+    count_runs,
+    delete_run,
     examples,
     examples_at,
     flat,
@@ -40,6 +45,9 @@ from engine.store.queries import (
     new_prediction,
     positions_with,
     run_summary,
+    set_tags,
+    suite_names,
+    tag_names,
 )
 
 NewRun = Callable[..., Run]
@@ -110,6 +118,26 @@ def test_arrays_in_another_layout_are_stored_by_value(store: Store, new_run: New
     with store.session() as session:
         assert np.array_equal(logits(session, identity), turned)
         assert latencies(session, identity)[0].latencies_s.tolist() == [3, 2, 1]
+
+
+def test_raw_values_of_several_measurements_come_in_one_query(store: Store, new_run: NewRun) -> None:
+    run = new_run(variants=("fp32", "int8", "nf4"))
+    for number, row in enumerate(run.measurements[:2]):
+        row.prediction = new_prediction(np.full((2, 2), number), ["no", "yes"])
+        for index in range(2):
+            row.blocks.append(new_block(0, index, "timed", 0.0, 8, 8, 8, [number, index]))
+    with store.session() as session:
+        add_run(session, run)
+        ids = [row.id for row in run.measurements]
+    with statements(store) as seen, store.session() as session:
+        blocks, logits_of = all_latencies(session, ids), all_logits(session, ids)
+    assert len(seen) == 2
+    assert {key: [b.latencies_s.tolist() for b in found] for key, found in blocks.items()} == {
+        ids[0]: [[0, 0], [0, 1]],
+        ids[1]: [[1, 0], [1, 1]],
+        ids[2]: [],
+    }
+    assert {key: found.tolist() for key, found in logits_of.items()} == {ids[0]: [[0, 0]] * 2, ids[1]: [[1, 1]] * 2}
 
 
 def test_logits_need_a_label_for_each_column() -> None:
@@ -309,7 +337,7 @@ def test_references_into_an_empty_database(store: Store, reference: str) -> None
         get_run(session, reference)
 
 
-def test_runs_are_listed_with_one_query(store: Store, three: list[Run], new_measurement: Callable) -> None:
+def test_runs_are_listed_with_three_queries(store: Store, three: list[Run], new_measurement: Callable) -> None:
     with store.session() as session:
         for position, status in enumerate(["measured", "measured", "failed", "unavailable"]):
             session.add(new_measurement(f"v{position}", position, status=status, run_id=three[2].id))
@@ -317,7 +345,8 @@ def test_runs_are_listed_with_one_query(store: Store, three: list[Run], new_meas
     nothing = dict.fromkeys(STATUSES, 0)
     with statements(store) as seen, store.session() as session:
         rows = list_runs(session)
-        assert len(seen) == 1
+        assert len(seen) == 3
+        assert not any(word in statement for statement in seen for word in ("run.suite,", "environment", "ceilings"))
     assert [row.run.id for row in rows] == [run.id for run in reversed(three)]
     assert [row.counts for row in rows] == [
         nothing | {"measured": 2, "failed": 1, "unavailable": 1},
@@ -329,6 +358,52 @@ def test_runs_are_listed_with_one_query(store: Store, three: list[Run], new_meas
         assert [row.run.id for row in list_runs(session, suite="demo")] == [three[2].id, three[0].id]
         assert [row.run.id for row in list_runs(session, limit=1, suite="agnews")] == [three[1].id]
         assert list_runs(session, suite="other") == []
+        assert [row.run.id for row in list_runs(session, limit=1, offset=1)] == [three[1].id]
+        assert list_runs(session, limit=1, offset=3) == []
+
+
+@pytest.mark.parametrize(
+    ("search", "numbers"),
+    [
+        (Search(), [2, 1, 0]),
+        (Search("AGNEWS"), [1]),
+        (Search("demo wxyz"), [0]),
+        (Search("demo agnews"), []),
+        (Search("first look"), [0]),
+        (Search("100%"), [0]),
+        (Search("1%0"), []),
+        (Search("_"), []),
+        (Search("slid"), [1, 0]),
+        (Search(suites=("demo",)), [2, 0]),
+        (Search(suites=("demo", "agnews")), [2, 1, 0]),
+        (Search(suites=("demo",), states=("failed",)), [2]),
+        (Search(states=("failed",)), [2]),
+        (Search(tags=("slides",)), [1, 0]),
+        (Search(tags=("slides", "a100")), [1]),
+        (Search("demo", tags=("a100",)), []),
+        (Search("'; drop table run; --"), []),
+        (Search(" ".join(["demo"] * 5000)), [2, 0]),
+    ],
+)
+def test_runs_can_be_searched(store: Store, three: list[Run], search: Search, numbers: list[int]) -> None:
+    with store.session() as session:
+        set_tags(session, three[0].id, ["slides", "slides"])
+        set_tags(session, three[1].id, ["a100", "slides"])
+        session.get_one(Run, three[0].id).notes = "A first look: 100% of the texts"
+        session.get_one(Run, three[2].id).status = "failed"
+    with store.session() as session:
+        assert [row.run.id for row in list_runs(session, search=search)] == [three[n].id for n in numbers]
+        assert count_runs(session, search) == len(numbers)
+        assert (suite_names(session), tag_names(session)) == (["agnews", "demo"], ["a100", "slides"])
+        assert get_run(session, three[1].id).tags == ["a100", "slides"]
+
+
+def test_tags_are_replaced(store: Store, three: list[Run]) -> None:
+    for tags in (["b", "a"], ["c"], []):
+        with store.session() as session:
+            set_tags(session, three[0].id, tags)
+        with store.session() as session:
+            assert run_summary(get_run(session, three[0].id))["tags"] == sorted(tags)
 
 
 def test_measurements_come_in_the_suites_order(
@@ -407,8 +482,7 @@ def test_the_summary_of_a_run_gives_times_in_utc(store: Store, new_run: NewRun) 
         created_at=datetime(2026, 5, 1, 1, 30, 0, 123456, tzinfo=east), environment={"x": math.nan, "y": [1]}
     )
     with store.session() as session:
-        add_run(session, run)
-    before = run_summary(run)
+        before = run_summary(add_run(session, run))
     with store.session() as session:
         after = run_summary(get_run(session, run.id))
     assert before == after
@@ -446,6 +520,25 @@ def test_deleting_a_run_deletes_what_it_gave(store: Store, full: Run, way: str) 
         else:
             session.execute(delete(Run).where(Run.id == full.id))
     assert [count(store, table) for table in tables] == [1, 2, 2, 2, 1, 1]
+
+
+def test_examples_go_with_the_last_run_that_has_them(store: Store, full: Run) -> None:
+    tables = (Run, Measurement, Block, Prediction, RunTag, ExampleSet, Example)
+    with store.session() as session:
+        set_tags(session, full.id, ["one", "two"])
+        [other] = session.scalars(select(Run.id).where(Run.id != full.id))
+        session.get_one(Run, other).status = "running"
+    assert [count(store, table) for table in tables] == [2, 4, 4, 4, 2, 1, 1]
+    with store.session() as session:
+        assert delete_run(session, full.id)
+        assert not delete_run(session, full.id), "it is gone"
+        assert not delete_run(session, other), "it is under way"
+    assert [count(store, table) for table in tables] == [1, 2, 2, 2, 0, 1, 1]
+    with store.session() as session:
+        session.get_one(Run, other).status = "finished"
+        session.flush()
+        assert delete_run(session, other)
+    assert [count(store, table) for table in tables] == [0] * 7
 
 
 @pytest.fixture
@@ -496,6 +589,11 @@ def test_a_run_whose_process_is_gone(store: Store, new_run: NewRun, ended: int, 
 
 def test_a_run_that_never_had_a_process(store: Store, new_run: NewRun) -> None:
     assert interrupted(store, live_run(new_run, None, heartbeat_at=None))
+    assert not interrupted(store, live_run(new_run, None, age_s=15))
+
+
+def test_a_run_whose_process_is_known_to_be_gone_does_not_wait(store: Store, new_run: NewRun, ended: int) -> None:
+    assert interrupted(store, live_run(new_run, ended, age_s=15))
 
 
 def test_a_run_whose_process_is_a_zombie(store: Store, new_run: NewRun) -> None:

@@ -1,0 +1,245 @@
+"""Any variants of one run or of several against any of them: figures, distributions, and what differs in settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from dashboard import comparing, data, figures, findings, frame, scorecard, widgets
+from dashboard.comparing import Evidence, Side
+from dashboard.frame import Row
+from dashboard.style import Theme
+
+
+def main() -> None:
+    left, right = st.columns([5, 6], vertical_alignment="center")
+    with left:
+        run_id = widgets.choose_run()
+    with right:
+        others = _other_runs(run_id)
+    sides = [_side(letter, run) for letter, run in zip(comparing.LETTERS, [run_id, *others], strict=False)]
+    everything = comparing.tagged(sides)
+    if not everything:
+        widgets.state_of(sides[0].summary)
+        st.header("This run holds no measurements.")
+        st.stop()
+    sizes, baseline, variants = _choices(everything)
+    widgets.state_of(sides[0].summary)
+    rows = comparing.chosen(everything, sizes, variants, baseline)
+    rows = comparing.against(rows, everything, baseline, evidence := _evidence(sides, everything, rows, baseline))
+    look = widgets.look()
+    _answer(sides, rows, look)
+    if not any(row["status"] == "measured" for row in rows):
+        st.stop()
+    _how_compared(rows)
+    _charts(sides, everything, rows, evidence, look)
+    _changes(sides, rows)
+    _settings(sides, rows)
+    _notes(rows)
+
+
+def _other_runs(run_id: str) -> list[str]:
+    """The runs beside the chosen one."""
+    known = {row["id"]: row for row in widgets.history().to_dict("records") if row["id"] != run_id}
+    return st.multiselect(
+        "Beside",
+        list(known),
+        # In the URL: of what a run is called only what stays.
+        format_func=lambda other: (
+            f"{known[other]['suite']} · {widgets.when(known[other]['created_at'])} · {other[-6:]}"
+        ),
+        max_selections=len(comparing.LETTERS) - 1,
+        select_all=False,
+        key="beside",
+        bind="query-params",
+        placeholder="This run alone; add others to hold beside it",
+        label_visibility="collapsed",
+    )
+
+
+def _side(letter: str, run_id: str) -> Side:
+    summary = data.run(run_id)
+    return Side(letter, summary, frame.rows_of(data.measurements(summary)))
+
+
+def _choices(everything: list[Row]) -> tuple[list[int], str, list[str]]:
+    """Batch sizes, baseline and variants; a control of batch sizes only where there are several."""
+    known = comparing.sizes_of(everything)
+    usual = [size] if (size := comparing.usual_size(everything)) is not None else known
+    widths = [4, 2, 5] if len(known) > 1 else [5, 6]
+    columns = st.columns(widths, vertical_alignment="bottom")
+    sizes = usual
+    if len(known) > 1:
+        with columns[1]:
+            picked = st.segmented_control(
+                "Batch sizes",
+                known,
+                selection_mode="multi",
+                default=usual,
+                key="sizes",
+                bind="query-params",
+            )
+        sizes = list(picked or usual)
+    able, labels = comparing.baselines(everything), comparing.variants(everything)
+    with columns[0]:
+        baseline = st.selectbox(
+            "Baseline",
+            list(able),
+            format_func=able.__getitem__,
+            key="against",
+            bind="query-params",
+            help="What everything here is compared with. Another than the run's own is compared from the same rounds "
+            "and the same answers, as they are stored.",
+        )
+    with columns[-1]:
+        variants = st.multiselect(
+            "Variants",
+            list(labels),
+            format_func=labels.__getitem__,
+            key="shown",
+            bind="query-params",
+            placeholder="All variants",
+        )
+    return sizes, str(baseline), variants or list(labels)
+
+
+def _evidence(sides: list[Side], everything: list[Row], rows: list[Row], baseline: str) -> Evidence:
+    """The raw values that the comparison and the distributions need, and no more."""
+    raws: dict[int, Any] = {}
+    outputs: dict[int, Any] = {}
+    labels: dict[str, Any] = {}
+    phases = {(row["run"], row["phase"]) for row in rows}
+    answers = comparing.needs_answers(rows, baseline)
+    for side in sides:
+        ids = tuple(
+            row["id"]
+            for row in everything
+            if row["run"] == side.letter and (row["run"], row["phase"]) in phases and row["status"] == "measured"
+        )
+        if not ids:
+            continue
+        raws |= data.raws(side.summary["id"], ids)
+        set_id = side.summary["example_set_id"]
+        if answers and set_id is not None:
+            outputs |= data.outputs(side.summary["id"], ids)
+            labels[set_id] = data.labels(set_id)
+    return Evidence(raws, outputs, labels)
+
+
+def _answer(sides: list[Side], rows: list[Row], look: Theme) -> None:
+    said = comparing.headline(sides, rows)
+    st.header(findings.literal(said.finding), anchor=False)
+    if said.detail:
+        st.write(findings.literal(said.detail))
+    if len(sides) > 1:
+        lines = [f"**{side.letter}** · {findings.literal(widgets.label(side.summary))}" for side in sides]
+        st.caption("  \n".join(lines))
+    st.html(scorecard.comparison(rows, look))
+
+
+def _how_compared(rows: list[Row]) -> None:
+    differences = [row for row in rows if row["accuracy_p"] is not None]
+    among = f" over the {len(differences)} rows here" if len(differences) > 1 else ""
+    st.caption(
+        "Parentheses and ranges: 95% intervals. Speed-up: samples/s over the baseline's in the same rounds, the calm "
+        f"third. Accuracy: exact McNemar on the same examples, corrected by Holm{among}. p95, p99 and memory stand "
+        "without an interval: no verdict is drawn from them."
+        + (
+            " †: of another run: its speed-up over its own run's baseline, over that of the baseline here; not paired."
+            if any(row["beside"] is not None for row in rows)
+            else ""
+        )
+    )
+
+
+def _charts(sides: list[Side], everything: list[Row], rows: list[Row], evidence: Evidence, look: Theme) -> None:
+    shown = comparing.table(rows)
+    stem = f"{sides[0].summary['suite']}-{sides[0].summary['id'][-6:].lower()}"
+    st.subheader("Latency of every timed call", anchor=False)
+    timed = {row["id"]: evidence.raws[row["id"]].latencies_s() for row in rows if row["id"] in evidence.raws}
+    _chart(
+        figures.ecdf(shown, timed, look),
+        "ecdf",
+        stem,
+        "; ".join(comparing.distribution_words(row) for row in rows if row["id"] in timed),
+    )
+    others = [row for row in rows if not row["baseline"]]
+    draw: list[tuple[str, go.Figure]] = []
+    if any(row["speedup"] is not None or row["beside"] is not None for row in others):
+        draw.append(("speedup", figures.speedups(shown, look)))
+    if any(row["accuracy_difference"] is not None for row in others):
+        draw.append(("accuracy", figures.accuracy_differences(shown, look)))
+    if any(row["memory_bytes"] is not None for row in rows):
+        draw.append(("memory", figures.memory(shown, look)))
+    st.subheader("Speed, accuracy, memory", anchor=False)
+    _two_by_two(draw, stem)
+    sized = comparing.table(comparing.over_sizes(everything, rows))
+    if not sized.empty:
+        st.subheader("Over batch size", anchor=False)
+        _two_by_two(
+            [
+                ("batch-throughput", figures.over_batch_size(sized, look)),
+                ("batch-latency", figures.over_batch_size(sized, look, "latency_p50_s")),
+            ],
+            stem,
+        )
+    # What was published stands against its own baseline, so the measured rows do here, too.
+    names = {row["id"]: row["name"] for row in rows}
+    own = comparing.table([row | {"name": names[row["id"]]} for row in everything if row["id"] in names])
+    reported = data.published()
+    if figures.pairs(own, reported):
+        st.subheader("Measured beside published", anchor=False)
+        _chart(figures.published(own, reported, look), "published", stem)
+
+
+def _two_by_two(draw: list[tuple[str, go.Figure]], stem: str) -> None:
+    """Two charts in a row; an odd last one as wide as both."""
+    even = len(draw) // 2 * 2
+    if even:
+        with st.grid(2, min_column_width=520, gap="medium"):
+            for name, figure in draw[:even]:
+                _chart(figure, name, stem)
+    for name, figure in draw[even:]:
+        _chart(figure, name, stem)
+
+
+def _chart(figure: go.Figure, name: str, stem: str, alt: str | None = None) -> None:
+    widgets.chart(figure, f"compare_{name}", f"{stem}-compare-{name}", alt)
+
+
+def _changes(sides: list[Side], rows: list[Row]) -> None:
+    shown, unshown = comparing.changes(sides, rows)
+    baseline = frame.baseline_of(rows)
+    alone = f" against {baseline['title']}" if baseline and len(sides) == 1 else ""
+    if shown or unshown:
+        st.subheader(findings.literal(f"What changes{alone}" if alone else "What changed"), anchor=False)
+    if shown:
+        st.html(scorecard.sentences(shown))
+    if unshown:
+        st.caption("Looked for, and not shown:")
+        st.html(scorecard.sentences(unshown, muted=True))
+
+
+def _settings(sides: list[Side], rows: list[Row]) -> None:
+    st.subheader("Settings that differ", anchor=False)
+    found = comparing.settings(sides, rows)
+    differing = [setting for setting in found if not setting.partial]
+    if differing:
+        st.html(scorecard.settings(differing))
+    else:
+        st.caption("Nothing differs among these rows.")
+    if partial := [setting for setting in found if setting.partial]:
+        with st.expander(f"Settings that only some of them have ({len(partial)})"):
+            st.html(scorecard.settings(partial))
+
+
+def _notes(rows: list[Row]) -> None:
+    said = findings.notes(rows)
+    if said:
+        st.subheader("Notes", anchor=False)
+        st.html(scorecard.notes_table(said))
+
+
+main()

@@ -1,0 +1,438 @@
+"""Variants of one run or of several against one baseline, and the settings in which they differ. Pure.
+
+Within a run the baseline may be any variant: its speed-ups are taken from the same rounds as the run's own, its
+differences in accuracy from the same examples. Rounds of different runs are not paired, so between runs only their
+speed-ups stand beside each other, each over its own run's baseline, as `python -m engine compare RUN RUN` has it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dashboard import findings
+from dashboard.findings import Headline
+from dashboard.frame import Row, baseline_of, usable
+from engine import quality, stats, summary, takeaways
+from engine.labels import Alignment
+from engine.units import NOTHING, between, milliseconds, times
+
+LETTERS = "ABCDEF"
+"""What tells runs apart, the chosen one first; as many as can be compared at once."""
+BESIDE = ("beside", "beside_low", "beside_high", "beside_comparison", "beside_own")
+"""The speed-up over its own run's baseline, over that of the baseline here: of a row of another run. `beside_own`:
+the baseline here is its own run's, so that this is simply the row's own speed-up."""
+FOUND = "Found after warm-up"
+MOMENTARY = ("load_average", "available_bytes", "executable", "variables")
+"""What an environment says of one moment or of the way to a program, and not of the machine."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the runs that are compared."""
+
+    letter: str
+    summary: dict[str, Any]
+    """As `queries.run_summary` gives it."""
+    stored: list[Row]
+    """Its rows as `dashboard.frame` gives them: against its own baseline, at every batch size."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Raw values by measurement id, for what is not stored: another baseline's comparison."""
+
+    raws: Mapping[int, summary.Raw]
+    """Blocks of every measured row of the experiments shown."""
+    outputs: Mapping[int, np.ndarray] = field(default_factory=dict)
+    """int64 [examples]: the largest logit's index; needed where `needs_answers`."""
+    labels: Mapping[str, np.ndarray | None] = field(default_factory=dict)
+    """Example set -> int64 [examples]; None where unlabelled."""
+
+
+def tagged(sides: Sequence[Side]) -> list[Row]:
+    """Every row of every run, with what tells it from the rows of others.
+
+    Beside the frame's columns: `run` (the letter), `example_set_id`, `plain` (the variant's own name), `phase` (the
+    batch size of its experiment), `own_baseline` and `label`, the title in lists to choose from; `variant` and `title`
+    become unique over the runs.
+    """
+    found = []
+    for side in sides:
+        titles = list({row["variant"]: row["title"] for row in side.stored}.values())
+        own = _own_batching(side.summary)
+        last = (side.summary["spec"]["workload"].get("batch_size") or [None])[-1]
+        for row in side.stored:
+            title = row["title"] if titles.count(row["title"]) == 1 else f"{row['title']} [{row['variant']}]"
+            found.append(
+                row
+                | {
+                    "run": side.letter,
+                    "example_set_id": side.summary["example_set_id"],
+                    "plain": row["variant"],
+                    "phase": last if row["variant"] in own and last is not None else row["batch_size"],
+                    "own_baseline": row["baseline"],
+                    "variant": f"{side.letter}/{row['variant']}",
+                    "title": f"{title} ({side.letter})" if len(sides) > 1 else title,
+                    # Plain for the first run, so that a choice and a link to it stay when a run joins or leaves.
+                    "label": title if side is sides[0] else f"{title} ({side.letter})",
+                }
+            )
+    if len({row["memory_kind"] for row in found}) > 1:
+        # A run without a GPU has no VRAM to hold beside another's.
+        for row in found:
+            row["memory_kind"], row["memory_bytes"] = "ram", row["ram_peak_bytes"]
+        bases = [row for row in found if row["own_baseline"]]
+        for row in found:
+            row["memory_ratio"] = _memory_ratio(row, _reference(row, [r for r in bases if r["run"] == row["run"]]))
+    return found
+
+
+def _memory_ratio(row: Row, reference: Row | None) -> float | None:
+    if reference is None or not row["memory_bytes"] or not reference["memory_bytes"]:
+        return None
+    return float(row["memory_bytes"] / reference["memory_bytes"])
+
+
+def _own_batching(run: Mapping[str, Any]) -> set[str]:
+    """Names of the variants that the suite gives a batch size of their own."""
+    return {variant["name"] for variant in run["spec"].get("variant") or [] if variant.get("batch_size")}
+
+
+def sizes_of(rows: Sequence[Row]) -> list[int]:
+    """The batch sizes to choose from, ascending: those of experiments, over all runs."""
+    return sorted({row["phase"] for row in rows})
+
+
+def usual_size(rows: Sequence[Row]) -> int | None:
+    """The largest batch size that every run has, else the largest of all."""
+    by_run = [{row["phase"] for row in rows if row["run"] == run} for run in dict.fromkeys(r["run"] for r in rows)]
+    if not by_run:
+        return None
+    return max(set.intersection(*by_run) or set.union(*by_run))
+
+
+def chosen(rows: Sequence[Row], sizes: Sequence[int], names: Sequence[str], baseline: str) -> list[Row]:
+    """The rows of these batch sizes and variants `names`, the baseline first; named by batch size if several."""
+    kept = [row for row in rows if row["phase"] in sizes and row["variant"] in {*names, baseline}]
+    several = len({row["batch_size"] for row in kept}) > 1
+    named = [row | {"name": f"{row['title']} @ {row['batch_size']}" if several else row["title"]} for row in kept]
+    return sorted(named, key=lambda row: row["variant"] != baseline)
+
+
+def baselines(rows: Sequence[Row]) -> dict[str, str]:
+    """Variant -> label of all that may be the baseline: the runs' own ones first, then whatever was measured."""
+    able = [row for row in rows if row["own_baseline"] or row["status"] == "measured"]
+    return {row["variant"]: row["label"] for row in sorted(able, key=lambda row: not row["own_baseline"])}
+
+
+def variants(rows: Sequence[Row]) -> dict[str, str]:
+    """Variant -> label, in the order of the runs and their suites."""
+    return {row["variant"]: row["label"] for row in rows}
+
+
+def needs_answers(rows: Sequence[Row], baseline: str) -> bool:
+    """Whether the stored comparison of answers is not the one that is asked for."""
+    own = {row["variant"]: row["own_baseline"] for row in rows}.get(baseline, False)
+    return not own or len({row["run"] for row in rows}) > 1
+
+
+def against(rows: Sequence[Row], everything: Sequence[Row], baseline: str, evidence: Evidence) -> list[Row]:
+    """`rows` compared with variant `baseline`; `everything`: all rows of their runs, as `tagged` gives them.
+
+    p-values are corrected by Holm over `rows`. A row that shares no rounds with the baseline has no speed-up, but
+    where it can be had what BESIDE says; one over other examples has no difference in accuracy.
+    """
+    found = []
+    references = [row for row in everything if row["variant"] == baseline]
+    slower = {
+        run: summary.said_slower(row["validity_reason"] for row in everything if row["run"] == run)
+        for run in {row["run"] for row in rows}
+    }
+    calm: dict[tuple[str, int], list[np.ndarray]] = {}
+    for row in rows:
+        reference = _reference(row, references)
+        made = row | {"baseline": row["variant"] == baseline, **dict.fromkeys(BESIDE)}
+        found.append(made)
+        made["memory_ratio"] = _memory_ratio(row, reference)
+        if reference is not None and reference["own_baseline"] and row["run"] == reference["run"]:
+            if made["accuracy_p"] is not None:
+                made["accuracy_p"] = quality.mcnemar(row["accuracy_gained"], row["accuracy_lost"])
+            continue
+        key = (row["run"], row["phase"])
+        if key not in calm:
+            calm[key] = stats.calm_rounds(_rates(everything, key, evidence))
+        made |= _speed(row, reference, evidence, calm[key], slower[row["run"]])
+        made |= _beside(row, reference, everything)
+        made |= _answers(row, reference, evidence)
+    summary.corrected(found)
+    return found
+
+
+def _reference(row: Row, references: Sequence[Row]) -> Row | None:
+    """The baseline's row of the same experiment; of another run, at the same batch size; else its last."""
+    same = "phase" if any(r["run"] == row["run"] for r in references) else "batch_size"
+    near = [reference for reference in references if reference[same] == row[same]]
+    return next(iter(near or references[-1:]), None)
+
+
+def _rates(everything: Sequence[Row], experiment: tuple[str, int], evidence: Evidence) -> list[list[np.ndarray]]:
+    """Samples/s by round of each variant that an experiment measured, its own baseline first."""
+    peers = [
+        row
+        for row in everything
+        if (row["run"], row["phase"]) == experiment and row["status"] == "measured" and row["id"] in evidence.raws
+    ]
+    peers.sort(key=lambda row: not row["own_baseline"])
+    return [evidence.raws[row["id"]].rates() for row in peers]
+
+
+def _speed(
+    row: Row, reference: Row | None, evidence: Evidence, calm: list[np.ndarray], slower: float
+) -> dict[str, Any]:
+    shared = (
+        reference is not None
+        and (row["run"], row["phase"]) == (reference["run"], reference["phase"])
+        and row["status"] == reference["status"] == "measured"
+        and row["id"] in evidence.raws
+        and reference["id"] in evidence.raws
+    )
+    if not shared:
+        return dict.fromkeys(("speedup", "speedup_low", "speedup_high", "comparison"))
+    assert reference is not None
+    is_baseline = row["id"] == reference["id"]
+    return summary.comparison(evidence.raws[row["id"]], evidence.raws[reference["id"]], is_baseline, calm, slower)
+
+
+def _beside(row: Row, reference: Row | None, everything: Sequence[Row]) -> dict[str, Any]:
+    """BESIDE of a row of another run, where both runs' own baselines are the same variant."""
+    if reference is None or row["run"] == reference["run"] or row["own_baseline"]:
+        return {}
+    if row["batch_size"] != reference["batch_size"] or not usable(row) or not usable(reference):
+        return {}
+    own = {r["run"]: (r["plain"], r["backend"], r["precision"]) for r in everything if r["own_baseline"]}
+    moved = takeaways.change(reference, row)
+    if moved is None or own.get(row["run"]) != own.get(reference["run"]):
+        return {}
+    verdict = stats.comparison(stats.Interval(*moved))
+    return dict(zip(BESIDE, (*moved, verdict, reference["own_baseline"]), strict=True))
+
+
+def _answers(row: Row, reference: Row | None, evidence: Evidence) -> dict[str, Any]:
+    """Accuracy difference and agreement against the reference's answers to the same examples; p uncorrected."""
+    keys = ("accuracy_difference", "accuracy_gained", "accuracy_lost", "accuracy_p", "accuracy_comparison")
+    found: dict[str, Any] = dict.fromkeys(
+        (*keys, "accuracy_difference_low", "accuracy_difference_high", "detectable_difference")
+    ) | dict.fromkeys(("agreement", "agreement_low", "agreement_high", "flips"))
+    if reference is None or row["example_set_id"] is None or row["example_set_id"] != reference["example_set_id"]:
+        return found
+    mine, theirs = (evidence.outputs.get(r["id"]) for r in (row, reference))
+    if mine is None or theirs is None or not row["labels"] or not reference["labels"]:
+        return found
+    alignment, other = Alignment(**row["labels"]), Alignment(**reference["labels"])
+    if summary.comparable(alignment, other):
+        flips = int((_meaning(mine, alignment) != _meaning(theirs, other)).sum())
+        same = stats.wilson(len(mine) - flips, len(mine))
+        found |= {"agreement": same.estimate, "flips": flips}
+        found |= {"agreement_low": same.low, "agreement_high": same.high}
+    labels = evidence.labels.get(row["example_set_id"])
+    known = None not in (row["accuracy"], reference["accuracy"], alignment.mapping, other.mapping)
+    if labels is not None and known and row["id"] != reference["id"]:
+        found |= summary.difference(_meaning(mine, alignment) == labels, _meaning(theirs, other) == labels)
+    return found
+
+
+def _meaning(outputs: np.ndarray, alignment: Alignment) -> np.ndarray:
+    """What outputs stand for: the data set's labels where aligned, else the model's own names."""
+    return np.asarray(alignment.model_labels if alignment.mapping is None else alignment.mapping)[outputs]
+
+
+def table(rows: Sequence[Row]) -> pd.DataFrame:
+    """The rows as figures take them."""
+    return pd.DataFrame(list(rows), columns=list(rows[0]) if rows else [], dtype=object)
+
+
+def over_sizes(everything: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+    """The variants of `rows` at all their batch sizes, in its order; those that were measured at one alone left out."""
+    found = []
+    for variant, is_baseline in {row["variant"]: row["baseline"] for row in rows}.items():
+        line = [row for row in everything if row["variant"] == variant and usable(row)]
+        if len(line) > 1:
+            found += [row | {"baseline": is_baseline} for row in line]
+    return found
+
+
+# Sentences
+
+
+def headline(sides: Sequence[Side], rows: Sequence[Row]) -> Headline:
+    """What the comparison shows; `rows` as `against` gives them."""
+    baseline = baseline_of(rows)
+    if len(sides) == 1:
+        return findings.headline(rows)
+    if len(sides) > 2:
+        named = f", against {baseline['title']}" if baseline else ""
+        return Headline(f"{len(sides)} runs side by side{named}.", unpaired(sides))
+    first, second = sides
+    wanted = {row["plain"] for row in rows}
+    pairs = [
+        (b, takeaways.change(a, b))
+        for a, b in takeaways.pairs(*map(_stored, sides))
+        if not a["baseline"] and a["variant"] in wanted and usable(a) and usable(b)
+    ]
+    compared = [(row, moved) for row, moved in pairs if moved is not None]
+    changed = [(row, moved) for row, moved in compared if not moved[1] <= 1 <= moved[2]]
+    changed.sort(key=lambda pair: -abs(math.log(pair[1][0])))
+    names = f"{first.letter} and {second.letter}"
+    if not compared:
+        said = f"{names} share no variant with a speed-up in both."
+    elif not changed:
+        said = f"No speed-up is shown to differ between {names}: {len(compared)} compared."
+    else:
+        row, moved = changed[0]
+        said = (
+            f"{len(changed)} of {len(compared)} speed-ups differ{'s' if len(changed) == 1 else ''} between {names}; "
+            f"{row['name']}'s is in {second.letter} {times(moved[0])} ({between(moved[1], moved[2])}) of what it is "
+            f"in {first.letter}."
+        )
+    return Headline(said, unpaired(sides))
+
+
+def unpaired(sides: Sequence[Side]) -> str:
+    """Why figures of different runs are not simply divided by each other."""
+    hosts = {side.summary["host"] for side in sides}
+    apart = "on different machines" if len(hosts) > 1 else "at different times"
+    return (
+        f"These runs were measured {apart}: their rounds are not paired. Between runs, a speed-up over its own run's "
+        "baseline stands beside another's; latencies and samples/s are each run's own."
+    )
+
+
+def _stored(side: Side) -> takeaways.Stored:
+    return side.summary, side.stored
+
+
+def changes(sides: Sequence[Side], rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+    """What changed, and what was looked for and is not shown: within one run against its baseline, else between runs.
+
+    Of several runs each is held against the first.
+    """
+    if len(sides) == 1:
+        kinds = ("speed", "accuracy", "answers", "memory", "energy")
+        found = [item for item in takeaways.takeaways(list(rows)) if item.kind in kinds]
+        return [item.sentence for item in found if item.shown], [item.sentence for item in found if not item.shown]
+    wanted = {row["plain"] for row in rows}
+    said = []
+    for other in sides[1:]:
+        stored = [(side.summary, [r for r in side.stored if r["variant"] in wanted]) for side in (sides[0], other)]
+        letters = (sides[0].letter, other.letter)
+        differences = takeaways.differences(stored[0], stored[1], letters)
+        if not differences:
+            differences = ["same device, suite and examples, and no speed-up is shown to differ"]
+        prefix = f"{letters[0]} and {letters[1]}: " if len(sides) > 2 else ""
+        said += [f"{prefix}{sentence[:1].upper()}{sentence[1:]}." for sentence in differences]
+    return said, []
+
+
+def distribution_words(row: Row) -> str:
+    """A row's latency percentiles in one line, those that its calls carry."""
+    known = [
+        f"p{name} {milliseconds(row[f'latency_p{name}_s'])} ms"
+        for name in (50, 95, 99)
+        if row[f"latency_p{name}_s"] is not None
+    ]
+    return f"{row['name']}: {', '.join(known)}"
+
+
+# Settings
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting whose value is not the same everywhere."""
+
+    group: str
+    name: str
+    values: list[tuple[str, list[str]]]
+    """Each value with the names of what has it, the commonest first."""
+    partial: bool = False
+    """Only some have it, with one value: what another backend has no word for."""
+
+
+def settings(sides: Sequence[Side], rows: Sequence[Row]) -> list[Setting]:
+    """The settings whose values differ among `rows`: of their runs, of themselves, found in them, of their machines."""
+    shown = {row["run"] for row in rows}
+    runs = [side for side in sides if side.letter in shown]
+    measured = [row for row in rows if row["status"] == "measured"]
+    groups: dict[str, list[tuple[str, dict[str, str]]]] = {
+        "Workload": [(f"run {side.letter}", dict(_flat(side.summary["spec"]["workload"]))) for side in runs],
+        "Protocol": [(f"run {side.letter}", dict(_flat(side.summary["spec"]["protocol"]))) for side in runs],
+        "Variant": [(row["name"], dict(_asked(row))) for row in rows],
+        FOUND: [(row["name"], dict(_found(row))) for row in measured],
+        "Environment": [(f"run {side.letter}", dict(_environment(side.summary))) for side in runs],
+    }
+    differing = []
+    for group, holders in groups.items():
+        for key in dict.fromkeys(key for _, values in holders for key in values):
+            by_value: dict[str, list[str]] = {}
+            for name, values in holders:
+                by_value.setdefault(values.get(key, NOTHING), []).append(name)
+            if len(by_value) > 1:
+                if group == FOUND:
+                    by_value.pop(NOTHING, None)
+                values_of = sorted(by_value.items(), key=lambda item: -len(item[1]))
+                differing.append(Setting(group, key, values_of, partial=len(by_value) == 1))
+    return differing
+
+
+def _asked(row: Row) -> Iterator[tuple[str, str]]:
+    for key in ("model", "backend", "precision", "batch_size", "padding", "order", "max_length"):
+        yield key.replace("_", " "), _text(row[key])
+    yield from _flat(row["options"] or {})
+
+
+def _found(row: Row) -> Iterator[tuple[str, str]]:
+    for key, value in ((row["audit"] or {}).get("settings") or {}).items():
+        yield key.replace("_", " "), _text(value)
+
+
+def _environment(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield from {"device": run["device"], "device name": run["device_name"], "host": run["host"]}.items()
+    known = {key: value for key, value in run["environment"].items() if key not in ("host", *MOMENTARY)}
+    yield from _flat(known)
+    yield from _flat({"": {k: v for k, v in (run["environment"].get("host") or {}).items() if k != "name"}})
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Names and texts of nested settings: "cpu features", "distributions torch"."""
+    for key, value in values.items():
+        if key in MOMENTARY:
+            continue
+        name = f"{above} {key}".strip().replace("_", " ")
+        if isinstance(value, dict):
+            yield from _flat(value, name)
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            for index, item in enumerate(value):
+                yield from _flat(item if isinstance(item, dict) else {"": item}, f"{name} {index}")
+        else:
+            yield name, _text(value)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items()) or NOTHING
+    if isinstance(value, list):
+        return ", ".join(map(_text, value)) or NOTHING
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,152 @@
+"""`python -m dashboard export RUN FILE`: a run, or one of its charts, as a file of the kind that its name ends in."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import RequestError, did_you_mean, one_line
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLES = {".csv": "csv", ".json": "json", ".md": "markdown", ".tex": "latex"}
+RUNS = (".pptx", ".html")
+IMAGES = (".pdf", ".svg", ".png")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help='an id, a part of one, or "latest"')
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        type=Path,
+        help=f"its ending decides: {', '.join([*RUNS, *TABLES])}; with --chart {', '.join(IMAGES)} or .html. "
+        "A file that is there is replaced",
+    )
+    parser.add_argument("--chart", metavar="NAME", help="one chart alone: tradeoff, latency, throughput, memory ...")
+    parser.add_argument("--dark", action="store_true", help="for a dark ground")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="the one shown (default: the baseline's largest)")
+
+
+def run(given: argparse.Namespace) -> int:
+    """Writes the file. Exit code 2 with one line where the request is wrong or cannot be met."""
+    try:
+        content = make(given.run, given.file.suffix.lower(), given.chart, given.dark, given.batch_size)
+        write(given.file, content)
+    except RequestError as error:
+        print(f"error: {one_line(error, 2000)}", file=sys.stderr)
+        return 2
+    print(f"{given.file}: {len(content) / 1e3:,.0f} kB", file=sys.stderr)
+    return 0
+
+
+def make(reference: str, ending: str, chart: str | None, dark: bool, batch_size: int | None) -> bytes:
+    """The content of the file. Raises RequestError."""
+    from dashboard import style
+
+    known = [*RUNS, *TABLES, *IMAGES]
+    if ending not in known:
+        hint = did_you_mean(ending, known) if ending else ""
+        raise RequestError(f"no file ends in {ending!r} here; allowed: {', '.join(known)}{hint}")
+    if ending in TABLES:
+        for name, value in (("--chart", chart), ("--dark", dark), ("--batch-size", batch_size)):
+            if value:
+                raise RequestError(f"{name} means nothing to a {ending}: it holds every figure of the run")
+        from engine import exports
+
+        return exports.measurements(reference, TABLES[ending]).encode()
+    if ending == ".pptx" and chart:
+        raise RequestError(f"--chart gives {', '.join(IMAGES)} or .html; a .pptx holds all charts")
+    if ending in IMAGES and not chart:
+        raise RequestError(f"a {ending} holds one chart: --chart tradeoff, latency, throughput, memory, accuracy ...")
+    summary, measured, reported = _read(reference)
+    _check_batch_size(measured, batch_size)
+    look = style.DARK if dark else style.LIGHT
+    if chart:
+        return _chart(summary, measured, reported, look, batch_size, chart, ending.lstrip("."))
+    if ending == ".html":
+        from dashboard.export import report
+
+        return report.build(summary, measured, reported, style.DARK if dark else None, batch_size).encode()
+    from dashboard.export import deck
+
+    return deck.build(summary, measured, reported, look, batch_size)
+
+
+def _chart(
+    summary: dict[str, Any],
+    measured: pd.DataFrame,
+    reported: pd.DataFrame,
+    look: Any,
+    batch_size: int | None,
+    name: str,
+    form: str,
+) -> bytes:
+    from dashboard.export import content, images
+
+    made = content.charts(summary, measured, reported, look, batch_size)
+    if not made:
+        raise RequestError(f"run {summary['id']} holds no chart: nothing was measured")
+    if name not in made:
+        raise RequestError(f"no chart {name!r} in this run; allowed: {', '.join(made)}{did_you_mean(name, list(made))}")
+    return images.files([(name, made[name])], form)
+
+
+def _check_batch_size(measured: pd.DataFrame, batch_size: int | None) -> None:
+    from dashboard.export import content
+
+    sizes = content.batch_sizes(measured)
+    if batch_size is not None and batch_size not in sizes:
+        allowed = ", ".join(map(str, sizes)) or "none was measured"
+        raise RequestError(f"--batch-size {batch_size}: the baseline was not measured there; allowed: {allowed}")
+
+
+def _read(reference: str) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
+    """A run, its measurements and what was published. Not through `dashboard.data`, which is Streamlit's cache."""
+    import pandas as pd
+
+    from dashboard import frame
+    from engine.store import open_store, queries
+
+    with open_store(create=False) as store, store.session() as session:
+        found = queries.get_run(session, reference)
+        rows = [queries.flat(row) | {"id": row.id} for row in queries.measurements(session, found.id)]
+        reported = [
+            {column.name: getattr(row, column.name) for column in row.__table__.columns}
+            for row in queries.published(session)
+        ]
+        return queries.run_summary(found), frame.build(rows), pd.DataFrame(reported, dtype=object)
+
+
+def write(file: Path, content: bytes) -> None:
+    """Writes all of `content` or nothing: what was there stays until the new file is whole. Raises RequestError."""
+    if file.is_dir() or not file.absolute().parent.is_dir():
+        raise RequestError(f"cannot write {file}: its folder does not exist, or it is a folder itself")
+    if file.exists() and not file.is_file():
+        raise RequestError(f"cannot write {file}: it is no plain file")
+    try:
+        # A link stays a link: what it names is replaced.
+        target = file.resolve()
+        mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".export-", delete=False) as part:
+            try:
+                part.write(content)
+                part.flush()
+                Path(part.name).chmod(mode)
+                Path(part.name).replace(target)
+            except OSError:
+                Path(part.name).unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise RequestError(f"cannot write {file}: {one_line(error)}") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,64 @@
+"""What every way of taking a run along holds alike: the batch size shown, the charts by name, the method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from dashboard import figures, frame
+from dashboard.figures import base
+from dashboard.style import Theme
+
+METHOD = (
+    "Every variant works in a process of its own; in each round every variant, in shuffled order, answers the "
+    "same examples, and speed-ups are taken round by round, over the third of the rounds in which the machine was "
+    "least disturbed. A call takes one tokenised batch as host arrays and returns its logits as a host array. "
+    "Intervals are 95%: speed by Student's t over the rounds with a part for what two processes of one variant differ "
+    "by; accuracy by Wilson; accuracy differences by a bootstrap of paired answers, their verdicts by exact McNemar, "
+    "corrected by Holm."
+)
+
+
+def batch_sizes(measured: pd.DataFrame) -> list[int]:
+    """The baseline's batch sizes: those that a run can be shown at."""
+    return sorted({row["batch_size"] for row in frame.rows_of(measured) if row["baseline"]})
+
+
+def at(measured: pd.DataFrame, batch_size: int | None) -> pd.DataFrame:
+    """The run at `batch_size`; at the baseline's largest where none is asked for."""
+    sizes = batch_sizes(measured)
+    return frame.at_batch(measured, batch_size if batch_size is not None else sizes[-1] if sizes else None)
+
+
+def charts(
+    summary: dict[str, Any],
+    measured: pd.DataFrame,
+    reported: pd.DataFrame,
+    look: Theme,
+    batch_size: int | None = None,
+) -> dict[str, go.Figure]:
+    """The run's charts by name, signed; empty where nothing was measured.
+
+    `reported`: what others published.
+    """
+    shown = at(measured, batch_size)
+    rows = frame.rows_of(shown)
+    if not any(row["status"] == "measured" for row in rows):
+        return {}
+    draw: dict[str, Callable[[pd.DataFrame, Theme], go.Figure]] = {
+        "tradeoff": figures.tradeoff,
+        "latency": figures.latency,
+        "throughput": figures.throughput,
+        "memory": figures.memory,
+        "accuracy": figures.accuracy,
+    }
+    made = {name: make(shown, look) for name, make in draw.items()}
+    if measured["batch_size"].nunique() > 1:
+        made["batches"] = figures.over_batch_size(measured, look)
+    if figures.pairs(shown, reported):
+        made["published"] = figures.published(shown, reported, look)
+    source = base.source(summary, rows)
+    return {name: base.sign(figure, look, source) for name, figure in made.items()}

@@ -1,0 +1,85 @@
+"""What each row is against the baseline: its speed-up, and the accuracy it gains or loses, with their intervals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from dashboard import findings
+from dashboard.figures import base
+from dashboard.frame import Row, baseline_of, paired, rows_of
+from dashboard.metrics import METRICS
+from dashboard.style import Theme, marks
+from engine.units import points
+
+
+def speedups(frame: pd.DataFrame, look: Theme) -> go.Figure:
+    """A row a measurement of `comparing.against`: its speed-up; of another run's row, marked, what stands beside it."""
+    rows = rows_of(frame)
+    apart = ""
+    if any(row["beside"] is not None for row in rows):
+        apart = " †: of another run, not paired."
+    figure = base.titled(
+        look,
+        findings.throughput_title(paired(rows))
+        if len(paired(rows)) > 1
+        else "Speed-ups of different runs beside each other",
+        f"Samples/s over the baseline's, round by round; bar: 95% interval over {base.n_words(rows)}.{apart} "
+        "Dotted: baseline.",
+        base.ROW_HEIGHT * len(rows),
+    )
+    shown = [_beside(row) for row in rows]
+    metric = METRICS["speedup"]
+    drawn = base.dots(figure, shown, marks(rows, look), look, metric, _why_no_speedup, baseline_of(shown))
+    if drawn:
+        figure.update_xaxes(title_text="Speed-up (×, log scale)", **base.log_axis(*base.log_range(drawn)))
+    return figure
+
+
+def _beside(row: Row) -> Row:
+    if row["beside"] is None:
+        return row
+    found = {"speedup": row["beside"], "speedup_low": row["beside_low"], "speedup_high": row["beside_high"]}
+    return row | found | {"name": f"{row['name']} †"}
+
+
+def _why_no_speedup(row: Row) -> str:
+    if row["status"] != "measured":
+        return str(row["status"])
+    return f"baseline of {row['run']}" if row["own_baseline"] else "shares no rounds with the baseline"
+
+
+def accuracy_differences(frame: pd.DataFrame, look: Theme) -> go.Figure:
+    """A row a measurement: accuracy less the baseline's on the same examples, in points, with the paired interval."""
+    rows = rows_of(frame)
+    counts = sorted({row["examples"] for row in rows if row["accuracy_difference"] is not None})
+    n = f"n = {counts[-1]:,} examples" if len(counts) == 1 else "n differs between rows"
+    figure = base.titled(
+        look,
+        findings.accuracy_title(rows),
+        f"Accuracy less the baseline's on the same examples; bar: 95% interval of a paired bootstrap, {n}. "
+        "Title: McNemar, Holm. Dotted: no difference.",
+        base.ROW_HEIGHT * len(rows),
+    )
+    figure.add_vline(x=0, line={"color": look.line, "width": 1, "dash": "dot"}, layer="below")
+    metric = replace(METRICS["accuracy_difference"], show=_signed)
+    drawn = base.dots(figure, rows, marks(rows, look), look, metric, _why_no_difference, None)
+    if drawn:
+        low, high = min(*drawn, 0.0), max(*drawn, 0.0)
+        free = max((high - low) * 0.08, 0.5)
+        figure.update_xaxes(title_text="Accuracy, difference (points)", range=[low - free, high + free], nticks=7)
+    return figure
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else points(value / 100)
+
+
+def _why_no_difference(row: Row) -> str:
+    if row["baseline"]:
+        return "baseline"
+    if row["status"] != "measured":
+        return str(row["status"])
+    return "no accuracy: see the notes" if row["accuracy"] is None else "not on the baseline's examples"

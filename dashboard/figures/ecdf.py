@@ -1,0 +1,149 @@
+"""Latency distributions: the share of timed calls that took no longer, a step line a row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from dashboard import findings
+from dashboard.figures import base
+from dashboard.frame import Row, paired, rows_of
+from dashboard.style import Theme, fade, marks
+from engine import stats
+from engine.units import milliseconds
+
+POINTS = 400
+"""The points of a line: what a screen can show, and a tunnel carries at once."""
+TAIL = 0.95
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+"""Of the first run, the second ..."""
+SYMBOLS = {0.95: "line-ew", 0.99: "x-thin"}
+"""A dash across the line, as lines are steep; a cross."""
+SHOWN = 0.995
+"""The axis ends where this share of every row's calls has been answered."""
+LINE_HEIGHT = 19
+
+
+def ecdf(frame: pd.DataFrame, latencies_s: Mapping[int, np.ndarray], look: Theme) -> go.Figure:
+    """A step line a measurement with p50, p95 and p99 on it, its name beside it.
+
+    `latencies_s`: measurement id -> float64 [calls], the timed ones. `frame` may have a column `run`, which the
+    lines' dashes tell apart.
+    """
+    rows = [row for row in rows_of(frame) if len(latencies_s.get(row["id"], ()))]
+    height = max(300, LINE_HEIGHT * (len(rows) + 3))
+    marked = {"dash: p95": 0.95, "cross: p99": 0.99}
+    carried = ", ".join(name for name, q in marked.items() if _any(rows, latencies_s, q))
+    figure = base.titled(
+        look,
+        findings.latency_title(paired(rows)) if len(paired(rows)) > 1 else "How long the timed calls took",
+        f"Share of {base.n_words(rows)} that took no longer. Mark: p50; {carried or 'too few calls for p95'}. "
+        "Further left is better.",
+        height,
+        share=1.6,
+    )
+    if not rows:
+        return figure
+    shades = marks(rows_of(frame), look)
+    runs = list(dict.fromkeys(row.get("run") for row in rows))
+    names = []
+    traces: list[go.Scatter] = []
+    low = min(float(latencies_s[row["id"]].min()) for row in rows) * 1e3
+    high = max(float(np.quantile(latencies_s[row["id"]], SHOWN)) for row in rows) * 1e3
+    for row in rows:
+        latencies = latencies_s[row["id"]]
+        x, y = steps(latencies)
+        mark = shades[row["variant"]]
+        traces.append(
+            go.Scatter(
+                x=x * 1e3,
+                y=y * 100,
+                mode="lines",
+                name=row["name"],
+                line={"color": mark.color, "width": 2, "shape": "hv", "dash": DASHES[runs.index(row.get("run"))]},
+                hovertemplate=(
+                    f"<b>{base.escape(row['name'])}</b><br>%{{y:.1f}}% of calls within %{{x:.3g}} ms<extra></extra>"
+                ),
+            )
+        )
+        for q in stats.PERCENTILE_CALLS:
+            value = stats.percentile(latencies, q)
+            if value is None:
+                continue
+            look_of = base.filled(row, mark, look, size=10)
+            if q in SYMBOLS:
+                look_of = {"symbol": SYMBOLS[q], "size": 11, "line": {"color": mark.color, "width": 2.5}}
+            traces.append(
+                go.Scatter(
+                    x=[value * 1e3],
+                    y=[q * 100],
+                    mode="markers",
+                    name=f"{row['name']}, p{round(q * 100)}",
+                    marker=look_of,
+                    hovertemplate=(
+                        f"<b>{base.escape(row['name'])}</b><br>"
+                        f"p{round(q * 100)}: {milliseconds(value)} ms<extra></extra>"
+                    ),
+                )
+            )
+        names.append((row, latencies))
+    beyond = sum(int((latencies * 1e3 > high).sum()) for _, latencies in names)
+    figure.add_traces(traces)
+    figure.update_layout(annotations=_labels(look, names))
+    low, high = base.log_range([low, high], pad=0.02)
+    longest = max(len(row["name"]) for row, _ in names)
+    # Names stand to the right of their lines: room for that of the slowest.
+    span = math.log(high / low)
+    high *= math.exp(span * min(0.35, 7.2 * longest / 900))
+    left_out = f"; {beyond:,} of the slowest beyond the edge" if beyond else ""
+    figure.update_xaxes(title_text=f"Latency of a batch (ms, log scale{left_out})", **base.log_axis(low, high))
+    figure.update_yaxes(title_text="Calls answered (%)", range=[-2, 102], tickvals=[0, 25, 50, 75, 95])
+    return figure
+
+
+def steps(latencies_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds and shares of the empirical distribution, each point a call and the share of calls that took no longer.
+
+    Of more than POINTS calls about as many are taken, more densely in the tail.
+    """
+    ordered = np.sort(latencies_s)
+    n = len(ordered)
+    ranks = np.arange(1, n + 1)
+    if n > POINTS:
+        body = np.linspace(1, TAIL * n, POINTS * 3 // 4)
+        tail = np.linspace(TAIL * n, n, POINTS - len(body))
+        ranks = np.unique(np.concatenate([body, tail]).round().astype(int))
+    x, y = ordered[ranks - 1], ranks / n
+    # Finer than a screen already, and half of what would go through the tunnel.
+    return np.concatenate([x[:1], x]).astype(np.float32), np.concatenate([[0.0], y]).astype(np.float32)
+
+
+def _any(rows: Sequence[Row], latencies_s: Mapping[int, np.ndarray], q: float) -> bool:
+    return any(len(latencies_s[row["id"]]) >= stats.PERCENTILE_CALLS[q] for row in rows)
+
+
+def _labels(look: Theme, named: Sequence[tuple[Row, np.ndarray]]) -> list[dict[str, Any]]:
+    """Each row's name to the right of its line, every one at a height of its own: none covers another."""
+    ordered = sorted(named, key=lambda item: float(np.median(item[1])))
+    # Of the free heights, so that no name covers a mark at the median.
+    free = np.concatenate([np.linspace(0.82, 0.58, 50), np.linspace(0.42, 0.08, 70)])
+    heights = free[np.linspace(0, len(free) - 1, len(ordered)).round().astype(int)]
+    return [
+        {
+            "x": math.log10(float(np.quantile(latencies, height)) * 1e3),
+            "y": 100 * height,
+            "text": f"<b>{base.escape(row['name'])}</b>" if row["baseline"] else base.escape(row["name"]),
+            "showarrow": False,
+            "xanchor": "left",
+            "xshift": 6,
+            "font": {"size": 13, "color": look.text},
+            "bgcolor": fade(look.background, 0.72),
+            "borderpad": 1,
+        }
+        for (row, latencies), height in zip(ordered, heights, strict=True)
+    ]

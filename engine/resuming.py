@@ -1,0 +1,111 @@
+"""What an ended run lacks, and whether this machine may go on with it.
+
+A resumed run keeps every measurement that is whole, and every timed call of the others. What is missing is measured by
+fresh workers, as further processes beside the first ones; the baseline works again where it is what the rest is
+compared with, as a speed-up is taken over rounds that both worked in.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine import hardware, paths
+from engine.errors import RequestError
+from engine.spec import Protocol, Suite, parse_suite
+
+if TYPE_CHECKING:
+    from engine.summary import Block
+
+LEAST_SHARE = 0.2
+"""Of a pass: fewer rounds would not tell fresh workers' speed."""
+
+
+@dataclass(frozen=True)
+class Resumable:
+    """A run that can go on."""
+
+    id: str
+    suite: Suite
+    device: str
+    suite_path: str | None
+    begun: bool
+    """Its measurements are in the store; a run that ended in the queue has none yet."""
+    example_set_id: str | None
+    models: dict[str, str]
+    """Variant -> digest of the model's files, as far as the run had prepared them."""
+
+
+def resumable(reference: str) -> Resumable:
+    """The run that `reference` means, where this machine may go on with it.
+
+    Raises RequestError where the run is under way, belongs to another machine, lacks nothing, or was begun with other
+    versions of the libraries.
+    """
+    from engine.store import open_store, queries
+
+    found = stored(reference)
+    with open_store(create=False) as store, store.session() as session:
+        queries.mark_interrupted(session)
+        run = queries.get_run(session, found.id)
+        if run.status in queries.LIVE:
+            raise RequestError(f"run {run.id} is {run.status}: there is nothing to resume yet")
+        if run.host != socket.gethostname():
+            raise RequestError(f"run {run.id} was begun on {run.host}; resume it there")
+        rows = queries.measurements(session, run.id)
+        if rows and all(row.status in ("measured", "unavailable") for row in rows):
+            raise RequestError(f"run {run.id} lacks nothing: every variant is measured, or unavailable here")
+        before = run.environment.get("distributions") or {}
+    now = hardware.environment().get("distributions") or {}
+    if found.begun and (changed := [name for name in before if before[name] != now.get(name)]):
+        told = ", ".join(f"{name} {before[name]} then, {now.get(name) or 'none'} now" for name in changed[:3])
+        raise RequestError(f"run {found.id} was begun with other versions ({told}); measure the suite anew")
+    return found
+
+
+def stored(reference: str) -> Resumable:
+    """A run as the store has it, whether it may go on or not. Raises RequestError where there is none."""
+    from engine.store import open_store, queries
+
+    with open_store(create=False) as store, store.session() as session:
+        run = queries.get_run(session, reference)
+        folder = Path(run.suite_path).parent if run.suite_path else paths.REPOSITORY
+        return Resumable(
+            run.id,
+            parse_suite(run.suite, f"run {run.id}", folder),
+            run.device,
+            run.suite_path,
+            bool(queries.measurements(session, run.id)),
+            run.example_set_id,
+            run.environment.get("models") or {},
+        )
+
+
+def check_same(run: Resumable, variant: str, digest: str) -> None:
+    """Raises RequestError where the model's files are not those that the run began with."""
+    if run.models.get(variant, digest) != digest:
+        raise RequestError(f"variant {variant!r}: its model has changed since run {run.id} began; measure it anew")
+
+
+def whole_passes(cells: Sequence[Sequence[Block]], protocol: Protocol, passes: int) -> int:
+    """How many passes every one of `cells`, the timed blocks of what is not whole, has completed."""
+    wanted = -(-protocol.rounds // passes)
+    counts = [[sum(b.process == process for b in blocks) for process in range(passes)] for blocks in cells]
+    done = 0
+    while done < passes and counts and all(count[done] >= wanted for count in counts):
+        done += 1
+    return done
+
+
+def share_left(cells: Sequence[Sequence[Block]], rounds: int, min_calls: int) -> float:
+    """The share of a pass that is still to be timed, by the last process that began it; 0 where nothing is."""
+    shares = []
+    for blocks in cells:
+        last = max((block.process for block in blocks), default=0)
+        found = [len(block.latencies_s) for block in blocks if block.process == last]
+        shares.append(min(len(found) / rounds, sum(found) / min_calls, 1.0))
+    left = 1 - min(shares, default=1.0)
+    return max(left, LEAST_SHARE) if left else 0.0

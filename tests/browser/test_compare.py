@@ -1,0 +1,54 @@
+"""Compare in a real browser: a link opens the same comparison, a choice changes it and the link, nothing sticks out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from test_dashboard import FULL, is_local, settled
+
+SIZES = "01J0000000000000000000000B"
+BESIDE = "fixture · 2026-03-01 08:00 UTC · 00000B"
+
+
+def chart(page: Any, name: str) -> Any:
+    return page.locator(f".st-key-chart_compare_{name} .js-plotly-plot .main-svg").first
+
+
+def test_a_choice_is_in_the_link_and_the_link_opens_it(site: str, open_page: Callable[..., Any]) -> None:
+    page = open_page(f"{site}/compare?run={FULL}")
+    settled(page)
+    assert page.get_by_role("table", name="Each row against DistilBERT FP32").count() == 1
+    page.get_by_role("combobox", name="Baseline").click()
+    page.get_by_role("option", name="ONNX INT8").click()
+    page.get_by_role("table", name="Each row against ONNX INT8").wait_for()
+    page.get_by_role("combobox", name="Beside").click()
+    page.get_by_role("option", name=BESIDE).click()
+    page.keyboard.press("Escape")
+    page.get_by_role("table", name="Each row against ONNX INT8 (A)").wait_for()
+    settled(page)
+    link = page.url
+    asked = parse_qs(urlsplit(link).query)
+    assert asked == {"run": [FULL], "against": ["ONNX INT8"], "beside": [BESIDE]}
+    again = open_page(link)
+    settled(again)
+    assert again.get_by_role("table", name="Each row against ONNX INT8 (A)").count() == 1
+    assert again.get_by_text("their rounds are not paired").count() == 1
+    for name in ("ecdf", "speedup", "accuracy", "memory", "published"):
+        chart(again, name).wait_for()
+    assert [url for url in again.requested if not is_local(url)] == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1024, "dark"), (1440, "light"), (2560, "light")])
+def test_two_runs_fit_every_width(width: int, scheme: str, site: str, open_page: Callable[..., Any]) -> None:
+    page = open_page(
+        f"{site}/compare?run={FULL}&beside={BESIDE}", viewport={"width": width, "height": 900}, color_scheme=scheme
+    )
+    settled(page)
+    chart(page, "ecdf").wait_for()
+    assert page.locator("[data-testid=stException]").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    cut = page.locator(".ib-card").evaluate_all("cards => cards.map(card => card.scrollWidth - card.clientWidth)")
+    assert len(cut) >= 3 and max(cut) <= 1, "a table is cut off"

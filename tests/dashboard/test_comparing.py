@@ -1,0 +1,294 @@
+"""Another baseline and other runs: recomputed as a run does, paired where rounds and examples are shared, else not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from dashboard_fill import FULL, SIZES, UNLABELLED
+
+from dashboard import comparing, data, frame, scorecard, style
+from dashboard.comparing import Evidence, Side
+from dashboard.frame import Row
+from engine import stats, summary, takeaways
+
+
+def sides_of(*runs: str) -> list[Side]:
+    return [
+        Side(letter, found := data.run(run), frame.rows_of(data.measurements(found)))
+        for letter, run in zip(comparing.LETTERS, runs, strict=False)
+    ]
+
+
+def evidence_of(sides: list[Side]) -> Evidence:
+    raws: dict[int, Any] = {}
+    outputs: dict[int, Any] = {}
+    labels = {}
+    for side in sides:
+        ids = tuple(row["id"] for row in side.stored if row["status"] == "measured")
+        raws |= data.raws(side.summary["id"], ids)
+        outputs |= data.outputs(side.summary["id"], ids)
+        labels[side.summary["example_set_id"]] = data.labels(side.summary["example_set_id"])
+    return Evidence(raws, outputs, labels)
+
+
+def compared(
+    sides: list[Side], baseline: str, sizes: list[int] | None = None, names: list[str] | None = None
+) -> dict[str, Row]:
+    """Variant (with its batch size where several are asked for) -> its row."""
+    everything = comparing.tagged(sides)
+    rows = comparing.chosen(everything, sizes or [8], names or list(comparing.variants(everything)), baseline)
+    found = comparing.against(rows, everything, baseline, evidence_of(sides))
+    return {
+        f"{row['variant']}@{row['batch_size']}" if sizes and len(sizes) > 1 else row["variant"]: row for row in found
+    }
+
+
+def test_the_runs_own_baseline_gives_the_stored_figures(database: str) -> None:
+    found = compared(sides_of(FULL), "A/fp32")
+    for row in frame.rows_of(data.measurements(data.run(FULL))):
+        mine = found[f"A/{row['variant']}"]
+        for key in ("speedup", "speedup_low", "comparison", "accuracy_difference_low", "accuracy_comparison", "flips"):
+            assert mine[key] == row[key], (row["variant"], key)
+        assert mine["accuracy_p"] == pytest.approx(row["accuracy_p"]) if row["accuracy_p"] else True
+
+
+def test_another_baseline_is_compared_from_the_same_rounds(database: str) -> None:
+    sides = sides_of(FULL)
+    found = compared(sides, "A/int8")
+    evidence = evidence_of(sides)
+    rates = {row["variant"]: evidence.raws[row["id"]].rates() for row in sides[0].stored if row["id"] in evidence.raws}
+    calm = stats.calm_rounds(list(rates.values()))
+    for variant in ("fp32", "nf4", "student", "onnx"):
+        logs = np.log(rates[variant][0] / rates["int8"][0])[calm[0]]
+        assert found[f"A/{variant}"]["speedup"] == pytest.approx(np.exp(np.median(logs)))
+    assert found["A/int8"]["speedup"] == 1 and found["A/int8"]["baseline"] and not found["A/fp32"]["baseline"]
+    # A division of the stored speed-ups would say something else.
+    stored = {row["variant"]: row["speedup"] for row in sides[0].stored}
+    assert found["A/nf4"]["speedup"] != pytest.approx(stored["nf4"] / stored["int8"], rel=1e-6)
+    turned = compared(sides, "A/nf4")["A/int8"]
+    assert turned["speedup"] == pytest.approx(1 / found["A/nf4"]["speedup"])
+    assert turned["speedup_low"] == pytest.approx(1 / found["A/nf4"]["speedup_high"])
+
+
+def test_another_baseline_is_paired_on_the_same_answers(database: str) -> None:
+    found, stored = compared(sides_of(FULL), "A/student"), compared(sides_of(FULL), "A/fp32")
+    mine, turned = found["A/fp32"], stored["A/student"]
+    assert (mine["accuracy_gained"], mine["accuracy_lost"]) == (turned["accuracy_lost"], turned["accuracy_gained"])
+    assert mine["accuracy_difference_low"] == pytest.approx(-turned["accuracy_difference_high"])
+    assert mine["accuracy_comparison"] == "better" and turned["accuracy_comparison"] == "worse"
+    assert mine["flips"] == turned["flips"] and mine["agreement"] == turned["agreement"]
+    assert mine["detectable_difference"] == turned["detectable_difference"]
+    assert found["A/sst2"]["accuracy_difference"] is None and found["A/student"]["accuracy_difference"] is None
+    assert found["A/fp32"]["memory_ratio"] == pytest.approx(660 / 400)
+
+
+def test_holm_corrects_over_the_rows_shown(database: str) -> None:
+    sides = sides_of(FULL)
+    alone = compared(sides, "A/fp32", names=["A/int8"])["A/int8"]["accuracy_p"]
+    among = compared(sides, "A/fp32")["A/int8"]["accuracy_p"]
+    assert 0 < alone < 1 and among > alone
+
+
+def test_a_slower_machine_widens_another_baselines_interval_too(database: str) -> None:
+    sides = sides_of(FULL)
+    plain = compared(sides, "A/int8")["A/onnx"]
+    reason = summary.SLOWER.format(1.25)
+    slow = [row | {"validity_reason": reason} if row["variant"] == "student" else row for row in sides[0].stored]
+    wide = compared([Side("A", sides[0].summary, slow)], "A/int8")["A/onnx"]
+    assert wide["speedup"] == plain["speedup"]
+    assert wide["speedup_low"] == pytest.approx(plain["speedup_low"] / 1.25)
+    assert wide["speedup_high"] == pytest.approx(plain["speedup_high"] * 1.25)
+
+
+def test_each_batch_size_is_an_experiment_of_its_own(database: str) -> None:
+    sides = sides_of(SIZES)
+    found = compared(sides, "A/student", sizes=[1, 32])
+    raws = evidence_of(sides).raws
+    assert [row["name"] for row in found.values()][:2] == ["Student FP32 @ 1", "Student FP32 @ 32"]
+    assert "A/fp32@8" not in found
+    for size in (1, 32):
+        at = {row["variant"]: raws[row["id"]].rates() for row in sides[0].stored if row["batch_size"] == size}
+        calm = stats.calm_rounds([at["fp32"], at["nf4"], at["student"]])
+        expected = stats.speed_up(at["nf4"], at["student"], calm)
+        assert expected and found[f"A/nf4@{size}"]["speedup"] == pytest.approx(expected.estimate)
+
+
+def test_a_variant_with_its_own_batching_belongs_to_the_last_experiment(database: str) -> None:
+    (side,) = sides_of(SIZES)
+    kept = [row for row in side.stored if row["variant"] != "nf4" or row["batch_size"] == 1]
+    spec = side.summary["spec"] | {"variant": [{"name": "nf4", "batch_size": 1}, {"name": "fp32", "batch_size": None}]}
+    side = Side("A", side.summary | {"spec": spec}, kept)
+    found = compared([side], "A/student", sizes=[32])
+    assert found["A/nf4"]["batch_size"] == 1 and found["A/nf4"]["speedup"] is not None
+    assert "A/nf4" not in compared([side], "A/student", sizes=[1])
+    assert comparing.sizes_of(comparing.tagged([side])) == [1, 8, 32]
+
+
+def test_runs_share_no_rounds_but_may_share_examples(database: str) -> None:
+    sides = sides_of(FULL, SIZES)
+    found = compared(sides, "A/nf4")
+    other = found["B/student"]
+    assert other["speedup"] is None and other["comparison"] is None
+    rows = {row["variant"]: row for row in sides[0].stored}
+    theirs = {(row["variant"], row["batch_size"]): row for row in sides[1].stored}
+    expected = takeaways.change(rows["nf4"], theirs["student", 8])
+    assert expected is not None
+    assert tuple(other[key] for key in ("beside", "beside_low", "beside_high")) == pytest.approx(expected)
+    assert found["B/fp32"]["beside"] is None, "its speed-up over its own baseline is 1 by definition"
+    assert found["A/student"]["speedup"] is not None and found["A/student"]["beside"] is None
+    assert other["accuracy_difference"] == pytest.approx(theirs["student", 8]["accuracy"] - rows["nf4"]["accuracy"])
+    assert other["accuracy_p"] is not None
+
+
+def test_over_other_examples_no_difference_is_drawn(database: str) -> None:
+    found = compared(sides_of(FULL, UNLABELLED), "A/fp32")
+    for row in found.values():
+        if row["run"] == "B":
+            assert row["accuracy_difference"] is None and row["agreement"] is None and row["flips"] is None
+
+
+def test_unlabelled_text_has_agreement_with_any_baseline(database: str) -> None:
+    sides = sides_of(UNLABELLED)
+    found, stored = compared(sides, "A/student"), compared(sides, "A/fp32")
+    assert found["A/fp32"]["agreement"] == stored["A/student"]["agreement"] < 1
+    assert found["A/fp32"]["agreement_low"] == pytest.approx(stored["A/student"]["agreement_low"])
+    assert found["A/fp32"]["accuracy_difference"] is None
+
+
+def test_runs_with_unlike_baselines_have_no_speedups_beside_each_other(database: str) -> None:
+    first, second = sides_of(FULL, SIZES)
+    stored = [row | {"precision": "bf16"} if row["variant"] == "fp32" else row for row in second.stored]
+    found = compared([first, Side("B", second.summary, stored)], "A/fp32")
+    assert all(row["beside"] is None for row in found.values())
+
+
+def test_vram_is_not_held_beside_ram(database: str) -> None:
+    first, second = sides_of(FULL, SIZES)
+    on_gpu = [
+        row | {"memory_kind": "vram", "memory_bytes": 5, "vram_peak_bytes": 5, "memory_ratio": 1.0}
+        for row in second.stored
+    ]
+    found = compared([first, Side("B", second.summary, on_gpu)], "A/fp32")
+    assert {row["memory_kind"] for row in found.values()} == {"ram"}
+    assert found["B/student"]["memory_bytes"] == 400e6
+    assert found["B/student"]["memory_ratio"] == pytest.approx(400 / 660)
+
+
+def test_titles_tell_rows_apart(database: str) -> None:
+    (side,) = sides_of(FULL)
+    same = [row | {"title": "Twin"} if row["variant"] in ("nf4", "onnx") else row for row in side.stored]
+    one = comparing.variants(comparing.tagged([Side("A", side.summary, same)]))
+    assert one["A/nf4"] == "Twin [nf4]" and one["A/onnx"] == "Twin [onnx]" and one["A/fp32"] == "DistilBERT FP32"
+    two = comparing.tagged(sides_of(FULL, SIZES))
+    titles = {row["variant"]: row["title"] for row in two}
+    assert titles["A/fp32"] == "DistilBERT FP32 (A)" and titles["B/fp32"] == "DistilBERT FP32 (B)"
+    labels = comparing.variants(two)
+    assert labels["A/fp32"] == "DistilBERT FP32", "the same as before another run joined"
+    assert labels["B/fp32"] == "DistilBERT FP32 (B)"
+    assert len(set(titles.values())) == len(titles) == len(set(labels.values()))
+
+
+def test_only_what_was_measured_can_be_the_baseline_and_the_runs_own_first(database: str) -> None:
+    able = comparing.baselines(comparing.tagged(sides_of(FULL)))
+    assert next(iter(able)) == "A/fp32" and "A/gone" not in able and "A/tf32" not in able and "A/int8" in able
+
+
+def test_two_runs_say_what_differs_and_no_more(database: str) -> None:
+    first, second = sides_of(SIZES, SIZES)
+    rows = list(compared([first, second], "A/fp32").values())
+    assert comparing.headline([first, second], rows).finding.startswith(
+        "No speed-up is shown to differ between A and B"
+    )
+    assert comparing.changes([first, second], rows)[0] == [
+        "Same device, suite and examples, and no speed-up is shown to differ."
+    ]
+    faster = [
+        row | {key: row[key] * 2 for key in ("speedup", "speedup_low", "speedup_high")}
+        if row["variant"] == "student" and row["batch_size"] == 8
+        else row
+        for row in second.stored
+    ]
+    second = Side("B", second.summary, faster)
+    rows = list(compared([first, second], "A/fp32").values())
+    said = comparing.headline([first, second], rows).finding
+    assert said.startswith("1 of 6 speed-ups differs between A and B; Student FP32 @ 8's is in B 2.00× (")
+    (only,) = comparing.changes([first, second], rows)[0]
+    assert only.startswith("Student FP32 @ 8: the speed-up rose to 2.00×")
+    third = Side("C", second.summary, second.stored)
+    several = comparing.changes([first, second, third], rows)[0]
+    assert [sentence[:9] for sentence in several] == ["A and B: ", "A and C: "] and "(C)" in several[1]
+
+
+def test_one_run_says_what_its_own_comparison_shows(database: str) -> None:
+    sides = sides_of(FULL)
+    rows = list(compared(sides, "A/int8").values())
+    shown, unshown = comparing.changes(sides, rows)
+    assert any(sentence.startswith("Student FP32 answers ") and "as ONNX INT8." in sentence for sentence in shown)
+    assert any(sentence.startswith("ONNX FP32: no difference in accuracy to ONNX INT8") for sentence in unshown)
+    assert "as ONNX INT8" in comparing.headline(sides, rows).finding
+
+
+def named(found: list[comparing.Setting]) -> Mapping[str, dict[str, list[str]]]:
+    return {f"{setting.group}: {setting.name}": dict(setting.values) for setting in found}
+
+
+def test_only_settings_that_differ_are_listed(database: str) -> None:
+    sides = sides_of(FULL)
+    rows = list(compared(sides, "A/fp32", names=["A/int8", "A/onnx"]).values())
+    assert named(comparing.settings(sides, rows)) == {
+        "Variant: backend": {"onnxruntime": ["ONNX FP32", "ONNX INT8"], "pytorch": ["DistilBERT FP32"]},
+        "Variant: precision": {"fp32": ["DistilBERT FP32", "ONNX FP32"], "int8": ["ONNX INT8"]},
+    }
+    assert comparing.settings(sides, rows[:1]) == []
+
+
+def test_settings_of_runs_differ_by_workload_and_machine(database: str) -> None:
+    first, second = sides_of(FULL, SIZES)
+    around = {
+        "threads": 8,
+        "cpu": {"name": "Other <b>", "load_average": [1.0]},
+        "packages": {"numpy": "2.4", "torch": "2.13"},
+        "gpus": [{"driver_version": "580"}],
+        "host": {"kernel": "6.1"},
+    }
+    second = Side("B", second.summary | {"environment": around}, second.stored)
+    rows = list(compared([first, second], "A/fp32", names=["B/fp32"]).values())
+    found = named(comparing.settings([first, second], rows))
+    assert found["Workload: batch size"] == {"8": ["run A"], "1, 8, 32": ["run B"]}
+    assert found["Environment: threads"] == {"4": ["run A"], "8": ["run B"]}
+    assert found["Environment: packages torch"] == {"–": ["run A"], "2.13": ["run B"]}
+    assert found["Environment: gpus 0 driver version"] == {"–": ["run A"], "580": ["run B"]}
+    assert found["Environment: kernel"] == {"–": ["run A"], "6.1": ["run B"]}
+    assert not any("numpy" in name or "load average" in name for name in found)
+    table = scorecard.settings(comparing.settings([first, second], rows))
+    assert "Other &lt;b&gt;" in table and "<b>" not in table
+
+
+def test_what_only_one_backend_has_a_word_for_is_told_apart(database: str) -> None:
+    (side,) = sides_of(FULL)
+    settings = {"nf4": {"threads": 4, "compute dtype": "bf16"}, "onnx": {"threads": 2}}
+    stored = [
+        row | {"audit": {"settings": settings[row["variant"]]}} if row["variant"] in settings else row
+        for row in side.stored
+    ]
+    side = Side("A", side.summary, stored)
+    rows = [row for row in compared([side], "A/fp32").values() if row["plain"] in settings]
+    found = {
+        setting.name: setting.partial
+        for setting in comparing.settings([side], rows)
+        if setting.group == comparing.FOUND
+    }
+    assert found == {"threads": False, "compute dtype": True}
+
+
+def test_the_table_says_verdicts_and_what_is_not_paired(database: str) -> None:
+    found = list(compared(sides_of(FULL, SIZES), "A/fp32").values())
+    table = scorecard.comparison(found, style.LIGHT)
+    assert table.index("DistilBERT FP32 (A)") < table.index("DistilBERT 4-bit (A)")
+    assert "▲ faster †" in table and "baseline of B" in table and "the same in another run" in table
+    assert "A &lt;b&gt;model&lt;/b&gt; that fails (A)" in table and "no such folder" in table
+    other = scorecard.comparison(list(compared(sides_of(FULL, SIZES), "A/nf4").values()), style.LIGHT)
+    assert "▲ larger speed-up †" in other
