@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
-from dashboard import frame
+from dashboard import disagreements, frame
+from dashboard.disagreements import Answers
 from engine import exports, history, paths, runfile
 from engine.store import Store, open_store, queries
 from engine.store.queries import Search
@@ -234,3 +236,40 @@ def labels(set_id: str) -> np.ndarray | None:
 def _labels(url: str, set_id: str) -> np.ndarray | None:
     with _store(url).session() as session:
         return queries.example_labels(session, set_id)
+
+
+def answers(summary: dict[str, Any], rows: list[frame.Row]) -> Answers:
+    """What the measured `rows` of a run answer to each of its examples; no text is read for it."""
+    measured = [row for row in rows if row["status"] == "measured"]
+    key = (summary["status"], summary["finished_at"], *(row["id"] for row in measured))
+    return _answers(paths.database_url(), summary["id"], key, measured)
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def _answers(url: str, run_id: str, key: tuple[Any, ...], _rows: list[frame.Row]) -> Answers:
+    with _store(url).session() as session:
+        example_set = queries.get_run(session, run_id).example_set
+        truth = queries.example_labels(session, example_set.id) if example_set else None
+        found = queries.all_logits(session, [row["id"] for row in _rows])
+        logits = [found.get(row["id"]) for row in _rows]
+        return disagreements.build(_rows, logits, truth, example_set.label_names if example_set else None)
+
+
+@st.cache_data(max_entries=128, show_spinner=False)
+def _positions(url: str, set_id: str, words: tuple[str, ...]) -> np.ndarray:
+    with _store(url).session() as session:
+        return queries.positions_with(session, set_id, words)
+
+
+def positions_with(set_id: str, words: tuple[str, ...]) -> np.ndarray:
+    """int64 [found]: positions of the texts of a set that contain every one of `words`."""
+    return _positions(paths.database_url(), set_id, words)
+
+
+def examples_at(set_id: str, positions: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
+    """position, source_index and text of some examples of a set, in the order of `positions`."""
+    with store().session() as session:
+        return [
+            {"position": e.position, "source_index": e.source_index, "text": e.text}
+            for e in queries.examples_at(session, set_id, positions)
+        ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,9 @@ CALLS = 5
 """Timed calls an answer's latency is the median of, after one that is not timed."""
 MAX_TEXT_BYTES = 1_000_000
 MAX_TEXTS = 256
+"""In one batch."""
+BATCH_TEXTS = 32
+"""Many texts are asked in batches of so many: their memory is bounded, and answers come while the rest waits."""
 BLANK = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})
 """Unicode's categories of what leaves no ink: control and format characters, separators."""
 
@@ -60,15 +64,34 @@ class Answer:
         return asdict(self)
 
 
-def check_texts(texts: list[str]) -> None:
+def blank(text: str) -> bool:
+    """Whether `text` leaves no ink: it is empty, or blanks and control characters alone."""
+    return all(unicodedata.category(character) in BLANK for character in text)
+
+
+def batches(texts: list[str]) -> list[list[str]]:
+    """`texts` in order, in parts of at most BATCH_TEXTS and MAX_TEXT_BYTES."""
+    parts: list[list[str]] = []
+    size = 0
+    for text in texts:
+        count = len(text.encode("utf-8", "surrogatepass"))
+        if not parts or len(parts[-1]) == BATCH_TEXTS or size + count > MAX_TEXT_BYTES:
+            parts.append([])
+            size = 0
+        parts[-1].append(text)
+        size += count
+    return parts
+
+
+def check_texts(texts: list[str], most: int = MAX_TEXTS, together_bytes: int = MAX_TEXT_BYTES) -> None:
     """Raises RequestError for texts that no classifier could be asked."""
     if not texts:
         raise RequestError("no text given; type at least one")
-    if len(texts) > MAX_TEXTS:
-        raise RequestError(f"{len(texts)} texts are too many at once; allowed: up to {MAX_TEXTS}")
+    if len(texts) > most:
+        raise RequestError(f"{len(texts):,} texts are too many at once; allowed: up to {most:,}")
     for number, text in enumerate(texts, 1):
         which = f"text {number}" if len(texts) > 1 else "the text"
-        if all(unicodedata.category(character) in BLANK for character in text):
+        if blank(text):
             raise RequestError(
                 f"{which} is empty or holds only blanks and control characters; type some words"
             )
@@ -76,8 +99,8 @@ def check_texts(texts: list[str]) -> None:
             raise RequestError(f"{which} is longer than {MAX_TEXT_BYTES:,} bytes; shorten it")
         if re.search(r"[\ud800-\udfff]", text):
             raise RequestError(f"{which} is not valid Unicode; save it as UTF-8 and try again")
-    if sum(len(text.encode("utf-8")) for text in texts) > MAX_TEXT_BYTES:
-        raise RequestError(f"the texts are longer than {MAX_TEXT_BYTES:,} bytes together; send fewer at once")
+    if sum(len(text.encode("utf-8")) for text in texts) > together_bytes:
+        raise RequestError(f"the texts are longer than {together_bytes:,} bytes together; send fewer at once")
 
 
 def label_names(suite: Suite, offline: bool) -> list[str] | None:
@@ -173,6 +196,38 @@ def compared(found: Answer, baseline: Answer | None) -> Answer:
         return found
     pairs = zip(found.labels, baseline.labels, strict=True)
     return replace(found, agrees=[mine == theirs for mine, theirs in pairs])
+
+
+def joined(parts: Sequence[Answer]) -> Answer:
+    """One variant's answers to one batch after another as one; latencies are medians over the batches.
+
+    Answers end where a batch got none, and that batch's status and reason are the whole's. `shape` is the most texts
+    and the most tokens of any batch.
+    """
+    ended = next((index for index, part in enumerate(parts) if part.status != "measured"), len(parts))
+    said = parts[:ended]
+    last = parts[min(ended, len(parts) - 1)]
+    if not said:
+        return last
+    timed = [part for part in said if part.latency_s is not None]
+    ranges_s = [limit for part in timed for limit in part.latency_range_s or []]
+    return replace(
+        last,
+        labels=[label for part in said for label in part.labels or []],
+        probabilities=[shares for part in said for shares in part.probabilities or []],
+        latency_s=_median([part.latency_s for part in timed]),
+        latency_range_s=[min(ranges_s), max(ranges_s)] if ranges_s else None,
+        tokenize_s=_median([part.tokenize_s for part in timed]),
+        shape=[max(side) for side in zip(*(part.shape or [0, 0] for part in said), strict=True)],
+        truncated=[cut for part in said for cut in part.truncated or []],
+        agrees=None if any(p.agrees is None for p in said) else [same for part in said for same in part.agrees or []],
+        note=next((part.note for part in said if part.note), None),
+    )
+
+
+def _median(seconds: list[float | None]) -> float | None:
+    known = [value for value in seconds if value is not None]
+    return float(np.median(known)) if known else None
 
 
 def show(console: Console, texts: list[str], answers: list[Answer]) -> None:

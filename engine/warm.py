@@ -1,8 +1,9 @@
 """Warm workers for Classify: loaded on demand, kept between calls, gone as soon as a run needs the device.
 
 A pool lives in the process of a dashboard and loads no model itself: each variant has a worker of its
-own. The device's lock is held for one call, or to make what a variant lacks, never between calls; in
-between, each worker is registered beside the lock, where a starting run looks and waits until it is gone.
+own. The device's lock is held for one call, or to make what a variant lacks, never between calls; no call
+waits until what another asked for is made. Between calls each worker is registered beside the lock, where a
+starting run looks and waits until it is gone.
 """
 
 from __future__ import annotations
@@ -104,6 +105,8 @@ class WarmPool:
         self._guard = Lock()
         """Of the dictionaries alone: nobody waits for a model with it held."""
         self._places: dict[str, _Warm] = {}
+        self._making: Counter[str] = Counter()
+        """Device's lock key -> how many missing models are made on it: by far longer than a call."""
         self._names: dict[str, list[str] | None] = {}
         self._closed = Event()
         self._watcher: Thread | None = None
@@ -116,13 +119,18 @@ class WarmPool:
         self.close()
 
     def ask(
-        self, suite: Suite, texts: list[str], device_request: str = "auto", offline: bool = True
+        self,
+        suite: Suite,
+        texts: list[str],
+        device_request: str = "auto",
+        offline: bool = True,
+        calls: int = answering.CALLS,
     ) -> Generator[Answer | Progress, None, None]:
         """Each variant's answer to `texts` as one batch, as it comes, with progress in between.
 
         Where something must be loaded first, every variant answers twice: as soon as it is loaded, without
-        latency, and again when nothing is loading any more, timed. The baseline is asked first. Raises
-        RequestError for a request that is wrong, DeviceBusy where a run has the device.
+        latency, and again when nothing is loading any more, timed over `calls` calls. The baseline is asked first.
+        Raises RequestError for a request that is wrong, DeviceBusy where a run has the device.
         """
         answering.check_texts(texts)
         device = hardware.resolve_device(device_request)
@@ -139,7 +147,7 @@ class WarmPool:
             if name in answers and answers[name].status != "measured":
                 continue
             yield Progress("answering", f"{place.variant.shown}: timing", variant=name)
-            found = self._answered(place, texts, names, offline, answering.CALLS, lambda progress: None)
+            found = self._answered(place, texts, names, offline, calls, lambda progress: None)
             answers[name] = answering.compared(found, answers.get(suite.baseline))
             yield answers[name]
 
@@ -181,7 +189,7 @@ class WarmPool:
             try:
                 if stopped.is_set():
                     raise _Evicted
-                told.put(_untimed(self._answered(place, texts, names, offline, 1, told.put)))
+                told.put(_untimed(self._answered(place, texts, names, offline, 1, told.put, timed=False)))
             except BaseException as error:
                 told.put(error)
 
@@ -210,6 +218,7 @@ class WarmPool:
         offline: bool,
         calls: int,
         tell: Callable[[Progress], None],
+        timed: bool = True,
     ) -> Answer:
         """One variant's answer; a worker that died or was taken away in between is replaced once."""
         variant = place.variant
@@ -219,11 +228,10 @@ class WarmPool:
                     if place.evicted:
                         raise _Evicted
                     self._make_ready(place, offline, tell)
-                    reply, quiet = self._called(place, texts, calls)
+                    reply, note = self._called(place, texts, calls, timed)
                     place.used_s = time.monotonic()
                     assert place.prepared is not None
                     found = answering.answer(variant, place.prepared, reply, names)
-                note = None if quiet or calls == 1 else "timed while another worker was still busy"
                 return replace(found, note=note)
             except (UnavailableError, BuildError) as error:
                 self._drop(place)
@@ -245,14 +253,19 @@ class WarmPool:
                 place = self._place(place.suite, variant, place.device)
         return answering.no_answer(variant, WorkerError("its worker was ended again and again; memory may be short"))
 
-    def _called(self, place: _Warm, texts: list[str], calls: int) -> tuple[dict[str, Any], bool]:
-        """The worker's reply, and whether the pool's other workers were silent while it worked."""
+    def _called(self, place: _Warm, texts: list[str], calls: int, timed: bool) -> tuple[dict[str, Any], str | None]:
+        """The worker's reply, and what disturbed it where it is timed."""
         assert place.worker is not None
-        with self._device(place.device):
-            with self._guard:
-                others = [p.worker for p in self._places.values() if p is not place and p.worker is not None]
-            quiet = pool.wait_for_silence(others) if calls > 1 else True
-            return place.worker.ask("classify", texts=texts, padding="longest", calls=calls), quiet
+        with self._device(place.device, beside_making=True) as alone:
+            note = None
+            if timed:
+                with self._guard:
+                    others = [p.worker for p in self._places.values() if p is not place and p.worker is not None]
+                if not alone:
+                    note = "timed while another model was being made"
+                elif not pool.wait_for_silence(others):
+                    note = "timed while another worker was still busy"
+            return place.worker.ask("classify", texts=texts, padding="longest", calls=calls), note
 
     def _make_ready(self, place: _Warm, offline: bool, tell: Callable[[Progress], None]) -> None:
         """Prepare, start and load what `place` lacks; called with its lock held."""
@@ -288,23 +301,38 @@ class WarmPool:
             if not place.variant.model.startswith(CHECKPOINT):
                 preparer.source(place.variant.model, place.variant.revision, f"variant {name!r}: model")
             with self._device(place.device):
-                return preparer.prepare(place.variant)
+                key = place.device.lock_key
+                with self._guard:
+                    self._making[key] += 1
+                try:
+                    return preparer.prepare(place.variant)
+                finally:
+                    with self._guard:
+                        self._making[key] -= 1
 
     @contextmanager
-    def _device(self, device: Device) -> Iterator[None]:
-        """Hold the device's lock. Raises DeviceBusy at once where a run has it; others of our kind are waited for."""
+    def _device(self, device: Device, beside_making: bool = False) -> Iterator[bool]:
+        """Hold the device's lock. Raises DeviceBusy at once where a run has it; others of our kind are waited for.
+
+        With `beside_making` nobody waits until this pool has made a model that another asked for: False is given
+        instead of the lock.
+        """
         deadline = time.monotonic() + CLASSIFY_PATIENCE_S
         with ExitStack() as stack:
+            alone = True
             while True:
                 try:
                     stack.enter_context(pool.device_lock(device, pool.CLASSIFY))
                     break
                 except DeviceBusy as error:
                     self._refuse_if_busy(device)
+                    if beside_making and self._making[device.lock_key]:
+                        alone = False
+                        break
                     if time.monotonic() > deadline:
                         raise DeviceBusy(f"busy: {one_line(error)}", error.holder) from error
                     time.sleep(LOCK_STEP_S)
-            yield
+            yield alone
 
     def _refuse_if_busy(self, device: Device) -> None:
         if holder := _run_holding(device):

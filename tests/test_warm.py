@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -298,6 +299,59 @@ def test_a_reader_who_leaves_stops_nothing_for_others(own_pool: WarmPool, suite:
     next(events)
     events.close()  # type: ignore[attr-defined]
     assert answers(own_pool.ask(suite, TEXTS, "cpu"))["bert"].latency_s
+
+
+@pytest.mark.parametrize("step", ["load", "make"])
+def test_nobody_waits_for_anothers_model(
+    own_pool: WarmPool,
+    suite: Suite,
+    shared_suite: Suite,
+    step: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While one person's model loads, or is made with the device's lock held, another's answers come."""
+    began, go_on = Event(), Event()
+    slow = suite.select([])
+    load, prepare = pool.Worker.load, warm.Preparer.prepare
+
+    def wait(variant: Any) -> None:
+        if variant.title == "Plain":
+            began.set()
+            assert go_on.wait(20)
+
+    def loading(worker: Any, *args: Any) -> Any:
+        wait(worker.variant)
+        return load(worker, *args)
+
+    def making(preparer: Any, variant: Any) -> Any:
+        wait(variant)
+        return prepare(preparer, variant)
+
+    if step == "load":
+        monkeypatch.setattr(pool.Worker, "load", loading)
+    else:
+        monkeypatch.setattr(warm.Preparer, "prepare", making)
+    first: dict[str, Answer] = {}
+    person = Thread(target=lambda: first.update(answers(own_pool.ask(slow, TEXTS, "cpu"))))
+    if step == "make":
+        # The second person's model is there already: what is missing is made one after the other.
+        answers(own_pool.ask(shared_suite, TEXTS, "cpu"))
+    person.start()
+    try:
+        assert began.wait(30)
+        found = answers(own_pool.ask(shared_suite, TEXTS, "cpu"))["fp32"]
+        assert not go_on.is_set() and not first
+        assert found.status == "measured" and found.latency_s
+        assert found.note == ("timed while another model was being made" if step == "make" else None)
+    finally:
+        go_on.set()
+        person.join(60)
+    assert first["fp32"].latency_s
+
+
+def test_a_batch_of_many_is_timed_once(own_pool: WarmPool, shared_suite: Suite) -> None:
+    found = [e for e in own_pool.ask(shared_suite, TEXTS, "cpu", calls=1) if isinstance(e, Answer)][-1]
+    assert found.latency_s and found.latency_range_s == [found.latency_s, found.latency_s]
 
 
 def test_a_model_trained_anew_is_loaded_anew(own_pool: WarmPool, suite: Suite, tiny_models: dict[str, Path]) -> None:

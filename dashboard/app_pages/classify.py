@@ -1,4 +1,4 @@
-"""Classify: a text, and every variant's answer as it comes."""
+"""Classify: one text or many, and every variant's answer as it comes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import re
 from collections import OrderedDict
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import streamlit as st
 
-from dashboard import answers, choices, findings, widgets
+from dashboard import answers, choices, data, findings, sheets, widgets
 from dashboard.style import marks
 from engine import answering, hardware, warm
 from engine.answering import Answer
@@ -20,10 +21,14 @@ from engine.hardware import Device
 from engine.pool import DeviceBusy
 from engine.spec import Suite
 
-TEXT, LINES, KEPT = "text", "lines", "kept"
+TEXT, LINES, KEPT, EXAMPLE, FILE = "text", "lines", "kept", "example", "file"
 URL_CHARACTERS = 1500
 """Longer texts are kept by the server, and the URL names them."""
 KEPT_TEXTS = 32
+KEPT_FILES = 8
+ROWS_SHOWN = 100
+"""Of more texts the page shows so many, the file all."""
+NO_LABELS = "none"
 NO_HINT = "<style>.st-key-text [data-testid=InputInstructions]{display:none}</style>"
 """Streamlit writes "Press Ctrl+Enter" over the last lines of a long text."""
 EXAMPLES = {
@@ -48,9 +53,20 @@ class Asked:
     suite: Suite
     texts: list[str]
     device: Device
-    answers: dict[str, Answer] = field(default_factory=dict)
+    labels: list[str] | None = None
+    """What is right, one a text."""
+    parts: dict[str, list[Answer]] = field(default_factory=dict)
+    """Variant -> its answer to each batch."""
     problem: str | None = None
     busy: bool = False
+
+    def take(self, batch: int, answer: Answer) -> None:
+        """Keep an answer to batch number `batch`; the timed one follows the untimed."""
+        self.parts[answer.variant] = [*self.parts.get(answer.variant, [])[:batch], answer]
+
+    @property
+    def device_name(self) -> str:
+        return f"{self.device.name} ({self.device.spec})"
 
 
 @st.cache_resource(show_spinner=False, on_release=lambda made: made.close())
@@ -65,6 +81,18 @@ def _kept() -> OrderedDict[str, str]:
     return OrderedDict()
 
 
+@st.cache_resource(show_spinner=False)
+def _files() -> OrderedDict[str, tuple[str, sheets.Sheet]]:
+    """Uploaded tables with their names, for those who reload."""
+    return OrderedDict()
+
+
+def _keep(kept: OrderedDict[str, Any], name: str, value: object, most: int) -> None:
+    kept[name] = value
+    while len(kept) > most:
+        kept.popitem(last=False)
+
+
 def main() -> None:
     _restore()
     left, right = st.columns([58, 42], gap="large")
@@ -74,47 +102,60 @@ def main() -> None:
         warmth.caption(_warm_sentence())
     with left:
         asked = _question()
+        from_file = _file()
     status, headline, table = st.empty(), st.container(), st.container()
-    if asked:
+    slots = (headline.empty(), headline.empty(), headline.empty(), table.empty(), table.empty())
+    if asked or from_file is not None:
         st.session_state.pop("asked", None)
         if chosen is not None:
             _remember()
-            request = Asked(chosen[0], _texts(), chosen[1])
-            slots = (headline.empty(), headline.empty(), table.empty(), table.empty())
+            texts, labels = from_file or (_texts(), None)
+            request = Asked(chosen[0], texts, chosen[1], labels)
             _ask(request, status, slots)
             st.session_state["asked"] = request
             warmth.caption(_warm_sentence())
             return
     if (done := st.session_state.get("asked")) is not None:
-        _show(done, (headline.empty(), headline.empty(), table.empty(), table.empty()), {})
+        _show(done, slots, {}, done=True)
         _say_problem(done, status)
     else:
         status.caption("Ctrl+Enter or the button asks every chosen variant; what is not warm yet is loaded first.")
 
 
 def _restore() -> None:
-    """A reload begins with the text that the URL names."""
+    """A reload begins with the text that the URL names, written out, kept here or an example of a run."""
     if TEXT in st.session_state:
         return
-    long = st.query_params.get(KEPT)
-    st.session_state[TEXT] = _kept().get(long, "") if long else st.query_params.get(TEXT, "")
+    if example := st.query_params.get(EXAMPLE):
+        st.session_state[TEXT] = _example(example)
+    elif long := st.query_params.get(KEPT):
+        st.session_state[TEXT] = _kept().get(long, "")
+    else:
+        st.session_state[TEXT] = st.query_params.get(TEXT, "")
     st.session_state[LINES] = st.query_params.get(LINES) == "1"
+
+
+def _example(reference: str) -> str:
+    """The text that "run:position" names; nothing where there is none."""
+    run_id, _, position = reference.partition(":")
+    try:
+        found = data.examples_at(data.run(run_id)["example_set_id"], [int(position[:9])])
+    except (RequestError, ValueError):
+        return ""
+    return str(found[0]["text"]) if found else ""
 
 
 def _remember() -> None:
     """Write text and switch into the URL, or keep the text here where it is long."""
     text = st.session_state[TEXT] or ""
-    st.query_params.pop(KEPT, None)
-    st.query_params.pop(TEXT, None)
+    for name in (KEPT, TEXT, EXAMPLE):
+        st.query_params.pop(name, None)
     if len(text) <= URL_CHARACTERS:
         if text.strip():
             st.query_params[TEXT] = text
     else:
         name = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-        kept = _kept()
-        kept[name] = text
-        while len(kept) > KEPT_TEXTS:
-            kept.popitem(last=False)
+        _keep(_kept(), name, text, KEPT_TEXTS)
         st.query_params[KEPT] = name
     if st.session_state[LINES]:
         st.query_params[LINES] = "1"
@@ -162,6 +203,66 @@ def _texts() -> list[str]:
     return [line for line in re.split(r"\r\n|\r|\n", text) if line.strip()] or [text]
 
 
+def _file() -> tuple[list[str], list[str] | None] | None:
+    """An uploaded table, its columns and its button; texts and labels to ask now, else None."""
+    files = _files()
+    with st.expander("Many texts from a CSV file", expanded=st.query_params.get(FILE) in files, key="csv"):
+        uploaded = st.file_uploader(
+            "CSV file",
+            type=["csv", "tsv", "txt"],
+            key="upload",
+            max_upload_size=int(sheets.MAX_BYTES / 1e6),
+            help=f"UTF-8, the first line names the columns; up to {sheets.MAX_ROWS:,} rows and "
+            f"{sheets.MAX_BYTES / 1e6:.0f} MB. It is kept in this server's memory, for a reload.",
+        )
+        try:
+            if uploaded is not None:
+                content = uploaded.getvalue()
+                name = hashlib.sha256(content).hexdigest()[:12]
+                if name not in files:
+                    _keep(files, name, (uploaded.name, sheets.read(content)), KEPT_FILES)
+                st.query_params[FILE] = st.session_state["uploaded"] = name
+            elif st.session_state.pop("uploaded", None):
+                st.query_params.pop(FILE, None)
+            found = files.get(st.query_params.get(FILE, ""))
+            if found is None:
+                return None
+            return _columns(*found)
+        except RequestError as error:
+            st.query_params.pop(FILE, None)
+            said = one_line(error)
+            st.error(findings.literal(said[:1].upper() + said[1:]))
+            return None
+
+
+def _columns(name: str, sheet: sheets.Sheet) -> tuple[list[str], list[str] | None] | None:
+    """The choice of columns, and what to ask now."""
+    text, label = sheets.guessed(sheet)
+    left, right = st.columns(2)
+    column = left.selectbox(
+        "Column of texts", sheet.names, index=sheet.names.index(text), key="csv_text", bind="query-params"
+    )
+    options = [NO_LABELS, *(name for name in sheet.names if name != NO_LABELS)]
+    judged = right.selectbox(
+        "Column of labels",
+        options,
+        index=options.index(label) if label else 0,
+        key="csv_label",
+        bind="query-params",
+        help="Marks each answer as right or wrong, by the label's name.",
+    )
+    texts, labels = sheets.texts(sheet, column, None if judged == NO_LABELS else judged)
+    skipped = len(sheet.rows) - len(texts)
+    blank = f", {skipped:,} without text left out" if skipped else ""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        asked = st.button(f"Classify {len(texts):,} texts", key="ask_file", type="primary")
+        if st.session_state.get("upload") is None and st.button("Remove", key="remove_file", type="tertiary"):
+            st.query_params.pop(FILE, None)
+            st.rerun()
+    st.caption(findings.literal(f"{name}: {len(sheet.rows):,} rows{blank}."))
+    return (texts, labels) if asked else None
+
+
 def _controls() -> tuple[Suite, Device] | None:
     """The suite with the chosen variants, and the device; None where they cannot be had."""
     found = choices.choose_suite()
@@ -186,33 +287,45 @@ def _warm_sentence() -> str:
     )
 
 
-Slots = tuple[Any, Any, Any, Any]
+Slots = tuple[Any, Any, Any, Any, Any]
+"""Headline, caption, download and two tables: of one text one, of several the variants and the texts."""
 
 
 def _ask(request: Asked, status: Any, slots: Slots) -> None:
-    """Ask the pool, and draw each answer as it comes."""
-    waiting = {variant.name: variant.shown for variant in answering.in_order(request.suite)}
+    """Ask the pool batch by batch, and draw each answer as it comes."""
+    n = len(request.texts)
     try:
-        answering.check_texts(request.texts)
-        with closing(_pool().ask(request.suite, request.texts, request.device.spec)) as events:
-            for event in events:
-                if isinstance(event, Answer):
-                    request.answers[event.variant] = event
-                    waiting.pop(event.variant, None)
-                    _show(request, slots, waiting)
-                    continue
-                if not request.answers:
-                    _show(request, slots, waiting)
-                there = [answer.latency_s is not None for answer in request.answers.values()]
-                share = (len(there) + sum(there)) / (2 * len(request.suite.variant))
-                status.progress(min(share, 1.0), text=findings.literal(event.text))
+        answering.check_texts(request.texts, sheets.MAX_ROWS, sheets.MAX_BYTES)
+        batches = answering.batches(request.texts)
+        calls = answering.CALLS if len(batches) == 1 else 1
+        for number, batch in enumerate(batches):
+            waiting = {variant.name: variant.shown for variant in answering.in_order(request.suite)}
+            timed = 0
+            with closing(_pool().ask(request.suite, batch, request.device.spec, calls=calls)) as events:
+                for event in events:
+                    if isinstance(event, Answer):
+                        request.take(number, event)
+                        waiting.pop(event.variant, None)
+                        timed += event.latency_s is not None
+                    # Later batches are drawn whole: a table of many texts costs more than one call.
+                    if not number and (isinstance(event, Answer) or not request.parts):
+                        _show(request, slots, waiting)
+                    if not isinstance(event, Answer):
+                        variants = len(request.suite.variant)
+                        share = (variants - len(waiting) + timed) / (2 * variants)
+                        told = event.text
+                        if len(batches) > 1:
+                            told = f"{number * answering.BATCH_TEXTS:,} of {n:,} texts answered; {told}"
+                        status.progress(min((number + share) / len(batches), 1.0), text=findings.literal(told))
+            if number:
+                _show(request, slots, {})
     except DeviceBusy as error:
         request.problem, request.busy = one_line(error), True
     except RequestError as error:
         request.problem = one_line(error)
     status.empty()
     _say_problem(request, status)
-    _show(request, slots, {})
+    _show(request, slots, {}, done=True)
 
 
 def _say_problem(request: Asked, status: Any) -> None:
@@ -221,8 +334,8 @@ def _say_problem(request: Asked, status: Any) -> None:
         (status.info if request.busy else status.error)(said)
 
 
-def _show(request: Asked, slots: Slots, waiting: dict[str, str]) -> None:
-    """Headline, caption and tables of what is there so far."""
+def _show(request: Asked, slots: Slots, waiting: dict[str, str], done: bool = False) -> None:
+    """Tables of what is there so far; headline, caption and download once it is `done`."""
     suite = request.suite
     rows = [
         {
@@ -236,23 +349,41 @@ def _show(request: Asked, slots: Slots, waiting: dict[str, str]) -> None:
     ]
     shades = marks(rows, widgets.look())
     about = {v.name: f"{v.backend} {v.precision}" for v in suite.variant}
-    found = [request.answers[v.name] for v in answering.in_order(suite) if v.name in request.answers]
-    title, note, main_table, more = slots
+    parts = {v.name: request.parts[v.name] for v in answering.in_order(suite) if v.name in request.parts}
+    found = [answering.joined(answered) for answered in parts.values()]
+    title, note, save, main_table, more = slots
     if not found and not waiting:
         return
-    several = len(request.texts) > 1
-    if not waiting:
-        title.subheader(findings.literal(answers.headline(found, suite.baseline, len(request.texts))), anchor=False)
-        device = f"{request.device.name} ({request.device.spec})"
-        said = answers.caption(found, device, any(v.precision == "int8" for v in suite.variant))
-        if not several:
+    n = len(request.texts)
+    shown = answers.order(n, found if done else [], request.labels, ROWS_SHOWN)
+    if done:
+        title.subheader(findings.literal(answers.headline(found, suite.baseline, n)), anchor=False)
+        said = answers.caption(parts, request.device_name, any(v.precision == "int8" for v in suite.variant))
+        if n == 1:
             said = f"“{answers.shortened(request.texts[0], 90)}” · {said}"
+        elif len(shown) < n:
+            said = f"{len(shown)} of {n:,} texts, those with other or wrong answers first; the file has all. {said}"
         note.caption(findings.literal(said))
-    if several:
-        main_table.html(answers.several_texts(request.texts, found, shades, about, suite.baseline))
-        more.html(answers.by_variant(found, waiting, shades, about, suite.baseline))
-    else:
+    if n == 1:
         main_table.html(answers.one_text(found, waiting, shades, about, suite.baseline))
+        return
+    main_table.html(answers.by_variant(found, waiting, shades, about, suite.baseline, request.labels))
+    more.html(answers.several_texts(request.texts, found, shades, about, request.labels, shown))
+    if done:
+        save.download_button(
+            f"{n:,} texts with every answer as CSV",
+            data=partial(_csv, request, parts),
+            file_name=f"{suite.name}-answers.csv",
+            mime="text/csv",
+            on_click="ignore",
+            key="answers_csv",
+        )
+
+
+def _csv(request: Asked, parts: dict[str, list[Answer]]) -> bytes:
+    return sheets.written(
+        *answers.sheet(request.texts, request.labels, parts, request.suite.baseline, request.device_name)
+    )
 
 
 main()

@@ -27,6 +27,8 @@ STATUSES = ("pending", "measured", "failed", "unavailable", "cancelled")
 """The states of a measurement."""
 REFERENCE_LENGTH = 4
 """The fewest characters of a run's id that may stand for it."""
+CHUNK = 500
+"""How many values one statement binds at most: old SQLite allows 999."""
 GONE_SECONDS = 10.0
 """How long a run may be silent before its process is looked for: ten times what a live one needs.
 
@@ -452,6 +454,29 @@ def example_labels(session: Session, set_id: str) -> np.ndarray | None:
     query = select(Example.label).where(Example.set_id == set_id).order_by(Example.position)
     labels = session.scalars(query).all()
     return None if not labels or None in labels else np.array(labels, np.int64)
+
+
+def examples_at(session: Session, set_id: str, positions: Sequence[int] | np.ndarray) -> list[Example]:
+    """The examples at `positions` of a set, in that order; a position that the set has not is left out."""
+    found: dict[int, Example] = {}
+    for start in range(0, len(positions), CHUNK):
+        chunk = [int(position) for position in positions[start : start + CHUNK]]
+        query = select(Example).where(Example.set_id == set_id, Example.position.in_(chunk))
+        found |= {example.position: example for example in session.scalars(query)}
+    return [found[position] for position in map(int, positions) if position in found]
+
+
+def positions_with(session: Session, set_id: str, words: Sequence[str]) -> np.ndarray:
+    """int64 [found]: positions of the set's texts that contain every one of `words`, ascending.
+
+    Case is ignored as the database ignores it: in SQLite that of ASCII letters alone.
+    """
+    import numpy as np
+
+    query = select(Example.position).where(Example.set_id == set_id).order_by(Example.position)
+    for word in words:
+        query = query.where(Example.text.icontains(word, autoescape=True))
+    return np.array(session.scalars(query).all(), np.int64)
 
 
 def published(session: Session) -> list[Published]:

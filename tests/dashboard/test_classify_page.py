@@ -31,7 +31,9 @@ class Pool:
     raises: Exception | None = None
     cut = False
 
-    def ask(self, suite: Suite, texts: list[str], device: str = "auto", offline: bool = True) -> Iterator[Any]:
+    def ask(
+        self, suite: Suite, texts: list[str], device: str = "auto", offline: bool = True, calls: int = 5
+    ) -> Iterator[Any]:
         answering.check_texts(texts)
         self.asked.append((suite, texts))
         first: Answer | None = None
@@ -136,8 +138,8 @@ def test_texts_that_get_one_sentence(text: str, say: str, lines: bool, pool: typ
 
 
 def test_too_many_lines(pool: type[Pool], empty: Path) -> None:
-    test = ask(page(), "word\n" * 300, lines=True)
-    assert "300 texts are too many" in test.error[0].value
+    test = ask(page(), "word\n" * 1001, lines=True)
+    assert "1,001 texts are too many" in test.error[0].value and not pool.asked
 
 
 @pytest.mark.parametrize("text", ["🙂 🏳️‍🌈", "مرحبا \u202e بالعالم", "a\x00b\x1b[31m\x07", "é" * 400_000, HTML])
@@ -212,7 +214,127 @@ def test_a_suite_that_is_not_there(pool: type[Pool], empty: Path) -> None:
     assert not pool.asked
 
 
+NEWS = (
+    "label,headline\n"
+    + "\n".join(f'{"Sports" if i % 2 else "world"},"words, number {i}"' for i in range(70))
+    + "\n ,\u2003\n"
+)
+
+
+def upload(test: AppTest, content: bytes, name: str = "news.csv") -> AppTest:
+    test.file_uploader(key="upload").set_value((name, content, "text/csv")).run()
+    assert not test.exception, test.exception
+    return test
+
+
+def test_a_file_is_asked_in_batches(pool: type[Pool], empty: Path) -> None:
+    test = upload(page(), NEWS.encode())
+    assert test.selectbox(key="csv_text").value == "headline" and test.selectbox(key="csv_label").value == "label"
+    test.button(key="ask_file").click().run()
+    assert not test.exception and not test.error
+    assert [len(texts) for _, texts in pool.asked] == [32, 32, 6]
+    assert [text for _, texts in pool.asked for text in texts] == [f"words, number {i}" for i in range(70)]
+    said = "\n".join(str(c.value) for c in test.caption)
+    assert "3 batches of up to 32 texts" in said and "each called once" in said
+    table = html(test)
+    assert table.count('dir="auto"') == 70 and "✓ Sports" in table and "✗ Sports" in table
+    # Sports is right for every other text, World is what INT8 says to all.
+    assert table.count("50.0<span class=ib-sub>38.6 to 61.4, n = 70</span>") == 4
+    assert len(test.get("download_button")) == 1
+
+
+def test_a_file_survives_a_reload(pool: type[Pool], empty: Path) -> None:
+    name = upload(page(), NEWS.encode()).query_params["file"]
+    again = page(file=name)
+    assert again.button(key="ask_file").label == "Classify 70 texts"
+    again.button(key="remove_file").click().run()
+    assert not again.exception and "file" not in again.query_params
+    assert "ask_file" not in [button.key for button in page(file="nothing").button]
+
+
+@pytest.mark.parametrize(
+    ("content", "say"),
+    [(b"\xff\xfe\x00", "not UTF-8"), (b"text\n", "no rows"), (b"text\n" + b"x\n" * 1001, "more than 1,000 rows")],
+)
+def test_a_file_that_cannot_be_read_gets_one_line(content: bytes, say: str, pool: type[Pool], empty: Path) -> None:
+    test = upload(page(), content)
+    assert len(test.error) == 1 and say in test.error[0].value.replace("\\", "")
+    assert "file" not in test.query_params and not pool.asked
+
+
+def test_a_files_columns_are_no_markup(pool: type[Pool], empty: Path) -> None:
+    content = f'"{HTML.replace(chr(34), chr(39))}",label\n<img src=x>,"<b>Sports</b>"\nmore,Sports\n'
+    test = upload(page(), content.encode(), "<script>.csv")
+    test.button(key="ask_file").click().run()
+    assert not test.exception and "<img" not in html(test) and "<b>Sports" not in html(test)
+    for element in test.caption:
+        assert not re.search(r"(?<!\\)<script", str(element.value))
+
+
+def test_a_run_that_starts_in_between_leaves_what_was_answered(
+    pool: type[Pool], empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Pool.ask
+
+    def ask(self: Pool, *args: Any, **options: Any) -> Iterator[Any]:
+        if pool.asked:
+            raise DeviceBusy("busy: run 01K", "run 01K")
+        return first(self, *args, **options)
+
+    monkeypatch.setattr(Pool, "ask", ask)
+    test = upload(page(), NEWS.encode())
+    test.button(key="ask_file").click().run()
+    assert not test.exception and test.info[0].value.startswith("Busy")
+    assert html(test).count("= Sports") + html(test).count("= ✓ Sports") + html(test).count("= ✗ Sports") > 0
+    assert ">…</td>" in html(test) and len(test.get("download_button")) == 1
+
+
+def test_an_example_of_a_run_can_be_named(pool: type[Pool], database: str) -> None:
+    from dashboard_fill import FULL
+
+    assert page(example=f"{FULL}:3").text_area(key="text").value == "example 3"
+    for wrong in (f"{FULL}:99999", f"{FULL}:x", "01JNOTHING:3", ":", f"{FULL}:-1"):
+        assert page(example=wrong).text_area(key="text").value == ""
+
+
 # Plain functions
+
+
+def test_the_file_holds_every_answer() -> None:
+    parts = {
+        "a": [
+            made("a", "Sports", shape=[1, 9], latency_s=0.002, tokenize_s=0.0001),
+            made("a", "World", shape=[1, 7], latency_s=0.001, tokenize_s=0.0001),
+        ],
+        "b": [made("b", "World", shape=[1, 9], latency_s=0.004, agrees=[False]), Answer("b", "B", "failed", "died")],
+    }
+    head, rows = answers.sheet(["one", "two"], ["sports", "?"], parts, "a", "CPU (cpu)")
+    first, second = (dict(zip(head, row, strict=True)) for row in rows)
+    assert first["text"] == "one" and first["label"] == "sports" and first["device"] == "CPU (cpu)"
+    assert first["A: answer"] == "Sports" and first["A: right"] == "yes" and first["A: model a batch (ms)"] == 2.0
+    assert first["B: same as baseline"] == "no" and first["B: batch tokens"] == 9
+    assert second["A: batch"] == 2 and second["A: right"] == "" and second["B: answer"] == "failed"
+
+
+def test_texts_on_which_somebody_errs_are_shown_first() -> None:
+    whole = Answer(
+        "b", "B", "measured", labels=["x"] * 5, probabilities=[{"x": 0.9, "y": 0.1}] * 5, agrees=[True] * 4 + [False]
+    )
+    assert answers.order(5, [whole], None, 2) == [4, 0]
+    assert answers.order(5, [whole], ["x", "x", "y", "x", "x"], 2) == [2, 4]
+    assert answers.order(2, [whole], None, 2) == [0, 1]
+
+
+def test_latency_is_split_on_one_scale() -> None:
+    mark = {name: Mark("#123456", "circle", "baseline", "pytorch") for name in "ab"}
+    table = answers.one_text(
+        [made("a", "x", latency_s=0.006, tokenize_s=0.002), made("b", "x", latency_s=0.003, tokenize_s=0.001)],
+        {}, mark, {"a": "", "b": ""}, "a",
+    )  # fmt: skip
+    assert re.findall(r"width:([\d.]+%)(?:\"|;background:#123456)", table.replace("color-mix", "")) [-4:] == [
+        "25.0%", "75.0%", "12.5%", "37.5%",
+    ]  # fmt: skip
+    assert "8.00<span class=ib-split" in table and "4.00<span class=ib-split" in table
 
 
 def made(name: str, label: str, **columns: Any) -> Answer:

@@ -33,6 +33,7 @@ from engine.store.queries import (
     count_runs,
     delete_run,
     examples,
+    examples_at,
     flat,
     get_run,
     latencies,
@@ -42,6 +43,7 @@ from engine.store.queries import (
     measurements,
     new_block,
     new_prediction,
+    positions_with,
     run_summary,
     set_tags,
     suite_names,
@@ -210,6 +212,53 @@ def test_two_runs_that_store_the_same_examples_at_once(store: Store) -> None:
         thread.join()
     assert failures == []
     assert (count(store, ExampleSet), count(store, Example)) == (3, 6000)
+
+
+@pytest.fixture
+def texts(store: Store) -> list[str]:
+    """The texts of the stored set "set"; "other" holds the same ones."""
+    said = ["50% off", "500 off", "a_b", "aXb", "Rain, then SUN", "sun", "back\\slash", "'; DROP TABLE run; --"]
+    said += [f"row {index}" for index in range(1200)]
+    with store.session() as session:
+        for name in ("set", "other"):
+            add_example_set(session, name, "d", None, said, None, range(len(said)))
+    return said
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["50%"], [0]),
+        (["a_b"], [2]),
+        (["SUN"], [4, 5]),
+        (["sun", "rain"], [4]),
+        (["\\"], [6]),
+        (["'; drop table"], [7]),
+        (["nowhere"], []),
+    ],
+)
+def test_texts_are_found_by_their_words(store: Store, texts: list[str], words: list[str], found: list[int]) -> None:
+    with store.session() as session:
+        positions = positions_with(session, "set", words)
+    assert positions.dtype == np.int64 and positions.tolist() == found
+
+
+def test_without_words_every_text_is_found(store: Store, texts: list[str]) -> None:
+    with store.session() as session, statements(store) as seen:
+        assert positions_with(session, "set", []).tolist() == list(range(len(texts)))
+    assert len(seen) == 1 and "example.text" not in seen[0]
+
+
+def test_examples_are_read_by_their_positions(store: Store, texts: list[str]) -> None:
+    wanted = np.array([*range(1100, 5, -1), 3])
+    with store.session() as session, statements(store) as seen:
+        found = examples_at(session, "set", wanted)
+        assert [example.position for example in found] == wanted.tolist()
+        assert [example.text for example in found] == [texts[i] for i in wanted]
+    assert len(seen) == 3
+    with store.session() as session:
+        assert [e.position for e in examples_at(session, "set", [2, 99_999])] == [2]
+        assert examples_at(session, "set", []) == []
 
 
 @pytest.fixture

@@ -1,0 +1,345 @@
+"""Examples: the texts on which variants disagree, by kind of flip, class and words, with confusion matrices."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+from zlib import crc32
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from dashboard import choices, data, disagreements, example_tables, findings, frame, sheets, widgets
+from dashboard.disagreements import KINDS, Answers, Kind, Wanted
+from dashboard.example_tables import Column, Text
+from dashboard.style import marks
+from engine.spec import suite_files
+
+PAGE_TEXTS = 20
+WORDS = 8
+"""How many words a search looks for at most."""
+URL_CHARACTERS = 1500
+"""A longer text is named in the link rather than written out."""
+KIND = "flip"
+OF, FROM, LABEL, WAS, SAID, SEARCH, PAGE = (
+    f"flip_{name}" for name in ("of", "from", "label", "was", "said", "words", "page")
+)
+ANY = -1
+
+
+def main() -> None:
+    left, right = st.columns([8, 3], vertical_alignment="center")
+    with left:
+        run_id = widgets.choose_run()
+    summary = data.run(run_id)
+    measured = data.measurements(summary)
+    with right:
+        size = _batch_size(measured)
+    widgets.state_of(summary)
+    rows = frame.rows_of(frame.at_batch(measured, size))
+    found = data.answers(summary, rows)
+    if not found.ids:
+        _nothing(summary, found)
+        return
+    columns = _columns(rows, found)
+    head = st.container()
+    reference, others = _compared(columns)
+    with head:
+        titles = {column.at: column.name for column in columns}
+        said = disagreements.headline(found, titles, reference.at, [column.at for column in others])
+        st.header(findings.literal(f"{said}."), anchor=False)
+        st.caption(findings.literal(_context(summary, found, rows)))
+    if not others:
+        others = [reference]
+    _texts(summary, found, reference, others, size)
+    _confusion(found, reference, others, partial(_link, summary["id"], size, reference))
+
+
+def _batch_size(measured: pd.DataFrame) -> int | None:
+    """The batch size to show, the Overview's; a control only where the run has several."""
+    baseline = measured[measured["baseline"].astype(bool)] if not measured.empty else measured
+    sizes = sorted(baseline["batch_size"].unique()) if not baseline.empty else []
+    if len(sizes) < 2:
+        return None
+    return st.segmented_control(
+        "Batch size",
+        sizes,
+        default=sizes[-1],
+        format_func=lambda size: f"batch {size}",
+        key="batch",
+        label_visibility="collapsed",
+        required=True,
+        bind="query-params",
+    )
+
+
+def _nothing(summary: dict[str, Any], found: Answers) -> None:
+    if summary["status"] in data.LIVE:
+        st.header("No answers yet", anchor=False)
+        st.caption("A variant's answers appear here as soon as it has been measured.")
+    else:
+        st.header("This run holds no answers to compare", anchor=False)
+        st.caption("No variant got as far as answering the examples.")
+    _left_out(found)
+
+
+def _left_out(found: Answers) -> None:
+    for name, reason in found.left_out:
+        st.caption(findings.literal(f"○ {name} is left out: {reason}."))
+
+
+def _columns(rows: list[frame.Row], found: Answers) -> list[Column]:
+    """The variants that can be compared, the baseline first."""
+    by_id = {row["id"]: row for row in rows}
+    shades = marks(rows, widgets.look())
+    times = Counter(row["name"] for row in rows)
+    made = []
+    for at, measurement_id in enumerate(found.ids):
+        row = by_id[measurement_id]
+        name = row["name"] if times[row["name"]] == 1 else f"{row['name']} ({row['variant']})"
+        made.append(Column(at, name, row, shades[row["variant"]]))
+    return sorted(made, key=lambda column: not column.row["baseline"])
+
+
+def _compared(columns: list[Column]) -> tuple[Column, list[Column]]:
+    """The reference and the variants that are compared with it."""
+    names = [column.name for column in columns]
+    if len(columns) == 1:
+        return columns[0], []
+    left, right = st.columns([8, 3], vertical_alignment="bottom")
+    # The choice on the right says what there is to choose from on the left.
+    against = right.selectbox("Against", names, key=FROM, bind="query-params")
+    reference = next(column for column in columns if column.name == against)
+    offered = [column for column in columns if column is not reference]
+    usable = [findings.literal(column.name) for column in offered if frame.usable(column.row)]
+    chosen = left.pills(
+        "Compared",
+        [findings.literal(column.name) for column in offered],
+        selection_mode="multi",
+        default=usable,
+        key=OF,
+        bind="query-params",
+        wrap=True,
+    )
+    wanted = chosen or usable
+    return reference, [column for column in offered if findings.literal(column.name) in wanted]
+
+
+def _context(summary: dict[str, Any], found: Answers, rows: list[frame.Row]) -> str:
+    dataset = summary["spec"]["workload"]["dataset"].rsplit("/", 1)[-1]
+    sizes = ", ".join(str(size) for size in sorted({row["batch_size"] for row in rows if row["id"] in found.ids}))
+    labels = "" if found.truth is not None else " · unlabelled: what is right is not known"
+    return (
+        f"{len(found.answers):,} texts of {dataset} · batch {sizes} · {summary['device_name']} "
+        f"({summary['device']}){labels} · counts of this run's texts, not estimates; whether accuracy differs is on "
+        "the Overview."
+    )
+
+
+def _link(run_id: str, size: int | None, reference: Column, **choice: Any) -> str:
+    """This page's address with other choices than now."""
+    kept = {
+        widgets.PARAMETER: run_id,
+        **({"batch": f"batch {size}"} if size else {}),
+        **({} if reference.row["baseline"] else {FROM: reference.name}),
+    }
+    return "examples?" + urlencode(kept | choice)
+
+
+# The texts: a part of their own, so that another condition renews neither the run's choice nor the matrices
+
+
+@st.fragment
+def _texts(summary: dict[str, Any], found: Answers, reference: Column, others: list[Column], size: int | None) -> None:
+    at = [column.at for column in others]
+    each = disagreements.by_variant(found, reference.at, at)
+    link = partial(_link, summary["id"], size, reference)
+    st.html(
+        example_tables.by_variant(
+            others,
+            each,
+            len(found.answers),
+            lambda column, kind: link(**{OF: findings.literal(column.name), KIND: kind}),
+        )
+    )
+    _left_out(found)
+    kind_slot = st.container()
+    wanted, words = _filters(found, reference, others)
+    among = data.positions_with(summary["example_set_id"], words) if words else None
+    with kind_slot:
+        kind = _kind(disagreements.counts(found, wanted, reference.at, at, among))
+    wanted = wanted._replace(kind=kind)
+    positions = disagreements.chosen(found, wanted, reference.at, at, among)
+    pages = max(1, -(-len(positions) // PAGE_TEXTS))
+    count, save = st.columns([8, 3], vertical_alignment="center")
+    table = st.container()
+    page = _page(pages, (summary["id"], size, reference.name, tuple(at), wanted, words))
+    shown = positions[(page - 1) * PAGE_TEXTS : page * PAGE_TEXTS]
+    columns = [reference, *(column for column in others if column is not reference)]
+    with count:
+        if not len(positions):
+            st.caption("No text is like this. Fewer conditions, another kind or other words show more.")
+        else:
+            first = (page - 1) * PAGE_TEXTS + 1
+            signs = "✓ right, ✗ wrong; " if found.truth is not None else ""
+            st.caption(
+                f"Texts {first:,} to {first + len(shown) - 1:,} of {len(positions):,}, in the run's order. {signs}"
+                "= same, ≠ other than the first answer; % is the answer's probability."
+            )
+    save.download_button(
+        f"{len(positions):,} texts as CSV",
+        data=partial(_csv, summary["example_set_id"], positions, found, columns),
+        file_name=f"{summary['suite']}-{summary['id'][-6:].lower()}-{kind}.csv",
+        mime="text/csv",
+        on_click="ignore",
+        disabled=not len(positions),
+        width="stretch",
+        key="flips_csv",
+    )
+    if len(shown):
+        made = [
+            Text(
+                item["position"],
+                item["source_index"],
+                item["text"],
+                _classify(summary, item["position"], item["text"]),
+            )
+            for item in data.examples_at(summary["example_set_id"], shown)
+        ]
+        table.html(example_tables.texts(made, found, reference, columns[1:]))
+
+
+def _page(pages: int, choice: tuple[Any, ...]) -> int:
+    """The page to show. By hand in the URL, as another choice begins on its first page."""
+    key = f"{PAGE}_{crc32(repr(choice).encode()):08x}"
+    if st.session_state.get("flip_now", key) != key:
+        st.query_params.pop(PAGE, None)
+    st.session_state["flip_now"] = key
+    if pages == 1:
+        return 1
+    asked = st.query_params.get(PAGE, "")
+    first = int(asked[:9]) if asked.isascii() and asked.isdigit() and 1 <= int(asked[:9]) <= pages else 1
+    return st.pagination(pages, default=first, key=key, on_change=_remember_page, args=(key,))
+
+
+def _remember_page(key: str) -> None:
+    st.query_params[PAGE] = str(st.session_state[key])
+
+
+def _csv(set_id: str, positions: np.ndarray, found: Answers, columns: list[Column]) -> bytes:
+    return sheets.written(*example_tables.sheet(data.examples_at(set_id, positions), found, columns))
+
+
+def _filters(found: Answers, reference: Column, others: list[Column]) -> tuple[Wanted, tuple[str, ...]]:
+    """Conditions on labels and answers, and the words searched for."""
+    options = [ANY, *range(len(found.names))]
+    cells = st.columns(4 if found.truth is not None else 3, vertical_alignment="bottom")
+    label = ANY
+    if found.truth is not None:
+        label = _label(cells[0], "Label", options, found.names, LABEL)
+    was = _label(cells[-3], f"{reference.name} answers", options, found.names, WAS)
+    who = others[0].name if len(others) == 1 else "A compared variant"
+    said = _label(cells[-2], f"{who} answers", options, found.names, SAID)
+    typed = cells[-1].text_input(
+        "Words in the text",
+        key=SEARCH,
+        bind="query-params",
+        placeholder="all of these words",
+        max_chars=200,
+        help="Case does not matter.",
+    )
+    none = lambda index: None if index == ANY else index  # noqa: E731
+    return Wanted("other", none(label), none(was), none(said)), _words(typed)
+
+
+def _label(cell: Any, title: str, options: list[int], names: list[str], key: str) -> int:
+    found = cell.selectbox(
+        findings.literal(title),
+        options,
+        format_func=lambda index: "any" if index == ANY else names[index],
+        key=key,
+        bind="query-params",
+    )
+    return ANY if found is None else int(found)
+
+
+def _words(typed: str | None) -> tuple[str, ...]:
+    """The words to search for; what no database takes is dropped."""
+    plain = (typed or "").encode("utf-8", "ignore").decode().replace("\0", " ")
+    return tuple(plain[:200].split()[:WORDS])
+
+
+def _kind(counts: dict[Kind, int]) -> Kind:
+    """The chosen kind. By hand in the URL: a bound control would write its changing counts there."""
+    if KIND not in st.session_state:
+        st.session_state[KIND] = st.query_params.get(KIND)
+    if st.session_state[KIND] not in counts:
+        st.session_state[KIND] = next(iter(counts))
+    st.segmented_control(
+        "Kind of text",
+        list(counts),
+        format_func=lambda kind: f"{KINDS[kind]} · {counts[kind]:,}",
+        key=KIND,
+        required=True,
+        on_change=_remember_kind,
+        label_visibility="collapsed",
+        wrap=True,
+    )
+    return st.session_state[KIND] or next(iter(counts))
+
+
+def _remember_kind() -> None:
+    st.query_params[KIND] = st.session_state[KIND]
+
+
+def _classify(summary: dict[str, Any], position: int, text: str) -> str:
+    """The address of Classify with a text and the run's suite."""
+    known, path = suite_files(), summary["suite_path"] or ""
+    here = {"text": text} if len(text) <= URL_CHARACTERS else {"example": f"{summary['id']}:{position}"}
+    stem = Path(path).stem
+    if stem in known and (Path(path) == known[stem] or not Path(path).exists()):
+        # Measured elsewhere, the suite that comes with the bench is still the same by name.
+        here["suite"] = stem
+    elif path and Path(path).exists():
+        here |= {"suite": choices.FILE, "suite_file": path}
+    return "classify?" + urlencode(here, errors="replace")
+
+
+# Confusion
+
+
+def _confusion(found: Answers, reference: Column, others: list[Column], link: Any) -> None:
+    st.subheader("Confusion", anchor=False)
+    told = "A count off the diagonal leads to its texts."
+    if found.truth is not None:
+        told = f"Left against the labels, right against {reference.name}'s answers. {told}"
+    st.caption(findings.literal(told))
+    for column in (reference, *(other for other in others if other is not reference)):
+        against: list[Column | None] = [None] if found.truth is not None else []
+        against += [reference] if column is not reference else []
+        with st.grid(2, min_column_width=440, gap="medium"):
+            for other in against:
+                with st.container():
+                    _matrix(found, column, other, reference, link)
+
+
+def _matrix(found: Answers, column: Column, against: Column | None, reference: Column, link: Any) -> None:
+    names = found.names
+    counts = disagreements.confusion(found, column.at, None if against is None else against.at)
+    own = {OF: findings.literal(column.name)}
+    if against is None:
+        title, rows = f"{column.name} against the labels", "label"
+        # The reference is not among the compared ones.
+        mine, answer = ({}, WAS) if column is reference else (own, SAID)
+        there = lambda i, j: link(**mine, **{KIND: "all", LABEL: names[i], answer: names[j]})  # noqa: E731
+    else:
+        title, rows = f"{column.name} against {against.name}", against.name
+        there = lambda i, j: link(**own, **{KIND: "other", WAS: names[i], SAID: names[j]})  # noqa: E731
+    st.html(example_tables.matrix(title, names, counts, column.mark, rows, there))
+
+
+main()

@@ -1,0 +1,253 @@
+"""Where variants answer otherwise: from the logits of a run to answers, kinds of flip, filters and counts. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from dashboard.findings import joined
+from dashboard.frame import Row
+from engine import summary
+from engine.labels import Alignment
+
+Kind = Literal["other", "lost", "gained", "swapped", "split", "wrong", "same", "all"]
+
+KINDS: dict[Kind, str] = {
+    "other": "≠ other answer",
+    "lost": "✓→✗ right to wrong",
+    "gained": "✗→✓ wrong to right",
+    "swapped": "✗→✗ another wrong one",
+    "split": "≠ among themselves",
+    "wrong": "✗ all wrong",
+    "same": "= all the same",
+    "all": "all texts",
+}
+"""Kind of text -> what a reader calls it; from "other" to "swapped" against the reference, one variant at a time."""
+FLIPS: tuple[Kind, ...] = ("other", "lost", "gained", "swapped")
+LABELLED: tuple[Kind, ...] = ("lost", "gained", "swapped", "wrong")
+"""The kinds that need to know what is right."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the variants of a run answer, in one set of labels."""
+
+    names: list[str]
+    """What the labels are called."""
+    truth: np.ndarray | None
+    """int16 [examples]: index into `names`; None where texts are unlabelled or no model speaks of their labels."""
+    ids: list[int]
+    """The measurements, in their order: the columns of what follows."""
+    answers: np.ndarray
+    """int16 [examples, variants]: index into `names`."""
+    confidence: np.ndarray
+    """float32 [examples, variants]: the softmax's share of the answered label."""
+    left_out: list[tuple[str, str]]
+    """Name and reason of each measured variant that could not be compared."""
+
+    def column(self, measurement_id: int) -> int:
+        return self.ids.index(measurement_id)
+
+
+def build(
+    rows: Sequence[Row], logits: Sequence[np.ndarray | None], truth: np.ndarray | None, label_names: list[str] | None
+) -> Answers:
+    """The answers of measured `rows`, one array of `logits` (float32 [examples, outputs]) each.
+
+    `truth` is int [examples], indices of `label_names`; None where unlabelled. Where any variant's labels were
+    aligned with the data set's, all answers are in these; else in the labels of the baseline's model, by name.
+    """
+    aligned = [_alignment(row) for row in rows]
+    by_data_set = bool(label_names) and any(a.mapping is not None for a in aligned)
+    first = next((a for a, row in zip(aligned, rows, strict=True) if row["baseline"]), aligned[0] if aligned else None)
+    if by_data_set or first is None:
+        names = list(label_names or [])
+    else:
+        names = list(dict.fromkeys(first.model_labels))
+    columns, shares, ids, left_out = [], [], [], []
+    arrays: list[np.ndarray | None] = [truth, *logits]
+    size = next((len(array) for array in arrays if array is not None), 0)
+    for row, found, alignment in zip(rows, logits, aligned, strict=True):
+        mapping, reason = alignment.mapping, alignment.reason
+        if not by_data_set:
+            assert first is not None
+            mapping, reason = _by_model(alignment, first, names)
+        if found is None or found.shape[0] != size:
+            mapping, reason = None, "its answers were not stored"
+        elif mapping is not None and found.shape[1] != len(mapping):
+            reason = f"{found.shape[1]} outputs do not fit {len(mapping)} labels"
+            mapping = None
+        if mapping is None or found is None:
+            left_out.append((row["name"], reason or "its labels were not aligned"))
+            continue
+        answer = np.asarray(mapping, np.int16)[found.argmax(axis=1)]
+        columns.append(answer)
+        shares.append(_confidence(found, mapping, answer, len(names)))
+        ids.append(row["id"])
+    empty = np.zeros((size, 0))
+    return Answers(
+        names,
+        truth.astype(np.int16) if truth is not None and by_data_set else None,
+        ids,
+        np.stack(columns, axis=1) if columns else empty.astype(np.int16),
+        np.stack(shares, axis=1) if shares else empty.astype(np.float32),
+        left_out,
+    )
+
+
+def _alignment(row: Row) -> Alignment:
+    return Alignment(**row["labels"]) if row["labels"] else Alignment(None, None, "its labels were not stored", [])
+
+
+def _by_model(mine: Alignment, first: Alignment, names: list[str]) -> tuple[list[int] | None, str | None]:
+    """The mapping into the first model's labels, or why there is none."""
+    if not mine.model_labels:
+        return None, mine.reason
+    if not summary.comparable(replace(mine, mapping=None), replace(first, mapping=None)):
+        return None, f"its labels ({', '.join(mine.model_labels[:6])}) are not the baseline's"
+    return [names.index(label) for label in mine.model_labels], None
+
+
+def _confidence(logits: np.ndarray, mapping: Sequence[int], answer: np.ndarray, count: int) -> np.ndarray:
+    """float32 [examples]: the share of each answered label; outputs that mean one label add up."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares = powers / powers.sum(axis=1, keepdims=True)
+    summed = shares @ np.eye(count, dtype=np.float32)[np.asarray(mapping)]
+    return summed[np.arange(len(answer)), answer].astype(np.float32)
+
+
+# Filters
+
+
+class Wanted(NamedTuple):
+    """Which texts to show; None leaves a condition out."""
+
+    kind: Kind = "other"
+    label: int | None = None
+    """The right label."""
+    was: int | None = None
+    """The reference's answer."""
+    said: int | None = None
+    """The answer of a compared variant: of the one that makes the text of its kind."""
+
+
+def kinds(found: Answers, others: Sequence[int]) -> list[Kind]:
+    """The kinds that can be told here; `others` are the compared columns."""
+    return [
+        kind
+        for kind in KINDS
+        if (found.truth is not None or kind not in LABELLED) and (kind != "split" or len(others) > 1)
+    ]
+
+
+def flags(found: Answers, kind: Kind, reference: int, others: Sequence[int]) -> np.ndarray:
+    """bool [examples, others]: whether each compared answer makes the text one of `kind`.
+
+    `reference` and `others` are columns. Raises ValueError for a kind that needs labels where there are none.
+    """
+    mine = found.answers[:, list(others)]
+    base = found.answers[:, [reference]]
+    if kind == "all":
+        return np.ones(mine.shape, bool)
+    if kind == "split":
+        return _wide((mine != mine[:, :1]).any(axis=1), mine)
+    if kind == "same":
+        return _wide((mine == base).all(axis=1), mine)
+    differs = mine != base
+    if kind == "other":
+        return differs
+    if found.truth is None:
+        raise ValueError(f"{kind!r} needs labelled texts")
+    truth = found.truth[:, None]
+    if kind == "wrong":
+        return _wide((mine != truth).all(axis=1) & (base != truth)[:, 0], mine)
+    if kind == "lost":
+        return differs & (base == truth)
+    if kind == "gained":
+        return differs & (mine == truth)
+    return differs & (base != truth) & (mine != truth)
+
+
+def _wide(texts: np.ndarray, like: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(texts[:, None], like.shape)
+
+
+def chosen(
+    found: Answers, wanted: Wanted, reference: int, others: Sequence[int], among: np.ndarray | None = None
+) -> np.ndarray:
+    """int64 [found], ascending: positions of the texts that are `wanted`; `among` are positions to choose from."""
+    made = flags(found, wanted.kind, reference, others)
+    if wanted.said is not None:
+        made = made & (found.answers[:, list(others)] == wanted.said)
+    kept: np.ndarray = np.asarray(made.any(axis=1))
+    if wanted.label is not None and found.truth is not None:
+        kept &= found.truth == wanted.label
+    if wanted.was is not None:
+        kept &= found.answers[:, reference] == wanted.was
+    if among is not None:
+        there: np.ndarray = np.zeros(len(kept), dtype=np.bool_)
+        there[among[among < len(kept)]] = True
+        kept &= there
+    return np.flatnonzero(kept).astype(np.int64)
+
+
+def counts(
+    found: Answers, wanted: Wanted, reference: int, others: Sequence[int], among: np.ndarray | None = None
+) -> dict[Kind, int]:
+    """How many texts there are of each kind, the other conditions of `wanted` holding."""
+    return {
+        kind: len(chosen(found, wanted._replace(kind=kind), reference, others, among)) for kind in kinds(found, others)
+    }
+
+
+def by_variant(found: Answers, reference: int, others: Sequence[int]) -> list[dict[Kind, int]]:
+    """Of each compared column, how many texts are of each of FLIPS that can be told."""
+    told = [kind for kind in FLIPS if found.truth is not None or kind not in LABELLED]
+    sums = {kind: flags(found, kind, reference, others).sum(axis=0) for kind in told}
+    return [{kind: int(sums[kind][at]) for kind in told} for at in range(len(others))]
+
+
+def confusion(found: Answers, column: int, rows: int | None) -> np.ndarray:
+    """int64 [labels, labels]: a line a label (`rows` None) or an answer of column `rows`, a column an answer."""
+    given = found.truth if rows is None else found.answers[:, rows]
+    if given is None:
+        raise ValueError("a confusion matrix against labels needs labelled texts")
+    # `quality.confusion` would import scikit-learn, which takes longer than the whole page.
+    count = len(found.names)
+    cells = given.astype(np.int64) * count + found.answers[:, column]
+    return np.bincount(cells, minlength=count * count).reshape(count, count)
+
+
+# Words
+
+
+def headline(found: Answers, titles: dict[int, str], reference: int, others: Sequence[int]) -> str:
+    """What the compared answers come to, in one sentence; `titles`: column -> name."""
+    n, base = len(found.answers), titles[reference]
+    if not others:
+        return f"Nothing answers beside {base}"
+    each = by_variant(found, reference, others)
+    most = max(count["other"] for count in each)
+    if not most:
+        who = titles[others[0]] if len(others) == 1 else f"Each of {len(others)} variants"
+        return f"{who} answers all {n:,} texts as {base} does"
+    if len(others) == 1:
+        count = each[0]
+        said = f"{titles[others[0]]} answers {most:,} of {n:,} texts otherwise than {base}"
+        if found.truth is None:
+            return said
+        parts = ((count["lost"], "right to wrong"), (count["gained"], "wrong to right"))
+        told = [f"{number:,} {words}" for number, words in (*parts, (count["swapped"], "wrong to another wrong"))]
+        return f"{said}: {', '.join(told)}"
+    texts = len(chosen(found, Wanted("other"), reference, others))
+    ranked = sorted(zip(others, each, strict=True), key=lambda pair: -pair[1]["other"])
+    told = [f"{titles[column]} {count['other']:,}" for column, count in ranked[:5]]
+    more = [f"{len(ranked) - 5} more at most {ranked[5][1]['other']:,} each"] if len(ranked) > 5 else []
+    return (
+        f"On {texts:,} of {n:,} texts at least one of {len(others)} variants answers otherwise than {base}: "
+        f"{joined([*told, *more])}"
+    )
