@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from engine.backends.base import Audit, Backend, Batch, LoadRequest, Options, Recipe
+from engine.backends.base import Audit, Backend, Batch, LoadRequest, Options, Recipe, Snippet
 from engine.errors import UnavailableError
 
 MODEL = "model.onnx"
@@ -25,6 +25,21 @@ LEVELS = {
     "basic": "ORT_ENABLE_BASIC",
     "off": "ORT_DISABLE_ALL",
 }
+
+ONNX_CODE = """\
+settings = ort.SessionOptions()
+settings.intra_op_num_threads, settings.inter_op_num_threads = THREADS, 1
+settings.graph_optimization_level = ort.GraphOptimizationLevel.{level}
+providers = ["CPUExecutionProvider"]
+if DEVICE == "cuda":
+    ort.preload_dlls()
+    providers.insert(0, ("CUDAExecutionProvider", {{"use_tf32": "{tf32}"}}))
+session = ort.InferenceSession(str(MODEL / "model.onnx"), settings, providers=providers)
+
+
+def call(batch):
+    return session.run(None, {{item.name: batch[item.name] for item in session.get_inputs()}})[0].astype(np.float32)
+"""
 
 
 class OnnxRuntimeOptions(Options):
@@ -71,6 +86,16 @@ class OnnxRuntime(Backend):
         facts = _weights(target / MODEL)
         (target / FACTS).write_text(json.dumps(facts))
         return facts
+
+    @classmethod
+    def snippet(cls, precision: str, options: dict[str, Any], settings: dict[str, Any]) -> Snippet | None:
+        level = LEVELS[cls.parse_options(options).graph_optimization]
+        return Snippet(
+            "import onnxruntime as ort",
+            ONNX_CODE.format(level=level, tf32=int(precision == "tf32")),
+            ("onnxruntime|onnxruntime-gpu",),
+            ("config.json", "*.onnx*"),
+        )
 
     def load(self, request: LoadRequest) -> None:
         import onnxruntime as ort

@@ -7,9 +7,27 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from engine.backends.base import Audit, Backend, Batch, LoadRequest, Options
+from engine.backends.base import Audit, Backend, Batch, LoadRequest, Options, Snippet
 
 DTYPES = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
+PYTORCH_CODE = """\
+torch.set_num_threads(THREADS)
+torch.set_float32_matmul_precision("{matmul}")
+torch.backends.cudnn.allow_tf32 = {cudnn}
+model = AutoModelForSequenceClassification.from_pretrained(
+    MODEL,
+    local_files_only=True,
+    use_safetensors=True,
+    {how},
+){move}.eval()
+
+
+def call(batch):
+    with torch.inference_mode():
+        inputs = {{name: torch.from_numpy(array).to(DEVICE) for name, array in batch.items()}}
+        return model(**inputs).logits.float().cpu().numpy()
+"""
 
 
 class PyTorchOptions(Options):
@@ -30,6 +48,28 @@ class PyTorch(Backend):
         if precision == "tf32" and device == "cpu":
             return "TF32 is a mode of NVIDIA's tensor cores (Ampere and later); it needs --device cuda"
         return None
+
+    @classmethod
+    def snippet(cls, precision: str, options: dict[str, Any], settings: dict[str, Any]) -> Snippet | None:
+        code = cls._loading(precision, options, f"dtype=torch.{DTYPES[precision]}")
+        return Snippet(
+            "import torch\nfrom transformers import AutoModelForSequenceClassification",
+            code,
+            ("torch", "transformers", "safetensors"),
+            WEIGHTS,
+        )
+
+    @classmethod
+    def _loading(cls, precision: str, options: dict[str, Any], how: str) -> str:
+        """Code that loads the model with `how`, the arguments of from_pretrained, and defines `call`."""
+        attention = cls.parse_options(options).attention
+        how += f',\n    attn_implementation="{attention}"' if attention else ""
+        return PYTORCH_CODE.format(
+            how=how,
+            matmul="high" if precision == "tf32" else "highest",
+            cudnn=precision == "tf32",
+            move="" if "device_map" in how else ".to(DEVICE)",
+        )
 
     def load(self, request: LoadRequest) -> None:
         import torch
