@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
 from dashboard import frame
-from engine import exports, jobs, paths
+from engine import batching, exports, jobs, paths
 from engine.store import Store, open_store, queries
+from engine.summary import Block, Raw
+
+if TYPE_CHECKING:
+    from engine.shipping import Shipment
 
 LIVE = ("queued", "preparing", "running")
 """The states of a run that may still change by itself."""
@@ -152,3 +159,62 @@ def _tail(file: Path) -> str:
             return opened.read().decode("utf-8", errors="replace")
     except OSError as error:
         return f"cannot be read: {error}"
+
+
+def rates(summary: dict[str, Any], rows: list[frame.Row]) -> dict[int, list[np.ndarray]]:
+    """The samples/s of each round, by measurement id, of the rows whose rounds were those of the workload's rows.
+
+    One float64 [rounds] array a process, NaN for a round without a block. `rows`: one batch size of an ended run, with
+    the variants that keep a batching of their own, whose rounds belong to the largest batch size.
+    """
+    of = {row["id"]: batching.experiment(summary["spec"], row["variant"], row["batch_size"]) for row in rows}
+    base = frame.baseline_of(rows)
+    same = [row["id"] for row in rows if frame.usable(row) and (base is None or of[row["id"]] == of[base["id"]])]
+    return _rates(paths.database_url(), summary["id"], summary["status"], summary["finished_at"], tuple(same))
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _rates(
+    url: str, run_id: str, status: str, finished_at: str | None, measurement_ids: tuple[int, ...]
+) -> dict[int, list[np.ndarray]]:
+    with _store(url).session() as session:
+        return {
+            found: Raw(
+                [
+                    Block(b.process, b.round, b.started_s, b.latencies_s, b.samples, b.tokens, b.padded_tokens)
+                    for b in queries.latencies(session, found)
+                ]
+            ).rates()
+            for found in measurement_ids
+        }
+
+
+def shipment(summary: dict[str, Any], variant: str, batch_size: int) -> tuple[Shipment, dict[str, str]]:
+    """What a variant's folder would hold, and the sha256 of each of its files. Raises RequestError, in one line."""
+    url, ended = paths.database_url(), summary["finished_at"]
+    return _shipment(url, summary["id"], summary["status"], ended, variant, batch_size)
+
+
+# Files may change or go: what was found is looked at again after a minute.
+@st.cache_data(ttl=60, max_entries=16, show_spinner=False)
+def _shipment(
+    url: str, run_id: str, status: str, finished_at: str | None, variant: str, batch_size: int
+) -> tuple[Shipment, dict[str, str]]:
+    from engine import shipping
+
+    found = shipping.plan(run_id, variant, batch_size)
+    return found, found.checksums()
+
+
+def shipped_zip(run_id: str, variant: str, batch_size: int, name: str) -> bytes:
+    """The variant's folder, made and checked, as a zip file whose one folder is `name`."""
+    from engine import shipping
+
+    with tempfile.TemporaryDirectory(prefix="ship-") as place:
+        shipping.ship(run_id, variant, Path(place) / name, batch_size)
+        # Weights do not get smaller.
+        packed = Path(place) / "packed.zip"
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+            for file in sorted((Path(place) / name).rglob("*")):
+                archive.write(file, file.relative_to(place))
+        return packed.read_bytes()

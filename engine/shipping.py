@@ -47,7 +47,7 @@ SUMS = "SHA256SUMS"
 MODEL = "model"
 
 LOAD = '''\
-"""`python load.py "a text" ...` answers texts; `python load.py` alone checks itself against stored logits."""
+"""Answers the texts given; without any, checks itself against stored logits."""
 
 from pathlib import Path
 
@@ -59,8 +59,8 @@ LABELS = {labels}
 DEVICE, THREADS = "{device}", {threads}  # as measured
 
 tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
-tokenizer.enable_truncation({max_length}, direction="{truncation_side}")
-tokenizer.enable_padding(length={length}, direction="{padding_side}", pad_id={pad_id}, pad_type_id={pad_type_id})
+tokenizer.enable_truncation({max_length}{truncation_side})
+tokenizer.enable_padding(length={length}, pad_id={pad_id}{pad_type_id}{padding_side})
 
 {code}
 
@@ -241,7 +241,8 @@ def plan(reference: str, variant: str, batch_size: int | None = None) -> Shipmen
         batches = _batches(run, row, list(rows.values()), lengths, count)
         positions = [int(position) for batch in batches for position in batch]
         texts = queries.texts(session, stored.example_set_id or "", positions)
-    snippet = backends.get(row["backend"]).snippet(row["precision"], row["options"], row["audit"]["settings"])
+    device, settings = _device(run), row["audit"]["settings"]
+    snippet = backends.get(row["backend"]).snippet(row["precision"], row["options"], device, settings)
     if snippet is None:
         raise RequestError(f"{variant}: backend {row['backend']!r} has no loading code to ship yet")
     labels = _labels(row, prepared, names)
@@ -376,11 +377,9 @@ class _Lengths:
 
 def _batches(run: dict[str, Any], row: Row, rows: list[Row], lengths: _Lengths, count: int) -> list[np.ndarray]:
     """The first full batches in which the run answered, as `engine.runner` forms them."""
-    own = {variant["name"] for variant in run["spec"]["variant"] if variant["batch_size"]}
-    last = run["spec"]["workload"]["batch_size"][-1]
 
-    def experiment(row: Row) -> int:
-        return last if row["variant"] in own else row["batch_size"]
+    def experiment(of: Row) -> int:
+        return batching.experiment(run["spec"], of["variant"], of["batch_size"])
 
     # Whoever loaded answered in the same windows, whatever became of it later.
     peers = [r for r in rows if r["load_s"] is not None and experiment(r) == experiment(row)]
@@ -421,19 +420,23 @@ def _load(run: dict[str, Any], row: Row, prepared: Prepared, snippet: Snippet, l
     return LOAD.format(
         imports="\n".join(lines),
         labels=json.dumps(labels),
-        device="cpu" if run["device"] == "cpu" else "cuda",
+        device=_device(run),
         threads=int(run["environment"]["threads"]),
         max_length=int(row["max_length"]),
         length=int(row["max_length"]) if row["padding"] == "max_length" else None,
-        padding_side="left" if settings["padding_side"] == "left" else "right",
-        truncation_side="left" if settings["truncation_side"] == "left" else "right",
+        padding_side=', direction="left"' if settings["padding_side"] == "left" else "",
+        truncation_side=', direction="left"' if settings["truncation_side"] == "left" else "",
         pad_id=int(pads["input_ids"]),
-        pad_type_id=int(pads.get("token_type_ids", 0)),
+        pad_type_id=f", pad_type_id={int(pads['token_type_ids'])}" if pads.get("token_type_ids") else "",
         code=snippet.code,
         inputs="\n".join(
             f'        "{name}": np.array([item.{READINGS[name]} for item in encoded], dtype=np.int64),' for name in pads
         ),
     )
+
+
+def _device(run: dict[str, Any]) -> str:
+    return "cpu" if run["device"] == "cpu" else "cuda"
 
 
 def _requirements(run: dict[str, Any], snippet: Snippet) -> str:

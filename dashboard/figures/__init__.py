@@ -2,10 +2,21 @@
 
 from dashboard.figures.accuracy import accuracy
 from dashboard.figures.batches import over_batch_size
+from dashboard.figures.decision import decision
 from dashboard.figures.latency import latency
 from dashboard.figures.memory import memory
 from dashboard.figures.published import pairs, published
 from dashboard.figures.throughput import throughput
 from dashboard.figures.tradeoff import tradeoff
 
-__all__ = ["accuracy", "latency", "memory", "over_batch_size", "pairs", "published", "throughput", "tradeoff"]
+__all__ = [
+    "accuracy",
+    "decision",
+    "latency",
+    "memory",
+    "over_batch_size",
+    "pairs",
+    "published",
+    "throughput",
+    "tradeoff",
+]

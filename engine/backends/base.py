@@ -152,10 +152,10 @@ class Backend(ABC):
         raise NotImplementedError(f"{cls.name} builds nothing")
 
     @classmethod
-    def snippet(cls, precision: str, options: dict[str, Any], settings: dict[str, Any]) -> Snippet | None:
+    def snippet(cls, precision: str, options: dict[str, Any], device: str, settings: dict[str, Any]) -> Snippet | None:
         """How to load such a variant without the bench; None where nobody has written it down.
 
-        `settings`: the effective configuration that `audit` found, as stored.
+        `device`: "cpu" or "cuda"; `settings`: the effective configuration that `audit` found, as stored.
         """
         return None
 

@@ -45,7 +45,7 @@ class BitsAndBytes(PyTorch):
         return None
 
     @classmethod
-    def snippet(cls, precision: str, options: dict[str, Any], settings: dict[str, Any]) -> Snippet | None:
+    def snippet(cls, precision: str, options: dict[str, Any], device: str, settings: dict[str, Any]) -> Snippet | None:
         parsed = cls.parse_options(options)
         dtype = f"torch.{COMPUTE[parsed.compute]}"
         # Named one by one as the run found them: what else there is was quantised.
@@ -61,7 +61,7 @@ class BitsAndBytes(PyTorch):
         how = f'quantization_config=quantization,\n    dtype={dtype},\n    device_map={{"": DEVICE}}'
         return Snippet(
             "import torch\nfrom transformers import AutoModelForSequenceClassification, BitsAndBytesConfig",
-            f"quantization = {quantization}\n{cls._loading(precision, options, how)}",
+            f"quantization = {quantization}\n{cls._loading(precision, options, device, how)}",
             ("torch", "transformers", "safetensors", "accelerate", "bitsandbytes"),
             WEIGHTS,
         )
@@ -127,9 +127,7 @@ class BitsAndBytes(PyTorch):
         modules = dict(self._model.named_modules())
         quantised = {name: m for name, m in modules.items() if isinstance(m, kind)}
         plain = [
-            name
-            for name, m in modules.items()
-            if isinstance(m, self._torch.nn.Linear) and not isinstance(m, kind)
+            name for name, m in modules.items() if isinstance(m, self._torch.nn.Linear) and not isinstance(m, kind)
         ]
         audit.settings |= {
             "bitsandbytes": bnb.__version__,

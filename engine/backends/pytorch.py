@@ -11,11 +11,13 @@ from engine.backends.base import Audit, Backend, Batch, LoadRequest, Options, Sn
 
 DTYPES = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
+CUDA_MODES = """\
+torch.set_float32_matmul_precision("{matmul}")
+torch.backends.cudnn.allow_tf32 = {tf32}
+"""
 PYTORCH_CODE = """\
 torch.set_num_threads(THREADS)
-torch.set_float32_matmul_precision("{matmul}")
-torch.backends.cudnn.allow_tf32 = {cudnn}
-model = AutoModelForSequenceClassification.from_pretrained(
+{modes}model = AutoModelForSequenceClassification.from_pretrained(
     MODEL,
     local_files_only=True,
     use_safetensors=True,
@@ -50,8 +52,8 @@ class PyTorch(Backend):
         return None
 
     @classmethod
-    def snippet(cls, precision: str, options: dict[str, Any], settings: dict[str, Any]) -> Snippet | None:
-        code = cls._loading(precision, options, f"dtype=torch.{DTYPES[precision]}")
+    def snippet(cls, precision: str, options: dict[str, Any], device: str, settings: dict[str, Any]) -> Snippet | None:
+        code = cls._loading(precision, options, device, f"dtype=torch.{DTYPES[precision]}")
         return Snippet(
             "import torch\nfrom transformers import AutoModelForSequenceClassification",
             code,
@@ -60,16 +62,13 @@ class PyTorch(Backend):
         )
 
     @classmethod
-    def _loading(cls, precision: str, options: dict[str, Any], how: str) -> str:
+    def _loading(cls, precision: str, options: dict[str, Any], device: str, how: str) -> str:
         """Code that loads the model with `how`, the arguments of from_pretrained, and defines `call`."""
         attention = cls.parse_options(options).attention
         how += f',\n    attn_implementation="{attention}"' if attention else ""
-        return PYTORCH_CODE.format(
-            how=how,
-            matmul="high" if precision == "tf32" else "highest",
-            cudnn=precision == "tf32",
-            move="" if "device_map" in how else ".to(DEVICE)",
-        )
+        tf32 = precision == "tf32"
+        modes = "" if device == "cpu" else CUDA_MODES.format(matmul="high" if tf32 else "highest", tf32=tf32)
+        return PYTORCH_CODE.format(how=how, modes=modes, move="" if "device_map" in how else ".to(DEVICE)")
 
     def load(self, request: LoadRequest) -> None:
         import torch
@@ -105,9 +104,7 @@ class PyTorch(Backend):
             **settings,
         )
         if loading["missing_keys"]:
-            raise ValueError(
-                f"weights are missing from the files: {', '.join(sorted(loading['missing_keys']))}"
-            )
+            raise ValueError(f"weights are missing from the files: {', '.join(sorted(loading['missing_keys']))}")
         return model
 
     def call(self, batch: Batch) -> np.ndarray:
