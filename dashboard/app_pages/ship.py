@@ -100,11 +100,11 @@ def _folder(summary: dict[str, Any], row: frame.Row) -> None:
         return
     total = sum(shipment.sizes.values())
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{summary['suite']}-{row['variant']}-{summary['id'][-6:].lower()}")
-    left, right = st.columns([54, 46], gap="large")
-    with left:
+    both = st.grid(2, min_column_width=560, gap="large")
+    with both.cell():
         st.subheader("Loaded in a few lines, without the bench", anchor=False)
         st.code(shipment.snippet, language="python")
-    with right:
+    with both.cell():
         st.subheader(f"The folder: {len(shipment.sizes) + 1} files, {megabytes(total)} MB", anchor=False)
         _take(summary, row, name, total)
         st.caption(PROMISE)

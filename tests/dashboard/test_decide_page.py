@@ -20,9 +20,10 @@ from engine.errors import RequestError
 
 def opened(name: str, run: str | None = None, **query: str) -> AppTest:
     test = AppTest.from_file(str(APP), default_timeout=60)
-    test.run()
-    for key, value in (({"run": run} if run else {}) | query).items():
-        test.query_params[key] = value
+    asked = query | ({"run": run} if run else {})
+    test.query_params.update(asked)
+    test.run()  # the Overview
+    test.query_params.update(asked)
     return test.switch_page(f"app_pages/{name}.py").run()
 
 
@@ -90,7 +91,9 @@ def test_a_run_under_way_and_one_that_gave_nothing_say_so(database: str) -> None
 
 
 def test_one_batch_size_at_a_time(database: str) -> None:
-    test = opened("decide", SIZES, batch="batch 8")
+    test = opened("decide", SIZES)
+    test.session_state["batch"] = 8
+    test.run()
     assert "of 3 variants" in test.header[0].value and "FP32 @" not in text(test)
     (link,) = test.get("page_link")[:1]
     assert "batch=batch+8" in link.proto.query_string
