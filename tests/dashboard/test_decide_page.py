@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -158,3 +161,26 @@ def test_files_that_went_meanwhile_are_refused(shipment: shipping.Shipment, monk
 
     monkeypatch.setattr(shipping, "plan", gone)
     assert "python -m engine fetch demo" in opened("ship", FULL, variant="int8").warning[0].value
+
+
+def test_neither_page_imports_a_model_library(filled: str) -> None:
+    program = """
+import sys
+from streamlit.testing.v1 import AppTest
+test = AppTest.from_file(sys.argv[1], default_timeout=60).run()
+for name in ("decide", "ship"):
+    test.switch_page(f"app_pages/{name}.py").run()
+    assert not test.exception, test.exception
+print([n for n in ("torch", "transformers", "onnxruntime", "onnx", "optimum", "bitsandbytes") if n in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(APP)],
+        env=os.environ | {"BENCH_DATABASE_URL": filled},
+        cwd=APP.parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == "[]"
