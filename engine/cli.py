@@ -319,7 +319,7 @@ def ship(
 
     made = shipping.ship(run, variant, folder, batch_size)
     row, sizes = made.shipment.row, made.shipment.sizes
-    size = f"{len(sizes)} files, {megabytes(sum(sizes.values()))} MB"
+    size = f"{len(sizes) + 2} files, {megabytes(sum(sizes.values()))} MB"
     print(f"{row['variant']} in batches of {row['batch_size']}: {made.folder} ({size})")
     print(made.check)
 

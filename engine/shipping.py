@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 CHECK_SECONDS = 600.0
 LOCK_SECONDS = 5.0
 SUMS = "SHA256SUMS"
+CHECKED = "checked.txt"
+"""What the copy's own check said when the folder was made, or why it could not run."""
 MODEL = "model"
 
 LOAD = '''\
@@ -114,7 +117,7 @@ class Shipment:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Bytes by file name, SHA256SUMS left out."""
+        """Bytes by file name, without SHA256SUMS and checked.txt, which come with the copy."""
         made = {name: len(text.encode()) for name, text in self.made.items()}
         return made | {name: path.stat().st_size for name, path in self.copied.items()}
 
@@ -154,6 +157,9 @@ def ship(reference: str, variant: str, folder: str | Path, batch_size: int | Non
         draft.mkdir()
         write(shipment, draft)
         said = check(shipment, draft)
+        stamp = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC on {socket.gethostname()}"
+        (draft / CHECKED).write_text(f"{stamp}. {said}\n", encoding="utf-8", newline="\n")
+        _sum(draft)
         draft.rename(target)
     except OSError as error:
         raise RequestError(f"cannot write {target}: {one_line(error)}; free some space or make it writable") from error
@@ -176,13 +182,17 @@ def _check_target(target: Path) -> None:
 
 
 def write(shipment: Shipment, folder: Path) -> None:
-    """All files of `shipment` into the empty `folder`, with the checksums of what was written."""
+    """All files of `shipment` into the empty `folder`."""
     (folder / MODEL).mkdir()
     for name, text in shipment.made.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
     for name, path in shipment.copied.items():
         shutil.copyfile(path, folder / name)
-    names = sorted([*shipment.made, *shipment.copied])
+
+
+def _sum(folder: Path) -> None:
+    """The checksums of what was written, as `sha256sum -c` reads them."""
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     lines = [f"{_sha256(folder / name)}  {name}\n" for name in names]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8", newline="\n")
 
@@ -466,7 +476,7 @@ def _readme(run: dict[str, Any], row: Row, labels: list[str], expected: dict[str
     literal = tables.literal
     figures = "\n\n".join(tables.markdown([row], columns) for columns in (tables.SPEED, tables.REST, tables.EVIDENCE))
     notes = "".join(f"- {literal(note)}\n" for note in tables.notes([row]))
-    files = "".join(f"- `{name}`\n" for name in sorted([*names, "README.md", SUMS]))
+    files = "".join(f"- `{name}`\n" for name in sorted([*names, "README.md", SUMS, CHECKED]))
     padded = "padded to" if row["padding"] == "max_length" else "cut to"
     device = f"{literal(run['device_name'])} ({literal(run['device'])}, {run['environment']['threads']} threads)"
     return f"""\
@@ -496,7 +506,7 @@ The first says that no file has changed. The second answers {len(expected["examp
 same batches of {row["batch_size"]}, and compares the logits with those that the run stored (`expected.json`). On the
 run's machine, with the same versions, they are the same. Elsewhere other kernels round otherwise: a difference of up to
 {expected["tolerance"]:g} passes. In INT8 and 4 bits an answer can also depend on the other texts of its batch, which is
-why the batches are the run's.
+why the batches are the run's. `{CHECKED}` has what the second said when this folder was made.
 
 ## Measured
 

@@ -56,7 +56,7 @@ def _controls(rows: list[frame.Row]) -> tuple[Limits, bool]:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         for key, quantity in deciding.quantities(rows).items():
             found = [figure.estimate for row in rows if frame.usable(row) and (figure := quantity.read(row))]
-            if key == "energy_j_per_1000_examples" and not found and not st.session_state.get(KEYS[key]):
+            if key == "energy_j_per_1000_examples" and not found and KEYS[key] not in st.query_params:
                 continue  # no counter here, and nobody asks
             measured = f"{quantity.text(min(found))} to {quantity.text(max(found))}" if found else "not measured"
             value = st.number_input(

@@ -18,7 +18,8 @@ BROWSER_BYTES = 500_000_000
 """Larger folders are made from a terminal: the server keeps a download in memory while it goes through the tunnel."""
 PROMISE = (
     "Before it is handed over, the copy answers some of the run's texts again, in the run's own batches: on the "
-    "run's machine it must give the stored logits, or nothing is shipped. `python load.py` repeats that anywhere."
+    "run's machine it must give the stored logits, or nothing is shipped. `checked.txt` in it says what came of that, "
+    "or why it could not be done; `python load.py` repeats it anywhere."
 )
 
 
@@ -105,12 +106,12 @@ def _folder(summary: dict[str, Any], row: frame.Row) -> None:
         st.subheader("Loaded in a few lines, without the bench", anchor=False)
         st.code(shipment.snippet, language="python")
     with both.cell():
-        st.subheader(f"The folder: {len(shipment.sizes) + 1} files, {megabytes(total)} MB", anchor=False)
+        st.subheader(f"The folder: {len(shipment.sizes) + 2} files, {megabytes(total)} MB", anchor=False)
         _take(summary, row, name, total)
         st.caption(PROMISE)
         with st.expander("Files and checksums", expanded=True):
             st.html(decision_table.files(shipment.sizes, checksums))
-            st.caption("SHA256SUMS in the folder has the same; `sha256sum -c SHA256SUMS` checks them.")
+            st.caption("`SHA256SUMS` in the folder has the same: `sha256sum -c SHA256SUMS` checks them.")
         with st.expander("requirements.txt"):
             st.code(shipment.made["requirements.txt"], language="text")
         with st.expander("README.md"):

@@ -63,6 +63,13 @@ def test_limits_come_from_the_url(database: str) -> None:
     assert links == {"ship": f"run={FULL}&variant=int8&batch=batch+8"}
 
 
+def test_a_limit_on_what_was_not_measured_keeps_everything_out(database: str) -> None:
+    assert len(opened("decide", FULL).number_input) == 3, "energy is not asked for where there is none"
+    test = opened("decide", FULL, max_energy_j="5")
+    assert test.header[0].value == "No variant is shown to keep your limits."
+    assert "energy: not measured" in text(test).replace("\\", "")
+
+
 @pytest.mark.parametrize("value", ["abc", "-5", "nan", "inf", "", "1e999"])
 def test_a_limit_that_is_no_number_is_no_limit(value: str, database: str) -> None:
     test = opened("decide", FULL, max_memory_mb=value, batch="x", shown="perhaps")
@@ -141,7 +148,7 @@ def test_the_zip_holds_the_folder(shipment: shipping.Shipment) -> None:
     packed = data.shipped_zip(FULL, "int8", 8, "mine")
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         names = set(archive.namelist())
-        assert {f"mine/{name}" for name in [*shipment.sizes, "SHA256SUMS"]} <= names
+        assert {f"mine/{name}" for name in [*shipment.sizes, "checked.txt", "SHA256SUMS"]} <= names
         assert archive.read("mine/model/model.onnx") == b"weights" and archive.testzip() is None
         assert json.loads(archive.read("mine/expected.json")) == {}
 

@@ -40,7 +40,8 @@ def suite(models, write_suite, tmp_path_factory) -> Path:
             {"name": "nf4", "model": models, "backend": "bitsandbytes", "precision": "nf4"},
         ],
         name="shipped",
-        workload={"examples": 30, "seed": 3, "batch_size": [2, 4]},
+        # Long enough that the texts differ in length.
+        workload={"examples": 30, "seed": 3, "batch_size": [2, 4], "max_length": 120},
     )
 
 
@@ -107,7 +108,8 @@ def test_its_own_code_gives_the_stored_logits(variant, shipped, measured, tmp_pa
 def test_it_says_what_its_check_found_and_its_checksums_hold(shipped, measured):
     folder, said = shipped("int8")
     assert f"int8 in batches of 4: {folder}" in said
-    assert "Checked here, 8 texts: logits differ from the stored ones by 0 (allowed: " in said
+    found = "Checked here, 8 texts: logits differ from the stored ones by 0 (allowed: "
+    assert found in said and found in (folder / "checked.txt").read_text()
     lines = (folder / "SHA256SUMS").read_text().splitlines()
     named = {line[66:]: line[:64] for line in lines}
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
