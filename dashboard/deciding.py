@@ -18,7 +18,7 @@ from dashboard import findings
 from dashboard.frame import Row, baseline_of, usable
 from engine import stats
 from engine.stats import Interval
-from engine.units import between, point_interval, significant, times
+from engine.units import between, significant, times
 
 State = Literal["within", "beyond", "not shown", "unknown"]
 Versus = Callable[[Row, Row], Interval | None]
@@ -375,13 +375,13 @@ def _accuracy_words(row: Row) -> str:
     figure = QUANTITIES["accuracy_lost"].read(row)
     if row["baseline"] or figure is None:
         return ""
-    limits = f"{between(figure.low * 100, figure.high * 100, _tenths)}"
     if row["accuracy_comparison"] == "no_difference":
+        limits = between(figure.low * 100, figure.high * 100, _tenths)
         return f"No difference in its accuracy is shown: {limits} points lost, n = {row['examples']:,}."
-    word = "loses" if row["accuracy_comparison"] == "worse" else "gains"
-    limits = point_interval(row["accuracy_difference_low"], row["accuracy_difference_high"])
-    points = f"{abs(row['accuracy_difference']) * 100:.1f} points of accuracy"
-    return f"It {word} {points} ({limits}, n = {row['examples']:,})."
+    sign, word = (1, "loses") if row["accuracy_comparison"] == "worse" else (-1, "gains")
+    low, high = sorted((100 * sign * figure.low, 100 * sign * figure.high))
+    amount = f"{_tenths(100 * sign * figure.estimate)} points of accuracy"
+    return f"It {word} {amount} ({between(low, high, _tenths)}, n = {row['examples']:,})."
 
 
 def _small(quantity: Quantity) -> str:
@@ -401,14 +401,15 @@ def _kept_words(decision: Decision) -> str:
 
 
 def _unknown_words(decision: Decision) -> str:
-    unknown = [
-        f"{judged.row['name']} ({_small(judgement.quantity)}: {judgement.quantity.missing(judged.row)})"
-        for judged in decision.judged
-        if judged.problem is None
-        for judgement in judged.judgements.values()
-        if judgement.state == "unknown"
-    ]
-    return f"Left out, as a figure is missing: {findings.joined(unknown)}." if unknown else ""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for judged in decision.judged:
+        for judgement in judged.judgements.values():
+            if judged.problem is None and judgement.state == "unknown":
+                key = (_small(judgement.quantity), judgement.quantity.missing(judged.row))
+                groups.setdefault(key, []).append(judged.row["name"])
+    return " ".join(
+        f"Out for want of a figure, {what} ({why}): {findings.joined(names)}." for (what, why), names in groups.items()
+    )
 
 
 def _nothing(decision: Decision) -> tuple[str, str]:
@@ -450,7 +451,9 @@ def title(decision: Decision, against: str) -> str:
     """The finding of a chart of p95 and the quantity `against`: whom either limit keeps out."""
     measured = [judged for judged in decision.judged if judged.problem is None]
     said = []
-    for key in (against, "latency_p95_s"):
+    # One chart tells of p95 alone; the others then have findings of their own.
+    tells = against == "accuracy_lost" or against in decision.limits.given
+    for key in (against, "latency_p95_s") if tells else ():
         if key in decision.limits.given:
             quantity = decision.quantities[key]
             out = [judged.row["name"] for judged in measured if key in judged.failed]

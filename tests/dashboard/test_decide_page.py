@@ -67,7 +67,7 @@ def test_a_limit_on_what_was_not_measured_keeps_everything_out(database: str) ->
     assert len(opened("decide", FULL).number_input) == 3, "energy is not asked for where there is none"
     test = opened("decide", FULL, max_energy_j="5")
     assert test.header[0].value == "No variant is shown to keep your limits."
-    assert "energy: not measured" in text(test).replace("\\", "")
+    assert "energy (not measured): DistilBERT FP32, " in text(test).replace("\\", "")
 
 
 @pytest.mark.parametrize("value", ["abc", "-5", "nan", "inf", "", "1e999"])

@@ -125,11 +125,28 @@ def test_what_is_kept_though_not_shown_is_said() -> None:
     assert "Kept by its estimate, not shown to be within: fast (accuracy lost) and middle (accuracy lost)." in said
 
 
+def test_a_loss_or_gain_that_is_shown_is_said_without_signs() -> None:
+    worse = row(
+        "worse", 2.0, accuracy_difference=-0.05, accuracy_difference_high=-0.03, accuracy_difference_low=-0.07,
+        accuracy_comparison="worse",
+    )  # fmt: skip
+    assert (
+        "It loses 5.0 points of accuracy (3.0 to 7.0, n = 1,000)."
+        in deciding.answer(decide([BASE, worse], Limits()))[1]
+    )
+    better = row(
+        "better", 2.0, accuracy_difference=0.05, accuracy_difference_high=0.07, accuracy_difference_low=0.03,
+        accuracy_comparison="better",
+    )  # fmt: skip
+    found = deciding.answer(decide([BASE, better], Limits()))[1]
+    assert "It gains 5.0 points of accuracy (3.0 to 7.0, n = 1,000)." in found
+
+
 def test_what_was_not_measured_is_not_within_and_is_said() -> None:
     few = row("few", 8.0, latency_p95_s=None, calls=12)
     found = decide([*ROWS, few], Limits(latency_p95_s=1.0))
     assert states(found, "few") == {"latency_p95_s": "unknown"} and "few" not in names(found.remaining)
-    assert "few (latency, p95: 12 calls, 59 needed)" in deciding.answer(found)[1]
+    assert "Out for want of a figure, latency, p95 (12 calls, 59 needed): few." in deciding.answer(found)[1]
 
 
 def test_invalid_and_failed_rows_never_remain_and_unstable_ones_do_with_a_sign() -> None:
