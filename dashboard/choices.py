@@ -1,7 +1,8 @@
-"""Controls that Run and Classify share: the suite, its variants, the device."""
+"""Controls that several pages share: the suite, its variants, the device; a run's batch size."""
 
 from __future__ import annotations
 
+import pandas as pd
 import streamlit as st
 
 from dashboard import findings, plan
@@ -68,3 +69,28 @@ def choose_device() -> str:
     return str(
         st.selectbox("Device", list(found), format_func=found.__getitem__, key="device", bind="query-params") or "auto"
     )
+
+
+def choose_batch(measured: pd.DataFrame) -> int | None:
+    """The batch size to show; a control only where the run has several."""
+    if measured.empty:
+        return None
+    baseline = measured[measured["baseline"].astype(bool)]
+    sizes = sorted(baseline["batch_size"].unique()) if not baseline.empty else []
+    if len(sizes) < 2:
+        return None
+    return st.segmented_control(
+        "Batch size",
+        sizes,
+        default=sizes[-1],
+        format_func=batch_words,
+        key="batch",
+        label_visibility="collapsed",
+        required=True,
+        bind="query-params",
+    )
+
+
+def batch_words(size: int) -> str:
+    """A batch size as its control shows it, and as a link names it."""
+    return f"batch {size}"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
+import zipfile
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,10 +15,13 @@ import streamlit as st
 
 from dashboard import disagreements, frame
 from dashboard.disagreements import Answers
-from engine import exports, history, paths, runfile
+from engine import batching, exports, history, paths, runfile
 from engine.store import Store, open_store, queries
 from engine.store.queries import Search
 from engine.summary import Block, Raw
+
+if TYPE_CHECKING:
+    from engine.shipping import Shipment
 
 LIVE = ("queued", "preparing", "running")
 """The states of a run that may still change by itself."""
@@ -273,3 +279,46 @@ def examples_at(set_id: str, positions: Sequence[int] | np.ndarray) -> list[dict
             {"position": e.position, "source_index": e.source_index, "text": e.text}
             for e in queries.examples_at(session, set_id, positions)
         ]
+
+
+def rates(summary: dict[str, Any], rows: list[frame.Row]) -> dict[int, list[np.ndarray]]:
+    """The samples/s of each round, by measurement id, of the rows whose rounds were those of the workload's rows.
+
+    One float64 [rounds] array a process, NaN for a round without a block. `rows`: one batch size of an ended run, with
+    the variants that keep a batching of their own, whose rounds belong to the largest batch size.
+    """
+    of = {row["id"]: batching.experiment(summary["spec"], row["variant"], row["batch_size"]) for row in rows}
+    base = frame.baseline_of(rows)
+    same = [row["id"] for row in rows if frame.usable(row) and (base is None or of[row["id"]] == of[base["id"]])]
+    return {found: raw.rates() for found, raw in raws(summary["id"], tuple(same)).items()}
+
+
+def shipment(summary: dict[str, Any], variant: str, batch_size: int) -> tuple[Shipment, dict[str, str]]:
+    """What a variant's folder would hold, and the sha256 of each of its files. Raises RequestError, in one line."""
+    url, ended = paths.database_url(), summary["finished_at"]
+    return _shipment(url, summary["id"], summary["status"], ended, variant, batch_size)
+
+
+# Files may change or go: what was found is looked at again after a minute.
+@st.cache_data(ttl=60, max_entries=16, show_spinner=False)
+def _shipment(
+    url: str, run_id: str, status: str, finished_at: str | None, variant: str, batch_size: int
+) -> tuple[Shipment, dict[str, str]]:
+    from engine import shipping
+
+    found = shipping.plan(run_id, variant, batch_size)
+    return found, found.checksums()
+
+
+def shipped_zip(run_id: str, variant: str, batch_size: int, name: str) -> bytes:
+    """The variant's folder, made and checked, as a zip file whose one folder is `name`."""
+    from engine import shipping
+
+    with tempfile.TemporaryDirectory(prefix="ship-") as place:
+        shipping.ship(run_id, variant, Path(place) / name, batch_size)
+        # Weights do not get smaller.
+        packed = Path(place) / "packed.zip"
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+            for file in sorted((Path(place) / name).rglob("*")):
+                archive.write(file, file.relative_to(place))
+        return packed.read_bytes()

@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -190,7 +190,7 @@ class Preparer:
             content["tokenizer"] = _digest(Path(tokenizer["folder"]))
         digest = _key({**content, "examples": examples.digest})
         target = paths.local_folder("checkpoints") / f"{checkpoint.name}-{digest[:16]}"
-        with _making(target) as draft:
+        with self._making(target) as draft:
             if draft is not None:
                 request |= {
                     "target": str(draft),
@@ -273,7 +273,7 @@ class Preparer:
         if not weights or hub.has_safetensors(folder):
             return folder
         target = paths.local_folder("artefacts") / f"safetensors-{reference.replace('/', '--')}-{folder.name[:16]}"
-        with _making(target) as draft:
+        with self._making(target) as draft:
             if draft is not None:
                 self.report(f"{reference}: converting pickled weights", None)
                 pickled = repository.with_pickle(self.offline)
@@ -297,10 +297,10 @@ class Preparer:
             "source": digest,
             **asdict(recipe),
             "after": source.name if backend and source.parent.name == "artefacts" else None,
-            "versions": {name: _version(name) for name in recipe.distributions},
+            "versions": {name: self._version(name) for name in recipe.distributions},
         }
         target = paths.local_folder("artefacts") / f"{recipe.kind}-{_key(content)[:24]}"
-        with _making(target) as draft:
+        with self._making(target) as draft:
             if draft is not None:
                 self.report(text, None)
                 facts = self._ask(
@@ -315,6 +315,12 @@ class Preparer:
                 )
                 (draft / FACTS).write_text(json.dumps(facts))
         return target
+
+    def _making(self, target: Path) -> AbstractContextManager[Path | None]:
+        return _making(target)
+
+    def _version(self, distribution: str) -> str | None:
+        return _version(distribution)
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         if self._builder is None:

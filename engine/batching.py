@@ -8,6 +8,7 @@ examples.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,15 @@ class Batching:
     batch_size: int
     padding: str
     order: str
+
+
+def experiment(spec: dict[str, Any], variant: str, batch_size: int) -> int:
+    """The batch size whose rounds a measurement belongs to, by a run's suite as stored.
+
+    A variant with a batch size of its own joins the last, as `engine.runner` has it.
+    """
+    own = any(item["name"] == variant and item["batch_size"] for item in spec.get("variant") or [])
+    return max(spec["workload"]["batch_size"]) if own else batch_size
 
 
 def windows(lengths: np.ndarray, batchings: list[Batching], seed: int) -> list[np.ndarray]:

@@ -423,6 +423,26 @@ def delete(
 
 
 @app.command()
+def ship(
+    run: RunId,
+    variant: Annotated[str, typer.Argument(metavar="VARIANT", help="The name of one of its variants.")],
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Where to make it: a folder that is not there yet.")],
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="The measurement to ship, where there are several; else the largest.")
+    ] = None,
+) -> None:
+    """Make a folder that runs one measured variant without the bench: files, checksums, loading code, a check."""
+    from engine import shipping
+    from engine.units import megabytes
+
+    made = shipping.ship(run, variant, folder, batch_size)
+    row, sizes = made.shipment.row, made.shipment.sizes
+    size = f"{len(sizes) + 2} files, {megabytes(sum(sizes.values()))} MB"
+    print(f"{row['variant']} in batches of {row['batch_size']}: {made.folder} ({size})")
+    print(made.check)
+
+
+@app.command()
 def classify(
     suite: SuiteName,
     texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="One or several texts.")],

@@ -695,7 +695,10 @@ class Runner:
         """What is read after timing: the effective configuration, tokenising, device time."""
         worker = entry.worker
         assert worker is not None
+        assert entry.prepared is not None
         audit = worker.ask("audit")
+        # By these the same files are known again, or known to have changed.
+        audit["loaded"] = {"model": entry.prepared.source.digest, "folder": entry.prepared.folder.name}
         for cell in entry.cells:
             cell.audit = audit
             window = batching.timed_windows(self._windows([(entry, cell)]))

@@ -2,6 +2,7 @@
 
 from dashboard.figures.accuracy import accuracy
 from dashboard.figures.batches import over_batch_size
+from dashboard.figures.decision import decision
 from dashboard.figures.differences import accuracy_differences, speedups
 from dashboard.figures.ecdf import ecdf
 from dashboard.figures.latency import latency
@@ -13,6 +14,7 @@ from dashboard.figures.tradeoff import tradeoff
 __all__ = [
     "accuracy",
     "accuracy_differences",
+    "decision",
     "ecdf",
     "latency",
     "memory",

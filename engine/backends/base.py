@@ -84,6 +84,23 @@ class Audit:
     """What differs from the request without making it another variant."""
 
 
+@dataclass(frozen=True)
+class Snippet:
+    """How a person loads a variant with the backend's own library, without the bench: what goes into load.py.
+
+    The code finds DEVICE ("cpu" or "cuda"), THREADS and MODEL (a Path: the folder of the files) defined.
+    """
+
+    imports: str
+    """Import statements, a line each, in isort's order."""
+    code: str
+    """Loads the model and defines `call(batch)`, which is `Backend.call`."""
+    distributions: tuple[str, ...]
+    """The packages that it needs, beside numpy and tokenizers; of alternatives ("a|b") the one that is installed."""
+    files: tuple[str, ...]
+    """Patterns of the files that it loads, in the folder that a worker loads."""
+
+
 class Backend(ABC):
     """One instance hosts one loaded variant, in a worker of its own."""
 
@@ -133,6 +150,14 @@ class Backend(ABC):
         Returns facts worth keeping about what was made.
         """
         raise NotImplementedError(f"{cls.name} builds nothing")
+
+    @classmethod
+    def snippet(cls, precision: str, options: dict[str, Any], device: str, settings: dict[str, Any]) -> Snippet | None:
+        """How to load such a variant without the bench; None where nobody has written it down.
+
+        `device`: "cpu" or "cuda"; `settings`: the effective configuration that `audit` found, as stored.
+        """
+        return None
 
     @abstractmethod
     def load(self, request: LoadRequest) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, ClassVar, Literal
 
-from engine.backends.base import Audit, LoadRequest, Options, Source
-from engine.backends.pytorch import PyTorch, PyTorchOptions
+from engine.backends.base import Audit, LoadRequest, Options, Snippet, Source
+from engine.backends.pytorch import WEIGHTS, PyTorch, PyTorchOptions
 from engine.errors import UnavailableError, one_line
 from engine.hardware import cpu_features
 
@@ -43,6 +43,28 @@ class BitsAndBytes(PyTorch):
                     f"multiples of {CPU_BLOCK_WIDTH}; this model's {key} is {width}; it needs --device cuda"
                 )
         return None
+
+    @classmethod
+    def snippet(cls, precision: str, options: dict[str, Any], device: str, settings: dict[str, Any]) -> Snippet | None:
+        parsed = cls.parse_options(options)
+        dtype = f"torch.{COMPUTE[parsed.compute]}"
+        # Named one by one as the run found them: what else there is was quantised.
+        kept = [str(name) for name in settings["linear_modules_kept"]]
+        if precision == "int8":
+            quantization = f"BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules={kept!r})"
+        else:
+            quantization = (
+                f'BitsAndBytesConfig(\n    load_in_4bit=True,\n    bnb_4bit_quant_type="{precision}",\n'
+                f"    bnb_4bit_use_double_quant={parsed.double_quantization},\n    bnb_4bit_compute_dtype={dtype},\n"
+                f"    llm_int8_skip_modules={kept!r},\n)"
+            )
+        how = f'quantization_config=quantization,\n    dtype={dtype},\n    device_map={{"": DEVICE}}'
+        return Snippet(
+            "import torch\nfrom transformers import AutoModelForSequenceClassification, BitsAndBytesConfig",
+            f"quantization = {quantization}\n{cls._loading(precision, options, device, how)}",
+            ("torch", "transformers", "safetensors", "accelerate", "bitsandbytes"),
+            WEIGHTS,
+        )
 
     def load(self, request: LoadRequest) -> None:
         super().load(request)
@@ -105,9 +127,7 @@ class BitsAndBytes(PyTorch):
         modules = dict(self._model.named_modules())
         quantised = {name: m for name, m in modules.items() if isinstance(m, kind)}
         plain = [
-            name
-            for name, m in modules.items()
-            if isinstance(m, self._torch.nn.Linear) and not isinstance(m, kind)
+            name for name, m in modules.items() if isinstance(m, self._torch.nn.Linear) and not isinstance(m, kind)
         ]
         audit.settings |= {
             "bitsandbytes": bnb.__version__,

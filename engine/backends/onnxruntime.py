@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from engine.backends.base import Audit, Backend, Batch, LoadRequest, Options, Recipe
+from engine.backends.base import Audit, Backend, Batch, LoadRequest, Options, Recipe, Snippet
 from engine.errors import UnavailableError
 
 MODEL = "model.onnx"
@@ -25,6 +25,21 @@ LEVELS = {
     "basic": "ORT_ENABLE_BASIC",
     "off": "ORT_DISABLE_ALL",
 }
+
+ONNX_CODE = """\
+settings = ort.SessionOptions()
+settings.intra_op_num_threads, settings.inter_op_num_threads = THREADS, 1
+settings.graph_optimization_level = ort.GraphOptimizationLevel.{level}
+{providers}
+session = ort.InferenceSession(
+    str(MODEL / "model.onnx"), settings, providers=providers
+)
+
+
+def call(batch):
+    inputs = {{item.name: batch[item.name] for item in session.get_inputs()}}
+    return session.run(None, inputs)[0].astype(np.float32)
+"""
 
 
 class OnnxRuntimeOptions(Options):
@@ -71,6 +86,20 @@ class OnnxRuntime(Backend):
         facts = _weights(target / MODEL)
         (target / FACTS).write_text(json.dumps(facts))
         return facts
+
+    @classmethod
+    def snippet(cls, precision: str, options: dict[str, Any], device: str, settings: dict[str, Any]) -> Snippet | None:
+        level = LEVELS[cls.parse_options(options).graph_optimization]
+        providers = 'providers = ["CPUExecutionProvider"]'
+        if device != "cpu":
+            cuda = f'("CUDAExecutionProvider", {{"use_tf32": "{int(precision == "tf32")}"}})'
+            providers = f'ort.preload_dlls()\nproviders = [{cuda}, "CPUExecutionProvider"]'
+        return Snippet(
+            "import onnxruntime as ort",
+            ONNX_CODE.format(level=level, providers=providers),
+            ("onnxruntime|onnxruntime-gpu",),
+            ("config.json", "*.onnx*"),
+        )
 
     def load(self, request: LoadRequest) -> None:
         import onnxruntime as ort
@@ -137,18 +166,14 @@ class OnnxRuntime(Backend):
 
     def _judge(self, audit: Audit, facts: dict[str, Any], operators: Counter[str]) -> None:
         integer = sum(
-            n
-            for op, n in operators.items()
-            if "Integer" in op or op.startswith(("QLinear", "DynamicQuantize"))
+            n for op, n in operators.items() if "Integer" in op or op.startswith(("QLinear", "DynamicQuantize"))
         )
         audit.settings["integer_nodes"] = integer
         int8 = sum(facts["elements_by_dtype"].get(dtype, 0) for dtype in ("int8", "uint8"))
         if self._request.precision == "int8" and not (integer and int8):
             audit.wrong.append("no operator computes in INT8")
         if self._request.precision != "int8" and set(facts["elements_by_dtype"]) != {"float32"}:
-            audit.wrong.append(
-                f"weights in {', '.join(facts['elements_by_dtype'])} where float32 was asked for"
-            )
+            audit.wrong.append(f"weights in {', '.join(facts['elements_by_dtype'])} where float32 was asked for")
         if self._request.device != "cpu":
             on_cpu = audit.settings["nodes_by_provider"].get("CPUExecutionProvider", 0)
             if on_cpu:
@@ -208,9 +233,7 @@ def _quantize(recipe: Recipe, source: Path, target: Path) -> None:
         operators_to_quantize=recipe.settings["operators"],
         **extra,
     )
-    ORTQuantizer.from_pretrained(source, file_name=MODEL).quantize(
-        save_dir=target, quantization_config=config
-    )
+    ORTQuantizer.from_pretrained(source, file_name=MODEL).quantize(save_dir=target, quantization_config=config)
     (target / "model_quantized.onnx").rename(target / MODEL)
     for name in ("config.json",):
         if not (target / name).exists():

@@ -7,9 +7,29 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from engine.backends.base import Audit, Backend, Batch, LoadRequest, Options
+from engine.backends.base import Audit, Backend, Batch, LoadRequest, Options, Snippet
 
 DTYPES = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
+CUDA_MODES = """\
+torch.set_float32_matmul_precision("{matmul}")
+torch.backends.cudnn.allow_tf32 = {tf32}
+"""
+PYTORCH_CODE = """\
+torch.set_num_threads(THREADS)
+{modes}model = AutoModelForSequenceClassification.from_pretrained(
+    MODEL,
+    local_files_only=True,
+    use_safetensors=True,
+    {how},
+){move}.eval()
+
+
+def call(batch):
+    with torch.inference_mode():
+        inputs = {{name: torch.from_numpy(array).to(DEVICE) for name, array in batch.items()}}
+        return model(**inputs).logits.float().cpu().numpy()
+"""
 
 
 class PyTorchOptions(Options):
@@ -30,6 +50,25 @@ class PyTorch(Backend):
         if precision == "tf32" and device == "cpu":
             return "TF32 is a mode of NVIDIA's tensor cores (Ampere and later); it needs --device cuda"
         return None
+
+    @classmethod
+    def snippet(cls, precision: str, options: dict[str, Any], device: str, settings: dict[str, Any]) -> Snippet | None:
+        code = cls._loading(precision, options, device, f"dtype=torch.{DTYPES[precision]}")
+        return Snippet(
+            "import torch\nfrom transformers import AutoModelForSequenceClassification",
+            code,
+            ("torch", "transformers", "safetensors"),
+            WEIGHTS,
+        )
+
+    @classmethod
+    def _loading(cls, precision: str, options: dict[str, Any], device: str, how: str) -> str:
+        """Code that loads the model with `how`, the arguments of from_pretrained, and defines `call`."""
+        attention = cls.parse_options(options).attention
+        how += f',\n    attn_implementation="{attention}"' if attention else ""
+        tf32 = precision == "tf32"
+        modes = "" if device == "cpu" else CUDA_MODES.format(matmul="high" if tf32 else "highest", tf32=tf32)
+        return PYTORCH_CODE.format(how=how, modes=modes, move="" if "device_map" in how else ".to(DEVICE)")
 
     def load(self, request: LoadRequest) -> None:
         import torch
@@ -65,9 +104,7 @@ class PyTorch(Backend):
             **settings,
         )
         if loading["missing_keys"]:
-            raise ValueError(
-                f"weights are missing from the files: {', '.join(sorted(loading['missing_keys']))}"
-            )
+            raise ValueError(f"weights are missing from the files: {', '.join(sorted(loading['missing_keys']))}")
         return model
 
     def call(self, batch: Batch) -> np.ndarray:

@@ -1,0 +1,162 @@
+"""Limits as controls: what remains, which is fastest, what each limit costs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import streamlit as st
+
+from dashboard import choices, data, deciding, decision_table, figures, findings, frame, widgets
+from dashboard.deciding import Decision, Limits
+from dashboard.style import Theme
+from engine.units import significant
+
+SHIP = "app_pages/ship.py"
+KEYS = {
+    "memory_bytes": "max_memory_mb",
+    "latency_p95_s": "max_p95_ms",
+    "accuracy_lost": "max_lost_points",
+    "energy_j_per_1000_examples": "max_energy_j",
+}
+"""The name of each limit in the URL."""
+STEPS = {"memory_bytes": 10.0, "latency_p95_s": 1.0, "accuracy_lost": 0.1, "energy_j_per_1000_examples": 1.0}
+# A grid drops columns one by one: without this, a window of 1024 px shows both in a part of its width.
+STACKED = (
+    "<style>@media (max-width:1214px){[data-testid=stGridCell]:has(.ib-card),"
+    "[data-testid=stGridCell]:has([class*=st-key-chart_decision]){grid-column:1/-1 !important}}</style>"
+)
+
+
+def main() -> None:
+    left, right = st.columns([6, 5], vertical_alignment="center")
+    with left:
+        run_id = widgets.choose_run()
+    summary = data.run(run_id)
+    measured = data.measurements(summary)
+    with right:
+        size = choices.choose_batch(measured)
+    rows = frame.rows_of(frame.at_batch(measured, size))
+    widgets.state_of(summary)
+    if not rows:
+        st.header("This run holds no measurements.")
+        st.stop()
+    limits, strict = _controls(rows)
+    versus = None
+    if summary["status"] not in data.LIVE:
+        versus = deciding.from_rounds(rows, data.rates(summary, rows))
+    decided = deciding.decide(rows, limits, strict, versus)
+    _answer(summary, decided)
+    _evidence(summary, decided, widgets.look())
+
+
+def _controls(rows: list[frame.Row]) -> tuple[Limits, bool]:
+    """A number a limit, empty for none, with the range that this run measured."""
+    given: dict[str, float] = {}
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        for key, quantity in deciding.quantities(rows).items():
+            found = [figure.estimate for row in rows if frame.usable(row) and (figure := quantity.read(row))]
+            if key == "energy_j_per_1000_examples" and not found and KEYS[key] not in st.query_params:
+                continue  # no counter here, and nobody asks
+            measured = f"{quantity.text(min(found))} to {quantity.text(max(found))}" if found else "not measured"
+            value = st.number_input(
+                f"{quantity.label}, at most ({quantity.unit})",
+                min_value=0.0,
+                value=None,
+                step=STEPS[key],
+                format="%g",
+                placeholder=f"no limit · {measured}",
+                key=KEYS[key],
+                bind="query-params",
+                width=214,
+                help=f"Empty: no limit. Measured in this run: {measured} {quantity.unit}.",
+            )
+            # What a link brings is not held to the control's own limits.
+            if value is not None and math.isfinite(value) and value >= 0:
+                given[key] = value / quantity.factor
+        strict = st.toggle(
+            "Only what is shown to be within",
+            value=True,
+            key="shown",
+            bind="query-params",
+            help="On: the whole 95% interval of the accuracy lost must lie within the limit. Off: its estimate "
+            "decides, and what is not shown is said. Memory, p95 and energy have one value each and no interval.",
+        )
+    return Limits(**given), bool(strict)
+
+
+def _answer(summary: dict[str, Any], decided: Decision) -> None:
+    finding, detail = deciding.answer(decided)
+    st.header(findings.literal(finding), anchor=False)
+    if detail:
+        st.write(findings.literal(detail))
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        for loosening in decided.loosenings:
+            key = loosening.quantity.key
+            amount = f"{significant(loosening.shown)} {loosening.quantity.unit}"
+            name = findings.literal(loosening.row["name"])
+            st.button(
+                f"{loosening.quantity.label} {amount}: {name} remains",
+                key=f"loosen_{key}",
+                on_click=_set_limit,
+                args=(KEYS[key], loosening.shown),
+            )
+        if decided.fastest is not None:
+            for row in [decided.fastest, *(rival for rival, _ in decided.rivals)][:3]:
+                st.page_link(
+                    SHIP,
+                    label=f":primary[→ Ship {findings.literal(row['name'])}]",
+                    query_params={
+                        "run": summary["id"],
+                        "variant": row["variant"],
+                        "batch": choices.batch_words(row["batch_size"]),
+                    },
+                )
+
+
+def _set_limit(key: str, value: float) -> None:
+    st.session_state[key] = value
+
+
+def _evidence(summary: dict[str, Any], decided: Decision, look: Theme) -> None:
+    stem = f"{summary['suite']}-{summary['id'][-6:].lower()}"
+    st.html(STACKED)
+    first = st.grid(8, min_column_width=120)
+    with first.cell(column_span=5):
+        st.html(decision_table.verdicts(decided, look))
+        st.caption(
+            "✓ within, ✗ beyond, ? not shown: the limit lies inside the 95% interval. Accuracy lost: against the "
+            "baseline on the same examples, negative where gained. Memory, p95 and energy: one value, no interval."
+        )
+        if decided.costs:
+            st.subheader("What each limit costs", anchor=False)
+            st.html(decision_table.costs(decided))
+            st.caption(
+                "The fastest without this one limit, and its samples/s over those of the fastest now, in the rounds "
+                "that both share (95%)."
+            )
+    known = [
+        key
+        for key, quantity in decided.quantities.items()
+        if key != "latency_p95_s" and any(quantity.read(j.row) for j in decided.judged if not j.row["baseline"])
+    ]
+    # What is limited comes first.
+    known.sort(key=lambda key: (key not in decided.limits.given, key != "accuracy_lost"))
+    with first.cell(column_span=3):
+        for index, key in enumerate(known[:2]):
+            figure = figures.decision(decided, look, key)
+            widgets.chart(figure, f"decision_{index}", f"{stem}-decision-{key.split('_')[0]}", _alt(decided, key))
+
+
+def _alt(decided: Decision, key: str) -> str:
+    """A chart in words."""
+    said, quantity = [], decided.quantities[key]
+    for judged in decided.judged:
+        figure = quantity.read(judged.row)
+        if figure is not None and judged.row["latency_p50_s"] is not None:
+            state = "remains" if judged.remains else "out"
+            said.append(f"{judged.row['name']}: {quantity.text(figure.estimate)} {quantity.unit}, {state}")
+    return f"{deciding.title(decided, key)}. {'; '.join(said)}."
+
+
+main()

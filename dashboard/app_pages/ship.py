@@ -1,0 +1,141 @@
+"""The chosen variant as a folder: its files, checksums, and a few lines that load it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from functools import partial
+from typing import Any
+
+import streamlit as st
+
+from dashboard import choices, data, decision_table, findings, frame, scorecard, widgets
+from engine.errors import RequestError, one_line
+from engine.units import between, megabytes, point_interval, points, times
+
+DECIDE = "app_pages/decide.py"
+BROWSER_BYTES = 500_000_000
+"""Larger folders are made from a terminal: the server keeps a download in memory while it goes through the tunnel."""
+PROMISE = (
+    "Before it is handed over, the copy answers some of the run's texts again, in the run's own batches: on the "
+    "run's machine it must give the stored logits, or nothing is shipped. `checked.txt` in it says what came of that, "
+    "or why it could not be done; `python load.py` repeats it anywhere."
+)
+
+
+def main() -> None:
+    left, middle, right = st.columns([6, 3, 2], vertical_alignment="center")
+    with left:
+        run_id = widgets.choose_run()
+    summary = data.run(run_id)
+    measured = data.measurements(summary)
+    with right:
+        size = choices.choose_batch(measured)
+    rows = frame.rows_of(frame.at_batch(measured, size))
+    shippable = [row for row in rows if frame.usable(row)]
+    with middle:
+        row = _choose(shippable)
+    widgets.state_of(summary)
+    if row is None:
+        st.header("Nothing in this run can be shipped.")
+        st.write("A variant can be shipped once it is measured and valid.")
+        if rows:
+            st.html(scorecard.scorecard(rows, widgets.look()))
+        st.stop()
+    st.header(findings.literal(_headline(row, rows)), anchor=False)
+    st.caption(findings.literal(_context(summary, row)))
+    st.html(scorecard.scorecard([r for r in rows if r["baseline"] and r is not row] + [row], widgets.look()))
+    _folder(summary, row)
+
+
+def _choose(rows: list[frame.Row]) -> frame.Row | None:
+    """The variant to ship: the URL's, else the first that is not the baseline."""
+    by_name = {row["variant"]: row for row in rows}
+    if not by_name:
+        return None
+    ahead = [row["variant"] for row in rows if row["comparison"] == "better"]
+    fastest = max(ahead, key=lambda name: by_name[name]["speedup"]) if ahead else next(iter(by_name))
+    chosen = st.selectbox(
+        "Variant",
+        list(by_name),
+        index=list(by_name).index(fastest),
+        key="variant",
+        bind="query-params",
+        label_visibility="collapsed",
+    )
+    return by_name.get(str(chosen))
+
+
+def _headline(row: frame.Row, rows: list[frame.Row]) -> str:
+    baseline = frame.baseline_of(rows, row)
+    if row["baseline"] or baseline is None or row["speedup"] is None:
+        return f"Ship {row['name']}."
+    limits = between(row["speedup_low"], row["speedup_high"])
+    said = f"{times(row['speedup'])} ({limits}) the samples/s of {baseline['title']}"
+    if row["comparison"] == "no_difference":
+        said += ", no difference shown"
+    if row["accuracy_difference"] is not None:
+        verdict = {"worse": "it loses accuracy", "better": "it gains accuracy"}.get(
+            row["accuracy_comparison"], "no difference in accuracy is shown"
+        )
+        limits = point_interval(row["accuracy_difference_low"], row["accuracy_difference_high"])
+        said += f"; {verdict}: {points(row['accuracy_difference'])} ({limits}) points"
+    return f"Ship {row['name']}: {said}."
+
+
+def _context(summary: dict[str, Any], row: frame.Row) -> str:
+    padded = "padded to" if row["padding"] == "max_length" else "of at most"
+    threads = summary["environment"].get("threads")
+    return (
+        f"Measured on {summary['device_name']} ({summary['device']}{f', {threads} threads' if threads else ''}) in "
+        f"batches of {row['batch_size']} {padded} {row['max_length']} tokens · run …{summary['id'][-6:]}"
+    )
+
+
+def _folder(summary: dict[str, Any], row: frame.Row) -> None:
+    try:
+        with st.spinner("Looking for what the run loaded …", show_time=True):
+            shipment, checksums = data.shipment(summary, row["variant"], row["batch_size"])
+    except RequestError as error:
+        st.warning(findings.literal(f"It cannot be shipped from here. {one_line(error)}."))
+        return
+    total = sum(shipment.sizes.values())
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{summary['suite']}-{row['variant']}-{summary['id'][-6:].lower()}")
+    both = st.grid(2, min_column_width=560, gap="large")
+    with both.cell():
+        st.subheader("Loaded in a few lines, without the bench", anchor=False)
+        st.code(shipment.snippet, language="python")
+    with both.cell():
+        st.subheader(f"The folder: {len(shipment.sizes) + 2} files, {megabytes(total)} MB", anchor=False)
+        _take(summary, row, name, total)
+        st.caption(PROMISE)
+        with st.expander("Files and checksums", expanded=True):
+            st.html(decision_table.files(shipment.sizes, checksums))
+            st.caption("`SHA256SUMS` in the folder has the same: `sha256sum -c SHA256SUMS` checks them.")
+        with st.expander("requirements.txt"):
+            st.code(shipment.made["requirements.txt"], language="text")
+        with st.expander("README.md"):
+            st.code(shipment.made["README.md"], language="markdown", wrap_lines=True)
+
+
+def _take(summary: dict[str, Any], row: frame.Row, name: str, total: int) -> None:
+    """The ways to get the folder: through the browser, or from a terminal, which copies nothing through it."""
+    if total <= BROWSER_BYTES:
+        st.download_button(
+            f"Make and download it (.zip, {megabytes(total)} MB)",
+            data=partial(data.shipped_zip, summary["id"], row["variant"], row["batch_size"], name),
+            file_name=f"{name}.zip",
+            mime="application/zip",
+            on_click="ignore",
+            key="download_zip",
+            type="primary",
+            help="The folder is made and checked on this machine first: some seconds.",
+        )
+        st.caption("Or on the machine itself, with nothing through the browser:")
+    else:
+        st.write(f"{megabytes(total)} MB are too much for a download through the browser. On the machine itself:")
+    command = f"python -m engine ship {summary['id']} {shlex.quote(row['variant'])} {name}"
+    st.code(f"{command} --batch-size {row['batch_size']}", language="bash", wrap_lines=True)
+
+
+main()

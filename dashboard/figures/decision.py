@@ -1,0 +1,172 @@
+"""What remains within the limits: latency against what else is limited, the region beyond them shaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from dashboard import deciding
+from dashboard.deciding import Decision, Judged, Quantity
+from dashboard.figures import base
+from dashboard.figures.tradeoff import PLOT_HEIGHT, PLOT_WIDTH, place
+from dashboard.style import Theme, fade, marks
+from engine.stats import Interval
+
+SIZE = 13.0
+OUT_OF_REACH = 1e3
+"""How many decades or spans the shade of a region reaches beyond the axis."""
+
+
+def decision(decided: Decision, look: Theme, against: str, height: int = PLOT_HEIGHT) -> go.Figure:
+    """A mark a variant: solid where it remains, hollow and grey where it does not.
+
+    `against`: a key of QUANTITIES other than p95; for accuracy the axis is the difference to the baseline, up is
+    better, else down is.
+    """
+    quantity = decided.quantities[against]
+    tails = any(judged.row["latency_p95_s"] is not None for judged in decided.judged)
+    x_key = "latency_p95_s" if tails else "latency_p50_s"
+    drawn = [j for j in decided.judged if j.row[x_key] is not None and quantity.read(j.row) is not None]
+    sign = -1.0 if against == "accuracy_lost" else 1.0
+    label = "Accuracy beside the baseline's (points)" if sign < 0 else f"{quantity.label} ({quantity.unit})"
+    figure = base.titled(
+        look, deciding.title(decided, against), _subtitle(decided, drawn, quantity, sign), height, share=0.82
+    )
+    if not drawn:
+        figure.update_xaxes(visible=False)
+        figure.update_yaxes(visible=False)
+        return figure
+    xs = [j.row[x_key] * 1e3 for j in drawn]
+    ys = [_bounds(quantity.read(j.row), quantity.factor * sign) for j in drawn]
+    allowed = decided.limits.given.get(against)
+    y_limit = None if allowed is None else allowed * quantity.factor * sign
+    x_limit = decided.limits.latency_p95_s
+    x_limit = None if x_limit is None or not tails else x_limit * 1e3
+    x_range = base.log_range([*xs, *([x_limit] if x_limit else [])], pad=0.14)
+    y_range = _span([value for y in ys for value in y] + ([] if y_limit is None else [y_limit]))
+    _shade(figure, look, x_limit, y_limit, sign, x_range, y_range)
+    shades = marks([j.row for j in decided.judged], look)
+    for judged, x, (low, value, high) in zip(drawn, xs, ys, strict=True):
+        mark = shades[judged.row["variant"]]
+        color = mark.color if judged.remains else look.muted
+        figure.add_trace(
+            go.Scatter(
+                x=[x],
+                y=[value],
+                mode="markers",
+                name=judged.row["name"],
+                marker={
+                    "symbol": mark.symbol,
+                    "size": SIZE,
+                    "color": color if judged.remains else look.background,
+                    "line": {"color": color, "width": 1 if judged.remains else 2},
+                },
+                error_y=base.error_bar(low, value, high, fade(color, 0.6), 1.4) if low < high else None,
+                hovertemplate=(
+                    f"<b>{base.escape(judged.row['name'])}</b><br>{quantity.show(x)} ms<br>{quantity.show(value)}"
+                    f" {quantity.unit}<br>{'remains' if judged.remains else 'out'}<extra></extra>"
+                ),
+            )
+        )
+    _labels(figure, look, decided, drawn, xs, [y[1] for y in ys], x_range, y_range)
+    which = "p95" if tails else "p50"
+    figure.update_xaxes(title_text=f"Latency of a batch, {which} (ms, log scale)", **base.log_axis(*x_range))
+    figure.update_yaxes(title_text=label, range=list(y_range), nticks=7)
+    return figure
+
+
+def _subtitle(decided: Decision, drawn: Sequence[Judged], quantity: Quantity, sign: float) -> str:
+    said = ["Lower left is better." if sign > 0 else "Upper left is better."]
+    if quantity.key in decided.limits.given or "latency_p95_s" in decided.limits.given:
+        said.append("Shaded: beyond a limit.")
+    if any(not judged.remains for judged in drawn):
+        said.append("Hollow and grey: out.")
+    if sign < 0:
+        counts = sorted({j.row["examples"] for j in drawn if j.row["examples"]})
+        n = f", n = {counts[-1]:,} examples" if counts else ""
+        said.append(f"Bars: paired 95% intervals{n}.")
+    else:
+        said.append("One reading each, without an interval.")
+    measured = sum(j.row["status"] == "measured" for j in decided.judged)
+    if left := measured - len(drawn):
+        said.append(f"{left} without {quantity.label.lower()} or latency left out.")
+    return " ".join(said)
+
+
+def _bounds(figure: Interval | None, factor: float) -> tuple[float, float, float]:
+    assert figure is not None
+    low, high = sorted((figure.low * factor, figure.high * factor))
+    return low, figure.estimate * factor, high
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    free = max(0.2 * (high - low), 0.04 * abs(high), 0.5)
+    return (max(0.0, low - free) if low >= 0 and high > 50 else low - free), high + free
+
+
+def _shade(
+    figure: go.Figure,
+    look: Theme,
+    x_limit: float | None,
+    y_limit: float | None,
+    sign: float,
+    x_range: tuple[float, float],
+    y_range: tuple[float, float],
+) -> None:
+    """Fills what lies beyond each limit, and says so at the line."""
+    fill = {"fillcolor": fade(look.line, 0.2), "line": {"width": 0}, "layer": "below"}
+    line = {"color": look.muted, "width": 1.2, "dash": "dash"}
+    note = {"showarrow": False, "font": {"size": 12, "color": look.muted}}
+    if x_limit is not None:
+        figure.add_shape(type="rect", x0=x_limit, x1=x_range[1] * OUT_OF_REACH, y0=0, y1=1, yref="paper", **fill)
+        figure.add_vline(x=x_limit, line=line, layer="below")
+        figure.add_annotation(
+            x=math.log10(x_limit), y=0, yref="paper", text=f"{x_limit:g} ms", xanchor="left", yanchor="bottom", **note
+        )
+    if y_limit is not None:
+        span = y_range[1] - y_range[0]
+        far = y_range[1] + OUT_OF_REACH * span if sign > 0 else y_range[0] - OUT_OF_REACH * span
+        figure.add_shape(type="rect", x0=0, x1=1, xref="paper", y0=y_limit, y1=far, **fill)
+        figure.add_hline(y=y_limit, line=line, layer="below")
+        figure.add_annotation(
+            x=1, xref="paper", y=y_limit, text=f"{y_limit:g}".replace("-", "−"), xanchor="right",
+            yanchor="bottom" if sign > 0 else "top", **note,
+        )  # fmt: skip
+
+
+def _labels(
+    figure: go.Figure,
+    look: Theme,
+    decided: Decision,
+    drawn: Sequence[Judged],
+    xs: Sequence[float],
+    ys: Sequence[float],
+    x_range: tuple[float, float],
+    y_range: tuple[float, float],
+) -> None:
+    """Names at the marks; the fastest in bold, those that are out muted."""
+    x_low, x_high = (math.log(value) for value in x_range)
+    centres = [
+        (
+            PLOT_WIDTH * (math.log(x) - x_low) / (x_high - x_low),
+            PLOT_HEIGHT * (1 - (y - y_range[0]) / (y_range[1] - y_range[0])),
+        )
+        for x, y in zip(xs, ys, strict=True)
+    ]
+    offsets = place([j.row["name"] for j in drawn], centres, [SIZE] * len(drawn))
+    for judged, x, y, (dx, dy) in zip(drawn, xs, ys, offsets, strict=True):
+        name = base.escape(judged.row["name"])
+        figure.add_annotation(
+            x=math.log10(x),
+            y=y,
+            text=f"<b>{name}</b>" if judged.row is decided.fastest else name,
+            showarrow=False,
+            xshift=dx,
+            yshift=-dy,
+            font={"size": 13, "color": look.text if judged.remains else look.muted},
+            bgcolor=fade(look.background, 0.72),
+            borderpad=1,
+        )
