@@ -167,6 +167,7 @@ def history_table(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "Started": [row["created_at"] for row in rows],
+            "Ends in": [f"…{row['id'][-6:]}" for row in rows],
             "Suite": [row["suite"] for row in rows],
             "Device": [f"{row['device_name']} ({row['device']})" for row in rows],
             "Host": [row["host"] for row in rows],
@@ -175,7 +176,6 @@ def history_table(runs: pd.DataFrame) -> pd.DataFrame:
             "Took (s)": [_took(row) for row in rows],
             "Tags": [row["tags"] for row in rows],
             "Note": [" ".join((row["notes"] or "").split()) or None for row in rows],
-            "Ends in": [f"…{row['id'][-6:]}" for row in rows],
             "Run": [row["id"] for row in rows],
         }
     )
@@ -379,7 +379,9 @@ def _log(summary: dict[str, Any]) -> None:
         where = f" in {summary['log_path']}" if summary["log_path"] else ""
         st.caption(findings.literal(f"No log of this run on this machine{where}."))
         return
-    name = st.selectbox("File", list(found), key="log_file", label_visibility="collapsed")
+    # What says something first.
+    names = sorted(found, key=lambda name: not found[name])
+    name = st.selectbox("File", names, key="log_file", label_visibility="collapsed")
     text = found.get(name or "", "") or "(empty)"
     st.code(text, language=None, height=460)
     st.caption(findings.literal(f"The end of {summary['log_path']}/{name}"))

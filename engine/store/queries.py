@@ -236,7 +236,8 @@ def get_run(session: Session, reference: str) -> Run:
 
 def _suggestions(session: Session, word: str) -> str:
     """What to ask for instead of `word`: the runs whose ids are nearest to it, or the most recent ones."""
-    recent = session.scalars(select(Run).order_by(Run.created_at.desc(), Run.id.desc()).limit(200)).all()
+    newest = select(Run).options(load_only(Run.suite_name, Run.created_at))
+    recent = session.scalars(newest.order_by(Run.created_at.desc(), Run.id.desc()).limit(200)).all()
     if not recent:
         return "there are none yet: run `python -m engine run demo` first"
     near = difflib.get_close_matches(word, [run.id for run in recent], n=3, cutoff=0.8)
@@ -257,7 +258,7 @@ def list_runs(
     wanted = select(Run).options(
         load_only(
             Run.suite_name, Run.device, Run.device_name, Run.host, Run.status, Run.status_reason, Run.created_at,
-            Run.started_at, Run.finished_at, Run.notes, Run.imported_at,
+            Run.started_at, Run.finished_at, Run.notes, Run.imported_at, Run.example_set_id,
         )
     )  # fmt: skip
     if suite is not None:
