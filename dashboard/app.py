@@ -9,16 +9,16 @@ import streamlit as st
 from dashboard import link, widgets
 
 HERE = Path(__file__).parent
-# Module in app_pages, title, tooltip; one that is not there yet is left out.
+# Module in app_pages, title, tooltip.
 PAGES = (
     ("overview", "Overview", "Which variant to ship: one run's headline, scorecard and charts."),
     ("compare", "Compare", "Runs, variants and baselines side by side, and the settings that differ."),
+    ("examples", "Examples", "The texts on which variants disagree."),
     ("decide", "Decide", "Set your limits: what remains, which is fastest, what each limit costs."),
     ("ship", "Ship it", "The chosen variant as a folder, with a snippet that loads it."),
-    ("examples", "Examples", "The texts on which variants disagree."),
-    ("run", "Run", "Choose a suite and measure it on this machine, with live progress."),
     ("classify", "Classify", "Type a text and watch each variant answer."),
-    ("runs", "Runs", "Every run so far: environment, settings, log, downloads."),
+    ("run", "Run", "Choose a suite and measure it on this machine, with live progress."),
+    ("runs", "Runs", "Every run so far: search, notes, environment, settings, log, files."),
     ("method", "Method", "How each figure is computed, and what it does not say."),
 )
 
@@ -29,7 +29,6 @@ st.html(f"<style>{accent}{link.STYLE}</style>")
 pages = [
     st.Page(str(HERE / "app_pages" / f"{name}.py"), title=title, help=about, default=name == "overview", url_path=name)
     for name, title, about in PAGES
-    if (HERE / "app_pages" / f"{name}.py").exists()
 ]
 page = st.navigation(pages, position="top")
 try:

@@ -19,7 +19,7 @@ import pandas as pd
 from dashboard import findings
 from dashboard.findings import Headline
 from dashboard.frame import Row, baseline_of, usable
-from engine import quality, stats, summary, takeaways
+from engine import batching, quality, stats, summary, takeaways
 from engine.labels import Alignment
 from engine.units import NOTHING, between, milliseconds, times
 
@@ -66,8 +66,6 @@ def tagged(sides: Sequence[Side]) -> list[Row]:
     found = []
     for side in sides:
         titles = list({row["variant"]: row["title"] for row in side.stored}.values())
-        own = _own_batching(side.summary)
-        last = (side.summary["spec"]["workload"].get("batch_size") or [None])[-1]
         for row in side.stored:
             title = row["title"] if titles.count(row["title"]) == 1 else f"{row['title']} [{row['variant']}]"
             found.append(
@@ -76,7 +74,7 @@ def tagged(sides: Sequence[Side]) -> list[Row]:
                     "run": side.letter,
                     "example_set_id": side.summary["example_set_id"],
                     "plain": row["variant"],
-                    "phase": last if row["variant"] in own and last is not None else row["batch_size"],
+                    "phase": batching.experiment(side.summary["spec"], row["variant"], row["batch_size"]),
                     "own_baseline": row["baseline"],
                     "variant": f"{side.letter}/{row['variant']}",
                     "title": f"{title} ({side.letter})" if len(sides) > 1 else title,
@@ -98,11 +96,6 @@ def _memory_ratio(row: Row, reference: Row | None) -> float | None:
     if reference is None or not row["memory_bytes"] or not reference["memory_bytes"]:
         return None
     return float(row["memory_bytes"] / reference["memory_bytes"])
-
-
-def _own_batching(run: Mapping[str, Any]) -> set[str]:
-    """Names of the variants that the suite gives a batch size of their own."""
-    return {variant["name"] for variant in run["spec"].get("variant") or [] if variant.get("batch_size")}
 
 
 def sizes_of(rows: Sequence[Row]) -> list[int]:

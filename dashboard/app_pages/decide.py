@@ -48,6 +48,7 @@ def main() -> None:
     decided = deciding.decide(rows, limits, strict, versus)
     _answer(summary, decided)
     _evidence(summary, decided, widgets.look())
+    widgets.save_charts(f"{widgets.stem(summary)}-decide")
 
 
 def _controls(rows: list[frame.Row]) -> tuple[Limits, bool]:
@@ -119,7 +120,7 @@ def _set_limit(key: str, value: float) -> None:
 
 
 def _evidence(summary: dict[str, Any], decided: Decision, look: Theme) -> None:
-    stem = f"{summary['suite']}-{summary['id'][-6:].lower()}"
+    stem = widgets.stem(summary)
     st.html(STACKED)
     first = st.grid(8, min_column_width=120)
     with first.cell(column_span=5):

@@ -10,7 +10,6 @@ from urllib.parse import urlencode
 from zlib import crc32
 
 import numpy as np
-import pandas as pd
 import streamlit as st
 
 from dashboard import choices, data, disagreements, example_tables, findings, frame, sheets, widgets
@@ -38,7 +37,7 @@ def main() -> None:
     summary = data.run(run_id)
     measured = data.measurements(summary)
     with right:
-        size = _batch_size(measured)
+        size = choices.choose_batch(measured)
     widgets.state_of(summary)
     rows = frame.rows_of(frame.at_batch(measured, size))
     found = data.answers(summary, rows)
@@ -57,24 +56,6 @@ def main() -> None:
         others = [reference]
     _texts(summary, found, reference, others, size)
     _confusion(found, reference, others, partial(_link, summary["id"], size, reference))
-
-
-def _batch_size(measured: pd.DataFrame) -> int | None:
-    """The batch size to show, the Overview's; a control only where the run has several."""
-    baseline = measured[measured["baseline"].astype(bool)] if not measured.empty else measured
-    sizes = sorted(baseline["batch_size"].unique()) if not baseline.empty else []
-    if len(sizes) < 2:
-        return None
-    return st.segmented_control(
-        "Batch size",
-        sizes,
-        default=sizes[-1],
-        format_func=lambda size: f"batch {size}",
-        key="batch",
-        label_visibility="collapsed",
-        required=True,
-        bind="query-params",
-    )
 
 
 def _nothing(summary: dict[str, Any], found: Answers) -> None:

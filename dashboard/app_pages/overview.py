@@ -15,6 +15,7 @@ from dashboard.export import report
 from dashboard.style import Theme
 from engine import takeaways
 
+EXAMPLES = "app_pages/examples.py"
 # A grid drops columns one by one: without this, a window of 1024 px shows both in a part of its width.
 STACKED = (
     "<style>@media (max-width:1214px){[data-testid=stGridCell]:has(.ib-card),"
@@ -40,7 +41,7 @@ def main() -> None:
     measured = data.measurements(summary)
     look = widgets.look()
     with middle:
-        size = _batch_size(measured)
+        size = choices.choose_batch(measured)
     shown = frame.at_batch(measured, size)
     rows = frame.rows_of(shown)
     with right:
@@ -54,28 +55,10 @@ def main() -> None:
         _takeaways(rows)
         _comparisons(summary, measured, shown, look)
         _evidence(rows, look)
-        _by_label(rows, look)
+        _by_label(summary["id"], rows, look)
         _published(summary, shown, look)
         _notes(rows)
         widgets.save_charts(widgets.stem(summary))
-
-
-def _batch_size(measured: pd.DataFrame) -> int | None:
-    """The batch size to show; a control only where the run has several."""
-    baseline = measured[measured["baseline"].astype(bool)] if not measured.empty else measured
-    sizes = sorted(baseline["batch_size"].unique()) if not baseline.empty else []
-    if len(sizes) < 2:
-        return None
-    return st.segmented_control(
-        "Batch size",
-        sizes,
-        default=sizes[-1],
-        format_func=lambda size: f"batch {size}",
-        key="batch",
-        label_visibility="collapsed",
-        required=True,
-        bind="query-params",
-    )
 
 
 def _first_screen(summary: dict[str, Any], shown: pd.DataFrame, rows: list[frame.Row], look: Theme) -> None:
@@ -152,7 +135,7 @@ def _evidence(rows: list[frame.Row], look: Theme) -> None:
             st.html(scorecard.notes_table(reasons))
 
 
-def _by_label(rows: list[frame.Row], look: Theme) -> None:
+def _by_label(run_id: str, rows: list[frame.Row], look: Theme) -> None:
     table = scorecard.by_label(rows, look)
     if not table:
         return
@@ -164,6 +147,7 @@ def _by_label(rows: list[frame.Row], look: Theme) -> None:
                 with st.container():
                     st.caption(f"{findings.literal(row['name'])}: a line a label, a column an answer")
                     st.html(scorecard.confusion(row))
+        st.page_link(EXAMPLES, label="The texts behind these counts", query_params={widgets.PARAMETER: run_id})
 
 
 def _published(summary: dict[str, Any], shown: pd.DataFrame, look: Theme) -> None:

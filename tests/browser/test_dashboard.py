@@ -14,7 +14,7 @@ import pytest
 
 FULL = "01J0000000000000000000000A"
 RUNNING = "01J0000000000000000000000D"
-PAGES = ["", "runs", "method"]
+PAGES = ["", "compare", "examples", "decide", "ship", "classify", "run", "runs", "method"]
 
 
 def settled(page: Any) -> None:

@@ -26,6 +26,7 @@ def test_axe_finds_nothing_serious(path: str, scheme: str, site: str, open_page:
     page = open_page(f"{site}/{path}?run={FULL}", color_scheme=scheme)
     settled(page)
     assert page.locator("[data-testid=stException]").count() == 0
+    assert page.get_by_text("Page not found").count() == 0
     found = [
         f"{violation['id']}: {node['html'][:200]} {node['failureSummary']}"
         for violation in Axe().run(page).response["violations"]
