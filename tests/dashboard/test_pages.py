@@ -69,7 +69,7 @@ def test_the_demo_says_that_its_models_are_small_and_leads_on(database: str, mon
     said = text(test)
     assert "models are small and made here" in said and "MB of weights" in said
     links = [(link.proto.page, link.proto.query_string) for link in test.get("page_link")]
-    assert links == [("run", "suite=shapes"), ("run", "suite=agnews")]
+    assert [link for link in links if link[0] == "run"] == [("run", "suite=shapes"), ("run", "suite=agnews")]
 
 
 def test_the_headline_and_the_notes(database: str) -> None:
