@@ -44,15 +44,20 @@ def store() -> Store:
     return _store(paths.database_url())
 
 
-def runs(search: Search = ALL, limit: int = RECENT, offset: int = 0) -> pd.DataFrame:
-    """A part of the history, newest first: one row a run, with counts of its measurements by status."""
-    url = paths.database_url()
-    opened = store()
+def _current() -> Store:
+    """The bench's database, in which no run counts as under way whose process has been found to be gone."""
+    url, opened = paths.database_url(), store()
     if time.monotonic() - _checked_s.get(url, -INTERRUPTED_CHECK_S) >= INTERRUPTED_CHECK_S:
         _checked_s[url] = time.monotonic()
         with opened.session() as session:
             queries.mark_interrupted(session)
-    return _runs(url, search, limit, offset)
+    return opened
+
+
+def runs(search: Search = ALL, limit: int = RECENT, offset: int = 0) -> pd.DataFrame:
+    """A part of the history, newest first: one row a run, with counts of its measurements by status."""
+    _current()
+    return _runs(paths.database_url(), search, limit, offset)
 
 
 @st.cache_data(ttl=2, max_entries=64, show_spinner=False)
@@ -126,7 +131,7 @@ def resolve(reference: str) -> str:
 
 def run(run_id: str) -> dict[str, Any]:
     """A run without its measurements, as it stands now."""
-    with store().session() as session:
+    with _current().session() as session:
         return queries.run_summary(queries.get_run(session, run_id))
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from datetime import timedelta
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -232,3 +235,12 @@ def test_what_was_read_is_forgotten_with_its_run(own: Path) -> None:
     assert list(data.measurements(data.run(FULL))["id"]) == numbers != list(first["id"])
 
 
+def test_who_follows_a_run_learns_that_its_process_is_gone(own: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    seen = datetime.now(UTC) - timedelta(seconds=2 * queries.GONE_SECONDS)
+    with open_store() as store, store.session() as session:
+        run = session.get_one(models.Run, RUNNING)
+        run.host, run.pid, run.heartbeat_at, run.created_at = socket.gethostname(), process.pid, seen, seen
+    assert data.run(RUNNING)["status"] == "interrupted"
+    assert "was interrupted" in text(page(run=RUNNING))
