@@ -18,7 +18,7 @@ PAGES = (
     ("ship", "Ship it", "The chosen variant as a folder, with a snippet that loads it."),
     ("classify", "Classify", "Type a text and watch each variant answer."),
     ("run", "Run", "Choose a suite and measure it on this machine, with live progress."),
-    ("runs", "Runs", "Every run so far: search, notes, environment, settings, log, files."),
+    ("runs", "Runs", "Every run so far: search, notes and tags, environment, log, run files."),
     ("method", "Method", "How each figure is computed, and what it does not say."),
 )
 

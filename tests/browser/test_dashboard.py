@@ -19,7 +19,7 @@ PAGES = ["", "compare", "examples", "decide", "ship", "classify", "run", "runs",
 
 def settled(page: Any) -> None:
     """Waits until Streamlit has run the page."""
-    page.wait_for_selector("[data-testid=stHeading], [data-testid=stHtml], [data-testid=stAlert]")
+    page.wait_for_selector("[data-testid=stHeading], [data-testid=stHtml], [data-testid=stAlert], textarea")
     page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
     page.wait_for_timeout(400)
 
