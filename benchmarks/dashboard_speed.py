@@ -46,17 +46,46 @@ FLAGS = [
 MODEL_LIBRARIES = ("torch", "transformers", "onnxruntime", "bitsandbytes")
 SETTLED = "[data-testid=stApp][data-test-script-state=notRunning]"
 VIEWS: dict[str, tuple[str, str]] = {
-    "method": ("method", "[data-testid=stMarkdown] h2, [data-testid=stHeading]"),
-    "overview": ("", ".js-plotly-plot .main-svg"),
-    "compare": ("compare", ".js-plotly-plot .main-svg"),
-    "decide": ("decide", ".js-plotly-plot .main-svg"),
-    "ship": ("ship", "[data-testid=stCode]"),
-    "examples": ("examples", ".ib-card table"),
-    "runs": ("runs", ".ib-card table"),
-    "run": ("run", "[data-testid=stHtml] table, .ib-card"),
-    "classify": ("classify", "textarea"),
+    "method": ("method", "heading"),
+    "overview": ("", "table"),
+    "compare": ("compare", "table"),
+    "examples": ("examples", "table"),
+    "decide": ("decide", "table"),
+    "ship": ("ship", "table"),
+    "classify": ("classify", "text"),
+    "run": ("run", "table"),
+    "runs": ("runs", "grid"),
 }
-"""Page -> its path and what must be there to be seen: the last thing of its first screen."""
+"""Page -> its path, and the part of it that answers."""
+SEEN = """(() => {
+  window.seen = {}
+  const parts = {
+    heading: '[data-testid=stHeading]', table: '.ib-card table', text: 'textarea',
+    grid: '[data-testid=stDataFrame] canvas', chart: '.js-plotly-plot .main-svg',
+  }
+  new MutationObserver(() => {
+    for (const part in parts) {
+      if (part in window.seen || !document.querySelector(parts[part])) continue
+      window.seen[part] = 0
+      requestAnimationFrame(() => setTimeout(() => { window.seen[part] = performance.now() }))
+    }
+  }).observe(document, {subtree: true, childList: true})
+})()"""
+"""Notes when each part of a page was first painted, in milliseconds since the navigation."""
+WATCH = """(selector) => {
+  const text = () => document.querySelector(selector)?.innerText
+  const before = text()
+  window.changed = window.acted = 0
+  const acted = () => { window.acted ||= performance.now() }
+  for (const kind of ['keydown', 'pointerdown']) document.addEventListener(kind, acted, {capture: true, once: true})
+  const observer = new MutationObserver(() => {
+    if (text() === undefined || text() === before) return
+    observer.disconnect()
+    requestAnimationFrame(() => setTimeout(() => { window.changed = performance.now() }))
+  })
+  observer.observe(document, {subtree: true, childList: true, characterData: true})
+}"""
+"""Notes when the next key or click came, and when the text of an element was painted anew."""
 
 
 def multiply(source: str, target: str, runs: int, answered: int, answers: int) -> str:
@@ -151,26 +180,32 @@ def serving(database: str) -> Iterator[tuple[str, psutil.Process]]:
         process.wait(15)
 
 
-def view_s(context: Any, url: str, selector: str) -> tuple[float, float]:
-    """Seconds from a new tab to its first screen, drawn, and to the whole page at rest."""
+def view_s(context: Any, url: str, answer: str) -> dict[str, float]:
+    """Seconds from a new tab to `answer`, painted; to the first chart; and to the whole page at rest."""
     page = context.new_page()
     begun = time.perf_counter()
     page.goto(url, wait_until="commit")
-    page.wait_for_selector(selector)
-    first = time.perf_counter() - begun
     page.wait_for_selector(SETTLED)
     settled = time.perf_counter() - begun
+    page.wait_for_timeout(1500)
+    # Asked in the browser: who waits from outside waits for its busy main thread, too.
+    seen = page.evaluate("window.seen")
     page.close()
-    return first, settled
+    found = {"answer": seen[answer] / 1e3}
+    if "chart" in seen:
+        found["first chart"] = seen["chart"] / 1e3
+    return found | {"all": settled}
 
 
-def change_s(page: Any, act: Callable[[], None], until: str) -> float:
-    """Seconds from an act to the page at rest again with what `until`, a JavaScript condition, asks for."""
+def change_s(page: Any, act: Callable[[], None], watched: str) -> dict[str, float]:
+    """Seconds from an act to another text in the first element `watched`, and to the page at rest again."""
+    page.evaluate(WATCH, watched)
     begun = time.perf_counter()
     act()
-    page.wait_for_function(until)
+    page.wait_for_function("window.changed")
     page.wait_for_selector(SETTLED)
-    return time.perf_counter() - begun
+    settled = time.perf_counter() - begun
+    return {"answer": page.evaluate("window.changed - window.acted") / 1e3, "all": settled}
 
 
 def main(
@@ -187,7 +222,7 @@ def main(
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         raise typer.BadParameter("no Chromium on PATH")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     taken: dict[int, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
@@ -209,37 +244,72 @@ def main(
 
 def _measure(browser: Any, url: str, newest: str, pages: list[str], repeats: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
+
+    def add(name: str, parts: dict[str, float]) -> None:
+        for part, seconds in parts.items():
+            found.setdefault(f"{name}: {part}", []).append(seconds)
+
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     context.set_default_timeout(60_000)
+    context.add_init_script(SEEN)
     for name in pages:
-        path, selector = VIEWS[name]
+        path, answer = VIEWS[name]
         address = f"{url}/{path}?run={newest}"
-        view_s(context, address, selector)
-        seen = [view_s(context, address, selector) for _ in range(repeats)]
-        found[f"{name}: first view"] = [first for first, _ in seen]
-        found[f"{name}: all of it"] = [settled for _, settled in seen]
+        view_s(context, address, answer)
+        for _ in range(repeats):
+            add(name, view_s(context, address, answer))
     for name, act in CHANGES.items():
-        if name.split(":")[0] in pages:
+        if (of := name.split(",")[0]) in pages:
             page = context.new_page()
-            page.goto(f"{url}/{VIEWS[name.split(':')[0]][0]}?run={newest}")
-            page.wait_for_selector(VIEWS[name.split(":")[0]][1])
+            page.goto(f"{url}/{VIEWS[of][0]}?run={newest}")
             page.wait_for_selector(SETTLED)
-            page.wait_for_timeout(500)
+            page.wait_for_timeout(2000)
             act(page, 0)
-            found[name] = [act(page, index + 1) for index in range(repeats)]
+            for index in range(repeats):
+                page.wait_for_timeout(700)
+                add(name, act(page, index + 1))
             page.close()
     context.close()
     return found
 
 
-def _search_runs(page: Any, index: int) -> float:
-    box = page.get_by_label("Search").first
-    words = ("cpu", "finished")[index % 2]
-    box.fill(words)
-    return change_s(page, lambda: box.press("Enter"), f"location.search.includes('search={words}')")
+HEADING = "[data-testid=stHeading]"
 
 
-CHANGES: dict[str, Callable[[Any, int], float]] = {"runs: another search": _search_runs}
+def _search_runs(page: Any, index: int) -> dict[str, float]:
+    """From all runs to one, or back."""
+    box = page.locator(".st-key-search input").first
+    box.fill(page.url.split("run=")[1][:26] if index % 2 == 0 else "")
+    return change_s(page, lambda: box.press("Enter"), "[data-testid=stCaptionContainer]")
+
+
+def _limit_memory(page: Any, index: int) -> dict[str, float]:
+    """From no limit to one that nothing keeps, or back."""
+    box = page.locator(".st-key-max_memory_mb input").first
+    box.fill("1" if index % 2 == 0 else "")
+    return change_s(page, lambda: box.press("Enter"), HEADING)
+
+
+def _choose_kind(page: Any, index: int) -> dict[str, float]:
+    """From the answers that differ to those that are all wrong, or back."""
+    name = "all wrong" if index % 2 == 0 else "other answer"
+    button = page.get_by_role("radio", name=name).or_(page.get_by_role("button", name=name)).first
+    return change_s(page, button.click, ".ib-card:has(td.ib-text) tbody")
+
+
+def _choose_baseline(page: Any, index: int) -> dict[str, float]:
+    """From one baseline of the comparison to another."""
+    page.get_by_role("combobox", name="Baseline").click()
+    option = page.get_by_role("option").nth(2 - index % 2)
+    return change_s(page, option.click, HEADING)
+
+
+CHANGES: dict[str, Callable[[Any, int], dict[str, float]]] = {
+    "compare, another baseline": _choose_baseline,
+    "decide, another limit": _limit_memory,
+    "examples, another kind": _choose_kind,
+    "runs, another search": _search_runs,
+}
 """What of a page is changed -> how; each gives the seconds that it took."""
 
 
