@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import TypeVar, cast
+
 import pandas as pd
 import streamlit as st
 
@@ -11,6 +15,49 @@ from engine.spec import Suite, load_suite, suite_files
 
 FILE = "a file …"
 FIRST = "demo"
+OF_SUITE = ("variants", "batch_size", "examples", "rounds", "max_seconds")
+"""The choices in the URL that are a suite's own: another suite begins with what it says itself."""
+Value = TypeVar("Value")
+
+
+def first(name: str, key: str, usual: Value, read: Callable[[str], Value]) -> Value:
+    """The value that the control `key` begins with: what the URL says of `name`, else `usual`.
+
+    For controls of a suite, whose keys change with it, so that they cannot be bound to the URL. `read` raises
+    ValueError for what cannot be.
+    """
+    begun = st.session_state.setdefault("first_values", {})
+    if key not in begun:
+        try:
+            begun[key] = read(st.query_params[name])
+        except (KeyError, ValueError):
+            begun[key] = usual
+    return cast(Value, begun[key])
+
+
+def at_least(least: float, kind: Callable[[str], Value]) -> Callable[[str], Value]:
+    """Reads a number of some kind that is finite and no less than `least`; raises ValueError."""
+
+    def read(text: str) -> Value:
+        value = kind(text)
+        if not least <= value < math.inf:  # type: ignore[operator]
+            raise ValueError(text)
+        return value
+
+    return read
+
+
+def remember(name: str, value: object, usual: object) -> None:
+    """Writes a choice into the URL where it is not the usual one."""
+    if str(value) == str(usual):
+        st.query_params.pop(name, None)
+    elif st.query_params.get(name) != str(value):
+        st.query_params[name] = str(value)
+
+
+def _other_suite() -> None:
+    for name in OF_SUITE:
+        st.query_params.pop(name, None)
 
 
 def choose_suite() -> tuple[Suite, str] | None:
@@ -22,6 +69,7 @@ def choose_suite() -> tuple[Suite, str] | None:
         index=known.index(FIRST) if FIRST in known else 0,
         key="suite",
         bind="query-params",
+        on_change=_other_suite,
         help="What comes with the bench, in data/suites; or a suite file of your own.",
     )
     if reference == FILE:
@@ -29,6 +77,7 @@ def choose_suite() -> tuple[Suite, str] | None:
             "Path of the suite file",
             key="suite_file",
             bind="query-params",
+            on_change=_other_suite,
             placeholder="/path/to/suite.toml",
             label_visibility="collapsed",
         ).strip()
@@ -49,17 +98,19 @@ def choose_variants(suite: Suite, key: str, baseline_does: str) -> list[str]:
     others = [name for name in titles if name != suite.baseline]
     if not others:
         return []
+    key = f"{key}:{suite.folder}/{suite.name}"
     chosen = st.pills(
         "Variants beside the baseline",
         others,
         selection_mode="multi",
-        default=others,
+        default=first("variants", key, others, lambda text: [name for name in others if name in text.split(",")]),
         format_func=lambda name: findings.literal(titles[name]),
-        key=f"{key}:{suite.folder}/{suite.name}",
+        key=key,
         persist_state="session",
         wrap=True,
         help=f"The baseline, {findings.literal(titles[suite.baseline])}, {baseline_does}.",
     )
+    remember("variants", ",".join(chosen or []), ",".join(others))
     return list(chosen or [])
 
 

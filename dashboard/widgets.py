@@ -26,6 +26,7 @@ CHOICE = "run_choice"
 PARAMETER = "run"
 FORMAT = "image_format"
 DRAWN = "drawn_charts"
+EVERY = "all charts"
 Charts = dict[str, tuple[str, go.Figure]]
 # The page names its run above: the line that says it stands in what is saved.
 HIDE_SOURCE = "<style>.stPlotlyChart .infolayer>:nth-last-child(1 of .annotation){display:none}</style>"
@@ -208,23 +209,24 @@ def save_charts(file_stem: str) -> None:
     if not drawn:
         return
     with st.popover("Save charts"):
-        every = f"all {len(drawn)}, zipped"
         chosen = st.selectbox(
             "Chart",
-            [*drawn, every],
-            format_func=lambda key: images.words(drawn[key][1])[0] if key in drawn else every,
+            [*drawn, EVERY],
+            format_func=lambda key: images.words(drawn[key][1])[0] if key in drawn else f"{EVERY} in one zip",
             key="save_chart",
         )
         forms = [form.upper() for form in images.FORMS]
-        form = st.segmented_control("Format", forms, default="HTML", required=True, key="save_form").lower()
-        wanted = list(drawn.values()) if chosen == every else [drawn[chosen]]
+        form = st.segmented_control(
+            "Format", forms, default="HTML", required=True, key="save_form", bind="query-params"
+        ).lower()
+        wanted = [drawn[chosen]] if chosen in drawn else list(drawn.values())
         why_not = images.chrome().reason if form in images.IMAGES else None
-        name = f"{file_stem}-charts-{form}.zip" if chosen == every else f"{wanted[0][0]}.{form}"
+        name = f"{wanted[0][0]}.{form}" if chosen in drawn else f"{file_stem}-charts-{form}.zip"
         st.download_button(
             f"Save {name}",
             data=partial(images.files, wanted, form),
             file_name=name,
-            mime="application/zip" if chosen == every else images.FORMS[form],
+            mime=images.FORMS[form] if chosen in drawn else "application/zip",
             on_click="ignore",
             disabled=why_not is not None,
             key="save_charts",

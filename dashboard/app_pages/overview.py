@@ -199,6 +199,7 @@ def _downloads(summary: dict[str, Any], measured: pd.DataFrame, size: int | None
             ["PNG", "SVG"],
             default="PNG",
             key=widgets.FORMAT,
+            bind="query-params",
             required=True,
             help="The camera at each chart's upper right saves it at slide size (16:9). More formats: the page's end.",
         )

@@ -58,7 +58,7 @@ def main() -> None:
         _watch(summary["id"])
         _others(under_way, summary["id"])
         st.divider()
-        if not st.toggle("Queue another run behind it", key="another"):
+        if not st.toggle("Queue another run behind it", key="another", bind="query-params"):
             return
     elif summary is not None:
         _ended(summary)
@@ -234,16 +234,17 @@ def _controls() -> Choice | None:
     chosen = choices.choose_variants(suite, "variants", "is always measured")
     workload, protocol = suite.workload, suite.protocol
     one, two = st.columns(2)
+    usual_sizes = ", ".join(map(str, workload.batch_size))
     sizes = one.text_input(
         "Batch size",
-        ", ".join(map(str, workload.batch_size)),
+        choices.first("batch_size", f"batch:{key}", usual_sizes, str),
         key=f"batch:{key}",
         persist_state="session",
         help="One number, or several with commas between: one measurement for each.",
     )
     examples = two.number_input(
         "Examples",
-        value=workload.examples,
+        value=choices.first("examples", f"examples:{key}", workload.examples, choices.at_least(0, int)),
         min_value=0,
         step=1,
         key=f"examples:{key}",
@@ -252,7 +253,7 @@ def _controls() -> Choice | None:
     )
     rounds = one.number_input(
         "Rounds, at least",
-        value=protocol.rounds,
+        value=choices.first("rounds", f"rounds:{key}", protocol.rounds, choices.at_least(1, int)),
         min_value=1,
         step=1,
         key=f"rounds:{key}",
@@ -262,16 +263,25 @@ def _controls() -> Choice | None:
     )
     seconds = two.number_input(
         "Timing, at most (s)",
-        value=float(protocol.max_seconds),
+        value=choices.first("max_seconds", f"seconds:{key}", protocol.max_seconds, choices.at_least(1, float)),
         min_value=1.0,
         format="%.0f",
         key=f"seconds:{key}",
         persist_state="session",
         help="For each batch size.",
     )
+    for name, value, usual in (
+        ("batch_size", sizes, usual_sizes),
+        ("examples", examples, workload.examples),
+        ("rounds", rounds, protocol.rounds),
+        ("max_seconds", seconds, protocol.max_seconds),
+    ):
+        choices.remember(name, value, usual)
     # Half of the column cuts a device's name where the window is narrow.
     device = choices.choose_device()
-    offline = st.toggle("Ask no model hub", key="offline", help="Only what is on this machine is used.")
+    offline = st.toggle(
+        "Ask no model hub", key="offline", bind="query-params", help="Only what is on this machine is used."
+    )
     try:
         overrides = [
             f"workload.batch_size={json.dumps(_sizes(str(sizes or '')))}",

@@ -268,18 +268,24 @@ def _details(summary: dict[str, Any]) -> None:
             _confirm(summary)
     with st.expander("Note and tags"):
         _edit(summary)
-    names = ["Variants", "Environment", "Suite", "Log"]
-    variants, environment, suite, log = st.tabs(names)
-    with variants:
-        _audit(rows)
-    with environment:
-        _environment(summary)
-    with suite:
-        path = f"From {summary['suite_path']}, as it was run" if summary["suite_path"] else "As it was run"
-        st.caption(findings.literal(f"{path}: every override applied, every default written out."))
-        st.code(json.dumps(summary["spec"], indent=2), language="json", height=520)
-    with log:
-        _log(summary)
+    draw = {
+        "Variants": partial(_audit, rows),
+        "Environment": partial(_environment, summary),
+        "Suite": partial(_suite, summary),
+        "Log": partial(_log, summary),
+    }
+    for tab, show in zip(
+        st.tabs(list(draw), key="tab", on_change="rerun", bind="query-params"), draw.values(), strict=True
+    ):
+        if tab.open:
+            with tab:
+                show()
+
+
+def _suite(summary: dict[str, Any]) -> None:
+    path = f"From {summary['suite_path']}, as it was run" if summary["suite_path"] else "As it was run"
+    st.caption(findings.literal(f"{path}: every override applied, every default written out."))
+    st.code(json.dumps(summary["spec"], indent=2), language="json", height=520)
 
 
 def _downloads(summary: dict[str, Any], rows: list[frame.Row]) -> None:
@@ -332,7 +338,7 @@ def _audit(rows: list[frame.Row]) -> None:
         st.caption("This run holds no measurements.")
         return
     st.html(scorecard.audit_table(rows))
-    chosen = st.selectbox("All fields of", [row["name"] for row in rows], key="audit_variant", persist_state="page")
+    chosen = st.selectbox("All fields of", [row["name"] for row in rows], key="audit_variant", bind="query-params")
     row = next((row for row in rows if row["name"] == chosen), rows[0])
     kept = {key: value for key, value in row.items() if key not in frame.DERIVED and key != "id"}
     st.code(json.dumps(kept, indent=2, default=str), language="json", height=420)
@@ -381,7 +387,7 @@ def _log(summary: dict[str, Any]) -> None:
         return
     # What says something first.
     names = sorted(found, key=lambda name: not found[name])
-    name = st.selectbox("File", names, key="log_file", label_visibility="collapsed")
+    name = st.selectbox("File", names, key="log_file", bind="query-params", label_visibility="collapsed")
     text = found.get(name or "", "") or "(empty)"
     st.code(text, language=None, height=460)
     st.caption(findings.literal(f"The end of {summary['log_path']}/{name}"))

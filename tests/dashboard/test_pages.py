@@ -21,7 +21,7 @@ APP = REPOSITORY / "dashboard" / "app.py"
 ALL = [FULL, SIZES, UNLABELLED, RUNNING, CANCELLED, INTERRUPTED, FAILED]
 
 
-def page(name: str = "overview", run: str | None = None) -> AppTest:
+def page(name: str = "overview", run: str | None = None, tab: str | None = None) -> AppTest:
     test = AppTest.from_file(str(APP), default_timeout=60)
     if run:
         test.query_params["run"] = run
@@ -29,6 +29,8 @@ def page(name: str = "overview", run: str | None = None) -> AppTest:
     if name != "overview":
         if run:
             test.query_params["run"] = run
+        if tab:
+            test.query_params["tab"] = tab
         test.switch_page(f"app_pages/{name}.py").run()
     return test
 
@@ -112,10 +114,10 @@ def test_runs_can_be_searched(database: str) -> None:
 
 
 def test_details_of_a_run(database: str) -> None:
-    said = text(page("runs", FULL))
-    assert "tf32: <b>no</b>" in said
+    assert "tf32: <b>no</b>" in text(page("runs", FULL))
+    said = text(page("runs", FULL, "Suite"))
     assert '"baseline": "fp32"' in said
-    assert "/suites/fixture.toml" in said
+    assert "/suites/fixture.toml" in said and "tf32: <b>no</b>" not in said, "only the open tab is sent"
 
 
 def test_the_method_is_written_down(database: str) -> None:
@@ -166,9 +168,9 @@ def test_a_price_an_hour_becomes_one_of_a_million_texts(database: str) -> None:
 
 
 def test_runs_says_what_the_device_was_measured_to_do(database: str) -> None:
-    said = text(page("runs", FULL))
+    said = text(page("runs", FULL, "Environment"))
     assert "torch.matmul &lt;b&gt;" in said and ">400<" in said and ">42.0<" in said
-    assert "the protocol says ceilings = false" in text(page("runs", SIZES))
+    assert "the protocol says ceilings = false" in text(page("runs", SIZES, "Environment"))
 
 
 @pytest.mark.parametrize(("run", "offered"), [(CANCELLED, True), (FAILED, True), (INTERRUPTED, True), (FULL, False)])

@@ -332,3 +332,32 @@ def test_durations(seconds: float, text: str) -> None:
 )
 def test_standing(status: str, progress: dict[str, Any] | None, text: str) -> None:
     assert jobs.standing(status, progress, {"protocol": {"rounds": 60}}) == text
+
+
+def test_a_suites_choices_are_in_the_link_and_another_suite_begins_with_its_own(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "current", list)
+    test = page()
+    assert not {*choices.OF_SUITE} & {*test.query_params}
+    control(test, "number_input", "rounds:").set_value(7).run()
+    control(test, "text_input", "batch:").set_value("1, 8").run()
+    assert test.query_params["rounds"] == "7" and test.query_params["batch_size"] == "1, 8"
+
+    link = {name: test.query_params[name] for name in ("rounds", "batch_size")}
+    other = AppTest.from_file(str(APP), default_timeout=60)
+    for name, value in (link | {"variants": "onnx-int8,nothing", "examples": "-3", "max_seconds": "inf"}).items():
+        other.query_params[name] = value
+    other.switch_page("app_pages/run.py").run()
+    assert not other.exception
+    assert control(other, "number_input", "rounds:").value == 7
+    assert control(other, "text_input", "batch:").value == "1, 8"
+    demo = load_suite("demo")
+    assert control(other, "number_input", "examples:").value == demo.workload.examples
+    assert control(other, "number_input", "seconds:").value == demo.protocol.max_seconds
+    assert other.query_params["variants"] == "onnx-int8" and "max_seconds" not in other.query_params
+
+    other.selectbox(key="suite").set_value("shapes").run()
+    assert not {*choices.OF_SUITE} & {*other.query_params}
+    shapes = load_suite("shapes").protocol.rounds
+    assert control(other, "number_input", "rounds:").value == shapes != 7

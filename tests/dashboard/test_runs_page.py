@@ -188,7 +188,7 @@ def test_an_imported_run_is_shown_on_every_page(own: Path, empty: Path, monkeypa
     assert not test.exception and test.session_state[widgets.CHOICE] == FULL
     assert "…00000A is imported" in test.toast[0].value.replace("\\", "")
     assert data.measurements(data.run(FULL)).drop(columns="id").equals(before)
-    assert "Imported" in text(test)
+    assert "Imported" in text(page("runs", FULL, "Environment"))
     upload(test, content)
     assert "already here" in test.toast[0].value
     upload(test, content[:-9])

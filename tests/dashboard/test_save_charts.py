@@ -30,7 +30,7 @@ def test_a_page_offers_its_own_charts(database: str, monkeypatch: pytest.MonkeyP
     test = page(run=FULL)
     assert not test.exception
     assert offered(test) == [*ALL, "published"]
-    assert test.selectbox(key="save_chart").options[-1] == "all 6, zipped"
+    assert test.selectbox(key="save_chart").options[-1] == "all charts in one zip"
     assert test.selectbox(key="save_chart").options[1].startswith("Student FP32 answers a batch of 8 in ")
     assert button(test).label == "Save fixture-00000a-tradeoff.html" and not button(test).disabled
 
@@ -63,5 +63,5 @@ def test_without_a_chrome_images_are_off_with_the_reason(database: str, monkeypa
 
 def test_all_charts_are_one_file(database: str) -> None:
     test = page(run=FULL)
-    test.selectbox(key="save_chart").set_value("all 6, zipped").run()
+    test.selectbox(key="save_chart").set_value(widgets.EVERY).run()
     assert button(test).label == "Save fixture-00000a-charts-html.zip"
