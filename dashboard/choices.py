@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import pandas as pd
 import streamlit as st
 
-from dashboard import findings, plan
+from dashboard import data, findings, plan, widgets
 from engine.errors import RequestError, one_line
 from engine.spec import Suite, load_suite, suite_files
 
@@ -120,6 +120,16 @@ def choose_device() -> str:
     return str(
         st.selectbox("Device", list(found), format_func=found.__getitem__, key="device", bind="query-params") or "auto"
     )
+
+
+def choose_measurements(run: Any, batch: Any) -> tuple[dict[str, Any], pd.DataFrame, int | None]:
+    """The run chosen in the place `run`, its frame, and the batch size chosen in the place `batch`."""
+    with run:
+        run_id = widgets.choose_run()
+    summary = data.run(run_id)
+    measured = data.measurements(summary)
+    with batch:
+        return summary, measured, choose_batch(measured)
 
 
 def choose_batch(measured: pd.DataFrame) -> int | None:

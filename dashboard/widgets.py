@@ -175,6 +175,17 @@ def chart(figure: go.Figure, key: str, file_name: str, alt: str | None = None, s
     )
 
 
+def table_and_charts(charts: str) -> tuple[Any, Any]:
+    """Places for a table and, beside it or below in a narrow window, for charts whose keys begin with `charts`."""
+    # A grid drops columns one by one: without this, a window of 1024 px shows both in a part of its width.
+    st.html(
+        "<style>@media (max-width:1214px){[data-testid=stGridCell]:has(.ib-card),"
+        f"[data-testid=stGridCell]:has([class*=st-key-chart_{charts}]){{grid-column:1/-1 !important}}}}</style>"
+    )
+    grid = st.grid(8, min_column_width=120)
+    return grid.cell(column_span=5), grid.cell(column_span=3)
+
+
 def stem(summary: dict[str, Any]) -> str:
     """The beginning of the names of the files that are taken from a run."""
     return f"{summary['suite']}-{summary['id'][-6:].lower()}"

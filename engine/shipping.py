@@ -247,10 +247,10 @@ def plan(reference: str, variant: str, batch_size: int | None = None) -> Shipmen
         prepared = _found(finder, row, run)
         lengths = _Lengths(finder, row["max_length"])
         if row["order"] == "length":
-            lengths.texts = queries.texts(session, stored.example_set_id or "", range(count))
+            lengths.texts = [example.text for example in queries.examples(session, stored.example_set_id or "")]
         batches = _batches(run, row, list(rows.values()), lengths, count)
         positions = [int(position) for batch in batches for position in batch]
-        texts = queries.texts(session, stored.example_set_id or "", positions)
+        texts = [e.text for e in queries.examples_at(session, stored.example_set_id or "", positions)]
     device, settings = _device(run), row["audit"]["settings"]
     snippet = backends.get(row["backend"]).snippet(row["precision"], row["options"], device, settings)
     if snippet is None:

@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -490,13 +491,31 @@ class Hub(BaseHTTPRequestHandler):
         return files + [{"type": "directory", "path": path, "oid": "0" * 40} for path in sorted(folders)]
 
 
-@pytest.fixture(scope="module")
-def hub() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+@contextmanager
+def serving(handler: type[Hub]) -> Iterator[str]:
+    """A hub on this machine; its URL."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
+
+
+def asking(url: str, home: Path) -> dict[str, str | None]:
+    """The environment of who asks the hub at `url` and keeps what it gives in `home`."""
+    return {
+        "HF_HOME": str(home),
+        "HF_ENDPOINT": url,
+        "HF_HUB_OFFLINE": None,
+        "no_proxy": "127.0.0.1",
+        "NO_PROXY": "127.0.0.1",
+    }
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[str]:
+    with serving(Hub) as url:
+        yield url
 
 
 def ask(home: Path, requests: list[dict[str, object]], cwd: Path | None = None, **environ: str) -> list[dict]:

@@ -21,21 +21,11 @@ KEYS = {
 }
 """The name of each limit in the URL."""
 STEPS = {"memory_bytes": 10.0, "latency_p95_s": 1.0, "accuracy_lost": 0.1, "energy_j_per_1000_examples": 1.0}
-# A grid drops columns one by one: without this, a window of 1024 px shows both in a part of its width.
-STACKED = (
-    "<style>@media (max-width:1214px){[data-testid=stGridCell]:has(.ib-card),"
-    "[data-testid=stGridCell]:has([class*=st-key-chart_decision]){grid-column:1/-1 !important}}</style>"
-)
 
 
 def main() -> None:
     left, right = st.columns([6, 5], vertical_alignment="center")
-    with left:
-        run_id = widgets.choose_run()
-    summary = data.run(run_id)
-    measured = data.measurements(summary)
-    with right:
-        size = choices.choose_batch(measured)
+    summary, measured, size = choices.choose_measurements(left, right)
     rows = frame.rows_of(frame.at_batch(measured, size))
     widgets.state_of(summary)
     if not rows:
@@ -121,9 +111,8 @@ def _set_limit(key: str, value: float) -> None:
 
 def _evidence(summary: dict[str, Any], decided: Decision, look: Theme) -> None:
     stem = widgets.stem(summary)
-    st.html(STACKED)
-    first = st.grid(8, min_column_width=120)
-    with first.cell(column_span=5):
+    left, right = widgets.table_and_charts("decision")
+    with left:
         st.html(decision_table.verdicts(decided, look))
         st.caption(
             "✓ within, ✗ beyond, ? not shown: the limit lies inside the 95% interval. Accuracy lost: against the "
@@ -143,7 +132,7 @@ def _evidence(summary: dict[str, Any], decided: Decision, look: Theme) -> None:
     ]
     # What is limited comes first.
     known.sort(key=lambda key: (key not in decided.limits.given, key != "accuracy_lost"))
-    with first.cell(column_span=3):
+    with right:
         for index, key in enumerate(known[:2]):
             figure = figures.decision(decided, look, key)
             widgets.chart(figure, f"decision_{index}", f"{stem}-decision-{key.split('_')[0]}", _alt(decided, key))

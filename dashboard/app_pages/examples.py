@@ -32,12 +32,7 @@ ANY = -1
 
 def main() -> None:
     left, right = st.columns([8, 3], vertical_alignment="center")
-    with left:
-        run_id = widgets.choose_run()
-    summary = data.run(run_id)
-    measured = data.measurements(summary)
-    with right:
-        size = choices.choose_batch(measured)
+    summary, measured, size = choices.choose_measurements(left, right)
     widgets.state_of(summary)
     rows = frame.rows_of(frame.at_batch(measured, size))
     found = data.answers(summary, rows)

@@ -16,11 +16,6 @@ from dashboard.style import Theme
 from engine import takeaways
 
 EXAMPLES = "app_pages/examples.py"
-# A grid drops columns one by one: without this, a window of 1024 px shows both in a part of its width.
-STACKED = (
-    "<style>@media (max-width:1214px){[data-testid=stGridCell]:has(.ib-card),"
-    "[data-testid=stGridCell]:has(.st-key-chart_tradeoff){grid-column:1/-1 !important}}</style>"
-)
 
 
 MIME = {
@@ -35,13 +30,8 @@ MIME = {
 
 def main() -> None:
     left, middle, right = st.columns([6, 3, 2], vertical_alignment="center")
-    with left:
-        run_id = widgets.choose_run()
-    summary = data.run(run_id)
-    measured = data.measurements(summary)
+    summary, measured, size = choices.choose_measurements(left, middle)
     look = widgets.look()
-    with middle:
-        size = choices.choose_batch(measured)
     shown = frame.at_batch(measured, size)
     rows = frame.rows_of(shown)
     with right:
@@ -72,11 +62,10 @@ def _first_screen(summary: dict[str, Any], shown: pd.DataFrame, rows: list[frame
     if not any(row["status"] == "measured" for row in rows):
         st.html(scorecard.scorecard(rows, look))
         return
-    st.html(STACKED)
-    first = st.grid(8, min_column_width=120)
-    with first.cell(column_span=5):
+    left, right = widgets.table_and_charts("tradeoff")
+    with left:
         st.html(scorecard.scorecard(rows, look))
-    with first.cell(column_span=3):
+    with right:
         widgets.chart(figures.tradeoff(shown, look), "tradeoff", f"{widgets.stem(summary)}-tradeoff")
 
 

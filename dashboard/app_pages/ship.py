@@ -13,7 +13,6 @@ from dashboard import choices, data, decision_table, findings, frame, scorecard,
 from engine.errors import RequestError, one_line
 from engine.units import between, megabytes, point_interval, points, times
 
-DECIDE = "app_pages/decide.py"
 BROWSER_BYTES = 500_000_000
 """Larger folders are made from a terminal: the server keeps a download in memory while it goes through the tunnel."""
 PROMISE = (
@@ -25,12 +24,7 @@ PROMISE = (
 
 def main() -> None:
     left, middle, right = st.columns([6, 3, 2], vertical_alignment="center")
-    with left:
-        run_id = widgets.choose_run()
-    summary = data.run(run_id)
-    measured = data.measurements(summary)
-    with right:
-        size = choices.choose_batch(measured)
+    summary, measured, size = choices.choose_measurements(left, right)
     rows = frame.rows_of(frame.at_batch(measured, size))
     shippable = [row for row in rows if frame.usable(row)]
     with middle:

@@ -25,7 +25,6 @@ LIVE = ("queued", "preparing", "running")
 """The states in which a run has a process: a queued one waits for its device."""
 STATUSES = ("pending", "measured", "failed", "unavailable", "cancelled")
 """The states of a measurement."""
-IN_QUERY = 500
 REFERENCE_LENGTH = 4
 """The fewest characters of a run's id that may stand for it."""
 CHUNK = 500
@@ -447,16 +446,6 @@ def all_latencies(
 def examples(session: Session, set_id: str) -> list[Example]:
     """The examples of a set in order: element i belongs to row i of the logits."""
     return list(session.scalars(select(Example).where(Example.set_id == set_id).order_by(Example.position)))
-
-
-def texts(session: Session, set_id: str, positions: Sequence[int]) -> list[str]:
-    """The texts at `positions` of a set, in the order of `positions`."""
-    query = select(Example.position, Example.text).where(Example.set_id == set_id)
-    # A database takes only so many values in one query.
-    if len(positions) <= IN_QUERY:
-        query = query.where(Example.position.in_(list(positions)))
-    found = {row.position: row.text for row in session.execute(query)}
-    return [found[position] for position in positions]
 
 
 def example_labels(session: Session, set_id: str) -> np.ndarray | None:

@@ -14,14 +14,13 @@ import textwrap
 import threading
 import zipfile
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import psutil
 import pytest
-from test_corpus import Hub
+from test_corpus import Hub, asking, serving
 
 from engine import paths
 from engine.artefacts import BuildError, Prepared, Preparer, _making
@@ -248,17 +247,8 @@ def hub(shaped_models, tmp_path_factory) -> Iterator[dict[str, str | None]]:
     }
     assert "pytorch_model.bin" in Models.repositories["org/pickled"]
     assert not any(name.endswith(".safetensors") for name in Models.repositories["org/pickled"])
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Models)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield {
-        "HF_HOME": str(folder / "home"),
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_HUB_OFFLINE": None,
-        "no_proxy": "127.0.0.1",
-        "NO_PROXY": "127.0.0.1",
-    }
-    server.shutdown()
-    server.server_close()
+    with serving(Models) as url:
+        yield asking(url, folder / "home")
 
 
 def test_models_of_a_hub_are_fetched_once_and_then_run_offline(

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from hub_repositories import LABELS, ROWS, SST2
-from test_corpus import Hub
+from test_corpus import Hub, asking, serving
 
 pytestmark = pytest.mark.slow
 
@@ -65,17 +63,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str | No
     for place in folder.glob("*/*"):
         files = {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
         Repositories.repositories[f"{place.parent.name}/{place.name}"] = files
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Repositories)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield {
-        "HF_HOME": str(folder / "home"),
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_HUB_OFFLINE": None,
-        "no_proxy": "127.0.0.1",
-        "NO_PROXY": "127.0.0.1",
-    }
-    server.shutdown()
-    server.server_close()
+    with serving(Repositories) as url:
+        yield asking(url, folder / "home")
 
 
 def fetched_and_run(bench: Any, measure: Any, hub: dict[str, str | None], suite: str, *settings: str) -> Any:
