@@ -147,10 +147,10 @@ def run(
     ] = False,
 ) -> None:
     """Measure a suite's variants, store them, and print a table."""
-    from engine import runner
+    from engine import processes, runner
     from engine.spec import find_suite
 
-    _interruptible()
+    processes.end_politely()
     asked = _suite(suite, settings, variants)
     if json_file and json_file != "-":
         _check_writable(Path(json_file))
@@ -161,13 +161,6 @@ def run(
     _measure(
         lambda listener: runner.run(asked, device, offline=offline, listener=listener, suite_path=path), json_file
     )
-
-
-def _interruptible() -> None:
-    """A scheduler's polite end is a cancellation, as Ctrl-C is: the store is told."""
-    import signal
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _measure(work: Callable[[Any], str], json_file: str | None) -> None:
@@ -213,9 +206,9 @@ def queue(
 @app.command()
 def resume(run: RunId, offline: Offline = False) -> None:
     """Go on with a run that ended early or in which variants failed: what is measured stays, what it lacks is made."""
-    from engine import resuming, runner
+    from engine import processes, resuming, runner
 
-    _interruptible()
+    processes.end_politely()
     found = resuming.resumable(run)
     _measure(
         lambda listener: runner.run(

@@ -11,19 +11,21 @@ import os
 import re
 import subprocess
 import sys
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from engine import paths
+from engine import paths, processes
 from engine.errors import RequestError, one_line
 from engine.spec import Suite, parse_suite
 from engine.units import duration
 
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
 WAIT_SECONDS = 24 * 3600.0
 """How long a queued run waits for its device."""
-ABANDONED_SECONDS = 10.0
-"""How long a queued run may be silent before its process is looked for."""
 ENDED = ("finished", "failed", "cancelled", "interrupted")
 
 
@@ -39,14 +41,15 @@ def start(suite: Suite, device_request: str, suite_path: str | None = None, offl
     from ulid import ULID
 
     from engine import hardware
+    from engine.recorder import reserve_last_words
     from engine.store import models, open_store
 
     device = hardware.resolve_device(device_request)
     run_id = str(ULID())
-    logs = paths.local_folder("logs") / run_id
-    logs.mkdir(parents=True, exist_ok=True)
     with open_store() as store:
+        reserve_last_words(run_id)
         with store.session() as session:
+            asked = _turn(session)
             session.add(
                 models.Run(
                     id=run_id,
@@ -58,23 +61,32 @@ def start(suite: Suite, device_request: str, suite_path: str | None = None, offl
                     host=socket.gethostname(),
                     environment={},
                     status="queued",
-                    created_at=datetime.now(UTC),
+                    created_at=asked,
+                    queued_at=asked,
                     heartbeat_at=datetime.now(UTC),
-                    log_path=str(logs),
+                    log_path=str(paths.local_data() / "logs" / run_id),
                 )
             )
-        pid = _detach(run_id, [str(suite.folder), *(["--offline"] if offline else [])])
-        with store.session() as session:
-            run = session.get(models.Run, run_id)
-            if run is not None and run.pid is None:
-                run.pid = pid
+        _detach(run_id, [str(suite.folder), *(["--offline"] if offline else [])])
     return run_id
 
 
-def _detach(run_id: str, arguments: list[str]) -> int:
-    """Start the process that measures a queued run; its id."""
+def _turn(session: Session) -> datetime:
+    """When a run is asked for: now, but behind all that wait, whatever was done to the clock in between."""
+    from sqlalchemy import func, select
+
+    from engine.store import models
+
+    last = session.scalar(select(func.max(models.Run.queued_at)).where(models.Run.status == "queued"))
+    return max(datetime.now(UTC), last + timedelta(milliseconds=1)) if last else datetime.now(UTC)
+
+
+def _detach(run_id: str, arguments: list[str]) -> None:
+    """Start the process that measures a queued run, and write down which it is."""
+    from engine.store import open_store
+
     with (paths.local_folder("logs") / run_id / "run.log").open("ab") as log:
-        return subprocess.Popen(
+        pid = subprocess.Popen(
             [sys.executable, "-m", "engine.jobs", run_id, *arguments],
             cwd=paths.REPOSITORY,
             stdin=subprocess.DEVNULL,
@@ -82,28 +94,38 @@ def _detach(run_id: str, arguments: list[str]) -> int:
             stderr=log,
             start_new_session=True,
         ).pid
+    with open_store(create=False) as store, store.session() as session:
+        _claim(session, run_id, pid)
 
 
-def resume(reference: str) -> str:
+def _claim(session: Session, run_id: str, pid: int) -> None:
+    """A queued run is process `pid`'s, which says so itself too: who asked for it may be gone before."""
+    from sqlalchemy import update
+
+    from engine.store import models
+
+    queued = update(models.Run).where(models.Run.id == run_id, models.Run.status == "queued")
+    session.execute(queued.values(pid=pid, process=processes.mark(pid)))
+
+
+def resume(reference: str, offline: bool = False) -> str:
     """Queue an ended run again, to measure what it lacks; its id.
 
     Raises RequestError where it cannot go on, see `engine.resuming.resumable`.
     """
     from engine import resuming
+    from engine.recorder import reserve_last_words
     from engine.store import models, open_store
 
     found = resuming.resumable(reference)
-    (paths.local_folder("logs") / found.id).mkdir(exist_ok=True)
-    with open_store(create=False) as store:
-        with store.session() as session:
-            run = session.get_one(models.Run, found.id)
-            run.status, run.status_reason, run.finished_at = "queued", None, None
-            run.cancel_requested, run.progress, run.pid = False, None, None
-            run.heartbeat_at = datetime.now(UTC)
-        pid = _detach(found.id, [str(found.suite.folder), "--resume"])
-        with store.session() as session:
-            run = session.get_one(models.Run, found.id)
-            run.pid = run.pid or pid
+    reserve_last_words(found.id)
+    with open_store(create=False) as store, store.session() as session:
+        asked = _turn(session)
+        run = session.get_one(models.Run, found.id)
+        run.status, run.status_reason, run.finished_at = "queued", None, None
+        run.cancel_requested, run.progress, run.pid, run.process = False, None, None, None
+        run.queued_at, run.heartbeat_at = asked, datetime.now(UTC)
+    _detach(found.id, [str(found.suite.folder), "--resume", *(["--offline"] if offline else [])])
     return found.id
 
 
@@ -120,29 +142,24 @@ def cancel(reference: str, at_once: bool = False) -> bool:
         if run.status in ENDED:
             return False
         run.cancel_requested = True
-        run_id, host, pid = run.id, run.host, run.pid
+        run_id, host, pid, process = run.id, run.host, run.pid, run.process
     if at_once:
-        _interrupt(run_id, host, pid)
+        _interrupt(run_id, host, pid, process)
     return True
 
 
-def _interrupt(run_id: str, host: str, pid: int | None) -> None:
+def _interrupt(run_id: str, host: str, pid: int | None, process: str | None) -> None:
     """Tell a run's process to end what it does; it writes down what became of it."""
     import signal
     import socket
 
-    import psutil
-
     if host != socket.gethostname():
         raise RequestError(f"run {run_id} is measured on {host}: it can end at once only from there")
-    try:
-        command = psutil.Process(pid).cmdline() if pid is not None else []
-        # Its number may be another process's by now.
-        if run_id in command or {"engine", "run"} <= set(command):
-            os.kill(pid or 0, signal.SIGTERM)
+    # Its number may be another process's by now.
+    if pid is not None and process and processes.lives(pid, process):
+        with suppress(OSError):
+            os.kill(pid, signal.SIGTERM)
             return
-    except (psutil.Error, OSError):
-        pass
     raise RequestError(f"run {run_id}: its process {pid} is not there any more, or is another user's")
 
 
@@ -160,30 +177,6 @@ def standing(status: str, progress: dict[str, Any] | None, spec: dict[str, Any])
         text = f"{phase}: {text}"
     left = progress.get("seconds_left")
     return text + ("" if left is None else f", about {duration(left)} left")
-
-
-def close_abandoned() -> list[str]:
-    """Queued runs of this host whose process is gone become interrupted; returns their ids.
-
-    `engine.store.queries.mark_interrupted` does the same for runs that had begun.
-    """
-    import socket
-
-    from sqlalchemy import select
-
-    from engine import pool
-    from engine.store import models, open_store
-
-    closed = []
-    with open_store(create=False) as store, store.session() as session:
-        query = select(models.Run).where(models.Run.status == "queued", models.Run.host == socket.gethostname())
-        for run in session.scalars(query):
-            age_s = (datetime.now(UTC) - (run.heartbeat_at or run.created_at)).total_seconds()
-            if age_s > ABANDONED_SECONDS and (run.pid is None or not pool.alive(run.pid)):
-                run.status, run.finished_at = "interrupted", datetime.now(UTC)
-                run.status_reason = f"its process on {run.host} ended while it was queued"
-                closed.append(run.id)
-    return closed
 
 
 def log_tail(run_id: str, lines: int = 200) -> str:
@@ -208,12 +201,15 @@ def measure(run_id: str, folder: Path, offline: bool, resume: bool = False) -> i
             print(f"error: no run {run_id} in the store", file=sys.stderr)
             return 2
         raw, device, path = run.suite, run.device, run.suite_path
+        _claim(session, run_id, os.getpid())
     said: tuple[str, str | None] | None = None
 
     def say(progress: runner.Progress) -> None:
         nonlocal said
         if said != (said := (progress.phase, progress.variant)):
-            print(f"{datetime.now(UTC):%H:%M:%S} {progress.phase}: {progress.text}", flush=True)
+            # A log on a full disk ends no run.
+            with suppress(OSError):
+                print(f"{datetime.now(UTC):%H:%M:%S} {progress.phase}: {progress.text}", flush=True)
 
     try:
         suite = parse_suite(raw, f"run {run_id}", folder)
@@ -228,36 +224,36 @@ def measure(run_id: str, folder: Path, offline: bool, resume: bool = False) -> i
             resume=resuming.stored(run_id) if resume else None,
         )
     except (KeyboardInterrupt, runner.Cancelled):
+        _ended(run_id, "cancelled", "cancelled by the user while it was queued")
         print("cancelled", flush=True)
         return 130
     except RequestError as error:
-        _fail(run_id, one_line(error, 2000))
+        _ended(run_id, "failed", one_line(error, 2000))
         print(f"error: {one_line(error, 2000)}", file=sys.stderr)
         return 2
     except Exception as error:
-        _fail(run_id, f"{type(error).__name__}: {one_line(error)}")
+        _ended(run_id, "failed", f"{type(error).__name__}: {one_line(error)}")
         raise
     return 0
 
 
-def _fail(run_id: str, reason: str) -> None:
+def _ended(run_id: str, status: str, reason: str) -> None:
     """A run that ended before its runner could say so."""
+    from engine.recorder import say_last
     from engine.store import models, open_store
 
-    with open_store(create=False) as store, store.session() as session:
-        run = session.get(models.Run, run_id)
-        if run is not None and run.status not in ENDED:
-            run.status, run.status_reason, run.finished_at = "failed", reason, datetime.now(UTC)
+    try:
+        with open_store(create=False) as store, store.session() as session:
+            run = session.get(models.Run, run_id)
+            if run is not None and run.status not in ENDED:
+                run.status, run.status_reason, run.finished_at = status, reason, datetime.now(UTC)
+    except RequestError:
+        say_last(run_id, reason)
 
 
 def main() -> None:
     """`python -m engine.jobs RUN FOLDER [--offline] [--resume]`."""
-    import signal
-
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
+    processes.end_politely()
     os.chdir(paths.REPOSITORY)
     sys.exit(measure(sys.argv[1], Path(sys.argv[2]), "--offline" in sys.argv[3:], "--resume" in sys.argv[3:]))
 

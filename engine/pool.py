@@ -16,7 +16,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
-from engine import backends, hardware, paths
+from engine import backends, hardware, paths, processes
 from engine.artefacts import Prepared
 from engine.backends.base import LoadRequest
 from engine.errors import RequestError, UnavailableError, one_line
@@ -30,8 +30,6 @@ SILENCE_STEP_S = 0.003
 CLASSIFY = "classify"
 """What those are called who hold a device for one call or one build, not for a run."""
 EVICTION_STEP_S = 0.1
-START_SLACK_S = 2.0
-"""How far a process's start may lie from the one written down; more is another process with its number."""
 
 
 class WorkerError(RuntimeError):
@@ -259,37 +257,18 @@ def _told(file: Path) -> str:
 def holder(device: Device) -> str | None:
     """Who holds `device`, such as "run 01J..."; None where nobody does who still lives. Costs a look at a file."""
     for said in _holders(_lock_file(device)):
-        found = re.fullmatch(r"(.+) \(process (\d+)\)", said)
-        if found and alive(int(found[2])):
+        found = re.fullmatch(r"(.+) \(process (\d+)\)(?:\n(.+))?", said)
+        if found and processes.lives(int(found[2]), found[3]) is not False:
             return found[1]
     return None
 
 
-def alive(pid: int, started_s: float | None = None) -> bool:
-    """Whether process `pid` runs; with `started_s`, whether it is the one that started then."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        return started_s is None or abs(process.create_time() - started_s) <= START_SLACK_S
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.Error:
-        return True
-
-
 def register_warm(device: Device, pid: int) -> Path:
     """Tell runs that process `pid` keeps a model on `device`; unlink the returned file when it is gone."""
-    import psutil
-
     lock = _lock_file(device)
     file = lock.with_name(f"{lock.stem}.warm-{pid}")
-    try:
-        file.write_text(str(psutil.Process(pid).create_time()))
-    except (OSError, psutil.Error):
-        pass
+    with suppress(OSError):
+        file.write_text(processes.mark(pid) or "")
     return file
 
 
@@ -299,10 +278,10 @@ def warm_workers(device: Device) -> list[int]:
     found = []
     for file in lock.parent.glob(f"{lock.stem}.warm-*"):
         try:
-            pid, started_s = int(file.name.rpartition("-")[2]), float(_told(file) or 0)
+            pid = int(file.name.rpartition("-")[2])
         except ValueError:
             continue
-        if alive(pid, started_s or None):
+        if processes.lives(pid, _told(file) or None) is not False:
             found.append(pid)
             continue
         try:
@@ -346,7 +325,7 @@ def device_lock(device: Device, holder: str, timeout_s: float = 0.0) -> Iterator
     try:
         lock.acquire(timeout=timeout_s)
     except Timeout as error:
-        who = next(iter(_holders(file)), "another process")
+        who = next(iter(_holders(file)), "").partition("\n")[0] or "another process"
         raise DeviceBusy(
             f"{device.name} ({device.spec}) is busy: {who} holds it; wait for it to end, or cancel it", who
         ) from error
@@ -354,7 +333,7 @@ def device_lock(device: Device, holder: str, timeout_s: float = 0.0) -> Iterator
         raise RequestError(f"cannot lock the device at {file}: {one_line(error)}; set BENCH_LOCK_DIR") from error
     try:
         with suppress(OSError):
-            told.write_text(f"{holder} (process {os.getpid()})")
+            told.write_text(f"{holder} (process {os.getpid()})\n{processes.mark()}")
         yield
     finally:
         with suppress(OSError):

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from pathlib import Path
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import delete, select, tuple_, update
+from sqlalchemy import delete, func, select, tuple_, update
 
-from engine import hardware, paths, pool
-from engine.store import models, open_store, queries
+from engine import hardware, paths, processes
+from engine.errors import RequestError, one_line
+from engine.store import LockedError, models, open_store, queries
 from engine.summary import Block
 
 if TYPE_CHECKING:
@@ -25,7 +30,13 @@ if TYPE_CHECKING:
     from engine.spec import Suite
 
 PROGRESS_SECONDS = 1.0
-"""The least time between two writes of progress; it doubles as the run's heartbeat."""
+"""The least time between two writes of progress, which are signs of life too."""
+HEARTBEAT_SECONDS = 20.0
+"""The longest time without a sign of life. In ordinary rounds no heartbeat is due, so that it disturbs none."""
+LOCKED_SECONDS = 600.0
+"""How long a write waits, over and over, for a database that another process has locked."""
+WORDS_BYTES = 4096
+"""What is kept free for a run's last words, so that there is room for them on a full disk."""
 
 
 EARLIER_RUNS = 50
@@ -40,6 +51,26 @@ OBSERVED = (
 """The columns of a measurement that do not follow from its calls and answers."""
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _patient(method: Callable[Concatenate[Recorder, P], T]) -> Callable[Concatenate[Recorder, P], T]:
+    """A write that is tried again while another process has the database locked: a backup of it costs no run."""
+
+    @wraps(method)
+    def tried(self: Recorder, *arguments: P.args, **named: P.kwargs) -> T:
+        deadline = time.monotonic() + self.patience_s
+        while True:
+            try:
+                return method(self, *arguments, **named)
+            except LockedError:
+                if time.monotonic() >= deadline:
+                    raise
+
+    return tried
+
+
 class Recorder:
     """The store, as a run writes to it. Use as a context manager."""
 
@@ -47,6 +78,8 @@ class Recorder:
         self._store = open_store(url)
         self._told_s = 0.0
         self._phase = ""
+        self._status = "queued"
+        self.patience_s = LOCKED_SECONDS
 
     def __enter__(self) -> Recorder:
         return self
@@ -82,7 +115,7 @@ class Recorder:
             run.suite_path = suite_path
             run.device, run.device_name, run.host = device.spec, device.name, socket.gethostname()
             run.environment = hardware.environment() | {"threads": threads}
-            run.status, run.pid = "preparing", os.getpid()
+            run.status, run.pid, run.process = "preparing", os.getpid(), processes.mark()
             run.started_at = run.heartbeat_at = _now()
             run.log_path = str(paths.local_data() / "logs" / run_id)
             run.example_set_id = examples.digest
@@ -110,6 +143,7 @@ class Recorder:
             ]
             session.add_all(rows)
             session.flush()
+            self._begun(run_id)
             for cell, row in zip(cells, rows, strict=True):
                 cell.id = row.id
 
@@ -120,7 +154,8 @@ class Recorder:
         """
         with self._store.session() as session:
             run = session.get_one(models.Run, run_id)
-            run.status, run.status_reason, run.pid = "preparing", None, os.getpid()
+            run.status, run.status_reason = "preparing", None
+            run.pid, run.process = os.getpid(), processes.mark()
             run.finished_at, run.cancel_requested, run.heartbeat_at = None, False, _now()
             rows = {(row.variant, row.batch_size): row for row in queries.measurements(session, run_id)}
             for cell in cells:
@@ -138,8 +173,32 @@ class Recorder:
                 else:
                     row.status, row.status_reason = "pending", None
             session.flush()
+            self._begun(run_id)
             session.expunge(run)
             return run
+
+    def _begun(self, run_id: str) -> None:
+        self._status = "preparing"
+        reserve_last_words(run_id)
+
+    @contextmanager
+    def beating(self, run_id: str) -> Iterator[None]:
+        """Signs of life while the run says nothing else, as when a model is built or loaded."""
+        ended = Event()
+
+        def beat() -> None:
+            while not ended.wait(HEARTBEAT_SECONDS / 4):
+                if time.monotonic() - self._told_s > HEARTBEAT_SECONDS:
+                    with suppress(RequestError), self._store.session() as session:
+                        session.execute(update(models.Run).where(models.Run.id == run_id).values(heartbeat_at=_now()))
+
+        heart = Thread(target=beat, name="heartbeat", daemon=True)
+        heart.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            heart.join()
 
     def published(self) -> list[str]:
         """The rows that a variant may stand beside, as "study/title"."""
@@ -169,50 +228,64 @@ class Recorder:
                         shortest[key] = min(row.latency_p50_s, shortest.get(key, row.latency_p50_s))
         return shortest
 
+    @_patient
     def state(self, run_id: str, status: str) -> None:
         """The run goes on to another state."""
+        self._status = status
         with self._store.session() as session:
             session.execute(
                 update(models.Run).where(models.Run.id == run_id).values(status=status, heartbeat_at=_now())
             )
 
+    @_patient
     def ceilings(self, run_id: str, found: dict[str, Any]) -> None:
         """What the device reached, measured by `engine.ceilings`."""
         with self._store.session() as session:
             session.execute(update(models.Run).where(models.Run.id == run_id).values(ceilings=found))
 
+    @_patient
     def progress(self, run_id: str, progress: Progress) -> bool:
         """Where the run stands, at most once a second within a phase; returns whether it is to be cancelled."""
         if progress.phase == self._phase and time.monotonic() - self._told_s < PROGRESS_SECONDS:
             return False
-        self._phase, self._told_s = progress.phase, time.monotonic()
+        told = {"progress": asdict(progress), "heartbeat_at": _now()}
+        if self._status in queries.LIVE:
+            # Who could not see the process may have taken the run for interrupted.
+            told |= {"status": self._status, "status_reason": None, "finished_at": None}
         with self._store.session() as session:
-            session.execute(
-                update(models.Run).where(models.Run.id == run_id).values(progress=asdict(progress), heartbeat_at=_now())
-            )
+            session.execute(update(models.Run).where(models.Run.id == run_id).values(**told))
+            asked = bool(session.scalar(select(models.Run.cancel_requested).where(models.Run.id == run_id)))
+        self._phase, self._told_s = progress.phase, time.monotonic()
+        return asked
+
+    def cancel_requested(self, run_id: str) -> bool:
+        """Whether somebody asked the run to end."""
+        with self._store.session() as session:
             return bool(session.scalar(select(models.Run.cancel_requested).where(models.Run.id == run_id)))
 
+    @_patient
     def models(self, run_id: str, digests: dict[str, str]) -> None:
         """Variant -> digest of its model's files: by these a run that is resumed knows whether they are the same."""
         with self._store.session() as session:
             run = session.get_one(models.Run, run_id)
             run.environment = run.environment | {"models": digests}
 
-    def ahead(self, run_id: str) -> str | None:
-        """The oldest of the runs that were queued for the same device before this one and still wait for it."""
+    def ahead(self, device: str, run_id: str | None = None) -> str | None:
+        """The oldest run that waits for `device` of this host; of those asked for before `run_id`, if it is given."""
+        asked = func.coalesce(models.Run.queued_at, models.Run.created_at)
+        waiting = select(models.Run).where(
+            models.Run.status == "queued", models.Run.host == socket.gethostname(), models.Run.device == device
+        )
         with self._store.session() as session:
-            run = session.get_one(models.Run, run_id)
-            before = select(models.Run).where(
-                models.Run.status == "queued",
-                models.Run.host == run.host,
-                models.Run.device == run.device,
-                tuple_(models.Run.created_at, models.Run.id) < (run.created_at, run.id),
-            )
-            for other in session.scalars(before.order_by(models.Run.created_at, models.Run.id)):
-                if other.pid is not None and pool.alive(other.pid):
+            if run_id is not None:
+                own = select(asked, models.Run.id).where(models.Run.id == run_id)
+                waiting = waiting.where(tuple_(asked, models.Run.id) < session.execute(own).one())
+            for other in session.scalars(waiting.order_by(asked, models.Run.id)):
+                if processes.lives(other.pid, other.process) is not False:
                     return other.id
         return None
 
+    @_patient
     def blocks(self, made: Iterable[tuple[Cell, Block]]) -> None:
         """One round's calls."""
         with self._store.session() as session:
@@ -231,6 +304,7 @@ class Recorder:
                 for cell, block in made
             )
 
+    @_patient
     def prediction(self, measurement_id: int, logits: np.ndarray, model_labels: list[str]) -> None:
         """Every example's logits: float32 [examples, labels]."""
         with self._store.session() as session:
@@ -244,24 +318,48 @@ class Recorder:
                 )
             )
 
+    @_patient
     def finish(self, measurement_id: int, values: dict[str, Any]) -> None:
         """A measurement's columns."""
         with self._store.session() as session:
             session.execute(update(models.Measurement).where(models.Measurement.id == measurement_id).values(**values))
 
+    @_patient
     def forget_blocks(self, measurement_ids: list[int]) -> None:
         """Drop the calls of an attempt that is made again in another way."""
         with self._store.session() as session:
             session.execute(delete(models.Block).where(models.Block.measurement_id.in_(measurement_ids)))
 
     def end(self, run_id: str, status: str, reason: str | None) -> None:
-        """The run's last state."""
-        with self._store.session() as session:
-            session.execute(
-                update(models.Run)
-                .where(models.Run.id == run_id)
-                .values(status=status, status_reason=reason, finished_at=_now(), heartbeat_at=_now())
-            )
+        """The run's last state. Where the database cannot be written, the reason is left to whoever looks next."""
+        values = {"status": status, "status_reason": reason, "finished_at": _now(), "heartbeat_at": _now()}
+        try:
+            with self._store.session() as session:
+                session.execute(update(models.Run).where(models.Run.id == run_id).values(**values))
+            self._status = status
+        except RequestError as error:
+            say_last(run_id, reason or one_line(error))
+            raise
+        _words_file(run_id).unlink(missing_ok=True)
+
+
+def _words_file(run_id: str) -> Path:
+    return paths.local_data() / "logs" / run_id / queries.LAST_WORDS
+
+
+def reserve_last_words(run_id: str) -> None:
+    """Keep room for `say_last`."""
+    file = paths.local_folder("logs") / run_id / queries.LAST_WORDS
+    with suppress(OSError):
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b" " * WORDS_BYTES)
+
+
+def say_last(run_id: str, reason: str) -> None:
+    """Leave the reason of a run's end where `engine.store.queries.mark_interrupted` finds it. Never raises."""
+    with suppress(OSError), _words_file(run_id).open("r+b") as file:
+        # Over what was reserved: that needs no room.
+        file.write(reason.encode()[:WORDS_BYTES].ljust(WORDS_BYTES))
 
 
 def _work(run: models.Run) -> tuple[Any, ...]:

@@ -78,7 +78,10 @@ LOG_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 
-ELSEWHERE = ("pid", "cancel_requested", "progress", "heartbeat_at", "log_path", "imported_at", "example_set_id")
+ELSEWHERE = (
+    "pid", "process", "queued_at", "cancel_requested", "progress", "heartbeat_at", "log_path", "imported_at",
+    "example_set_id",
+)  # fmt: skip
 """Columns of a run that mean nothing on another machine, or that are made anew there."""
 KEYS = ("id", "run_id", "measurement_id")
 

@@ -25,7 +25,7 @@ from engine.errors import RequestError, UnavailableError, did_you_mean, one_line
 from engine.hardware import Device
 from engine.measure import conditions, energy
 from engine.pool import Worker, WorkerError
-from engine.recorder import Recorder
+from engine.recorder import Recorder, say_last
 from engine.resuming import Resumable
 from engine.spec import CHECKPOINT, Suite, Variant
 
@@ -169,7 +169,7 @@ def _take(
     began_s = time.monotonic()
     while True:
         try:
-            if queued and (first := recorder.ahead(run_id)):
+            if first := recorder.ahead(device.spec, run_id if queued else None):
                 raise pool.DeviceBusy(f"run {first} was queued for {device.name} before", f"run {first}")
             stack.enter_context(pool.device_lock(device, f"run {run_id}"))
         except pool.DeviceBusy as error:
@@ -286,6 +286,10 @@ class Runner:
 
     def run(self) -> str:
         """All of it. The store is left with a truthful state whatever happens."""
+        with self.recorder.beating(self.id):
+            return self._run()
+
+    def _run(self) -> str:
         try:
             self._prepare()
             self._measure_ceilings()
@@ -297,13 +301,11 @@ class Runner:
                 self._start_over_one_by_one()
                 self._measure()
             self._derive()
-        except (KeyboardInterrupt, Cancelled):
-            self._end_all("cancelled", "the run was cancelled")
-            self.recorder.end(self.id, "cancelled", "cancelled by the user")
+        except (KeyboardInterrupt, Cancelled) as stop:
+            self._close("cancelled", "the run was cancelled", stop)
             raise
         except BaseException as error:
-            self._end_all("cancelled", f"the run ended early: {one_line(error)}")
-            self.recorder.end(self.id, "failed", one_line(error))
+            self._close("failed", f"the run ended early: {one_line(error)}", error)
             raise
         failed = [entry.variant.name for entry in self.entries if entry.ended == "failed" and not entry.kept]
         self.recorder.end(self.id, "finished", f"failed: {', '.join(failed)}" if failed else None)
@@ -729,6 +731,19 @@ class Runner:
             # What it gave until then is told; beside the baseline it is not held, as the rounds are not all there.
             cell.values |= self._alone(entry, cell)
             self.recorder.finish(cell.id, {**cell.values, "status": status, "status_reason": reason})
+
+    def _close(self, status: str, why: str, error: BaseException) -> None:
+        """The run's end before its time. Where it cannot be stored, the first error counts, not this one."""
+        by_user = "cancelled by the user"
+        reason = by_user if status == "cancelled" and not str(error) else one_line(error)
+        self.recorder.patience_s = 0.0
+        try:
+            self._end_all("cancelled", why)
+            if status == "cancelled" and self.recorder.cancel_requested(self.id):
+                reason = by_user
+            self.recorder.end(self.id, status, reason)
+        except RequestError:
+            say_last(self.id, reason)
 
     def _end_all(self, status: str, reason: str) -> None:
         for entry in self._alive():

@@ -94,6 +94,10 @@ class Run(Base):
     finished_at: Mapped[datetime | None]
     heartbeat_at: Mapped[datetime | None]
     pid: Mapped[int | None]
+    process: Mapped[str | None] = mapped_column(Text)
+    """`engine.processes.mark` of process `pid`: its number alone may be another's by now."""
+    queued_at: Mapped[datetime | None]
+    """When it was last asked for: a run that is resumed joins the queue at its end."""
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     ceilings: Mapped[dict[str, Any] | None] = mapped_column(Json)
     """What the device reached at the run's start: matrix products in each dtype, bandwidths."""

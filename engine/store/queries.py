@@ -7,13 +7,16 @@ import hashlib
 import math
 import socket
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, delete, exists, func, insert, or_, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import ColumnElement, Select, Update, delete, exists, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session, load_only
+from sqlalchemy.orm.attributes import set_committed_value
 
+from engine import processes
 from engine.errors import RequestError
 from engine.store.models import Block, Example, ExampleSet, Measurement, Prediction, Published, Run, RunTag
 
@@ -29,14 +32,14 @@ REFERENCE_LENGTH = 4
 """The fewest characters of a run's id that may stand for it."""
 CHUNK = 500
 """How many values one statement binds at most: old SQLite allows 999."""
-GONE_SECONDS = 10.0
-"""How long a run may be silent before its process is looked for: ten times what a live one needs.
-
-Never at once: beside a container with the same host name, a live process's number may mean nothing here."""
+SILENT_SECONDS = 60.0
+"""How long a run may be silent whose process cannot be looked for: three times what a live one is at most."""
+ELSEWHERE_SECONDS = 300.0
+"""The same for a run of another host, whose clock may differ."""
+LAST_WORDS = ".ended"
+"""The file in a run's log folder in which its process says how it ended, where the database cannot be written."""
 SEARCH_WORDS = 20
 """How many words a search looks for at most."""
-PID_SLACK_S = 10.0
-"""How far two clocks may differ before a process counts as younger than a run's last heartbeat."""
 
 FIXED_FIELDS: tuple[str, ...] = (
     "variant",
@@ -537,49 +540,68 @@ def _iso(time: datetime | None) -> str | None:
     return None if time is None else time.astimezone(UTC).isoformat(timespec="milliseconds")
 
 
-def mark_interrupted(session: Session, older_than_s: float = 60.0) -> list[str]:
-    """Closes runs whose process on this host ended without a word; returns their ids.
+def mark_interrupted(session: Session, silent_s: float = SILENT_SECONDS) -> list[str]:
+    """Closes runs whose process ended without a word; returns their ids.
 
-    Only runs whose last sign of life is older than `older_than_s` seconds, or GONE_SECONDS where the number of
-    their process is known. They become interrupted, and their pending measurements cancelled, with the reason.
-    Runs of other hosts are left alone.
+    On this machine a process that is gone is seen at once, whatever the clock says. One that cannot be looked for from
+    here (on another host, in another container, before this machine was started) counts as gone when it has given no
+    sign of life for `silent_s` seconds, or ELSEWHERE_SECONDS where the clock is another host's. Its runs become
+    interrupted, and their pending measurements cancelled, with the reason. Where the database cannot be written, the
+    runs are still read so in this session.
     """
     now = datetime.now(UTC)
     closed = []
-    for run in session.scalars(select(Run).where(Run.status.in_(LIVE), Run.host == socket.gethostname())):
-        sign = run.heartbeat_at or run.started_at or run.created_at
-        silent_s = older_than_s if run.pid is None else min(older_than_s, GONE_SECONDS)
-        if now - sign <= timedelta(seconds=silent_s) or _alive(run.pid, run.heartbeat_at):
+    for run in session.scalars(select(Run).where(Run.status.in_(LIVE))).all():
+        reason = _ended(run, now, silent_s)
+        if reason is None:
             continue
-        who = "its process" if run.pid is None else f"its process {run.pid}"
-        reason = (
-            f"{who} on {run.host} ended without finishing; last sign of life {sign:%Y-%m-%d %H:%M:%S} UTC"
-        )
-        run.status, run.status_reason = "interrupted", reason
-        run.finished_at = run.finished_at or sign
-        session.execute(
-            update(Measurement)
-            .where(Measurement.run_id == run.id, Measurement.status == "pending")
-            .values(status="cancelled", status_reason=reason)
-        )
+        sign = run.heartbeat_at or run.started_at or run.created_at
+        found = {"status": "interrupted", "status_reason": reason, "finished_at": run.finished_at or sign}
+        try:
+            # It may have ended properly, or gone on by another process, since it was read.
+            same = (Run.id == run.id, Run.status.in_(LIVE), Run.pid.is_not_distinct_from(run.pid))
+            if not session.execute(_quietly(update(Run).where(*same).values(**found))).rowcount:  # type: ignore[attr-defined]
+                session.refresh(run)
+                continue
+            pending = update(Measurement).where(Measurement.run_id == run.id, Measurement.status == "pending")
+            session.execute(_quietly(pending.values(status="cancelled", status_reason=reason)))
+        except OperationalError:
+            if session.get_bind().dialect.name != "sqlite":
+                raise
+        for name, value in found.items():
+            set_committed_value(run, name, value)
         closed.append(run.id)
-    session.flush()
     return closed
 
 
-def _alive(pid: int | None, heartbeat: datetime | None) -> bool:
-    """Whether process `pid` runs, and is not a later one that was given the same number after `heartbeat`."""
-    if pid is None:
-        return False
-    import psutil
+def _quietly(statement: Update) -> Update:
+    return statement.execution_options(synchronize_session=False)
 
+
+def _ended(run: Run, now: datetime, silent_s: float) -> str | None:
+    """Why a live run's process counts as gone; None where it does not."""
+    sign = run.heartbeat_at or run.started_at or run.created_at
+    age_s = (now - sign).total_seconds()
+    seen = f"last sign of life {sign:%Y-%m-%d %H:%M:%S} UTC"
+    if run.host != socket.gethostname():
+        return None if age_s <= ELSEWHERE_SECONDS else f"{run.host} no longer says anything of it; {seen}"
+    found = processes.lives(run.pid, run.process)
+    anew = found is None and processes.restarted(run.process)
+    # After a restart the clock may be behind what it was.
+    age_s = abs(age_s) if anew else age_s
+    if found or ((found is None or run.process is None) and age_s <= silent_s):
+        return None
+    if words := last_words(run.log_path):
+        return words
+    who = "its process" if run.pid is None else f"its process {run.pid}"
+    how = "while it was queued" if run.status == "queued" else "without finishing"
+    how += ", as the machine was started anew" if anew else ""
+    return f"{who} on {run.host} ended {how}; {seen}"
+
+
+def last_words(log_path: str | None) -> str | None:
+    """What a run's process wrote of its end where it could not write to the database; None where it did not."""
     try:
-        process = psutil.Process(pid)
-        # A process that its parent has not waited for is a zombie: it has a number and no life.
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        return heartbeat is None or process.create_time() <= heartbeat.timestamp() + PID_SLACK_S
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.Error:
-        return True
+        return (Path(log_path) / LAST_WORDS).read_text(encoding="utf-8", errors="replace").strip() if log_path else None
+    except OSError:
+        return None

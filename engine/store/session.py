@@ -40,6 +40,10 @@ NETWORK_FILE_SYSTEMS = (
 ANOTHER = "point BENCH_DATA_DIR or BENCH_DATABASE_URL elsewhere"
 
 
+class LockedError(RequestError):
+    """Another process has held the database for longer than a statement waits."""
+
+
 class Store:
     """An open database whose schema is up to date. Close it, or use it in a `with` statement."""
 
@@ -114,7 +118,9 @@ def translate_errors(url: str | URL | None = None) -> Iterator[None]:
         message = _explain(error, parsed)
         if message is None:
             raise
-        raise RequestError(message) from error
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        busy = getattr(cause, "sqlite_errorname", "").startswith("SQLITE_BUSY")
+        raise (LockedError if busy else RequestError)(message) from error
 
 
 def journal_mode(file: Path, mounts: Path = Path("/proc/mounts")) -> str:

@@ -238,7 +238,7 @@ def test_what_was_read_is_forgotten_with_its_run(own: Path) -> None:
 def test_who_follows_a_run_learns_that_its_process_is_gone(own: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    seen = datetime.now(UTC) - timedelta(seconds=2 * queries.GONE_SECONDS)
+    seen = datetime.now(UTC) - timedelta(seconds=2 * queries.SILENT_SECONDS)
     with open_store() as store, store.session() as session:
         run = session.get_one(models.Run, RUNNING)
         run.host, run.pid, run.heartbeat_at, run.created_at = socket.gethostname(), process.pid, seen, seen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +79,8 @@ def until_killed(live: Any, suite: Path, wait_until: Any) -> tuple[str, dict[str
     return run_id, rounds_of(run_id)
 
 
-def silent_for_long(folder: Path) -> None:
-    """Makes the runs' last sign of life old enough to mean something."""
-    with sqlite3.connect(folder / "bench.sqlite") as database:
-        database.execute("UPDATE run SET heartbeat_at = datetime(heartbeat_at, '-5 minutes')")
-    database.close()
-
-
-def test_a_killed_run_goes_on_with_what_it_has(suite, live, bench, wait_until, own_folders):
+def test_a_killed_run_goes_on_with_what_it_has(suite, live, bench, wait_until):
     run_id, before = until_killed(live, suite(), wait_until)
-    silent_for_long(own_folders)
     done = bench("resume", run_id[-6:])
     assert done.returncode == 0, done.stderr
     after, rows = rounds_of(run_id), rows_of(run_id)
@@ -114,7 +106,7 @@ def test_a_killed_run_goes_on_with_what_it_has(suite, live, bench, wait_until, o
     )
 
 
-def test_only_what_failed_is_measured_again_beside_its_baseline(suite, live, bench, own_folders):
+def test_only_what_failed_is_measured_again_beside_its_baseline(suite, live, bench):
     run = live("run", suite(rounds=40), "--device", "cpu")
     run.wait_for("timing: round")
     os.kill(run.workers()["int8"], signal.SIGKILL)
@@ -138,14 +130,13 @@ def test_only_what_failed_is_measured_again_beside_its_baseline(suite, live, ben
 
 
 def test_who_may_not_go_on_is_told_why_and_nothing_changes(
-    suite, live, bench, wait_until, own_folders, shaped_models, tmp_path
+    suite, live, bench, wait_until, shaped_models, tmp_path
 ):
     file = suite()
     copy = shutil.copytree(shaped_models["wide"], tmp_path / "model")
     text = file.read_text().replace(str(shaped_models["wide"]), str(copy))
     file.write_text(text)
     run_id, before = until_killed(live, file, wait_until)
-    silent_for_long(own_folders)
 
     with open_store() as store, store.session() as session:
         assert run_id in queries.mark_interrupted(session)
@@ -178,13 +169,12 @@ def test_who_may_not_go_on_is_told_why_and_nothing_changes(
 
     with open_store() as store, store.session() as session:
         run = queries.get_run(session, run_id)
-        run.status, run.host = "running", "elsewhere"
+        run.status, run.host, run.heartbeat_at = "running", "elsewhere", datetime.now(UTC)
     assert f"run {run_id} is running" in bench("resume", run_id).stderr
 
 
-def test_a_run_is_resumed_by_a_process_of_its_own(suite, live, wait_until, own_folders):
+def test_a_run_is_resumed_by_a_process_of_its_own(suite, live, wait_until):
     run_id, before = until_killed(live, suite(), wait_until)
-    silent_for_long(own_folders)
     assert jobs.resume(run_id[:8]) == run_id
 
     def status() -> str:

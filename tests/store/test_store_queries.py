@@ -6,18 +6,21 @@ import json
 import math
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 from sqlalchemy import delete, event, func, select
 
+from engine import processes
 from engine.errors import RequestError
 from engine.store import Store
 from engine.store.models import Block, Example, ExampleSet, Measurement, Prediction, Run, RunTag
@@ -555,6 +558,7 @@ def live_run(new_run: NewRun, pid: int | None, age_s: float = 3600, **columns: o
         "status": "running",
         "host": socket.gethostname(),
         "pid": pid,
+        "process": processes.mark(pid) or f"{processes.mark()}0" if pid else None,
         "heartbeat_at": seen,
         "created_at": seen,
     }
@@ -574,12 +578,13 @@ def interrupted(store: Store, run: Run, **options: float) -> bool:
 
 @pytest.mark.parametrize("status", ["queued", "preparing", "running"])
 def test_a_run_whose_process_is_gone(store: Store, new_run: NewRun, ended: int, status: str) -> None:
-    run = live_run(new_run, ended, status=status)
+    run = live_run(new_run, ended, age_s=0, status=status)
     run.measurements[0].status = "measured"
-    assert interrupted(store, run)
+    assert interrupted(store, run), "at once"
     with store.session() as session:
         stored = get_run(session, run.id)
         assert f"its process {ended} on {socket.gethostname()} ended" in str(stored.status_reason)
+        assert ("queued" in str(stored.status_reason)) == (status == "queued")
         assert stored.finished_at == stored.heartbeat_at
         done, open_ = measurements(session, run.id)
         assert (done.status, done.status_reason) == ("measured", None)
@@ -592,8 +597,10 @@ def test_a_run_that_never_had_a_process(store: Store, new_run: NewRun) -> None:
     assert not interrupted(store, live_run(new_run, None, age_s=15))
 
 
-def test_a_run_whose_process_is_known_to_be_gone_does_not_wait(store: Store, new_run: NewRun, ended: int) -> None:
-    assert interrupted(store, live_run(new_run, ended, age_s=15))
+def test_a_run_of_an_older_bench_is_known_by_its_number_alone(store: Store, new_run: NewRun, ended: int) -> None:
+    assert interrupted(store, live_run(new_run, ended, age_s=70, process=None))
+    assert not interrupted(store, live_run(new_run, ended, age_s=50, process=None))
+    assert not interrupted(store, live_run(new_run, os.getpid(), process=None))
 
 
 def test_a_run_whose_process_is_a_zombie(store: Store, new_run: NewRun) -> None:
@@ -603,25 +610,83 @@ def test_a_run_whose_process_is_a_zombie(store: Store, new_run: NewRun) -> None:
     while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
         pass
     try:
-        assert interrupted(store, live_run(new_run, process.pid, age_s=0), older_than_s=-1)
+        assert interrupted(store, live_run(new_run, process.pid, age_s=0))
     finally:
         process.wait()
 
 
 def test_a_run_whose_process_number_went_to_another(store: Store, new_run: NewRun) -> None:
-    began = datetime.fromtimestamp(psutil.Process().create_time(), UTC)
-    run = live_run(new_run, os.getpid(), heartbeat_at=began - timedelta(hours=1))
+    mark = str(processes.mark())
+    earlier = f"{mark.rpartition('/')[0]}/1"
+    assert interrupted(store, live_run(new_run, os.getpid(), age_s=0, process=earlier))
+
+
+def test_a_run_before_the_machine_was_started_anew(store: Store, new_run: NewRun) -> None:
+    before = f"another-boot/{str(processes.mark()).partition('/')[2]}"
+    assert not interrupted(store, live_run(new_run, os.getpid(), age_s=30, process=before)), "or a machine of its name"
+    # The clock may be wrong after a restart, either way.
+    for age_s in (90, -86400):
+        run = live_run(new_run, os.getpid(), age_s=age_s, process=before)
+        assert interrupted(store, run)
+        with store.session() as session:
+            assert "as the machine was started anew" in str(get_run(session, run.id).status_reason)
+
+
+def test_a_run_in_another_container_is_known_by_its_silence(store: Store, new_run: NewRun) -> None:
+    boot, _, start = str(processes.mark()).split("/")
+    elsewhere = f"{boot}/pid:[1]/{start}"
+    assert not interrupted(store, live_run(new_run, os.getpid(), age_s=50, process=elsewhere))
+    assert interrupted(store, live_run(new_run, os.getpid(), age_s=70, process=elsewhere))
+
+
+@pytest.mark.parametrize("age_s", [-86400 * 365, 0, 86400 * 365])
+def test_a_living_process_is_alive_whatever_the_clock_says(store: Store, new_run: NewRun, age_s: float) -> None:
+    assert not interrupted(store, live_run(new_run, os.getpid(), age_s=age_s))
+
+
+def test_a_run_of_another_host_is_known_by_its_silence(store: Store, new_run: NewRun, ended: int) -> None:
+    assert not interrupted(store, live_run(new_run, ended, host="elsewhere", age_s=200))
+    assert not interrupted(store, live_run(new_run, ended, host="elsewhere", age_s=-3600)), "its clock is ahead"
+    run = live_run(new_run, ended, host="elsewhere", age_s=400)
     assert interrupted(store, run)
+    with store.session() as session:
+        assert "elsewhere no longer says anything of it" in str(get_run(session, run.id).status_reason)
 
 
-def test_runs_that_may_go_on(store: Store, new_run: NewRun, ended: int) -> None:
-    """A slow but living process, one without a heartbeat yet, a fresh one, another host, one that ended."""
-    assert not interrupted(store, live_run(new_run, os.getpid(), age_s=0), older_than_s=-1)
-    assert not interrupted(store, live_run(new_run, ended, age_s=5))
-    assert not interrupted(store, live_run(new_run, ended, host="elsewhere"))
+def test_a_run_that_has_ended_stays_as_it_ended(store: Store, new_run: NewRun, ended: int) -> None:
     assert not interrupted(store, live_run(new_run, ended, status="finished"))
-    began = datetime.fromtimestamp(psutil.Process().create_time(), UTC)
-    waiting = live_run(
-        new_run, os.getpid(), created_at=began - timedelta(hours=1), heartbeat_at=None, status="queued"
-    )
-    assert not interrupted(store, waiting)
+
+
+@pytest.mark.parametrize(("change", "status"), [("status = 'finished'", "finished"), ("pid = 1", "running")])
+def test_a_run_that_ends_or_goes_on_while_it_is_looked_at(
+    store: Store, new_run: NewRun, ended: int, file: Path, change: str, status: str
+) -> None:
+    """Between reading and writing it ended well, or went on by another process: then nothing is written."""
+    run = live_run(new_run, ended)
+    with store.session() as session:
+        add_run(session, run)
+    changed = []
+
+    def another_process(connection: object, cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("UPDATE run") and not changed:
+            changed.append(statement)
+            with closing(sqlite3.connect(file)) as other:
+                other.execute(f"UPDATE run SET {change} WHERE id = ?", (run.id,))
+                other.commit()
+
+    event.listen(store.engine, "before_cursor_execute", another_process)
+    with store.session() as session:
+        assert mark_interrupted(session) == []
+    event.remove(store.engine, "before_cursor_execute", another_process)
+    assert changed
+    with store.session() as session:
+        assert get_run(session, run.id).status == status
+        assert {row.status for row in measurements(session, run.id)} == {"pending"}
+
+
+def test_what_a_process_said_last_is_the_reason(store: Store, new_run: NewRun, ended: int, tmp_path: Path) -> None:
+    (tmp_path / ".ended").write_text("the disk was full" + " " * 4000)
+    run = live_run(new_run, ended, log_path=str(tmp_path))
+    assert interrupted(store, run)
+    with store.session() as session:
+        assert get_run(session, run.id).status_reason == "the disk was full"
