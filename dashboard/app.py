@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard import link, widgets
+from dashboard import data, findings, link, widgets
 
 HERE = Path(__file__).parent
 # Module in app_pages, title, tooltip.
@@ -31,6 +31,8 @@ pages = [
     for name, title, about in PAGES
 ]
 page = st.navigation(pages, position="top")
+if said := data.read_only():
+    st.caption(findings.literal(f"{said[:1].upper()}{said[1:]}."))
 try:
     page.run()
 finally:

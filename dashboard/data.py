@@ -16,6 +16,7 @@ import streamlit as st
 from dashboard import disagreements, frame
 from dashboard.disagreements import Answers
 from engine import batching, exports, history, paths, runfile
+from engine.errors import RequestError
 from engine.store import Store, open_store, queries
 from engine.store.queries import Search
 from engine.summary import Block, Raw
@@ -42,6 +43,14 @@ def _store(url: str) -> Store:
 def store() -> Store:
     """The bench's database. Raises RequestError where there is none yet."""
     return _store(paths.database_url())
+
+
+def read_only() -> str | None:
+    """Why nothing can be stored; None where it can, or where there is no database yet."""
+    try:
+        return store().read_only
+    except RequestError:
+        return None
 
 
 def _current() -> Store:

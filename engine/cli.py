@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from engine.runner import Progress
     from engine.spec import Suite
+    from engine.store import Store
 
 STORAGE_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT)
 PLAIN_SECONDS = 15.0
@@ -268,6 +269,7 @@ def runs(
     from engine.store import open_store, queries
 
     with open_store(create=False) as store, store.session() as session:
+        _say_read_only(store)
         queries.mark_interrupted(session)
         found = queries.list_runs(session, limit=limit, suite=suite, search=queries.Search(search))
     made = Table("Run", "Suite", "Device", "Started (UTC)", "State", "Measurements", "Tags", box=box.SIMPLE_HEAD)
@@ -512,10 +514,16 @@ def _stored(reference: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     from engine.store import open_store, queries
 
     with open_store(create=False) as store, store.session() as session:
+        _say_read_only(store)
         queries.mark_interrupted(session)
         found = queries.get_run(session, reference)
         rows = [queries.flat(m) for m in queries.measurements(session, found.id)]
         return queries.run_summary(found), rows
+
+
+def _say_read_only(store: Store) -> None:
+    if store.read_only:
+        print(f"note: {store.read_only}", file=sys.stderr)
 
 
 def _finished(suite: Suite) -> str | None:

@@ -24,6 +24,8 @@ from engine.units import duration
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from engine.store import Store
+
 WAIT_SECONDS = 24 * 3600.0
 """How long a queued run waits for its device."""
 ENDED = ("finished", "failed", "cancelled", "interrupted")
@@ -67,7 +69,7 @@ def start(suite: Suite, device_request: str, suite_path: str | None = None, offl
                     log_path=str(paths.local_data() / "logs" / run_id),
                 )
             )
-        _detach(run_id, [str(suite.folder), *(["--offline"] if offline else [])])
+        _detach(store, run_id, [str(suite.folder), *(["--offline"] if offline else [])])
     return run_id
 
 
@@ -81,10 +83,8 @@ def _turn(session: Session) -> datetime:
     return max(datetime.now(UTC), last + timedelta(milliseconds=1)) if last else datetime.now(UTC)
 
 
-def _detach(run_id: str, arguments: list[str]) -> None:
+def _detach(store: Store, run_id: str, arguments: list[str]) -> None:
     """Start the process that measures a queued run, and write down which it is."""
-    from engine.store import open_store
-
     with (paths.local_folder("logs") / run_id / "run.log").open("ab") as log:
         pid = subprocess.Popen(
             [sys.executable, "-m", "engine.jobs", run_id, *arguments],
@@ -94,7 +94,7 @@ def _detach(run_id: str, arguments: list[str]) -> None:
             stderr=log,
             start_new_session=True,
         ).pid
-    with open_store(create=False) as store, store.session() as session:
+    with store.session() as session:
         _claim(session, run_id, pid)
 
 
@@ -119,13 +119,14 @@ def resume(reference: str, offline: bool = False) -> str:
 
     found = resuming.resumable(reference)
     reserve_last_words(found.id)
-    with open_store(create=False) as store, store.session() as session:
-        asked = _turn(session)
-        run = session.get_one(models.Run, found.id)
-        run.status, run.status_reason, run.finished_at = "queued", None, None
-        run.cancel_requested, run.progress, run.pid, run.process = False, None, None, None
-        run.queued_at, run.heartbeat_at = asked, datetime.now(UTC)
-    _detach(found.id, [str(found.suite.folder), "--resume", *(["--offline"] if offline else [])])
+    with open_store(create=False) as store:
+        with store.session() as session:
+            asked = _turn(session)
+            run = session.get_one(models.Run, found.id)
+            run.status, run.status_reason, run.finished_at = "queued", None, None
+            run.cancel_requested, run.progress, run.pid, run.process = False, None, None, None
+            run.queued_at, run.heartbeat_at = asked, datetime.now(UTC)
+        _detach(store, found.id, [str(found.suite.folder), "--resume", *(["--offline"] if offline else [])])
     return found.id
 
 

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote
 
-from sqlalchemy import URL, Engine, StaticPool, create_engine, event, make_url
+from sqlalchemy import URL, Engine, QueuePool, StaticPool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -47,9 +47,11 @@ class LockedError(RequestError):
 class Store:
     """An open database whose schema is up to date. Close it, or use it in a `with` statement."""
 
-    def __init__(self, url: URL, engine: Engine) -> None:
+    def __init__(self, url: URL, engine: Engine, read_only: str | None = None) -> None:
         self.url = url
         self.engine = engine
+        self.read_only = read_only
+        """One line that says why nothing can be stored; None where it can."""
         self._sessions = sessionmaker(engine, expire_on_commit=False)
 
     @contextmanager
@@ -79,7 +81,8 @@ def open_store(url: str | None = None, create: bool = True) -> Store:
 
     Makes the folder, the tables and the published rows where they are missing; an older schema is
     migrated, after a backup beside an SQLite file. With `create=False` a database that does not exist
-    is refused instead. Raises RequestError, in one line, for whatever stands in the way.
+    is refused instead, and one that cannot be written is opened to be read. Raises RequestError, in one line, for
+    whatever stands in the way.
     """
     from engine.store.published import sync
 
@@ -89,6 +92,9 @@ def open_store(url: str | None = None, create: bool = True) -> Store:
         if not str(parsed.database).startswith("file:"):
             # SQLAlchemy does not know "~".
             parsed = parsed.set(database=str(file))
+        if not create and file.is_file() and not _writable(file):
+            with translate_errors(parsed):
+                return _reader(parsed, file)
         _check_file(file, create)
     with translate_errors(parsed):
         if file is not None:
@@ -256,6 +262,46 @@ def _check_file(file: Path, create: bool) -> None:
         )
     if file.exists() and not os.access(file, os.R_OK | os.W_OK):
         raise RequestError(f"the database {file} is read-only; make it writable, or {ANOTHER}")
+
+
+def _writable(file: Path) -> bool:
+    """Whether SQLite could write to `file`: it needs files beside it."""
+    return os.access(file.parent, os.W_OK | os.X_OK) and os.access(file, os.R_OK | os.W_OK)
+
+
+def _reader(url: URL, file: Path) -> Store:
+    """The database in `file`, which cannot be written. Raises RequestError where it cannot be read as it is either."""
+    place = f"{file.as_uri()}?mode=ro"
+    advice = "copy its folder to where it can be written, and point BENCH_DATA_DIR there"
+    try:
+        with closing(sqlite3.connect(place, uri=True)) as connection:
+            connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        # A reader of a WAL writes beside it, unless the file is promised to stay as it is.
+        if error.sqlite_errorname.startswith("SQLITE_READONLY") or any(
+            journal.is_file() and journal.stat().st_size
+            for journal in (file.with_name(f"{file.name}-wal"), file.with_name(f"{file.name}-journal"))
+        ):
+            raise RequestError(
+                f"the database {file} is read-only, and the last that was written lies in a journal beside it; {advice}"
+            ) from error
+        place += "&immutable=1"
+    engine = create_engine(
+        "sqlite://",
+        creator=lambda: sqlite3.connect(place, uri=True, timeout=_timeout(url), check_same_thread=False),
+        poolclass=QueuePool,
+    )
+    try:
+        revision = _check_revision(_revision(engine), url, create=False)
+        if revision != HEAD:
+            raise RequestError(
+                f"the database {file} is read-only and has the older schema {revision}, which cannot be brought up to "
+                f"date there; {advice}"
+            )
+    except BaseException:
+        engine.dispose()
+        raise
+    return Store(url, engine, f"the database {file} is read-only: nothing can be stored in it")
 
 
 def _engine(url: URL, file: Path | None) -> Engine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import socket
 import sqlite3
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from engine.errors import RequestError
 from engine.store import Store, open_store, translate_errors
 from engine.store.models import Published, Run
+from engine.store.queries import get_run, mark_interrupted
 from engine.store.session import journal_mode
 
 
@@ -336,6 +338,62 @@ def test_a_read_only_file(url: str, file: Path, mount: Callable) -> None:
     else:
         file.chmod(0o444)
     assert f"the database {file} is read-only; make it writable" in refusal(url)
+
+
+@pytest.mark.parametrize("journal", ["wal", "truncate"])
+def test_what_cannot_be_written_can_be_read(
+    url: str, file: Path, mount: Callable, new_run: Callable, journal: str
+) -> None:
+    with open_store(url) as store, store.session() as session:
+        session.add(new_run(variants=("fp32",), host=socket.gethostname(), status="running", pid=None))
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute(f"PRAGMA journal_mode={journal}").fetchone() == (journal,)
+    if os.geteuid() == 0:
+        mount("--bind", file.parent, file.parent)
+        mount("-o", "remount,bind,ro", file.parent)
+    else:
+        file.parent.chmod(0o555)
+    before = digests(file.parent)
+    with open_store(url, create=False) as store:
+        assert store.read_only == f"the database {file} is read-only: nothing can be stored in it"
+        with store.session() as session:
+            assert mark_interrupted(session, silent_s=-1)
+            run = get_run(session, "latest")
+            assert run.status == "interrupted", "told all the same"
+        with pytest.raises(RequestError, match="is read-only; make it"), store.session() as session:
+            get_run(session, "latest").notes = "no"
+    assert digests(file.parent) == before and {path.name for path in file.parent.iterdir()} == set(before)
+
+
+def test_an_older_database_that_cannot_be_written_is_refused(url: str, file: Path, mount: Callable) -> None:
+    file.parent.mkdir()
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript((Path(__file__).parent / "schemas" / "0003.sql").read_text(encoding="utf-8"))
+    if os.geteuid() == 0:
+        mount("--bind", file.parent, file.parent)
+        mount("-o", "remount,bind,ro", file.parent)
+    else:
+        file.parent.chmod(0o555)
+    assert "has the older schema 0003, which cannot be brought up to date there; copy" in refusal(url, create=False)
+
+
+def test_what_lies_in_a_journal_alone_is_not_left_out(url: str, file: Path, mount: Callable, python: Callable) -> None:
+    open_store(url).close()
+    code = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("UPDATE published SET remark = 'the last'")
+connection.commit()
+os._exit(0)
+"""
+    python(code, file).communicate(timeout=60)
+    file.with_name(file.name + "-shm").unlink()
+    if os.geteuid() == 0:
+        mount("--bind", file.parent, file.parent)
+        mount("-o", "remount,bind,ro", file.parent)
+    else:
+        file.parent.chmod(0o555)
+    assert "lies in a journal beside it; copy its folder" in refusal(url, create=False)
 
 
 def test_writing_to_a_database_opened_read_only(store: Store, file: Path, new_run: Callable) -> None:
