@@ -236,7 +236,7 @@ class Preparer:
     def _distill(self, request: dict[str, Any], draft: Path, where: str) -> None:
         title = f"{where}: making it ({'training' if request['epochs'] else 'random weights'})"
         self.report(title, 0.0)
-        file = draft.with_suffix(".request.json")
+        file = draft / "request.json"
         file.write_text(json.dumps(request))
         try:
             for message in json_lines([sys.executable, "-m", "engine.distill", str(file)], where):

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,7 +19,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from engine import backends, paths
+from engine import backends, paths, processes
 from engine.backends.base import Recipe, first_line
 from engine.errors import one_line
 
@@ -33,7 +34,12 @@ class BuildError(RuntimeError):
 def json_lines(command: list[str], where: str) -> Iterator[dict[str, Any]]:
     """The JSON objects that `command` prints, as they come. Raises BuildError where it fails."""
     with subprocess.Popen(
-        command, cwd=paths.REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=paths.REPOSITORY,
+        env=processes.tied(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout and process.stderr
         errors: list[str] = []
@@ -57,10 +63,11 @@ class Builder:
     """The build process: started when something is to be built, asked in turn, then closed."""
 
     def __init__(self) -> None:
-        self._log = (paths.local_folder("logs") / f"build-{os.getpid()}.log").open("w+")
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-m", "engine.builder"],
             cwd=paths.REPOSITORY,
+            env=processes.tied(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -105,7 +112,6 @@ class Builder:
         if self._process.stdout:
             self._process.stdout.close()
         self._log.close()
-        Path(self._log.name).unlink(missing_ok=True)
 
 
 def _describe(source: Path, tokenizer: Path, target: Path) -> dict[str, Any]:
@@ -194,6 +200,7 @@ def _convert(source: Path, target: Path) -> dict[str, Any]:
 
 def serve() -> None:
     """The build process: one JSON request a line on stdin, one JSON reply a line on stdout."""
+    processes.end_with_parent()
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not get between the replies
     for line in sys.stdin:

@@ -17,7 +17,7 @@ from functools import partial
 from time import perf_counter, process_time
 from typing import Any
 
-from engine import hardware, paths
+from engine import hardware, paths, processes
 from engine.backends.base import first_line
 from engine.errors import one_line
 from engine.hardware import Device
@@ -80,7 +80,7 @@ def measure(device: Device, threads: int, timeout_s: float = TIMEOUT_S) -> dict[
 
 def _environment(threads: int) -> dict[str, str]:
     """As a worker's: its threads, and its numbering of the GPUs."""
-    return os.environ | {
+    return processes.tied() | {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "PYTHONUNBUFFERED": "1",
@@ -434,6 +434,7 @@ def _launch_result(way: Way) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """Print the ceilings of the device and threads in `arguments` as one JSON object; the exit code."""
+    processes.end_with_parent()
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not get beside it
     try:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from engine import processes
 from engine.errors import RequestError, did_you_mean, one_line
 
 if TYPE_CHECKING:
@@ -833,6 +834,7 @@ def read_request(path: Path) -> Request:
 
 def main(arguments: list[str]) -> int:
     """Make the checkpoint of the request file named in `arguments`; the exit code."""
+    processes.end_with_parent()
     out = sys.stdout
 
     def write(event: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any
 
 from engine import backends, hardware, paths, processes
@@ -23,13 +24,20 @@ from engine.errors import RequestError, UnavailableError, one_line
 from engine.hardware import Device
 from engine.spec import Variant
 
-LOAD_TIMEOUT_S = 900.0
-CALL_TIMEOUT_S = 900.0
+DEADLINE_S = 900.0
+"""The longest that a worker may take for one answer, where the protocol says nothing else."""
+PATIENCE_S, PATIENCE_TIMES = 60.0, 20.0
+"""A request that was answered before, at this batch size: at most so many seconds, or times as long as it took."""
+WAIT_STEP_S = 5.0
+KILL_SECONDS = 10.0
+"""How long a killed process is waited for: one that hangs in a driver may never end."""
 SILENCE_LIMIT_S = 0.5
 SILENCE_STEP_S = 0.003
 CLASSIFY = "classify"
 """What those are called who hold a device for one call or one build, not for a run."""
 EVICTION_STEP_S = 0.1
+SCRATCH = "inference-bench-"
+"""How the names of workers' scratch folders begin; their parent's process id follows."""
 
 
 class WorkerError(RuntimeError):
@@ -55,19 +63,26 @@ class DeviceBusy(RequestError):
 class Worker:
     """One variant in a process of its own. Close it, or use it as a context manager."""
 
-    def __init__(self, variant: Variant, device: Device, threads: int, log: Path) -> None:
+    def __init__(
+        self, variant: Variant, device: Device, threads: int, log: Path, deadline_s: float = DEADLINE_S
+    ) -> None:
         self.variant = variant
         self.device = device
         self.threads = threads
         self.log = log
-        self.scratch = Path(tempfile.mkdtemp(prefix="inference-bench-"))
+        self.deadline_s = deadline_s
+        self.scratch = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-"))
+        self._took_s: dict[tuple[str, int], float] = {}
+        self._asked: tuple[str, int | None, float] = ("", None, 0.0)
+        """The request under way: its name, its batch size if it is one of batches, and when it was made."""
+        self._out_of_memory = _memory_kills()
         log.parent.mkdir(parents=True, exist_ok=True)
         self._connection, theirs = Pipe()
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "engine.worker", str(theirs.fileno())],
                 cwd=paths.REPOSITORY,
-                env=_environment(threads),
+                env=_tied(_environment(threads)),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
@@ -85,35 +100,51 @@ class Worker:
 
     def begin(self, name: str, **request: Any) -> None:
         """Send a request without waiting; `finish` takes the reply."""
+        batch_size = max(map(len, request["batches"]), default=0) if "batches" in request else None
+        self._asked = (name, batch_size, time.monotonic())
         try:
             self._connection.send({"do": name, **request})
         except (BrokenPipeError, ConnectionResetError) as error:
             raise self._died() from error
 
-    def finish(self, timeout_s: float = CALL_TIMEOUT_S) -> dict[str, Any]:
+    def finish(self) -> dict[str, Any]:
         """The reply to the request under way.
 
         Raises WorkerDied where the process ended or did not answer in time, UnavailableError where the
         technique cannot run here, WorkerError otherwise.
         """
+        name, batch_size, asked_s = self._asked
+        key = None if batch_size is None else (name, batch_size)
+        limit_s = self.deadline_s
+        if key in self._took_s:
+            limit_s = min(limit_s, max(PATIENCE_S, PATIENCE_TIMES * self._took_s[key]))
         try:
-            if not self._connection.poll(timeout_s):
-                self.process.kill()
-                self.process.wait()
-                raise WorkerDied(f"gave no answer for {timeout_s:.0f} s and was ended")
+            if not self._answers(limit_s):
+                self._kill()
+                raise WorkerDied(f"gave no answer for {limit_s:.0f} s ({name}) and was ended")
             reply = self._connection.recv()
         except (EOFError, OSError) as error:  # OSError: it ended in the middle of a reply
             raise self._died() from error
+        if key is not None:
+            self._took_s[key] = max(self._took_s.get(key, 0.0), time.monotonic() - asked_s)
         if "error" in reply:
             if reply["unavailable"]:
                 raise UnavailableError(reply["error"])
             raise WorkerError(reply["error"], reply["out_of_memory"])
         return reply
 
-    def ask(self, name: str, timeout_s: float = CALL_TIMEOUT_S, **request: Any) -> dict[str, Any]:
+    def _answers(self, limit_s: float) -> bool:
+        """Whether a reply comes in time. A while in which this process is stopped itself counts as one step."""
+        while limit_s > 0:
+            if self._connection.poll(min(limit_s, WAIT_STEP_S)):
+                return True
+            limit_s -= WAIT_STEP_S
+        return False
+
+    def ask(self, name: str, **request: Any) -> dict[str, Any]:
         """`begin` and `finish` in one."""
         self.begin(name, **request)
-        return self.finish(timeout_s)
+        return self.finish()
 
     def start(self) -> None:
         """Let the worker import its libraries; several may do so at once. `finish` ends it."""
@@ -131,7 +162,6 @@ class Worker:
         )
         return self.ask(
             "load",
-            LOAD_TIMEOUT_S,
             request=request.to_json(),
             tokenizer=str(prepared.tokenizer),
             max_length=max_length,
@@ -158,12 +188,13 @@ class Worker:
         try:
             code = self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            code = self.process.wait()
+            self._kill()
+            code = self.process.poll() or -signal.SIGKILL
         if code < 0:
             name = signal.Signals(-code).name
-            more = ": often the system's answer to memory running out" if name == "SIGKILL" else ""
-            return WorkerDied(f"the worker was ended by {name}{more}", out_of_memory=False)
+            if name == "SIGKILL" and _memory_kills() > self._out_of_memory:
+                return WorkerDied("the system ran out of memory and ended the worker", out_of_memory=True)
+            return WorkerDied(f"the worker was ended by {name}")
         return WorkerDied(f"the worker ended with exit code {code}; {self._last_words()}")
 
     def _last_words(self) -> str:
@@ -172,6 +203,11 @@ class Worker:
         except OSError:
             lines = []
         return f"its last line: {one_line(ValueError(lines[-1]), 200)}" if lines else "it said nothing"
+
+    def _kill(self) -> None:
+        self.process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(KILL_SECONDS)
 
     def close(self) -> None:
         """End the process and remove its scratch folder."""
@@ -184,9 +220,31 @@ class Worker:
         try:
             self.process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            self._kill()
         shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def _tied(environment: dict[str, str]) -> dict[str, str]:
+    """A run's workers end with it, whatever they do. A dashboard's threads end before the workers that they start."""
+    return processes.tied(environment) if current_thread() is main_thread() else environment
+
+
+def _memory_kills() -> int:
+    """How many processes Linux has ended since it started because memory ran out; 0 where it does not tell."""
+    try:
+        found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
+
+
+def remove_scratch() -> None:
+    """Remove the scratch folders of workers whose parents were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*-*"):
+        pid = folder.name.removeprefix(SCRATCH).partition("-")[0]
+        if pid.isdigit() and processes.lives(int(pid), None) is False:
+            # Another user's stays.
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def wait_for_silence(workers: list[Worker]) -> bool:

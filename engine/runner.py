@@ -144,6 +144,7 @@ def run(
                 preparer.source(variant.model, variant.revision, f"variant {variant.name!r}: model")
         check_published(suite, recorder.published())
         _take(stack, device, run_id, wait_seconds, recorder, listener, queued)
+        pool.remove_scratch()
         check_models(suite, preparer, examples)
         made = Runner(suite, device, threads, examples, preparer, recorder, listener, suite_path, run_id, resume)
         return made.run()
@@ -473,7 +474,8 @@ class Runner:
         for entry in group:
             entry.worker = None
             log = self.logs / f"{entry.variant.name}-{process}.log"
-            worker = stack.enter_context(Worker(entry.variant, self.device, self.threads, log))
+            deadline_s = self.suite.protocol.deadline_seconds
+            worker = stack.enter_context(Worker(entry.variant, self.device, self.threads, log, deadline_s))
             entry.worker = worker
             self._guarded(entry, worker.start)
         started = {}

@@ -89,6 +89,8 @@ class Protocol(_Spec):
     threads: Annotated[int, Field(ge=0)] = 0
     ceilings: bool = True
     """Whether a run measures first what the device can do: some seconds."""
+    deadline_seconds: Annotated[float, Field(gt=0)] = 900.0
+    """The longest that a worker may take for one answer, loading included; then it counts as hung and is ended."""
 
 
 class NewTokenizer(_Spec):

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import backends
+from engine import backends, processes
 from engine.backends.base import Backend, Batch, LoadRequest, first_line
 from engine.encoding import Encoded, Encoder
 from engine.errors import UnavailableError
@@ -151,8 +151,8 @@ class Host:
         return self.encoder.batch(self.encoded, positions, padding)
 
 
-def _end_with_parent() -> None:
-    """End this process when stdin closes, even in the middle of a call: no orphan outlives a run."""
+def _end_with_stdin() -> None:
+    """End this process when stdin closes, even in the middle of a call: no orphan outlives its parent."""
 
     def watch() -> None:
         while os.read(0, 1):
@@ -176,7 +176,8 @@ def main() -> None:
     """Serve requests `{"do": name, ...}` from the file descriptor in argv until it closes."""
     from multiprocessing.connection import Connection
 
-    _end_with_parent()
+    processes.end_with_parent()
+    _end_with_stdin()
     connection = Connection(int(sys.argv[1]))
     host = Host()
     while True:
