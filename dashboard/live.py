@@ -64,12 +64,7 @@ def current() -> list[dict[str, Any]]:
     except RequestError:
         return []
     with opened.session() as session:
-        queries.mark_interrupted(session)
-        found = session.scalars(
-            select(models.Run).where(models.Run.status.in_(data.LIVE)).order_by(models.Run.created_at)
-        ).all()
-        # Where the database cannot be written, what has been found to be interrupted is among them.
-        summaries = [queries.run_summary(run) for run in found if run.status in data.LIVE]
+        summaries = [queries.run_summary(run) for run in queries.live_runs(session)]
     here = socket.gethostname()
     return sorted(summaries, key=lambda s: (s["host"] != here, s["status"] == "queued"))
 

@@ -14,6 +14,7 @@ import numpy as np
 from engine import corpus, hardware, paths, pool, summary
 from engine.artefacts import BuildError, Prepared, Preparer
 from engine.errors import RequestError, UnavailableError, one_line
+from engine.hardware import Device
 from engine.labels import align
 from engine.pool import Worker, WorkerError
 from engine.runner import Listener, Progress
@@ -124,10 +125,14 @@ def classify(
     threads = suite.protocol.threads or hardware.usable_cores()
     names = label_names(suite, offline)
     answers: dict[str, Answer] = {}
-    # Whoever measures here is named before a model is loaded, not after.
-    with pool.device_lock(device, pool.CLASSIFY, timeout_s=5):
-        pass
     with ExitStack() as stack:
+        try:
+            # From before a model is loaded: a run that begins meanwhile waits, and is not disturbed.
+            stack.enter_context(pool.device_lock(device, pool.CLASSIFY, timeout_s=5))
+        except pool.DeviceBusy as error:
+            if not error.holder.startswith("run "):
+                raise
+            raise pool.DeviceBusy(busy_sentence(error.holder.partition(" (")[0], device), error.holder) from error
         report = lambda text, share: listener(Progress("preparing", text, share))  # noqa: E731
         preparer = stack.enter_context(Preparer(suite, device.spec, threads, offline, report))
         for variant in in_order(suite):
@@ -143,13 +148,28 @@ def classify(
                     worker.start()
                     worker.finish()
                     worker.load(prepared, suite.workload.max_length)
-                    with pool.device_lock(device, pool.CLASSIFY, timeout_s=5):
-                        reply = worker.ask("classify", texts=texts, padding="longest", calls=CALLS)
+                    reply = worker.ask("classify", texts=texts, padding="longest", calls=CALLS)
                 found = answer(variant, prepared, reply, names)
             except (UnavailableError, WorkerError, BuildError) as error:
                 found = no_answer(variant, error)
             answers[variant.name] = compared(found, answers.get(suite.baseline))
     return [answers[variant.name] for variant in suite.variant]
+
+
+def busy_sentence(holder: str, device: Device) -> str:
+    """One sentence on the run that holds `device`, with its progress where the store knows it."""
+    from engine import jobs
+    from engine.store import open_store, queries
+
+    run_id = holder.removeprefix("run ")
+    about = f"busy: run {run_id}"
+    try:
+        with open_store(create=False) as store, store.session() as session:
+            run = queries.get_run(session, run_id)
+            about += f" ({run.suite_name}), {jobs.standing(run.status, run.progress, run.suite)}"
+    except RequestError:
+        about += " (of another database)"
+    return f"{about}, has {device.name} to itself; Classify answers when it has ended"
 
 
 def no_answer(variant: Variant, error: Exception) -> Answer:

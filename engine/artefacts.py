@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from engine import backends, hub, operations, paths
+from engine import backends, files, hub, operations, paths
 from engine.backends.base import Recipe, Source
 from engine.builder import Builder, BuildError, json_lines
 from engine.errors import RequestError, one_line
@@ -426,6 +426,7 @@ def _making(target: Path) -> Iterator[Path | None]:
         draft.mkdir()
         try:
             yield draft
+            files.flush(draft)
             draft.rename(target)
         except (OSError, BuildError) as error:
             if isinstance(error, BuildError) and not _says_full(error):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from engine import files
 from engine.errors import RequestError, one_line
 
 if TYPE_CHECKING:
@@ -187,28 +188,70 @@ def _measure(work: Callable[[Any], str], json_file: str | None) -> None:
 
 @app.command()
 def queue(
-    suite: SuiteName,
+    suite: Annotated[
+        str | None, typer.Argument(metavar="[SUITE]", help="A name from data/suites, or a path; none shows the queue.")
+    ] = None,
     variants: Variants = None,
     device: Device = "auto",
     settings: Settings = None,
     offline: Offline = False,
 ) -> None:
-    """Queue a run that a process of its own measures, whatever becomes of this terminal; prints the run's id."""
+    """Queue a run that a process of its own measures, whatever becomes of this terminal; prints the run's id.
+
+    Without a suite: what is measured and what waits, in order, with the time left.
+    """
     from engine import jobs
     from engine.spec import find_suite
 
+    if suite is None:
+        _print_queue()
+        return
     run_id = jobs.start(_suite(suite, settings, variants), device, str(find_suite(suite)), offline)
     print(run_id)
     print(
-        f"queued; see how it goes: `python -m engine runs`, end it: `python -m engine cancel {run_id}`", file=sys.stderr
+        f"queued; see how it goes: `python -m engine show {run_id}`, end it: `python -m engine cancel {run_id}`",
+        file=sys.stderr,
     )
 
 
-@app.command()
-def resume(run: RunId, offline: Offline = False) -> None:
-    """Go on with a run that ended early or in which variants failed: what is measured stays, what it lacks is made."""
-    from engine import processes, resuming, runner
+def _print_queue() -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
 
+    from engine import jobs
+    from engine.store import open_store, queries
+
+    with open_store(create=False) as store, store.session() as session:
+        _say_read_only(store)
+        made = Table("Run", "Suite", "Device", "Host", "Asked for (UTC)", "State", box=box.SIMPLE_HEAD)
+        found = queries.live_runs(session)
+        for one in found:
+            made.add_row(
+                one.id,
+                Text(one.suite_name),
+                one.device,
+                Text(one.host),
+                f"{one.queued_at or one.created_at:%Y-%m-%d %H:%M}",
+                Text(jobs.standing(one.status, one.progress, one.suite)),
+            )
+    _console().print(made if found else "nothing is measured, and nothing waits")
+
+
+@app.command()
+def resume(
+    run: RunId,
+    offline: Offline = False,
+    queued: Annotated[
+        bool, typer.Option("--queue", help="By a process of its own, when its turn comes, as `queue` does.")
+    ] = False,
+) -> None:
+    """Go on with a run that ended early or in which variants failed: what is measured stays, what it lacks is made."""
+    from engine import jobs, processes, resuming, runner
+
+    if queued:
+        print(jobs.resume(run, offline))
+        return
     processes.end_politely()
     found = resuming.resumable(run)
     _measure(
@@ -295,10 +338,23 @@ HourlyPrice = Annotated[
 
 
 @app.command()
-def show(run: RunId, hourly_price: HourlyPrice = None) -> None:
-    """Print a stored run's tables."""
+def show(
+    run: RunId,
+    hourly_price: HourlyPrice = None,
+    log: Annotated[int, typer.Option(min=0, metavar="LINES", help="Also the last lines of its log.")] = 0,
+) -> None:
+    """Print a stored run's tables; of one that is queued or under way, where it stands."""
+    from engine import jobs
+    from engine.store import queries
+
     summary, rows = _stored(run)
+    status, reason = summary["status"], summary["status_reason"]
     _print_run(summary, rows, hourly_price)
+    if status in queries.LIVE or (status != "finished" and reason):
+        said = jobs.standing(status, summary["progress"], summary["spec"]) + (f": {reason}" if reason else "")
+        _console().print(f"Run {summary['id']} on {summary['host']}: {said}", markup=False, highlight=False)
+    if log:
+        print(jobs.log_tail(summary["id"], log) or "there is no log of it on this machine")
 
 
 @app.command()
@@ -567,7 +623,4 @@ def _write(file: str, text: str) -> None:
     if file == "-":
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
         return
-    try:
-        Path(file).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RequestError(f"cannot write {file}: {one_line(error)}") from error
+    files.write(Path(file), text.encode())

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from engine import backends, hardware, paths
+from engine import backends, file_systems, hardware, paths
 from engine.errors import RequestError, one_line
 
 if TYPE_CHECKING:
@@ -698,7 +698,9 @@ def _database(url: str) -> Check:
         start = opened.read(16)
     if start not in (b"", b"SQLite format 3\0"):
         return Check(group, name, "missing", f"{path} is no SQLite database", mend, True)
-    return Check(group, name, "ok", f"{path}, {_mib(path.stat().st_size)}", required=True)
+    said, slower = file_systems.journal(path)
+    finding = f"{path}, {_mib(path.stat().st_size)}; {said}"
+    return Check(group, name, "warn" if slower else "ok", finding, required=True)
 
 
 def hub_cache() -> Path:

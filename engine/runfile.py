@@ -19,7 +19,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import re
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -45,7 +44,7 @@ from sqlalchemy import JSON, BigInteger, Boolean, Column, Double, Integer, Strin
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import undefer
 
-from engine import history, paths
+from engine import files, history, paths
 from engine.corpus import digest
 from engine.errors import RequestError, one_line
 from engine.store import open_store, queries
@@ -412,16 +411,7 @@ def dump(reference: str) -> tuple[str, bytes]:
 
 def write(reference: str, file: Path) -> None:
     """Writes the file of a run, whole or not at all. Raises RequestError."""
-    _, content = dump(reference)
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
-        try:
-            partial.write_bytes(content)
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise RequestError(f"cannot write {file}: {one_line(error)}") from error
+    files.write(file, dump(reference)[1])
 
 
 def _parts(session: Session, run: Run) -> tuple[bytes, ...]:

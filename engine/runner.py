@@ -128,6 +128,8 @@ def run(
     """
     from ulid import ULID
 
+    from engine.store import journal
+
     device = hardware.resolve_device(device_request)
     examples = corpus.load(suite, suite.workload, offline=offline)
     check_batch_sizes(suite, len(examples))
@@ -143,6 +145,8 @@ def run(
             if not variant.model.startswith(CHECKPOINT):
                 preparer.source(variant.model, variant.revision, f"variant {variant.name!r}: model")
         check_published(suite, recorder.published())
+        if (said := journal(url)) and said[1]:
+            listener(Progress("preparing", f"the database: {said[0]}"))
         _take(stack, device, run_id, wait_seconds, recorder, listener, queued)
         pool.remove_scratch()
         check_models(suite, preparer, examples)

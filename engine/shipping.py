@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import backends, batching, hardware, pool, tables
+from engine import backends, batching, files, hardware, pool, tables
 from engine.artefacts import Prepared, Preparer
 from engine.backends.base import Snippet
 from engine.batching import Batching
@@ -160,6 +160,7 @@ def ship(reference: str, variant: str, folder: str | Path, batch_size: int | Non
         stamp = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC on {socket.gethostname()}"
         (draft / CHECKED).write_text(f"{stamp}. {said}\n", encoding="utf-8", newline="\n")
         _sum(draft)
+        files.flush(draft)
         draft.rename(target)
     except OSError as error:
         raise RequestError(f"cannot write {target}: {one_line(error)}; free some space or make it writable") from error

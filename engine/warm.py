@@ -336,7 +336,7 @@ class WarmPool:
 
     def _refuse_if_busy(self, device: Device) -> None:
         if holder := _run_holding(device):
-            raise DeviceBusy(busy_sentence(holder, device), holder)
+            raise DeviceBusy(answering.busy_sentence(holder, device), holder)
 
     def _label_names(self, suite: Suite, offline: bool) -> list[str] | None:
         key = _key({"workload": suite.workload.model_dump(mode="json"), "folder": str(suite.folder)})
@@ -430,22 +430,6 @@ class WarmPool:
             idle = [p for p in places if now - p.used_s > self.idle_seconds]
             if idle or _available_bytes() < SPARE_BYTES:
                 self._evict_oldest(idle or places)
-
-
-def busy_sentence(holder: str, device: Device) -> str:
-    """One sentence on the run that holds `device`, with its progress where the store knows it."""
-    from engine import jobs
-    from engine.store import open_store, queries
-
-    run_id = holder.removeprefix("run ")
-    about = f"busy: run {run_id}"
-    try:
-        with open_store(create=False) as store, store.session() as session:
-            run = queries.get_run(session, run_id)
-            about += f" ({run.suite_name}), {jobs.standing(run.status, run.progress, run.suite)}"
-    except RequestError:
-        about += " (of another database)"
-    return f"{about}, has {device.name} to itself; Classify answers when it has ended"
 
 
 def _run_holding(device: Device) -> str | None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine import files
 from engine.errors import RequestError, did_you_mean, one_line
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def run(given: argparse.Namespace) -> int:
     """Writes the file. Exit code 2 with one line where the request is wrong or cannot be met."""
     try:
         content = make(given.run, given.file.suffix.lower(), given.chart, given.dark, given.batch_size)
-        write(given.file, content)
+        files.write(given.file, content)
     except RequestError as error:
         print(f"error: {one_line(error, 2000)}", file=sys.stderr)
         return 2
@@ -121,32 +120,3 @@ def _read(reference: str) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
             for row in queries.published(session)
         ]
         return queries.run_summary(found), frame.build(rows), pd.DataFrame(reported, dtype=object)
-
-
-def write(file: Path, content: bytes) -> None:
-    """Writes all of `content` or nothing: what was there stays until the new file is whole. Raises RequestError."""
-    if file.is_dir() or not file.absolute().parent.is_dir():
-        raise RequestError(f"cannot write {file}: its folder does not exist, or it is a folder itself")
-    if file.exists() and not file.is_file():
-        raise RequestError(f"cannot write {file}: it is no plain file")
-    try:
-        # A link stays a link: what it names is replaced.
-        target = file.resolve()
-        mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".export-", delete=False) as part:
-            try:
-                part.write(content)
-                part.flush()
-                Path(part.name).chmod(mode)
-                Path(part.name).replace(target)
-            except OSError:
-                Path(part.name).unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise RequestError(f"cannot write {file}: {one_line(error)}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -278,6 +278,15 @@ def list_runs(
     return list(found.values())
 
 
+def live_runs(session: Session) -> list[Run]:
+    """The runs that are under way, then those that wait in the order of their turns; what is gone is marked first."""
+    mark_interrupted(session)
+    asked = func.coalesce(Run.queued_at, Run.created_at)
+    found = session.scalars(select(Run).where(Run.status.in_(LIVE)).order_by(Run.status == "queued", asked, Run.id))
+    # Where the database cannot be written, what has been found to be interrupted is among them.
+    return [run for run in found if run.status in LIVE]
+
+
 def count_runs(session: Session, search: Search | None = None) -> int:
     """How many runs a search finds."""
     return session.scalars(_searched(select(func.count()).select_from(Run), search or Search())).one()

@@ -19,7 +19,7 @@ from sqlalchemy import URL, Engine, QueuePool, StaticPool, create_engine, event,
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from engine import paths
+from engine import file_systems, paths
 from engine.errors import RequestError, one_line
 from engine.store.migrations import HEAD
 
@@ -32,11 +32,6 @@ BUSY_SECONDS = 30.0
 """How long a statement waits for another process's write; "?timeout=S" in the URL overrides it."""
 MIGRATION_SECONDS = 120.0
 """How long opening waits for another process that brings the same SQLite file up to date."""
-NETWORK_FILE_SYSTEMS = (
-    "nfs", "lustre", "gpfs", "beegfs", "fhgfs", "cifs", "smb", "ceph", "afs", "glusterfs", "panfs",
-    "wekafs", "orangefs", "pvfs", "9p", "ncpfs", "coda", "fuse.",
-)  # fmt: skip
-"""Beginnings of file system types on which SQLite's WAL is unsafe: it needs memory shared by all users."""
 ANOTHER = "point BENCH_DATA_DIR or BENCH_DATABASE_URL elsewhere"
 
 
@@ -129,24 +124,10 @@ def translate_errors(url: str | URL | None = None) -> Iterator[None]:
         raise (LockedError if busy else RequestError)(message) from error
 
 
-def journal_mode(file: Path, mounts: Path = Path("/proc/mounts")) -> str:
-    """The SQLite journal mode that is safe where `file` lies: WAL, or TRUNCATE on a network file system."""
-    target = os.path.realpath(file)
-    kind, longest = "", -1
-    try:
-        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
-        return "WAL"
-    for line in lines:
-        _, where, fstype, *_ = line.split(" ")
-        # The kernel writes blanks and backslashes in octal.
-        for code, sign in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-            where = where.replace(code, sign)
-        inside = target == where or target.startswith(where.rstrip("/") + "/")
-        # Of two mounts at one place the later covers the earlier.
-        if inside and len(where) >= longest:
-            kind, longest = fstype, len(where)
-    return "TRUNCATE" if kind.startswith(NETWORK_FILE_SYSTEMS) else "WAL"
+def journal(url: str | None = None) -> tuple[str, bool] | None:
+    """`engine.file_systems.journal` of the database at `url`; None where it is no SQLite file."""
+    file = _sqlite_file(_parse(url or paths.database_url()))
+    return None if file is None else file_systems.journal(file)
 
 
 def bring_up_to_date(
@@ -313,7 +294,7 @@ def _engine(url: URL, file: Path | None) -> Engine:
         engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
     else:
         engine = create_engine(url, connect_args={"timeout": _timeout(url)})
-        mode = journal_mode(file)
+        mode = file_systems.journal_mode(file)
         pragmas.append(f"journal_mode={mode}")
         if mode == "WAL":
             # Whole after a crash all the same; and a commit does not wait for the disk beside a timed block.

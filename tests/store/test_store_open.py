@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import shutil
 import socket
 import sqlite3
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -17,10 +19,10 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from engine.errors import RequestError
+from engine.file_systems import file_system, journal, journal_mode
 from engine.store import Store, open_store, translate_errors
 from engine.store.models import Published, Run
 from engine.store.queries import get_run, mark_interrupted
-from engine.store.session import journal_mode
 
 
 def refusal(url: str, **options: bool) -> str:
@@ -105,6 +107,8 @@ scratch@tcp:/scratch /scratch lustre rw 0 0
 gpfs /gpfs gpfs rw 0 0
 beegfs_nodev /beegfs beegfs rw 0 0
 10.0.0.1:/ /ceph ceph rw 0 0
+mirror /mirror fuse rw 0 0
+/dev/sdd1 /stick fuseblk rw 0 0
 AFS /afs afs rw 0 0
 """.lstrip()
 
@@ -122,6 +126,8 @@ AFS /afs afs rw 0 0
         ("/gpfs/bench.sqlite", "TRUNCATE"),
         ("/beegfs/bench.sqlite", "TRUNCATE"),
         ("/ceph/bench.sqlite", "TRUNCATE"),
+        ("/mirror/bench.sqlite", "TRUNCATE"),
+        ("/stick/bench.sqlite", "WAL"),
         ("/afs/cell/bench.sqlite", "TRUNCATE"),
     ],
 )
@@ -141,6 +147,39 @@ def test_journal_mode_looks_behind_links(tmp_path: Path) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(f"/dev/sda1 / ext4 rw 0 0\nserver:/ {os.path.realpath(tmp_path)}/far nfs rw 0 0\n")
     assert journal_mode(tmp_path / "near" / "bench.sqlite", mounts) == "TRUNCATE"
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A folder behind FUSE, as sshfs mounts one."""
+    far, near = tmp_path / "far", tmp_path / "near"
+    far.mkdir()
+    near.mkdir()
+    if shutil.which("bindfs") is None:
+        pytest.skip("there is no bindfs")
+    done = subprocess.run(["bindfs", str(far), str(near)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"mounting by FUSE is not allowed: {done.stderr.strip()}")
+    yield near
+    subprocess.run(["umount", "--lazy", str(near)], check=True)
+
+
+def test_a_mounted_folder_is_written_with_the_safe_journal(elsewhere: Path, new_run: Callable[..., Run]) -> None:
+    file = elsewhere / "bench.sqlite"
+    assert file_system(file) in ("fuse", "fuse.bindfs")
+    said, slower = journal(file)
+    assert slower and said.startswith("journal mode TRUNCATE, as WAL is unsafe on a network file system (fuse")
+    with open_store(f"sqlite:///{file}") as store:
+        with store.session() as session:
+            session.add(new_run())
+        with store.engine.connect() as connection:
+            assert connection.execute(text("PRAGMA journal_mode")).scalar() == "truncate"
+    assert not list(elsewhere.glob("*-wal"))
+
+
+def test_a_tmpfs_is_local(tmp_path: Path, mount: Callable) -> None:
+    mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path)
+    assert journal(tmp_path / "bench.sqlite") == ("journal mode WAL, as tmpfs is local", False)
 
 
 def test_opening_an_up_to_date_database_imports_little(store: Store, url: str, python: Callable) -> None:
