@@ -349,7 +349,8 @@ def show(
 
     summary, rows = _stored(run)
     status, reason = summary["status"], summary["status_reason"]
-    _print_run(summary, rows, hourly_price)
+    if rows:
+        _print_run(summary, rows, hourly_price)
     if status in queries.LIVE or (status != "finished" and reason):
         said = jobs.standing(status, summary["progress"], summary["spec"]) + (f": {reason}" if reason else "")
         _console().print(f"Run {summary['id']} on {summary['host']}: {said}", markup=False, highlight=False)

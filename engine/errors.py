@@ -31,3 +31,9 @@ def did_you_mean(word: str, allowed: list[str] | tuple[str, ...]) -> str:
 
     near = difflib.get_close_matches(word, allowed, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def says_out_of_memory(text: str) -> bool:
+    """Whether an error's type and message mean that the host or the device ran out of memory, whoever wrote them."""
+    signs = ("memoryerror", "outofmemory", "out of memory", "bad_alloc", "cannot allocate memory")
+    return any(sign in text.lower() for sign in signs)

@@ -20,7 +20,7 @@ from typing import Any
 from engine import backends, hardware, paths, processes
 from engine.artefacts import Prepared
 from engine.backends.base import LoadRequest
-from engine.errors import RequestError, UnavailableError, one_line
+from engine.errors import RequestError, UnavailableError, one_line, says_out_of_memory
 from engine.hardware import Device
 from engine.spec import Variant
 
@@ -195,7 +195,8 @@ class Worker:
             if name == "SIGKILL" and _memory_kills() > self._out_of_memory:
                 return WorkerDied("the system ran out of memory and ended the worker", out_of_memory=True)
             return WorkerDied(f"the worker was ended by {name}")
-        return WorkerDied(f"the worker ended with exit code {code}; {self._last_words()}")
+        words = self._last_words()
+        return WorkerDied(f"the worker ended with exit code {code}; {words}", says_out_of_memory(words))
 
     def _last_words(self) -> str:
         try:

@@ -21,7 +21,7 @@ import numpy as np
 from engine import backends, processes
 from engine.backends.base import Backend, Batch, LoadRequest, first_line
 from engine.encoding import Encoded, Encoder
-from engine.errors import UnavailableError
+from engine.errors import UnavailableError, says_out_of_memory
 from engine.measure import memory, timing
 
 MEMORY_CALLS = 5
@@ -162,16 +162,6 @@ def _end_with_stdin() -> None:
     Thread(target=watch, daemon=True).start()
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    text = f"{type(error).__name__} {error}".lower()
-    return (
-        isinstance(error, MemoryError)
-        or "outofmemory" in text
-        or "out of memory" in text
-        or "bad_alloc" in text
-    )
-
-
 def main() -> None:
     """Serve requests `{"do": name, ...}` from the file descriptor in argv until it closes."""
     from multiprocessing.connection import Connection
@@ -194,7 +184,7 @@ def main() -> None:
             reply = {
                 "error": str(error) if unavailable else first_line(error),
                 "unavailable": unavailable,
-                "out_of_memory": _out_of_memory(error),
+                "out_of_memory": says_out_of_memory(f"{type(error).__name__} {error}"),
             }
         connection.send(reply)
 

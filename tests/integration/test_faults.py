@@ -1,0 +1,222 @@
+"""Faults, injected for real: each ends in a truthful state with its reason, and nothing measured is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import paths
+from engine.store import open_store, queries
+
+pytestmark = pytest.mark.slow
+
+FOR_EVER = {"rounds": 1_000_000, "min_calls": 1, "max_seconds": 600.0, "block_seconds": 0.005}
+
+
+@pytest.fixture
+def suite(shaped_models, write_suite, tmp_path):
+    """suite(*names of variants, **keys of the protocol): light variants, the first of them the baseline; its file."""
+
+    def make(*names: str, **protocol: Any) -> Path:
+        wide = {"model": shaped_models["wide"], "backend": "onnxruntime"}
+        variants = [{"name": name, **wide} for name in names]
+        return write_suite(tmp_path, variants, name="faults", protocol=FOR_EVER | protocol)
+
+    return make
+
+
+@pytest.fixture
+def small_disk(own_folders, tmp_path):
+    """A data folder on a disk of 24 MB of its own, with all that is prepared; skips where mounting is not allowed."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", place], check=False).returncode:
+        pytest.skip("mounting is not allowed")
+    if (own_folders / "artefacts").is_dir():
+        shutil.copytree(own_folders / "artefacts", place / "artefacts")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def stored(url: str | None = None) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The newest run as its row stands, and variant -> its measurement."""
+    with open_store(url, create=False) as store, store.session() as session:
+        run = queries.get_run(session, "latest")
+        found = {row.variant: queries.flat(row) for row in queries.measurements(session, run.id)}
+        return queries.run_summary(run), found
+
+
+def rounds(url: str | None = None) -> int:
+    """How many blocks of the newest run are stored."""
+    with open_store(url, create=False) as store, store.session() as session:
+        run = queries.get_run(session, "latest")
+        ids = [row.id for row in queries.measurements(session, run.id)]
+        return sum(map(len, queries.all_latencies(session, ids).values()))
+
+
+def test_whatever_ends_a_worker_is_the_reason_of_its_variant_alone(suite, live, is_gone, tmp_path):
+    names = {"crashed": signal.SIGSEGV, "terminated": signal.SIGTERM, "interrupted": signal.SIGINT,
+             "hung": signal.SIGSTOP}  # fmt: skip
+    file = tmp_path / "run.json"
+    run = live("run", suite("fp32", *names, deadline_seconds=6.0, max_seconds=20.0), "--device", "cpu", "--json", file)
+    run.wait_for("timing: round", 240)
+    workers = run.workers()
+    for name, number in names.items():
+        os.kill(workers[name], number)
+    assert run.end(240) == 1, run.said
+    rows = {row["variant"]: row for row in json.loads(file.read_text())["measurements"]}
+    for name, number in names.items():
+        assert rows[name]["status"] == "failed" and rows[name]["calls"] > 0
+        said = "gave no answer for 6 s (block)" if name == "hung" else f"ended by {number.name}"
+        assert said in rows[name]["status_reason"]
+    assert rows["fp32"]["status"] == "measured"
+    assert all(map(is_gone, workers.values())), "the one that was stopped too"
+
+
+def test_a_worker_that_gets_no_memory_is_measured_without_the_others(suite, live, wait_until, tmp_path):
+    file = tmp_path / "run.json"
+    run = live("run", suite("fp32", "hungry", max_seconds=1.0), "--device", "cpu", "--json", file)
+    run.wait_for("loading: starting", 240)
+    pid = wait_until(lambda: run.workers().get("hungry"), 60)
+    now = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.prlimit(pid, resource.RLIMIT_AS, (now + 2_000_000, now + 2_000_000))
+    assert run.end(240) == 0, run.said
+    rows = {row["variant"]: row for row in json.loads(file.read_text())["measurements"]}
+    assert {row["status"] for row in rows.values()} == {"measured"}
+    assert {row["schedule"] for row in rows.values()} == {"sequential"}, "they did not fit beside each other"
+
+
+def test_memory_is_the_reason_where_the_system_ends_a_worker_for_it(suite, live, tmp_path):
+    group = Path("/sys/fs/cgroup/memory/inference-bench-test")
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no group of processes can be limited here: {error}")
+    try:
+        run = live("run", suite("fp32", "hungry", processes=1), "--device", "cpu")
+        run.wait_for("timing: round", 240)
+        (group / "memory.limit_in_bytes").write_text("100000")
+        (group / "cgroup.procs").write_text(str(run.workers()["hungry"]))
+        # The others are dropped with it, and all are measured one by one; that, too, is told.
+        run.wait_for("loading: starting 1 workers", 240)
+        log = Path(stored()[0]["log_path"])
+        assert log.is_dir()
+        run.process.send_signal(signal.SIGINT)
+        assert run.end(60) == 130
+    finally:
+        with suppress(OSError):
+            group.rmdir()
+
+
+def test_no_worker_outlives_its_runner_not_even_a_stopped_one(suite, live, wait_until, is_gone, bench):
+    run = live("run", suite("fp32", "stopped"), "--device", "cpu")
+    run.wait_for("timing: round", 240)
+    workers = run.workers()
+    os.kill(workers["stopped"], signal.SIGSTOP)
+    os.kill(run.process.pid, signal.SIGKILL)
+    run.process.wait()
+    wait_until(lambda: all(map(is_gone, workers.values())), 10, lambda: "a worker outlived its runner")
+    # At once, without a minute's silence.
+    assert "interrupted: its process" in bench("show", "latest").stdout
+    row, measured = stored()
+    assert row["status"] == "interrupted" and f"process {run.process.pid}" in row["status_reason"]
+    assert all(found["status"] == "cancelled" and found["status_reason"] for found in measured.values())
+
+
+def test_a_full_disk_ends_a_run_with_that_reason_and_what_it_measured_is_kept(
+    suite, live, bench, small_disk, wait_until
+):
+    env, url = {"BENCH_DATA_DIR": str(small_disk)}, f"sqlite:///{small_disk}/bench.sqlite"
+    run = live("run", suite("fp32"), "--device", "cpu", env=env)
+    run.wait_for("timing: round", 240)
+    wait_until(lambda: rounds(url) >= 3, 60)
+    ballast = small_disk / "ballast"
+    with pytest.raises(OSError, match="No space left"), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+    assert run.end(120) == 2, run.said
+    assert "is full; free some space" in run.said and "Traceback" not in run.said
+    shown = bench("show", "latest", env=env)
+    assert shown.returncode == 0, shown.stderr
+    assert "is full; free some space" in shown.stdout, "told although nothing can be written"
+    ballast.unlink()
+    assert bench("show", "latest", env=env).returncode == 0
+    row, measured = stored(url)
+    assert row["status"] in ("failed", "interrupted") and "is full; free some space" in row["status_reason"]
+    assert measured["fp32"]["status"] == "cancelled" and measured["fp32"]["status_reason"]
+    assert rounds(url) >= 3
+    with closing(sqlite3.connect(small_disk / "bench.sqlite")) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert not list(small_disk.rglob("*.draft")) + list(small_disk.rglob("*.partial"))
+
+
+def test_a_disk_that_becomes_read_only_ends_a_run_that_can_still_be_read(suite, live, bench, small_disk, wait_until):
+    env, url = {"BENCH_DATA_DIR": str(small_disk)}, f"sqlite:///{small_disk}/bench.sqlite"
+    run = live("run", suite("fp32"), "--device", "cpu", env=env)
+    run.wait_for("timing: round", 240)
+    wait_until(lambda: rounds(url) >= 3, 60)
+    # Whoever holds files open for writing forbids it otherwise.
+    bound = ["mount", "-o", "remount,ro", str(small_disk)]
+    if subprocess.run(bound, check=False, capture_output=True).returncode:
+        with closing(sqlite3.connect(small_disk / "bench.sqlite", isolation_level=None)) as other:
+            other.execute("PRAGMA query_only = 1")
+        pytest.skip("a disk in use cannot be made read-only here")
+    assert run.end(120) == 2, run.said
+    assert "read-only" in run.said
+    shown = bench("show", "latest", env=env)
+    assert shown.returncode == 0 and "interrupted" in shown.stdout
+
+
+def test_a_database_that_is_locked_for_long_costs_a_run_nothing(suite, live, own_folders, tmp_path, wait_until):
+    url = f"sqlite:///{own_folders}/bench.sqlite?timeout=0.5"
+    file = tmp_path / "run.json"
+    run = live("run", suite("fp32", rounds=30, max_seconds=20.0), "--device", "cpu", "--json", file,
+               env={"BENCH_DATABASE_URL": url})  # fmt: skip
+    run.wait_for("timing: round", 240)
+    with closing(sqlite3.connect(own_folders / "bench.sqlite", isolation_level=None, timeout=30)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        before = rounds(url)
+        # Many times as long as a statement waits.
+        with pytest.raises(subprocess.TimeoutExpired):
+            run.process.wait(5)
+        assert rounds(url) == before
+        other.execute("COMMIT")
+    assert run.end(120) == 0, run.said
+    written = json.loads(file.read_text())
+    assert written["run"]["status"] == "finished" and written["measurements"][0]["status"] == "measured"
+
+
+def test_where_the_database_cannot_be_written_the_reason_is_left_beside_it(suite, live, bench, own_folders):
+    url = f"sqlite:///{own_folders}/bench.sqlite?timeout=0.5"
+    run = live("run", suite("fp32"), "--device", "cpu", env={"BENCH_DATABASE_URL": url})
+    run.wait_for("timing: round", 240)
+    with closing(sqlite3.connect(own_folders / "bench.sqlite", isolation_level=None, timeout=30)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        run.process.send_signal(signal.SIGTERM)
+        assert run.end(60) == 130
+        assert stored(url)[0]["status"] == "running", "nobody could write it"
+        assert "ended by SIGTERM" in bench("show", "latest", env={"BENCH_DATABASE_URL": url}).stdout
+    assert "ended by SIGTERM" in bench("show", "latest").stdout
+    row, _ = stored()
+    assert row["status"] == "interrupted" and row["status_reason"] == "ended by SIGTERM"
+
+
+def test_killed_at_random_moments_nothing_is_lost(tmp_path):
+    sys.path.insert(0, str(paths.REPOSITORY))
+    from benchmarks.kill_runs import kill
+
+    found = kill(tmp_path / "data", kills=6, lanes=2, seed=int.from_bytes(os.urandom(4)))
+    assert found["integrity_check"] == "ok"
+    for key in ("foreign_key_check", "stuck", "lost", "left_behind", "faults"):
+        assert not found[key], found

@@ -1,0 +1,56 @@
+"""What the terminal says of a run that is under way, and of a device that one has to itself."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ulid import ULID
+
+from engine import hardware, pool, processes
+from engine.spec import load_suite
+from engine.store import models, open_store
+
+
+@pytest.fixture
+def live(own_folders: Path, write_suite: Callable[..., Path], tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A run of this process that holds the CPU at round 12 of 30, with a log; and its suite's file."""
+    run_id, folder = str(ULID()), own_folders / "logs"
+    variant = {"model": "none/such", "backend": "onnxruntime"}
+    suite = write_suite(tmp_path, [variant], name="mine", protocol={"rounds": 30})
+    (folder / run_id).mkdir(parents=True)
+    (folder / run_id / "run.log").write_text("the first line\nthe last line\n")
+    progress = {"phase": "timing", "text": "round 12, process 1 of 1", "done": 0.4, "seconds_left": 40.0}
+    run = models.Run(
+        id=run_id, suite_name="mine", suite=load_suite(str(suite)).model_dump(mode="json"), device="cpu",
+        device_name="a processor", host=socket.gethostname(), environment={}, status="running", progress=progress,
+        created_at=datetime.now(UTC), started_at=datetime.now(UTC), heartbeat_at=datetime.now(UTC), pid=os.getpid(),
+        process=processes.mark(), log_path=str(folder / run_id),
+    )  # fmt: skip
+    with open_store() as store:
+        with store.session() as session:
+            session.add(run)
+        with pool.device_lock(hardware.cpu_device(), f"run {run_id}"):
+            yield run_id, suite
+        with store.session() as session:
+            session.delete(session.get_one(models.Run, run_id))
+
+
+def test_where_a_run_stands_and_the_end_of_its_log(live: tuple[str, Path], bench: Callable[..., Any]) -> None:
+    run_id, _ = live
+    stands = "timing round 12 of at least 30, about 40 s left"
+    assert stands in bench("queue").stdout
+    shown = bench("show", run_id, "--log", 1)
+    assert f"Run {run_id} on {socket.gethostname()}: {stands}\nthe last line\n" in shown.stdout
+
+
+def test_classify_says_which_run_it_would_disturb(live: tuple[str, Path], bench: Callable[..., Any]) -> None:
+    run_id, suite = live
+    asked = bench("classify", suite, "Rain in the north.", "--device", "cpu")
+    assert asked.returncode == 2 and "Traceback" not in asked.stderr
+    assert f"busy: run {run_id} (mine), timing round 12 of at least 30, about 40 s left, has" in asked.stderr
