@@ -25,7 +25,9 @@ PAGES = (
 st.set_page_config(page_title="Inference Bench", page_icon=str(HERE / "assets" / "icon.png"), layout="wide")
 # Streamlit writes white on the accent, which the dark one is too light for.
 accent = f"[data-testid^=stBaseButton-primary]{{color:{widgets.look().background}}}"
-st.html(f"<style>{accent}{link.STYLE}</style>")
+# A page names its run above its charts: the line that says it stands in what is saved.
+source = ".stPlotlyChart .infolayer>:nth-last-child(1 of .annotation){display:none}"
+st.html(f"<style>{accent}{source}{link.STYLE}</style>")
 pages = [
     st.Page(str(HERE / "app_pages" / f"{name}.py"), title=title, help=about, default=name == "overview", url_path=name)
     for name, title, about in PAGES

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import pandas as pd
 import streamlit as st
 
-from dashboard import data, findings, plan, widgets
+from dashboard import data, findings, link, plan, widgets
 from engine.errors import RequestError, one_line
 from engine.spec import Suite, load_suite, suite_files
 
@@ -18,21 +18,6 @@ FIRST = "demo"
 OF_SUITE = ("variants", "batch_size", "examples", "rounds", "max_seconds")
 """The choices in the URL that are a suite's own: another suite begins with what it says itself."""
 Value = TypeVar("Value")
-
-
-def first(name: str, key: str, usual: Value, read: Callable[[str], Value]) -> Value:
-    """The value that the control `key` begins with: what the URL says of `name`, else `usual`.
-
-    For controls of a suite, whose keys change with it, so that they cannot be bound to the URL. `read` raises
-    ValueError for what cannot be.
-    """
-    begun = st.session_state.setdefault("first_values", {})
-    if key not in begun:
-        try:
-            begun[key] = read(st.query_params[name])
-        except (KeyError, ValueError):
-            begun[key] = usual
-    return cast(Value, begun[key])
 
 
 def at_least(least: float, kind: Callable[[str], Value]) -> Callable[[str], Value]:
@@ -45,14 +30,6 @@ def at_least(least: float, kind: Callable[[str], Value]) -> Callable[[str], Valu
         return value
 
     return read
-
-
-def remember(name: str, value: object, usual: object) -> None:
-    """Writes a choice into the URL where it is not the usual one."""
-    if str(value) == str(usual):
-        st.query_params.pop(name, None)
-    elif st.query_params.get(name) != str(value):
-        st.query_params[name] = str(value)
 
 
 def _other_suite() -> None:
@@ -103,14 +80,14 @@ def choose_variants(suite: Suite, key: str, baseline_does: str) -> list[str]:
         "Variants beside the baseline",
         others,
         selection_mode="multi",
-        default=first("variants", key, others, lambda text: [name for name in others if name in text.split(",")]),
+        default=link.first("variants", key, others, lambda text: [name for name in others if name in text.split(",")]),
         format_func=lambda name: findings.literal(titles[name]),
         key=key,
         persist_state="session",
         wrap=True,
         help=f"The baseline, {findings.literal(titles[suite.baseline])}, {baseline_does}.",
     )
-    remember("variants", ",".join(chosen or []), ",".join(others))
+    link.remember("variants", ",".join(chosen or []), ",".join(others))
     return list(chosen or [])
 
 

@@ -80,7 +80,12 @@ class Quantity:
 
     def amount(self, stored: float) -> str:
         """A limit as it was set, with its unit, not to be broken between lines."""
-        return f"{stored * self.factor:.6g}\u00a0{self.unit}"
+        return self.counted(f"{stored * self.factor:.6g}")
+
+    def counted(self, number: str) -> str:
+        """A number as it is written, with its unit, not to be broken between lines."""
+        unit = "point" if (number, self.unit) == ("1", "points") else self.unit
+        return f"{number}\u00a0{unit}"
 
 
 def _tenths(value: float | None) -> str:
@@ -420,8 +425,9 @@ def _nothing(decision: Decision) -> tuple[str, str]:
     if decision.loosenings:
         first = decision.loosenings[0]
         return finding, (
-            f"The smallest single step: {_small(first.quantity)} of {significant(first.shown)} "
-            f"{first.quantity.unit} lets {first.row['name']} in. {_unknown_words(decision)}"
+            f"The smallest single step: {_small(first.quantity)} of "
+            f"{first.quantity.counted(significant(first.shown))} lets {first.row['name']} in. "
+            f"{_unknown_words(decision)}"
         ).strip()
     nearest = min(candidates, key=lambda judged: len(judged.failed))
     missed = findings.joined([_small(decision.quantities[key]) for key in nearest.failed])

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from dashboard.export import command
+from dashboard.preload import Preload
 from engine import paths
 
 PORT = 8501
@@ -49,8 +50,12 @@ def _serve(port: int | None = None, socket_path: Path | None = None) -> int:
     print("\n".join(banner(port, socket_path)), flush=True)
     import streamlit as st
     import uvicorn
+    from starlette.middleware import Middleware
+    from streamlit import file_util
 
-    app = st.App(APP)
+    pages = [page.stem for page in (APP.parent / "app_pages").glob("*.py")]
+    preload_first = Middleware(Preload, static=Path(file_util.get_static_dir()), pages=pages)
+    app = st.App(APP, middleware=[preload_first])
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port or PORT, log_level="warning"))
     try:
         server.run(sockets=None if socket_path is None else [private_socket(socket_path)])

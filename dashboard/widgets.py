@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from dashboard import data, findings, style
+from dashboard import data, findings, link, style
 from dashboard.export import images
 from dashboard.figures import base
 from dashboard.frame import Row, baseline_of, rows_of
@@ -26,10 +26,10 @@ CHOICE = "run_choice"
 PARAMETER = "run"
 FORMAT = "image_format"
 DRAWN = "drawn_charts"
+CHART = "chart_"
+"""The keys of charts begin so."""
 EVERY = "all charts"
 Charts = dict[str, tuple[str, go.Figure]]
-# The page names its run above: the line that says it stands in what is saved.
-HIDE_SOURCE = "<style>.stPlotlyChart .infolayer>:nth-last-child(1 of .annotation){display:none}</style>"
 LIVE_SECONDS = 2.0
 RUN = "app_pages/run.py"
 RUNS = "app_pages/runs.py"
@@ -165,10 +165,11 @@ def chart(figure: go.Figure, key: str, file_name: str, alt: str | None = None, s
     """
     base.sign(figure, look(), source or _source())
     _drawn()[key] = (file_name, figure)
-    st.html(HIDE_SOURCE)
+    # Its room, until it is drawn: what stands below does not move.
+    st.html(f"<style>.st-key-{CHART}{key}{{min-height:{figure.layout.height}px}}</style>")
     st.plotly_chart(
         figure,
-        key=f"chart_{key}",
+        key=f"{CHART}{key}",
         theme=None,
         config=image_config(file_name, st.session_state.get(FORMAT) or "PNG", figure),
         alt=alt or images.words(figure)[0],
@@ -180,7 +181,7 @@ def table_and_charts(charts: str) -> tuple[Any, Any]:
     # A grid drops columns one by one: without this, a window of 1024 px shows both in a part of its width.
     st.html(
         "<style>@media (max-width:1214px){[data-testid=stGridCell]:has(.ib-card),"
-        f"[data-testid=stGridCell]:has([class*=st-key-chart_{charts}]){{grid-column:1/-1 !important}}}}</style>"
+        f"[data-testid=stGridCell]:has([class*=st-key-{CHART}{charts}]){{grid-column:1/-1 !important}}}}</style>"
     )
     grid = st.grid(8, min_column_width=120)
     return grid.cell(column_span=5), grid.cell(column_span=3)
@@ -220,12 +221,19 @@ def save_charts(file_stem: str) -> None:
     if not drawn:
         return
     with st.popover("Save charts"):
+        options = [*drawn, EVERY]
+        # By hand in the URL: what a chart is called changes with its figures.
+        if link.moved("save_chart"):
+            st.session_state["save_chart"] = st.query_params.get("save_chart")
+        if st.session_state.get("save_chart") not in options:
+            st.session_state["save_chart"] = options[0]
         chosen = st.selectbox(
             "Chart",
-            [*drawn, EVERY],
+            options,
             format_func=lambda key: images.words(drawn[key][1])[0] if key in drawn else f"{EVERY} in one zip",
             key="save_chart",
         )
+        link.remember("save_chart", chosen, options[0])
         forms = [form.upper() for form in images.FORMS]
         form = st.segmented_control(
             "Format", forms, default="HTML", required=True, key="save_form", bind="query-params"

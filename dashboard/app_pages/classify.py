@@ -22,6 +22,7 @@ from engine.pool import DeviceBusy
 from engine.spec import Suite
 
 TEXT, LINES, KEPT, EXAMPLE, FILE = "text", "lines", "kept", "example", "file"
+CHOSEN = "chosen_example"
 URL_CHARACTERS = 1500
 """Longer texts are kept by the server, and the URL names them."""
 KEPT_TEXTS = 32
@@ -124,8 +125,13 @@ def main() -> None:
 
 def _restore() -> None:
     """A reload begins with the text that the URL names, written out, kept here or an example of a run."""
-    if TEXT in st.session_state:
-        return
+    if TEXT not in st.session_state:
+        _read_text()
+    # Which example is chosen follows from the text.
+    st.session_state[CHOSEN] = next((n for n, text in EXAMPLES.items() if text == st.session_state[TEXT]), None)
+
+
+def _read_text() -> None:
     if example := st.query_params.get(EXAMPLE):
         st.session_state[TEXT] = _example(example)
     elif long := st.query_params.get(KEPT):
@@ -180,7 +186,7 @@ def _question() -> bool:
     picked = st.pills(
         "Examples",
         list(EXAMPLES),
-        key="example",
+        key=CHOSEN,
         on_change=_take_example,
         label_visibility="collapsed",
         wrap=True,
@@ -189,7 +195,7 @@ def _question() -> bool:
 
 
 def _take_example() -> None:
-    name = st.session_state["example"]
+    name = st.session_state[CHOSEN]
     if name in EXAMPLES:
         st.session_state[TEXT] = EXAMPLES[name]
         st.session_state[LINES] = "\n" in EXAMPLES[name]

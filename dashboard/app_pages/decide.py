@@ -84,7 +84,7 @@ def _answer(summary: dict[str, Any], decided: Decision) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         for loosening in decided.loosenings:
             key = loosening.quantity.key
-            amount = f"{significant(loosening.shown)} {loosening.quantity.unit}"
+            amount = loosening.quantity.counted(significant(loosening.shown))
             name = findings.literal(loosening.row["name"])
             st.button(
                 f"{loosening.quantity.label} {amount}: {name} remains",

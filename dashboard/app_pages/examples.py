@@ -12,7 +12,7 @@ from zlib import crc32
 import numpy as np
 import streamlit as st
 
-from dashboard import choices, data, disagreements, example_tables, findings, frame, sheets, widgets
+from dashboard import choices, data, disagreements, example_tables, findings, frame, link, sheets, widgets
 from dashboard.disagreements import KINDS, Answers, Kind, Wanted
 from dashboard.example_tables import Column, Text
 from dashboard.style import marks
@@ -192,14 +192,17 @@ def _texts(summary: dict[str, Any], found: Answers, reference: Column, others: l
 def _page(pages: int, choice: tuple[Any, ...]) -> int:
     """The page to show. By hand in the URL, as another choice begins on its first page."""
     key = f"{PAGE}_{crc32(repr(choice).encode()):08x}"
-    if st.session_state.get("flip_now", key) != key:
+    followed = link.moved(PAGE)
+    if st.session_state.get("flip_now", key) != key and not followed:
         st.query_params.pop(PAGE, None)
     st.session_state["flip_now"] = key
     if pages == 1:
         return 1
-    asked = st.query_params.get(PAGE, "")
-    first = int(asked[:9]) if asked.isascii() and asked.isdigit() and 1 <= int(asked[:9]) <= pages else 1
-    return st.pagination(pages, default=first, key=key, on_change=_remember_page, args=(key,))
+    if followed or key not in st.session_state:
+        asked = st.query_params.get(PAGE, "")
+        known = asked.isascii() and asked.isdigit() and 1 <= int(asked[:9]) <= pages
+        st.session_state[key] = int(asked[:9]) if known else 1
+    return st.pagination(pages, key=key, on_change=_remember_page, args=(key,))
 
 
 def _remember_page(key: str) -> None:
@@ -251,7 +254,7 @@ def _words(typed: str | None) -> tuple[str, ...]:
 
 def _kind(counts: dict[Kind, int]) -> Kind:
     """The chosen kind. By hand in the URL: a bound control would write its changing counts there."""
-    if KIND not in st.session_state:
+    if link.moved(KIND) or KIND not in st.session_state:
         st.session_state[KIND] = st.query_params.get(KIND)
     if st.session_state[KIND] not in counts:
         st.session_state[KIND] = next(iter(counts))
@@ -269,7 +272,9 @@ def _kind(counts: dict[Kind, int]) -> Kind:
 
 
 def _remember_kind() -> None:
-    st.query_params[KIND] = st.session_state[KIND]
+    # At once: each writing is a step of Back.
+    first_page = {PAGE: "1"} if PAGE in st.query_params else {}
+    st.query_params.update({KIND: st.session_state[KIND]} | first_page)
 
 
 def _classify(summary: dict[str, Any], position: int, text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import choices, data, findings, live, plan, scorecard, widgets
+from dashboard import choices, data, findings, link, live, plan, scorecard, widgets
 from dashboard.style import Theme, marks
 from engine import hardware, jobs
 from engine.errors import RequestError, one_line
@@ -237,14 +237,14 @@ def _controls() -> Choice | None:
     usual_sizes = ", ".join(map(str, workload.batch_size))
     sizes = one.text_input(
         "Batch size",
-        choices.first("batch_size", f"batch:{key}", usual_sizes, str),
+        link.first("batch_size", f"batch:{key}", usual_sizes, str),
         key=f"batch:{key}",
         persist_state="session",
         help="One number, or several with commas between: one measurement for each.",
     )
     examples = two.number_input(
         "Examples",
-        value=choices.first("examples", f"examples:{key}", workload.examples, choices.at_least(0, int)),
+        value=link.first("examples", f"examples:{key}", workload.examples, choices.at_least(0, int)),
         min_value=0,
         step=1,
         key=f"examples:{key}",
@@ -253,7 +253,7 @@ def _controls() -> Choice | None:
     )
     rounds = one.number_input(
         "Rounds, at least",
-        value=choices.first("rounds", f"rounds:{key}", protocol.rounds, choices.at_least(1, int)),
+        value=link.first("rounds", f"rounds:{key}", protocol.rounds, choices.at_least(1, int)),
         min_value=1,
         step=1,
         key=f"rounds:{key}",
@@ -263,7 +263,7 @@ def _controls() -> Choice | None:
     )
     seconds = two.number_input(
         "Timing, at most (s)",
-        value=choices.first("max_seconds", f"seconds:{key}", protocol.max_seconds, choices.at_least(1, float)),
+        value=link.first("max_seconds", f"seconds:{key}", protocol.max_seconds, choices.at_least(1, float)),
         min_value=1.0,
         format="%.0f",
         key=f"seconds:{key}",
@@ -276,7 +276,7 @@ def _controls() -> Choice | None:
         ("rounds", rounds, protocol.rounds),
         ("max_seconds", seconds, protocol.max_seconds),
     ):
-        choices.remember(name, value, usual)
+        link.remember(name, value, usual)
     # Half of the column cuts a device's name where the window is narrow.
     device = choices.choose_device()
     offline = st.toggle(

@@ -37,6 +37,9 @@ CHROMIUM = next(
     None,
 )
 START_SECONDS = 60.0
+SHIFTS = """window.shifts = []; new PerformanceObserver(list => {
+  for (const entry of list.getEntries()) window.shifts.push([entry.value, ...entry.sources.map(s => s.node?.className)])
+}).observe({type: 'layout-shift', buffered: true})"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -106,12 +109,16 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
-    """open_page(url, **context options): a page in a context of its own, with `page.requested`, all URLs asked for."""
+    """open_page(url, **context options): a page in a context of its own.
+
+    With `page.requested`, all URLs asked for, and in the browser `window.shifts`: what has jumped, and how far.
+    """
     contexts = []
 
     def start(url: str, **options: Any) -> Any:
         context = chromium.new_context(**({"viewport": {"width": 1440, "height": 900}} | options))
         contexts.append(context)
+        context.add_init_script(SHIFTS)
         page = context.new_page()
         page.set_default_timeout(60_000)
         page.requested = []

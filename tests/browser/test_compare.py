@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import pytest
 from test_dashboard import FULL, is_local, settled
+from test_every_page import CUT_OFF
 
 SIZES = "01J0000000000000000000000B"
 BESIDE = "fixture · 2026-03-01 08:00 UTC · 00000B"
@@ -41,14 +41,12 @@ def test_a_choice_is_in_the_link_and_the_link_opens_it(site: str, open_page: Cal
     assert [url for url in again.requested if not is_local(url)] == []
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1024, "dark"), (1440, "light"), (2560, "light")])
-def test_two_runs_fit_every_width(width: int, scheme: str, site: str, open_page: Callable[..., Any]) -> None:
-    page = open_page(
-        f"{site}/compare?run={FULL}&beside={BESIDE}", viewport={"width": width, "height": 900}, color_scheme=scheme
-    )
+def test_two_runs_fit_every_width(site: str, open_page: Callable[..., Any]) -> None:
+    page = open_page(f"{site}/compare?run={FULL}&beside={BESIDE}")
     settled(page)
     chart(page, "ecdf").wait_for()
     assert page.locator("[data-testid=stException]").count() == 0
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    cut = page.locator(".ib-card").evaluate_all("cards => cards.map(card => card.scrollWidth - card.clientWidth)")
-    assert len(cut) >= 3 and max(cut) <= 1, "a table is cut off"
+    assert page.locator(".ib-card").count() >= 3
+    for width in (2560, 1024):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_function(f"document.documentElement.scrollWidth <= {width} && !{CUT_OFF}", timeout=5000)

@@ -11,8 +11,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
-
-FULL = "01J0000000000000000000000A"
+from test_dashboard import FULL, settled
 
 
 def _dashboard() -> Any:
@@ -22,11 +21,6 @@ def _dashboard() -> Any:
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
     return module.dashboard
-
-
-def settled(page: Any) -> None:
-    page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for()
-    page.wait_for_timeout(300)
 
 
 def test_from_a_flip_to_classify_and_back(site: str, open_page: Callable[..., Any], tmp_path: Path) -> None:
@@ -60,6 +54,20 @@ def test_from_a_flip_to_classify_and_back(site: str, open_page: Callable[..., An
     texts.wait_for()
     assert "flip=gained" in page.url
 
+    # Back within the page: to the second page of all texts, and to the kind before.
+    page.locator(".st-key-flip").get_by_text("all texts").click()
+    page.get_by_text("Texts 1 to 20 of").wait_for()
+    page.get_by_role("button", name="Page 2").click()
+    page.get_by_text("Texts 21 to 40 of").wait_for()
+    page.locator(".st-key-flip").get_by_text("wrong to right").click()
+    page.get_by_text(f"of {shown}, in the run's order").wait_for()
+    page.go_back()
+    page.get_by_text("Texts 21 to 40 of").wait_for()
+    page.go_back()
+    page.get_by_text("Texts 1 to 20 of").wait_for()
+    page.go_back()
+    page.get_by_text(f"of {shown}, in the run's order").wait_for()
+
     matrix = page.get_by_role("table", name="Student FP32 against the labels")
     cell = matrix.get_by_role("link").first
     count = int(cell.inner_text())
@@ -68,16 +76,6 @@ def test_from_a_flip_to_classify_and_back(site: str, open_page: Callable[..., An
     page.get_by_text(f"of {count}, in the run's order").wait_for()
     abroad = {urlsplit(a).hostname for a in page.requested if urlsplit(a).scheme not in ("data", "blob")}
     assert abroad == {"127.0.0.1"}
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1024, 1440, 2560])
-def test_examples_fit_their_window(width: int, scheme: str, site: str, open_page: Callable[..., Any]) -> None:
-    page = open_page(f"{site}/examples?run={FULL}", viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page.get_by_role("table", name="Texts and answers").wait_for()
-    settled(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator("[data-testid=stException]").count() == 0
 
 
 @pytest.mark.slow

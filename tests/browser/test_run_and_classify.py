@@ -138,14 +138,3 @@ def test_start_watch_reload_restart_open_and_classify(
     while pool.holder(hardware.cpu_device()) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not pool.warm_workers(hardware.cpu_device())
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1024, 1440, 2560])
-@pytest.mark.parametrize("name", ["run", "classify"])
-def test_pages_fit_their_window(name: str, width: int, scheme: str, site: str, open_page: Callable[..., Any]) -> None:
-    page = open_page(f"{site}/{name}", viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page.get_by_test_id("stSelectbox").or_(page.get_by_role("button", name="Cancel run")).first.wait_for()
-    page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for()
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator("[data-testid=stException]").count() == 0

@@ -168,9 +168,13 @@ def test_the_input_survives_a_reload(pool: type[Pool], empty: Path) -> None:
 
 def test_an_example_is_asked_at_once(pool: type[Pool], empty: Path) -> None:
     test = page()
-    next(g for g in test.get("button_group") if g.key == "example").set_value("Three lines").run()
+    next(g for g in test.get("button_group") if g.key == "chosen_example").set_value("Three lines").run()
     assert not test.exception
     assert len(pool.asked[-1][1]) == 3 and test.toggle(key="lines").value is True
+    # The link says which by its text.
+    again = page(text=test.query_params["text"], lines="1")
+    assert next(g for g in again.get("button_group") if g.key == "chosen_example").value == "Three lines"
+    assert next(g for g in page(text="other").get("button_group") if g.key == "chosen_example").value is None
 
 
 def test_answers_stay_when_something_else_changes(pool: type[Pool], empty: Path) -> None:

@@ -174,13 +174,18 @@ def test_the_baseline_is_a_rival_too() -> None:
     assert deciding.answer(found)[0] == "same or base: neither is shown to be the fastest."
 
 
+@pytest.mark.parametrize(("share", "said"), [(0.01, "1 point"), (0.005, "0.5 points"), (0.02, "2 points")])
+def test_one_point_is_a_point(share: float, said: str) -> None:
+    assert deciding.QUANTITIES["accuracy_lost"].amount(share) == said.replace(" ", "\u00a0")
+
+
 def test_nothing_remains_names_the_limit_to_loosen_and_by_how_much() -> None:
     limits = Limits(memory_bytes=100e6, latency_p95_s=0.007)
     found = decide(ROWS, limits)
     assert found.fastest is None and names(found.remaining) == []
     (loosening,) = found.loosenings
     assert (loosening.quantity.key, loosening.shown, loosening.row["name"]) == ("memory_bytes", 300.0, "middle")
-    assert "peak RAM of 300 MB lets middle in" in deciding.answer(found)[1]
+    assert "peak RAM of 300\u00a0MB lets middle in" in deciding.answer(found)[1]
     again = decide(ROWS, Limits(memory_bytes=loosening.shown * 1e6, latency_p95_s=0.007))
     assert names(again.remaining) == ["middle"], "what it says is enough"
 

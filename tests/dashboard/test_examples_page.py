@@ -109,6 +109,19 @@ def test_choices_come_from_the_url(database: str) -> None:
     assert "ONNX INT8" not in listed(test)
 
 
+def test_back_restores_kind_and_page(database: str) -> None:
+    test = page(FULL, flip="all", flip_page="3")
+    test = choose(test, "flip", "other")
+    assert test.query_params["flip"] == "other" and test.query_params["flip_page"] == "1"
+    # The address that the browser goes back to.
+    test.query_params["flip"], test.query_params["flip_page"] = "all", "2"
+    test.run()
+    assert "Texts 21 to 40 of 200" in "\n".join(str(c.value) for c in test.caption)
+    del test.query_params["flip"], test.query_params["flip_page"]
+    test.run()
+    assert test.session_state["flip"] == "other"
+
+
 def test_unknown_choices_in_the_url_are_left_out(database: str) -> None:
     unknown = dict.fromkeys(("flip", "flip_of", "flip_from", "flip_label", "flip_page", "batch"), "<b>nothing</b>")
     assert page(FULL, **unknown).header[0].value == page(FULL).header[0].value

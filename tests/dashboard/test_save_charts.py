@@ -65,3 +65,14 @@ def test_all_charts_are_one_file(database: str) -> None:
     test = page(run=FULL)
     test.selectbox(key="save_chart").set_value(widgets.EVERY).run()
     assert button(test).label == "Save fixture-00000a-charts-html.zip"
+    assert test.query_params["save_chart"] == widgets.EVERY
+    test.selectbox(key="save_chart").set_value("tradeoff").run()
+    assert "save_chart" not in test.query_params, "the usual one"
+
+
+def test_the_chart_to_save_is_the_links(database: str) -> None:
+    test = page(run=FULL)
+    for said, name in (("memory", "memory"), ("<b>none</b>", "tradeoff")):
+        test.query_params["save_chart"] = said
+        test.run()
+        assert button(test).label == f"Save fixture-00000a-{name}.html"

@@ -1,0 +1,91 @@
+"""Streamlit's page, told beforehand which scripts this dashboard's pages draw with.
+
+Streamlit's browser side asks for the script of an element when the first element of that kind comes: by then what
+stands below it is painted, and jumps; and everybody waits while the charts' 4.7 MB are read. Named in the page, scripts
+are fetched, read and run while the browser waits for the server.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+
+from starlette.responses import HTMLResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+EVERYWHERE = (
+    "Html", "BidiComponent", "Selectbox", "PageLink", "Button", "ButtonGroup", "DownloadButton", "Multiselect",
+    "NumberInput", "TextInput", "TextArea", "Checkbox", "Pagination", "Progress", "FileUploader",
+)  # fmt: skip
+GRID, CODE, CHARTS = "DataFrame", "StreamlitSyntaxHighlighter", "PlotlyChart"
+ALSO: Mapping[str, tuple[str, ...]] = {
+    "": (CHARTS,),
+    "overview": (CHARTS,),
+    "compare": (CHARTS,),
+    "decide": (CHARTS,),
+    "runs": (GRID, CODE),
+    "ship": (CODE,),
+}
+"""A page's path -> the large scripts that its first view needs."""
+LATE = ".stElementContainer:not([class*=st-key-chart_])>[data-testid=stSkeleton]"
+# Streamlit's page is narrow until the server says that it is to be wide. What stands below an element that cannot be
+# drawn yet would jump when it can, and so comes with it; a chart has its room from the start.
+STYLE = f"""<style>
+[data-testid=stMainBlockContainer]{{max-width:none!important}}
+:is(.stElementContainer:not([class*=st-key-chart_]):has(>[data-testid=stSkeleton]),:is(.stColumn,.stTabs,
+[data-testid=stLayoutWrapper],[data-testid=stGridCell]):has({LATE}))~*{{visibility:hidden}}
+</style>"""
+IMPORT = re.compile(r"""(?:\bfrom|\bimport)\s*["`']\./([^"`']+\.js)["`']""")
+
+
+class Preload:
+    """ASGI middleware that answers for the dashboard's pages; every other request goes on to Streamlit."""
+
+    def __init__(self, app: ASGIApp, static: Path, pages: Iterable[str]) -> None:
+        """`static`: the folder of Streamlit's own files; where it is not as expected, Streamlit answers alone."""
+        self._app = app
+        self._pages = {f"/{page}": document(static, (*EVERYWHERE, *ALSO.get(page, ()))) for page in ("", *pages)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = scope["type"] == "http" and scope["method"] == "GET"
+        html = self._pages.get(scope["path"]) if asked else None
+        # Streamlit's own page has a tag that does not change with ours: without one it is asked for every time.
+        answer = self._app if html is None else HTMLResponse(html, headers={"Cache-Control": "no-cache"})
+        await answer(scope, receive, send)
+
+
+def document(static: Path, elements: Iterable[str]) -> str | None:
+    """Streamlit's page with the scripts that draw `elements` in its head; None where there is no such page."""
+    try:
+        page = (static / "index.html").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    folder = static / "static" / "js"
+    drawing = scripts(folder, elements)
+    tags = [f'<link rel="modulepreload" crossorigin href="{_url(name)}">' for name in _needed(folder, drawing)]
+    # Modules run in the order of the page: these after Streamlit's own, while it waits for the server.
+    tags += [f'<script type="module" crossorigin src="{_url(name)}"></script>' for name in drawing]
+    return page.replace("</head>", STYLE + "".join(tag for tag in tags if tag not in page) + "</head>", 1)
+
+
+def scripts(folder: Path, names: Iterable[str]) -> list[str]:
+    """The files of Streamlit's scripts `names`; what there is not under that name is left to Streamlit."""
+    return [found.name for name in names for found in sorted(folder.glob(f"{name}.*.js"))[:1]]
+
+
+def _url(name: str) -> str:
+    return escape(f"./static/js/{name}")
+
+
+def _needed(folder: Path, names: Iterable[str]) -> list[str]:
+    """The scripts `names` and all that they import, once each."""
+    found: dict[str, None] = {}
+    ahead = list(names)
+    while ahead:
+        name = ahead.pop(0)
+        if name not in found and (folder / name).is_file():
+            found[name] = None
+            ahead += IMPORT.findall((folder / name).read_text(encoding="utf-8"))
+    return list(found)

@@ -1,0 +1,72 @@
+"""The page that names the scripts it will need: real scripts of the installed Streamlit, and what happens without."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+from starlette.responses import PlainTextResponse
+from starlette.types import Message
+from streamlit import file_util
+
+from dashboard import preload
+
+STATIC = Path(file_util.get_static_dir())
+
+
+def asked(static: Path, path: str, pages: tuple[str, ...] = ("compare", "method")) -> str:
+    sent: list[bytes] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        sent.append(message.get("body", b""))
+
+    app = preload.Preload(PlainTextResponse("Streamlit"), static, pages)
+    asyncio.run(app({"type": "http", "method": "GET", "path": path, "headers": []}, receive, send))
+    return b"".join(sent).decode()
+
+
+def named(html: str) -> list[str]:
+    return re.findall(r'"\./static/js/([^"]+\.js)"', html)
+
+
+@pytest.mark.parametrize("name", [*preload.EVERYWHERE, preload.GRID, preload.CODE, preload.CHARTS])
+def test_every_named_script_is_streamlits(name: str) -> None:
+    assert preload.scripts(STATIC / "static" / "js", [name])
+
+
+def test_a_page_names_what_it_draws_with_and_what_that_imports() -> None:
+    html = asked(STATIC, "/compare")
+    there = named(html)
+    assert all((STATIC / "static" / "js" / name).is_file() for name in there)
+    links = re.findall(r'<link rel="modulepreload" crossorigin href="\./static/js/([^"]+)">', html)
+    assert len(links) == len(set(links)), "once each"
+    imported = {
+        name
+        for script in links
+        for name in preload.IMPORT.findall((STATIC / "static" / "js" / script).read_text(encoding="utf-8"))
+    }
+    assert imported <= set(there)
+    assert any(name.startswith("PlotlyChart.") for name in links)
+    order = re.findall(r'<script type="module" crossorigin src="\./static/js/(\w+)', html)
+    assert order[0] == "index" and order[-1] == "PlotlyChart" and set(order[1:-1]) == set(preload.EVERYWHERE)
+
+
+def test_a_page_without_charts_does_not_ask_for_them() -> None:
+    assert "PlotlyChart" not in asked(STATIC, "/method")
+
+
+@pytest.mark.parametrize("path", ["/static/js/x.js", "/_stcore/health", "/nowhere"])
+def test_all_else_is_streamlits(path: str) -> None:
+    assert asked(STATIC, path) == "Streamlit"
+
+
+def test_another_streamlit_is_left_alone(tmp_path: Path) -> None:
+    assert asked(tmp_path, "/compare") == "Streamlit"
+    (tmp_path / "index.html").write_text("<html><head></head>elsewhere</html>", encoding="utf-8")
+    html = asked(tmp_path, "/compare")
+    assert html.startswith("<html><head><style>") and html.endswith("</style></head>elsewhere</html>")
