@@ -30,13 +30,14 @@ ALSO: Mapping[str, tuple[str, ...]] = {
     "ship": (CODE,),
 }
 """A page's path -> the large scripts that its first view needs."""
-LATE = ".stElementContainer:not([class*=st-key-chart_])>[data-testid=stSkeleton]"
+ELEMENT = ".stElementContainer:not([class*=st-key-chart_])"
+LATE = ":is([data-testid=stSkeleton],[data-testid=stHtml]:empty)"
 # Streamlit's page is narrow until the server says that it is to be wide. What stands below an element that cannot be
 # drawn yet would jump when it can, and so comes with it; a chart has its room from the start.
 STYLE = f"""<style>
 [data-testid=stMainBlockContainer]{{max-width:none!important}}
-:is(.stElementContainer:not([class*=st-key-chart_]):has(>[data-testid=stSkeleton]),:is(.stColumn,.stTabs,
-[data-testid=stLayoutWrapper],[data-testid=stGridCell]):has({LATE}))~*{{visibility:hidden}}
+:is({ELEMENT}:has({LATE}),:is(.stColumn,.stTabs,[data-testid=stLayoutWrapper],[data-testid=stGridCell]):has(
+{ELEMENT} {LATE}))~*{{visibility:hidden}}
 </style>"""
 IMPORT = re.compile(r"""(?:\bfrom|\bimport)\s*["`']\./([^"`']+\.js)["`']""")
 
