@@ -579,6 +579,8 @@ def mark_interrupted(session: Session, silent_s: float = SILENT_SECONDS) -> list
                 raise
         for name, value in found.items():
             set_committed_value(run, name, value)
+        # A session forgets what nobody holds, and would read it anew.
+        session.info.setdefault("interrupted", []).append(run)
         closed.append(run.id)
     return closed
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote
@@ -42,7 +43,10 @@ class LockedError(RequestError):
 class Store:
     """An open database whose schema is up to date. Close it, or use it in a `with` statement."""
 
-    def __init__(self, url: URL, engine: Engine, read_only: str | None = None) -> None:
+    def __init__(
+        self, url: URL, engine: Engine, read_only: str | None = None, copy: TemporaryDirectory[str] | None = None
+    ) -> None:
+        self._copy = copy
         self.url = url
         self.engine = engine
         self.read_only = read_only
@@ -61,6 +65,8 @@ class Store:
 
     def close(self) -> None:
         self.engine.dispose()
+        if self._copy is not None:
+            self._copy.cleanup()
 
     def __enter__(self) -> Self:
         return self
@@ -87,9 +93,11 @@ def open_store(url: str | None = None, create: bool = True) -> Store:
         if not str(parsed.database).startswith("file:"):
             # SQLAlchemy does not know "~".
             parsed = parsed.set(database=str(file))
-        if not create and file.is_file() and not _writable(file):
-            with translate_errors(parsed):
-                return _reader(parsed, file)
+        if not create and file.is_file():
+            why = "is read-only" if not _writable(file) else "lies on a full disk" if _is_full(file.parent) else None
+            if why:
+                with translate_errors(parsed):
+                    return _reader(parsed, file, why)
         _check_file(file, create)
     with translate_errors(parsed):
         if file is not None:
@@ -250,39 +258,45 @@ def _writable(file: Path) -> bool:
     return os.access(file.parent, os.W_OK | os.X_OK) and os.access(file, os.R_OK | os.W_OK)
 
 
-def _reader(url: URL, file: Path) -> Store:
-    """The database in `file`, which cannot be written. Raises RequestError where it cannot be read as it is either."""
-    place = f"{file.as_uri()}?mode=ro"
-    advice = "copy its folder to where it can be written, and point BENCH_DATA_DIR there"
+def _reader(url: URL, file: Path, why: str) -> Store:
+    """The database in `file`, which cannot be written, with all that was committed to it.
+
+    Raises RequestError where its schema is not today's.
+    """
+    place, copy = f"{file.as_uri()}?mode=ro", None
     try:
         with closing(sqlite3.connect(place, uri=True)) as connection:
             connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError as error:
-        # A reader of a WAL writes beside it, unless the file is promised to stay as it is.
-        if error.sqlite_errorname.startswith("SQLITE_READONLY") or any(
-            journal.is_file() and journal.stat().st_size
-            for journal in (file.with_name(f"{file.name}-wal"), file.with_name(f"{file.name}-journal"))
-        ):
-            raise RequestError(
-                f"the database {file} is read-only, and the last that was written lies in a journal beside it; {advice}"
-            ) from error
+    except sqlite3.OperationalError:
+        # A reader, too, writes beside it, unless the file is promised to stay as it is and nothing lies in a journal.
+        beside = [file.with_name(f"{file.name}-{end}") for end in ("wal", "journal")]
+        if any(journal.is_file() and journal.stat().st_size for journal in beside):
+            copy = TemporaryDirectory(prefix="inference-bench-read-")
+            for found in (file, *beside):
+                if found.is_file():
+                    shutil.copy(found, copy.name)
+            moved = Path(copy.name) / file.name
+            with closing(sqlite3.connect(moved)) as connection:
+                connection.execute("PRAGMA journal_mode=DELETE").fetchone()
+            place = f"{moved.as_uri()}?mode=ro"
         place += "&immutable=1"
     engine = create_engine(
         "sqlite://",
         creator=lambda: sqlite3.connect(place, uri=True, timeout=_timeout(url), check_same_thread=False),
         poolclass=QueuePool,
     )
+    store = Store(url, engine, f"the database {file} {why}: nothing can be stored in it", copy)
     try:
         revision = _check_revision(_revision(engine), url, create=False)
         if revision != HEAD:
             raise RequestError(
-                f"the database {file} is read-only and has the older schema {revision}, which cannot be brought up to "
-                f"date there; {advice}"
+                f"the database {file} {why} and has the older schema {revision}, which cannot be brought up to "
+                "date there; copy its folder to where it can be written, and point BENCH_DATA_DIR there"
             )
     except BaseException:
-        engine.dispose()
+        store.close()
         raise
-    return Store(url, engine, f"the database {file} is read-only: nothing can be stored in it")
+    return store
 
 
 def _engine(url: URL, file: Path | None) -> Engine:

@@ -161,23 +161,6 @@ def test_a_full_disk_ends_a_run_with_that_reason_and_what_it_measured_is_kept(
     assert not list(small_disk.rglob("*.draft")) + list(small_disk.rglob("*.partial"))
 
 
-def test_a_disk_that_becomes_read_only_ends_a_run_that_can_still_be_read(suite, live, bench, small_disk, wait_until):
-    env, url = {"BENCH_DATA_DIR": str(small_disk)}, f"sqlite:///{small_disk}/bench.sqlite"
-    run = live("run", suite("fp32"), "--device", "cpu", env=env)
-    run.wait_for("timing: round", 240)
-    wait_until(lambda: rounds(url) >= 3, 60)
-    # Whoever holds files open for writing forbids it otherwise.
-    bound = ["mount", "-o", "remount,ro", str(small_disk)]
-    if subprocess.run(bound, check=False, capture_output=True).returncode:
-        with closing(sqlite3.connect(small_disk / "bench.sqlite", isolation_level=None)) as other:
-            other.execute("PRAGMA query_only = 1")
-        pytest.skip("a disk in use cannot be made read-only here")
-    assert run.end(120) == 2, run.said
-    assert "read-only" in run.said
-    shown = bench("show", "latest", env=env)
-    assert shown.returncode == 0 and "interrupted" in shown.stdout
-
-
 def test_a_database_that_is_locked_for_long_costs_a_run_nothing(suite, live, own_folders, tmp_path, wait_until):
     url = f"sqlite:///{own_folders}/bench.sqlite?timeout=0.5"
     file = tmp_path / "run.json"

@@ -432,7 +432,11 @@ os._exit(0)
         mount("-o", "remount,bind,ro", file.parent)
     else:
         file.parent.chmod(0o555)
-    assert "lies in a journal beside it; copy its folder" in refusal(url, create=False)
+    with open_store(url, create=False) as store, store.session() as session:
+        assert store.read_only and set(session.scalars(select(Published.remark))) == {"the last"}
+        place = Path(store._copy.name)
+        assert place.is_dir()
+    assert not place.exists()
 
 
 def test_writing_to_a_database_opened_read_only(store: Store, file: Path, new_run: Callable) -> None:
