@@ -137,9 +137,9 @@ def classify(
         preparer = stack.enter_context(Preparer(suite, device.spec, threads, offline, report))
         for variant in in_order(suite):
             try:
-                prepared = preparer.prepare(variant)
-                if reason := pool.refusal(variant, device, prepared):
+                if reason := pool.refusal(variant, device, preparer.model(variant)[0]):
                     raise UnavailableError(reason)
+                prepared = preparer.prepare(variant)
                 listener(
                     Progress("answering", f"{variant.shown}: loading and answering", None, None, variant.name)
                 )

@@ -14,7 +14,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,16 @@ from typing import Any
 from engine import backends, files, hub, operations, paths
 from engine.backends.base import Recipe, Source
 from engine.builder import Builder, BuildError, json_lines
+from engine.encoding import Encoder
 from engine.errors import RequestError, one_line
-from engine.spec import CHECKPOINT, Checkpoint, NewTokenizer, Suite, Variant
+from engine.spec import CHECKPOINT, Checkpoint, NewTokenizer, Suite, Variant, Workload
 from engine.units import duration
 
 Report = Callable[[str, float | None], None]
 """Called with a sentence on what is being done, and the share done (None where unknown)."""
 
 FACTS = "facts.json"
+CALIBRATION = "calibration.json"
 WEIGHTS = (".safetensors", ".safetensors.index.json")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 HEAD = "ForSequenceClassification"
@@ -103,7 +105,8 @@ class Preparer:
         source, described, facts = self.model(variant)
         folder = source.folder
         made: dict[str, Any] = {}
-        for recipe in backends.get(variant.backend).recipes(variant.precision, variant.options):
+        for wanted in backends.get(variant.backend).recipes(variant.precision, variant.options):
+            recipe = self._calibrated(variant, wanted, described)
             text = f"{variant.shown}: building {recipe.kind}"
             folder = self._built(source.digest, recipe, variant.backend, folder, text)
             made |= json.loads((folder / FACTS).read_text())
@@ -118,6 +121,55 @@ class Preparer:
             facts=made,
             operations=facts["operations"],
         )
+
+    def _calibrated(self, variant: Variant, recipe: Recipe, described: Path) -> Recipe:
+        """`recipe` with the file of its calibration texts in place of their declaration."""
+        if "calibration" not in recipe.settings:
+            return recipe
+        folder = self.calibration(variant, recipe.settings["calibration"], described)
+        return replace(recipe, settings=recipe.settings | {"calibration": str(folder / CALIBRATION)})
+
+    def calibration(self, variant: Variant, wanted: dict[str, Any], described: Path) -> Path:
+        """The folder with the token ids of the texts that `variant` is calibrated over, made now where it is missing.
+
+        Raises RequestError where they are not training data: the measured data set, or too few others.
+        """
+        from engine import corpus
+
+        where = f"variant {variant.name!r}: options.calibration"
+        workload = self.suite.workload
+        measured = workload.model_copy(update={"examples": 0})
+        training = measured.model_copy(
+            update={
+                **{key: wanted[key] for key in ("dataset", "config", "split")},
+                "text": wanted["text"] or workload.text,
+                "revision": None,
+                "label": None,
+                "labels": None,
+            }
+        )
+        if _same_data(self.suite, training, workload):
+            raise RequestError(
+                f"{where}: {wanted['dataset']!r} is what is measured; name training data, or another split"
+            )
+        kept = set(corpus.load(self.suite, measured, self.offline).texts)
+        texts = [text for text in corpus.load(self.suite, training, self.offline, where).texts if text not in kept]
+        if len(texts) < wanted["examples"]:
+            raise RequestError(
+                f"{where}: examples = {wanted['examples']}, but {wanted['dataset']} has {len(texts)} that are not "
+                f"measured; allowed: 1 to {len(texts)}"
+            )
+        content = {
+            "tokenizer": described.name,
+            "max_length": workload.max_length,
+            "texts": corpus.digest(None, texts[: wanted["examples"]], None),
+        }
+        target = paths.local_folder("artefacts") / f"calibration-{_key(content)[:24]}"
+        with self._making(target) as draft:
+            if draft is not None:
+                encoded = Encoder(described, workload.max_length).encode(texts[: wanted["examples"]])
+                (draft / CALIBRATION).write_text(json.dumps(encoded.columns))
+        return target
 
     def _check_length(self, positions: int | None, where: str) -> None:
         wanted = self.suite.workload.max_length
@@ -296,6 +348,7 @@ class Preparer:
         content = {
             "source": digest,
             **asdict(recipe),
+            "settings": _by_content(recipe.settings),
             "after": source.name if backend and source.parent.name == "artefacts" else None,
             "versions": {name: self._version(name) for name in recipe.distributions},
         }
@@ -368,6 +421,21 @@ def _inspect(reference: str, folder: Path, where: str) -> Source:
             "fine-tune it first, or let a [[checkpoint]] of the suite do it"
         )
     return Source(reference, folder, config, _digest(folder))
+
+
+def _same_data(suite: Suite, first: Workload, second: Workload) -> bool:
+    """Whether two workloads read the same rows: a file has no splits."""
+    path = suite.locate(first.dataset)
+    if path is not None:
+        return path == suite.locate(second.dataset)
+    return (first.dataset, first.config, first.split) == (second.dataset, second.config, second.split)
+
+
+def _by_content(settings: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's settings as a cache's key has them: calibration by content, wherever its file lies."""
+    if "calibration" not in settings:
+        return settings
+    return settings | {"calibration": Path(settings["calibration"]).parent.name}
 
 
 def _labels_of(config: dict[str, Any]) -> list[str]:

@@ -198,6 +198,21 @@ facts = {"providers": session.get_providers()}
 assert device == "cpu" or facts["providers"][0] == "CUDAExecutionProvider", "fell back to the CPU"
 assert float(session.run(None, {"x": x})[0].sum()) == 64.0 ** 3, "a product came out wrong"
 """,
+    "openvino": """
+import numpy, openvino
+from openvino import opset13
+x = opset13.parameter([64, 64], numpy.float32)
+model = openvino.Model([opset13.matmul(x, x, False, False)], [x])
+product = openvino.Core().compile_model(model, "CPU")([numpy.ones((64, 64), "float32")])[0]
+assert float(product.sum()) == 64.0 ** 3, "a product came out wrong"
+""",
+    "torchao": """
+import torch
+from torchao.quantization import Int8WeightOnlyConfig, quantize_
+layer = torch.nn.Sequential(torch.nn.Linear(64, 64)).to(device)
+quantize_(layer, Int8WeightOnlyConfig())
+assert bool(torch.isfinite(layer(torch.ones(2, 64, device=device))).all()), "an INT8 layer gave no finite numbers"
+""",
 }
 """A tiny piece of work for each backend; a backend that has none here only proves that it imports."""
 
@@ -580,6 +595,9 @@ def _gpu_backends(
             yield Check(group, name, "missing", f"{lacks} (above)")
             continue
         able, refused = _precisions(name, f"cuda:{gpu.index}")
+        if not able:
+            yield Check(group, name, "warn", next(iter(refused.values())))
+            continue
         text = ", ".join(able) + "".join(f"; {precision}: {reason}" for precision, reason in refused.items())
         proof = proofs.get((name, "cuda"))
         if proof is None:

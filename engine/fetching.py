@@ -18,7 +18,7 @@ def fetch(suite: Suite, device_request: str, listener: Listener) -> tuple[list[s
     listener(Progress("preparing", f"data set {suite.workload.dataset}"))
     examples = corpus.load(suite, suite.workload)
     done = [f"data set {suite.workload.dataset}: {len(examples)} examples"]
-    failed = []
+    failed: list[str] = []
     threads = suite.protocol.threads or hardware.usable_cores()
     with (
         pool.device_lock(device, f"fetch {suite.name}"),
@@ -30,12 +30,14 @@ def fetch(suite: Suite, device_request: str, listener: Listener) -> tuple[list[s
         ) as preparer,
     ):
         for variant in suite.variant:
+            reason = pool.refusal(variant, device, preparer.model(variant)[0])
             try:
                 prepared = preparer.prepare(variant)
             except BuildError as error:
-                failed.append(f"{variant.name}: {one_line(error)}")
+                # What cannot run here may lack what builds it, too; another device needs it all the same.
+                told = f"not prepared: {reason}" if reason else one_line(error)
+                (done if reason else failed).append(f"{variant.name}: {told}")
                 continue
-            reason = pool.refusal(variant, device, prepared)
             done.append(
                 f"{variant.name}: ready in {prepared.folder}"
                 + (f" (though on {device.spec}: {reason})" if reason else "")

@@ -38,7 +38,7 @@ FEATURES = (
 DISTRIBUTIONS = (
     "torch", "transformers", "tokenizers", "safetensors", "huggingface-hub", "accelerate", "bitsandbytes",
     "kernels", "triton", "optimum", "optimum-onnx", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino",
-    "torchao", "datasets", "numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "nvidia-ml-py", "psutil",
+    "nncf", "torchao", "datasets", "numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "nvidia-ml-py", "psutil",
     "nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-cublas-cu12", "nvidia-cudnn-cu12",
 )  # fmt: skip
 """Installed packages that a run records with their versions."""

@@ -199,9 +199,9 @@ def _launches_s(row: Row, ceilings: Facts, operations: Facts) -> float | None:
     """Seconds that the call's operators cost without their work; None where that is not known."""
     each_s = (ceilings.get("launch") or {}).get("seconds")
     nodes = row.settings.get("nodes_by_provider")
-    if nodes is not None:
-        # ONNX Runtime calls its own kernels: on a CPU what torch's operators cost says nothing about them.
-        count = nodes.get("CUDAExecutionProvider") if row.device == "cuda" else None
+    if nodes is not None or _library(row) != "torch":
+        # They call their own kernels: on a CPU what torch's operators cost says nothing about them.
+        count = (nodes or {}).get("CUDAExecutionProvider") if row.device == "cuda" else None
     else:
         count = operations.get("operators")
         # Unpacking or quantising is one more, at least, in each quantised layer.
@@ -458,8 +458,8 @@ def _instructions(row: Row, found: Limits, ceilings: Facts) -> str:
 
 
 def _library(row: Row) -> str:
-    """Whose products the row makes: torch or onnxruntime."""
-    return "onnxruntime" if "onnxruntime" in row.settings else "torch"
+    """Whose products the row makes: torch, onnxruntime or openvino."""
+    return next((name for name in ("onnxruntime", "openvino") if name in row.settings), "torch")
 
 
 def _product(ceilings: Facts, dtype: str, library: str | None = None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from engine import backends, hardware, paths, processes
 from engine.artefacts import Prepared
-from engine.backends.base import LoadRequest
+from engine.backends.base import LoadRequest, Source
 from engine.errors import RequestError, UnavailableError, one_line, says_out_of_memory
 from engine.hardware import Device
 from engine.spec import Variant
@@ -278,12 +278,12 @@ def _environment(threads: int) -> dict[str, str]:
     }
 
 
-def refusal(variant: Variant, device: Device, prepared: Prepared) -> str | None:
-    """Why `variant` cannot run here, known before a worker is started; None where nothing speaks against it."""
+def refusal(variant: Variant, device: Device, source: Source) -> str | None:
+    """Why `variant` cannot run here, known before anything is built for it; None where nothing speaks against it."""
     cls = backends.get(variant.backend)
     if missing := cls.missing_modules():
         return f"needs {', '.join(missing)}: `pip install -r requirements.txt` installs it"
-    return cls.unavailable(variant.precision, variant.options, device.spec, prepared.source)
+    return cls.unavailable(variant.precision, variant.options, device.spec, source)
 
 
 def lock_folder() -> Path:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import batching, ceilings, corpus, hardware, labels, limits, paths, pool, resuming, stats, summary
+from engine import backends, batching, ceilings, corpus, hardware, labels, limits, paths, pool, resuming, stats, summary
 from engine.artefacts import BuildError, Prepared, Preparer
 from engine.batching import Batching
 from engine.corpus import Corpus
@@ -220,7 +220,10 @@ def check_models(suite: Suite, preparer: Preparer, examples: Corpus) -> None:
     """
     for variant in suite.variant:
         if not variant.model.startswith(CHECKPOINT):
-            align(variant, preparer.model(variant)[2]["labels"], examples)
+            _, described, facts = preparer.model(variant)
+            align(variant, facts["labels"], examples)
+            if wanted := backends.get(variant.backend).calibration(variant.options):
+                preparer.calibration(variant, wanted, described)
 
 
 def align(variant: Variant, model_labels: list[str], examples: Corpus) -> labels.Alignment:
@@ -333,7 +336,18 @@ class Runner:
     # Preparing
 
     def _prepare(self) -> None:
+        digests = {}
         for entry in self.entries:
+            source = self.preparer.model(entry.variant)[0]
+            digests[entry.variant.name] = source.digest
+            if self.resume:
+                resuming.check_same(self.resume, entry.variant.name, source.digest)
+            # All that cannot run here is told before anything is built.
+            if reason := pool.refusal(entry.variant, self.device, source):
+                self._tell("preparing", f"{entry.variant.shown}: unavailable: {reason}", None, None, entry.variant.name)
+                self._end(entry, "unavailable", reason)
+        self.recorder.models(self.id, digests)
+        for entry in self._alive():
             self._tell("preparing", f"{entry.variant.shown}: preparing", None, None, entry.variant.name)
             try:
                 prepared = self.preparer.prepare(entry.variant)
@@ -342,12 +356,6 @@ class Runner:
                 continue
             entry.prepared = prepared
             self._alignment(entry)
-            if self.resume:
-                resuming.check_same(self.resume, entry.variant.name, prepared.source.digest)
-            if reason := pool.refusal(entry.variant, self.device, prepared):
-                self._end(entry, "unavailable", reason)
-        digests = {e.variant.name: e.prepared.source.digest for e in self.entries if e.prepared}
-        self.recorder.models(self.id, digests)
 
     def _measure_ceilings(self) -> None:
         """What the device can do, to hold the variants against: measured before any of them is loaded."""
@@ -663,11 +671,20 @@ class Runner:
         assert entry.lengths is not None
         return batching.batches(window, entry.lengths, cell.batching)
 
+    def _shapes(self, entry: Entry, cell: Cell, windows: list[np.ndarray]) -> list[np.ndarray]:
+        """A batch of every shape among those that are timed."""
+        assert entry.lengths is not None
+        made = [batch for window in windows for batch in self._batches(entry, cell, window)]
+        lengths = entry.lengths
+        longest = cell.batching.padding == "longest"
+        return list({(len(b), int(lengths[b].max()) if longest else 0): b for b in made}.values())
+
     def _warm_up(self, entry: Entry, cell: Cell, windows: list[np.ndarray], process: int) -> None:
         assert entry.worker is not None
         reply = entry.worker.ask(
             "warm_up",
             batches=self._batches(entry, cell, windows[0]),
+            to_come=self._shapes(entry, cell, windows),
             padding=cell.batching.padding,
             seconds=WARM_UP_SECONDS,
             max_seconds=WARM_UP_MAX_SECONDS,

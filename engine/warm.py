@@ -277,8 +277,6 @@ class WarmPool:
             tell(Progress("preparing", f"{shown}: preparing", variant=variant.name))
             place.prepared = self._prepared(place, offline, tell)
             place.stamp = _stamp(place.prepared)
-        if reason := pool.refusal(variant, place.device, place.prepared):
-            raise UnavailableError(reason)
         self._make_room(place)
         tell(Progress("loading", f"{shown}: loading", variant=variant.name))
         log = paths.local_folder("logs") / "classify" / f"{place.suite.name}-{variant.name}.log"
@@ -305,6 +303,8 @@ class WarmPool:
                 with self._guard:
                     self._making[key] += 1
                 try:
+                    if reason := pool.refusal(place.variant, place.device, preparer.model(place.variant)[0]):
+                        raise UnavailableError(reason)
                     return preparer.prepare(place.variant)
                 finally:
                     with self._guard:

@@ -84,8 +84,15 @@ class Host:
         return {"logits": np.concatenate([self.backend.call(self._batch(b, padding)) for b in batches])}
 
     def warm_up(
-        self, batches: list[np.ndarray], padding: str, seconds: float, max_seconds: float
+        self,
+        batches: list[np.ndarray],
+        to_come: list[np.ndarray],
+        padding: str,
+        seconds: float,
+        max_seconds: float,
     ) -> dict[str, Any]:
+        """Calls before anything counts, over `batches`; `to_come`: one of every shape that will be timed."""
+        self.backend.meet([self._batch(b, padding) for b in to_come])
         made = [self._batch(b, padding) for b in batches]
         timed = timing.warm_up(self.backend, made, seconds, max_seconds)
         return {"started_ns": timed.started_ns, "latencies_s": timed.latencies_s, "settled": timed.settled}

@@ -103,3 +103,27 @@ def test_4_bit_weights_are_smaller(measured):
     assert row["weights_bytes"] < 0.6 * measured["fp32"]["weights_bytes"]
     assert row["audit"]["settings"]["quant_types"] == ["nf4"] and row["audit"]["wrong"] == []
     assert row["audit"]["settings"]["double_quantized_modules"] == row["audit"]["settings"]["quantized_modules"]
+
+
+def test_compiled_variants_replay_cuda_graphs(measured):
+    if "fp16-cuda-graphs" not in measured:
+        pytest.skip("torch.compile does not run here")
+    settings = measured["fp16-cuda-graphs"]["audit"]["settings"]
+    assert settings["cuda_graphs"] is True and settings["compiled_graphs"] > 0 and settings["graph_breaks"] == 0
+    assert np.abs(measured["fp16-cuda-graphs"]["logits"] - measured["fp16"]["logits"]).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("variant", "provider"),
+    [("onnx-fp16-fused", "CUDAExecutionProvider"), ("tensorrt-fp16", "TensorrtExecutionProvider")],
+)
+def test_onnx_in_fp16_runs_by_the_provider_that_was_asked_for(measured, variant, provider):
+    if variant not in measured:
+        pytest.skip(f"{provider} does not load here")
+    row = measured[variant]
+    assert row["audit"]["settings"]["providers"][0] == provider and row["audit"]["wrong"] == []
+    assert np.abs(row["logits"] - measured["fp32"]["logits"]).max() < 0.1
+
+
+def test_openvino_is_unavailable_on_a_gpu(shapes):
+    assert "needs --device cpu" in shapes["openvino-fp32"]["status_reason"]

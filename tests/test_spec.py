@@ -586,7 +586,7 @@ def test_the_suites_that_come_with_the_bench_are_valid():
                 assert "/" in variant.published
 
 
-@pytest.mark.parametrize("name", ["demo", "study", "agnews", "shapes"])
+@pytest.mark.parametrize("name", ["demo", "study", "agnews", "extended", "shapes"])
 def test_each_suite_of_the_design_is_there(name):
     path = paths.SUITES / f"{name}.toml"
     if not path.exists():

@@ -15,6 +15,8 @@ REGISTRY: dict[str, str] = {
     "pytorch": "engine.backends.pytorch:PyTorch",
     "bitsandbytes": "engine.backends.bitsandbytes:BitsAndBytes",
     "onnxruntime": "engine.backends.onnxruntime:OnnxRuntime",
+    "openvino": "engine.backends.openvino:OpenVINO",
+    "torchao": "engine.backends.torchao:TorchAO",
 }
 
 

@@ -6,6 +6,7 @@ validation and `doctor` can ask a class about itself for nothing.
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.errors import did_you_mean, one_line
 
@@ -25,6 +26,18 @@ class Options(BaseModel):
     """What only one backend understands; a subclass declares its keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Calibration(Options):
+    """Training texts over which a build step observes activations; none of them is ever measured."""
+
+    dataset: str = Field(min_length=1)
+    """A hub id, or a path as in `workload.dataset`."""
+    config: str | None = None
+    split: str = "train"
+    text: str | None = None
+    """The text column; the workload's by default."""
+    examples: int = Field(default=256, ge=1)
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,7 @@ class Recipe:
 
     kind: str
     settings: dict[str, Any] = field(default_factory=dict)
+    """Where "calibration" is among them, `build` finds there the file that `calibration_texts` reads."""
     distributions: tuple[str, ...] = ()
     """The installed packages whose versions change the result."""
 
@@ -129,6 +143,12 @@ class Backend(ABC):
             raise ValueError(f"options.{key}: found {first['input']!r}; {message}") from error
 
     @classmethod
+    def calibration(cls, options: dict[str, Any]) -> dict[str, Any] | None:
+        """The training texts that `options` ask for, as a recipe's settings have them; None where they ask for none."""
+        wanted: Calibration | None = getattr(cls.parse_options(options), "calibration", None)
+        return None if wanted is None else wanted.model_dump()
+
+    @classmethod
     def missing_modules(cls) -> list[str]:
         """Those of `modules` that are not installed."""
         return [name for name in cls.modules if find_spec(name) is None]
@@ -178,6 +198,9 @@ class Backend(ABC):
     def weights_bytes(self) -> int:
         """Bytes of the weights as this backend holds or stores them."""
 
+    def meet(self, shapes: list[Batch]) -> None:  # noqa: B027
+        """See batches like those to come, before any is timed; only who prepares for each shape has anything to do."""
+
     def synchronize(self) -> None:  # noqa: B027
         """Wait until the device is idle; nothing to do where `call` runs on the host."""
 
@@ -188,6 +211,13 @@ class Backend(ABC):
     def allocator_bytes(self, reset: bool = False) -> dict[str, int]:
         """Peaks of the framework's own device allocator since the last reset, by name; empty where it has none."""
         return {}
+
+
+def calibration_texts(recipe: Recipe) -> list[Batch]:
+    """The texts that `recipe` is calibrated over, one a batch: int64 [1, tokens], unpadded."""
+    columns = json.loads(Path(recipe.settings["calibration"]).read_text())
+    rows = zip(*columns.values(), strict=True)
+    return [{name: np.array([ids], dtype=np.int64) for name, ids in zip(columns, row, strict=True)} for row in rows]
 
 
 def first_line(error: BaseException) -> str:

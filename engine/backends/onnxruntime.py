@@ -1,20 +1,32 @@
-"""ONNX Runtime: the model exported to ONNX, and its dynamically quantised INT8 form.
+"""ONNX Runtime: the model exported to ONNX, fused, in FP16 or in INT8, dynamic or static.
 
-Export and quantisation go through optimum in a build process; the worker needs onnxruntime alone.
+Export, fusion and quantisation happen in a build process; the worker needs onnxruntime alone.
 """
 
 from __future__ import annotations
 
 import json
 import platform
+import re
 import shutil
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from engine.backends.base import Audit, Backend, Batch, LoadRequest, Options, Recipe, Snippet
+from engine.backends.base import (
+    Audit,
+    Backend,
+    Batch,
+    Calibration,
+    LoadRequest,
+    Options,
+    Recipe,
+    Snippet,
+    calibration_texts,
+)
 from engine.errors import UnavailableError
 
 MODEL = "model.onnx"
@@ -25,6 +37,13 @@ LEVELS = {
     "basic": "ORT_ENABLE_BASIC",
     "off": "ORT_DISABLE_ALL",
 }
+EXPORT = Recipe("onnx-fp32", {}, ("torch", "transformers", "optimum", "optimum-onnx", "onnx"))
+"""The model as ONNX, which other backends build from too."""
+PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+FUSED = ("Attention", "MultiHeadAttention", "QAttention")
+"""Operators that are a whole attention."""
+INTEGER = ("QLinear", "QGemm", "QAttention", "DynamicQuantize")
+"""What the names of INT8 operators begin with, where they do not say Integer."""
 
 ONNX_CODE = """\
 settings = ort.SessionOptions()
@@ -47,14 +66,25 @@ class OnnxRuntimeOptions(Options):
     """INT8: one scale for each output channel instead of one for each tensor."""
     operators: list[str] | None = None
     """INT8: the operator types to quantise; all that ONNX Runtime can, by default."""
+    keep: list[str] = []
+    """INT8: regular expressions; nodes in whose names one is found stay in floating point."""
+    calibration: Calibration | None = None
+    """INT8: static, with activations' ranges as observed over these texts; dynamic without."""
     graph_optimization: Literal["all", "extended", "basic", "off"] = "all"
+    """What the session does when it loads the graph."""
+    fused: bool = False
+    """Attention, normalisation and GELU as one operator each, fused before by ONNX Runtime's transformer optimiser."""
+    provider: Literal["cuda", "tensorrt"] = "cuda"
+    """Of a GPU."""
+    io_binding: bool = False
+    """On a GPU: outputs stay there until they are copied on purpose."""
 
 
 class OnnxRuntime(Backend):
     """One inference session, on the CPU's or CUDA's execution provider."""
 
     name: ClassVar[str] = "onnxruntime"
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "tf32", "int8")
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "tf32", "fp16", "int8")
     modules: ClassVar[tuple[str, ...]] = ("onnxruntime",)
     options: ClassVar[type[Options]] = OnnxRuntimeOptions
 
@@ -62,38 +92,65 @@ class OnnxRuntime(Backend):
     def unavailable(cls, precision: str, options: dict[str, Any], device: str, source: Any) -> str | None:
         if precision == "tf32" and device == "cpu":
             return "TF32 is a mode of NVIDIA's tensor cores (Ampere and later); it needs --device cuda"
+        parsed = cls.parse_options(options)
+        if device == "cpu" and (parsed.provider == "tensorrt" or parsed.io_binding):
+            what = "TensorRT" if parsed.provider == "tensorrt" else "IO binding"
+            return f"{what} is for GPUs; it needs --device cuda"
+        if parsed.provider == "tensorrt" and find_spec("tensorrt_libs") is None and find_spec("tensorrt") is None:
+            return "needs TensorRT's libraries: `pip install tensorrt-cu13` installs them"
         return None
 
     @classmethod
     def recipes(cls, precision: str, options: dict[str, Any]) -> list[Recipe]:
-        export = Recipe("onnx-fp32", {}, ("torch", "transformers", "optimum", "optimum-onnx", "onnx"))
-        if precision != "int8":
-            return [export]
         parsed = cls.parse_options(options)
+        made = [EXPORT]
+        if parsed.fused:
+            made.append(Recipe("onnx-fused", {}, ("onnx", "onnxruntime-gpu")))
+        if precision == "fp16":
+            made.append(Recipe("onnx-fp16", {}, ("onnx", "onnxruntime-gpu")))
+        if precision != "int8":
+            return made
         settings = {
             "instructions": _instructions(),
+            "weights": "int8",
             "per_channel": parsed.per_channel,
             "operators": sorted(parsed.operators) if parsed.operators else None,
         }
-        return [export, Recipe("onnx-int8-dynamic", settings, ("optimum-onnx", "onnx", "onnxruntime-gpu"))]
+        # Only where there are some: what was quantised without stays known by its key.
+        settings |= {"keep": sorted(parsed.keep)} if parsed.keep else {}
+        if parsed.calibration is None:
+            return [*made, Recipe("onnx-int8-dynamic", settings, ("onnx", "onnxruntime-gpu"))]
+        settings |= {"calibration": cls.calibration(options)}
+        return [*made, Recipe("onnx-int8-static", settings, ("onnx", "onnxruntime-gpu"))]
 
     @classmethod
     def build(cls, recipe: Recipe, source: Path, target: Path) -> dict[str, Any]:
-        if recipe.kind == "onnx-fp32":
+        if recipe.kind == EXPORT.kind:
             _export(source, target)
         else:
-            _quantize(recipe, source, target)
+            make = {
+                "onnx-fused": _fuse,
+                "onnx-fp16": _halve,
+                "onnx-int8-dynamic": _quantize,
+                "onnx-int8-static": _quantize_static,
+            }[recipe.kind]
+            make(recipe, source, target)
+            if not (target / "config.json").exists():
+                shutil.copy(source / "config.json", target)
         facts = _weights(target / MODEL)
+        if "calibration" in recipe.settings:
+            facts |= {"calibration_examples": len(calibration_texts(recipe))}
         (target / FACTS).write_text(json.dumps(facts))
         return facts
 
     @classmethod
     def snippet(cls, precision: str, options: dict[str, Any], device: str, settings: dict[str, Any]) -> Snippet | None:
-        level = LEVELS[cls.parse_options(options).graph_optimization]
-        providers = 'providers = ["CPUExecutionProvider"]'
+        parsed = cls.parse_options(options)
+        level = LEVELS[parsed.graph_optimization]
+        listed = _providers(device, precision, parsed)
+        providers = f"providers = {json.dumps(listed)}"
         if device != "cpu":
-            cuda = f'("CUDAExecutionProvider", {{"use_tf32": "{int(precision == "tf32")}"}})'
-            providers = f'ort.preload_dlls()\nproviders = [{cuda}, "CPUExecutionProvider"]'
+            providers = f"ort.preload_dlls()\nproviders = {[*map(_pair, listed)]!r}"
         return Snippet(
             "import onnxruntime as ort",
             ONNX_CODE.format(level=level, providers=providers),
@@ -106,12 +163,14 @@ class OnnxRuntime(Backend):
 
         self._ort = ort
         self._request = request
+        self._options = self.parse_options(request.options)
         # Warnings about placement are read from the profile instead.
         ort.set_default_logger_severity(3)
         self._session = self._open(profile=False)
-        if request.device != "cpu" and self._session.get_providers()[0] != "CUDAExecutionProvider":
+        wanted = PROVIDERS[self._options.provider]
+        if request.device != "cpu" and self._session.get_providers()[0] != wanted:
             raise UnavailableError(
-                "ONNX Runtime fell back to the CPU: its CUDA provider did not load; "
+                f"ONNX Runtime fell back from {wanted}: that provider did not load; "
                 "`python -m engine doctor` says which library it lacks"
             )
         self._inputs = [item.name for item in self._session.get_inputs()]
@@ -121,24 +180,31 @@ class OnnxRuntime(Backend):
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = request.threads
         settings.inter_op_num_threads = 1
-        level = self.parse_options(request.options).graph_optimization
-        settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[level])
+        level = LEVELS[self._options.graph_optimization]
+        settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
         # A worker that waits its turn must not spin; it stops when the last call of a block returns.
         settings.add_session_config_entry("session.force_spinning_stop", "1")
         if profile:
             settings.enable_profiling = True
             settings.profile_file_prefix = str(request.scratch / "onnxruntime")
-        providers: list[Any] = ["CPUExecutionProvider"]
         if request.device != "cpu":
             ort.preload_dlls()
-            index = int(request.device.partition(":")[2] or 0)
-            tf32 = "1" if request.precision == "tf32" else "0"
-            providers.insert(0, ("CUDAExecutionProvider", {"device_id": str(index), "use_tf32": tf32}))
+        providers = [_pair(item) for item in _providers(request.device, request.precision, self._options)]
         return ort.InferenceSession(str(request.folder / MODEL), settings, providers=providers)
 
     def call(self, batch: Batch) -> np.ndarray:
-        logits = self._session.run(None, {name: batch[name] for name in self._inputs})[0]
+        inputs = {name: batch[name] for name in self._inputs}
+        logits = self._bound(inputs) if self._options.io_binding else self._session.run(None, inputs)[0]
         return logits if logits.dtype == np.float32 else logits.astype(np.float32)
+
+    def _bound(self, inputs: Batch) -> np.ndarray:
+        """One call through an IO binding: inputs from the host, logits made on the device and copied back."""
+        binding = self._session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, array)
+        binding.bind_output(self._session.get_outputs()[0].name, "cuda", int(self._request.device.partition(":")[2]))
+        self._session.run_with_iobinding(binding)
+        return binding.copy_outputs_to_cpu()[0]
 
     def weights_bytes(self) -> int:
         return sum(path.stat().st_size for path in self._request.folder.glob("*.onnx*"))
@@ -155,7 +221,9 @@ class OnnxRuntime(Backend):
                 "nodes_by_provider": {name: sum(ops.values()) for name, ops in placement.items()},
                 "operators_by_provider": placement,
                 "memory_copies": sum(n for op, n in operators.items() if op.startswith("Memcpy")),
-                "graph_optimization": self.parse_options(self._request.options).graph_optimization,
+                "graph_optimization": self._options.graph_optimization,
+                "fused_attention_nodes": sum(operators[name] for name in FUSED),
+                "io_binding": self._options.io_binding,
                 "tf32": given.get("CUDAExecutionProvider", {}).get("use_tf32") == "1",
                 "threads": settings.intra_op_num_threads,
                 "onnxruntime": self._ort.__version__,
@@ -166,14 +234,23 @@ class OnnxRuntime(Backend):
 
     def _judge(self, audit: Audit, facts: dict[str, Any], operators: Counter[str]) -> None:
         integer = sum(
-            n for op, n in operators.items() if "Integer" in op or op.startswith(("QLinear", "DynamicQuantize"))
+            n for op, n in operators.items() if "Integer" in op or op.startswith(INTEGER)
         )
         audit.settings["integer_nodes"] = integer
         int8 = sum(facts["elements_by_dtype"].get(dtype, 0) for dtype in ("int8", "uint8"))
         if self._request.precision == "int8" and not (integer and int8):
             audit.wrong.append("no operator computes in INT8")
-        if self._request.precision != "int8" and set(facts["elements_by_dtype"]) != {"float32"}:
-            audit.wrong.append(f"weights in {', '.join(facts['elements_by_dtype'])} where float32 was asked for")
+        if calibrated := facts.get("calibration_examples"):
+            audit.settings["calibration_examples"] = calibrated
+        wanted = "float16" if self._request.precision == "fp16" else "float32"
+        if self._request.precision != "int8" and set(facts["elements_by_dtype"]) != {wanted}:
+            audit.wrong.append(f"weights in {', '.join(facts['elements_by_dtype'])} where {wanted} was asked for")
+        if self._request.precision == "fp16" and self._request.device == "cpu":
+            audit.deviations.append(
+                f"computed in FP32: the CPU provider has no FP16 products here, and casts ({operators['Cast']} casts)"
+            )
+        if self._options.fused and not audit.settings["fused_attention_nodes"]:
+            audit.deviations.append("no attention was fused: the optimiser does not know this model's")
         if self._request.device != "cpu":
             on_cpu = audit.settings["nodes_by_provider"].get("CPUExecutionProvider", 0)
             if on_cpu:
@@ -209,6 +286,22 @@ def _instructions() -> str:
     return "avx512_vnni" if {"avx512_vnni", "avx_vnni"} & set(features) else "avx2"
 
 
+def _providers(device: str, precision: str, options: OnnxRuntimeOptions) -> list[Any]:
+    """The execution providers in order of preference: names, or lists of a name and its options."""
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
+    index = device.partition(":")[2] or "0"
+    found: list[Any] = [["CUDAExecutionProvider", {"device_id": index, "use_tf32": str(int(precision == "tf32"))}]]
+    if options.provider == "tensorrt":
+        half = {"device_id": index, "trt_fp16_enable": str(precision == "fp16")}
+        found.insert(0, ["TensorrtExecutionProvider", half])
+    return [*found, "CPUExecutionProvider"]
+
+
+def _pair(provider: Any) -> Any:
+    return tuple(provider) if isinstance(provider, list) else provider
+
+
 def _export(source: Path, target: Path) -> None:
     import torch
     from optimum.exporters.onnx import onnx_export_from_model
@@ -220,24 +313,94 @@ def _export(source: Path, target: Path) -> None:
     onnx_export_from_model(model, target, task="text-classification", device="cpu", do_validation=False)
 
 
-def _quantize(recipe: Recipe, source: Path, target: Path) -> None:
-    from optimum.onnxruntime import ORTQuantizer
-    from optimum.onnxruntime.configuration import AutoQuantizationConfig
+def _fuse(recipe: Recipe, source: Path, target: Path) -> None:
+    from onnxruntime.transformers.optimizer import optimize_model
+    from transformers import AutoConfig
 
-    make = getattr(AutoQuantizationConfig, recipe.settings["instructions"])
-    # Without VNNI, 8-bit products saturate 16-bit sums; seven bits of weight do not.
-    extra = {"reduce_range": True} if recipe.settings["instructions"] == "avx2" else {}
-    config = make(
-        is_static=False,
+    config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    # Its names for encoders of every family: "bert". What a session fuses by itself is left to the session.
+    model = optimize_model(str(source / MODEL), "bert", config.num_attention_heads, config.hidden_size, opt_level=0)
+    model.save_model_to_file(str(target / MODEL))
+
+
+def _halve(recipe: Recipe, source: Path, target: Path) -> None:
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    # Inputs are integers; logits leave as float32. Scores of masked tokens, the lowest float32, become FP16's.
+    onnx.save(convert_float_to_float16(onnx.load(str(source / MODEL)), keep_io_types=True), str(target / MODEL))
+
+
+def _kept(recipe: Recipe, model: Path) -> list[str]:
+    """The names of the nodes that stay in floating point. Raises ValueError for an expression that finds none."""
+    import onnx
+
+    names = [node.name for node in onnx.load(str(model), load_external_data=False).graph.node]
+    found: list[str] = []
+    for expression in recipe.settings.get("keep") or []:
+        matching = [name for name in names if re.search(expression, name)]
+        if not matching:
+            raise ValueError(f"options.keep: no node of the graph matches {expression!r}")
+        found += matching
+    return found
+
+
+def _without_weights(model: Path) -> list[str]:
+    """The names of the products of two activations."""
+    import onnx
+
+    graph = onnx.load(str(model), load_external_data=False).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    return [node.name for node in graph.node if node.op_type == "MatMul" and not weights & set(node.input)]
+
+
+def _quantize_static(recipe: Recipe, source: Path, target: Path) -> None:
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self._texts = iter(calibration_texts(recipe))
+
+        def get_next(self) -> Batch | None:
+            return next(self._texts, None)
+
+    quantize_static(
+        source / MODEL,
+        target / MODEL,
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=recipe.settings["operators"] or ["MatMul", "Gemm"],
         per_channel=recipe.settings["per_channel"],
-        operators_to_quantize=recipe.settings["operators"],
-        **extra,
+        reduce_range=_reduced(recipe),
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        # Products of two activations stay in floating point: their ranges differ too much from text to text.
+        nodes_to_exclude=[*_kept(recipe, source / MODEL), *_without_weights(source / MODEL)],
+        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
     )
-    ORTQuantizer.from_pretrained(source, file_name=MODEL).quantize(save_dir=target, quantization_config=config)
-    (target / "model_quantized.onnx").rename(target / MODEL)
-    for name in ("config.json",):
-        if not (target / name).exists():
-            shutil.copy(source / name, target / name)
+
+
+def _quantize(recipe: Recipe, source: Path, target: Path) -> None:
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(
+        source / MODEL,
+        target / MODEL,
+        op_types_to_quantize=recipe.settings["operators"],
+        per_channel=recipe.settings["per_channel"],
+        reduce_range=_reduced(recipe),
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=_kept(recipe, source / MODEL),
+        # What fused operators give has no type that the quantiser could infer.
+        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+    )
+
+
+def _reduced(recipe: Recipe) -> bool:
+    """Whether weights take seven bits: without VNNI, 8-bit products saturate 16-bit sums; those of seven do not."""
+    return recipe.settings["instructions"] == "avx2"
 
 
 def _weights(model: Path) -> dict[str, Any]:

@@ -1,7 +1,9 @@
-"""PyTorch through transformers: FP32, TF32, FP16, BF16."""
+"""PyTorch through transformers: FP32, TF32, FP16, BF16, as it is or compiled."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections import Counter
 from typing import Any, ClassVar, Literal
 
@@ -32,9 +34,19 @@ def call(batch):
 """
 
 
+LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+"""What a compiled model's sequences are padded to: with CUDA graphs every shape is recorded on its own."""
+ROWS = 8
+"""A compiled model's batches have so many rows, a multiple of it, or a power of two below."""
+RECOMPILATIONS = 64
+"""From torch's own 8 on, a new shape would run uncompiled without a word."""
+
+
 class PyTorchOptions(Options):
     attention: Literal["sdpa", "eager"] | None = None
     """The attention implementation; transformers' own choice by default."""
+    compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None
+    """A mode of torch.compile; on a GPU the last two record CUDA graphs."""
 
 
 class PyTorch(Backend):
@@ -49,6 +61,8 @@ class PyTorch(Backend):
     def unavailable(cls, precision: str, options: dict[str, Any], device: str, source: Any) -> str | None:
         if precision == "tf32" and device == "cpu":
             return "TF32 is a mode of NVIDIA's tensor cores (Ampere and later); it needs --device cuda"
+        if cls.parse_options(options).compile and device == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
+            return "torch.compile needs a C++ compiler: `apt-get install g++` installs one"
         return None
 
     @classmethod
@@ -68,7 +82,10 @@ class PyTorch(Backend):
         how += f',\n    attn_implementation="{attention}"' if attention else ""
         tf32 = precision == "tf32"
         modes = "" if device == "cpu" else CUDA_MODES.format(matmul="high" if tf32 else "highest", tf32=tf32)
-        return PYTORCH_CODE.format(how=how, modes=modes, move="" if "device_map" in how else ".to(DEVICE)")
+        code = PYTORCH_CODE.format(how=how, modes=modes, move="" if "device_map" in how else ".to(DEVICE)")
+        if mode := cls.parse_options(options).compile:
+            code = code.replace("\n\n\ndef call", f'\nmodel = torch.compile(model, mode="{mode}")\n\n\ndef call')
+        return code
 
     def load(self, request: LoadRequest) -> None:
         import torch
@@ -84,6 +101,15 @@ class PyTorch(Backend):
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
         self._model = self._from_pretrained(request).eval()
+        self._forward = self._model
+        if mode := self.parse_options(request.options).compile:
+            import torch._dynamo.config
+            import torch._inductor.config
+
+            # Idle compile processes would not be silent.
+            torch._inductor.config.compile_threads = 1
+            torch._dynamo.config.recompile_limit = RECOMPILATIONS
+            self._forward = torch.compile(self._model, mode=mode)
 
     def _from_pretrained(self, request: LoadRequest, **changes: Any) -> Any:
         """The model on its device. Raises ValueError where weights are missing from the files."""
@@ -109,9 +135,19 @@ class PyTorch(Backend):
 
     def call(self, batch: Batch) -> np.ndarray:
         torch = self._torch
+        rows = len(batch["input_ids"])
+        if self._forward is not self._model:
+            batch = bucketed(batch, self._model.config)
         with torch.inference_mode():
             inputs = {name: torch.from_numpy(array).to(self._device) for name, array in batch.items()}
-            return self._model(**inputs).logits.float().cpu().numpy()
+            return self._forward(**inputs).logits[:rows].float().cpu().numpy()
+
+    def meet(self, shapes: list[Batch]) -> None:
+        if self._forward is not self._model:
+            for batch in {bucketed(b, self._model.config)["input_ids"].shape: b for b in shapes}.values():
+                # A CUDA graph is recorded at the second call, and replayed from the third on.
+                for _ in range(3):
+                    self.call(batch)
 
     def synchronize(self) -> None:
         if self._device.type == "cuda":
@@ -161,9 +197,29 @@ class PyTorch(Backend):
             }
         )
         self._judge(audit, dtypes)
+        if mode := self.parse_options(self._request.options).compile:
+            audit.settings |= self._compiled(mode)
+            if not audit.settings["compiled_graphs"]:
+                audit.wrong.append("nothing was compiled")
+            if breaks := audit.settings["graph_breaks"]:
+                audit.deviations.append(f"{breaks} graph breaks: parts of the model run uncompiled")
         if torch.get_num_threads() != self._request.threads:
             audit.deviations.append(f"{torch.get_num_threads()} threads instead of {self._request.threads}")
         return audit
+
+    def _compiled(self, mode: str) -> dict[str, Any]:
+        """What torch.compile counted since the model was loaded."""
+        from torch._dynamo.utils import counters
+
+        graphs = int(counters["stats"]["unique_graphs"])
+        return {
+            "compile": mode,
+            "compiled_graphs": graphs,
+            # The first graph is no recompilation.
+            "recompilations": max(0, graphs - 1),
+            "graph_breaks": sum(counters["graph_break"].values()),
+            "cuda_graphs": self._device.type == "cuda" and mode != "default",
+        }
 
     def _judge(self, audit: Audit, dtypes: Counter[str]) -> None:
         wanted = DTYPES[self._request.precision]
@@ -171,3 +227,23 @@ class PyTorch(Backend):
             audit.wrong.append(f"weights in {', '.join(other)} where {wanted} was asked for")
         if audit.settings["tf32"] != (self._request.precision == "tf32"):
             audit.wrong.append(f"TF32 is {'on' if audit.settings['tf32'] else 'off'}")
+
+
+def bucketed(batch: Batch, config: Any) -> Batch:
+    """`batch` padded to one of a few shapes: masked tokens to the right, copies of the last text below.
+
+    `config`: the model's, for its padding token and the tokens it takes.
+    """
+    rows, tokens = batch["input_ids"].shape
+    most = getattr(config, "max_position_embeddings", None) or LENGTHS[-1]
+    width = next((length for length in LENGTHS if tokens <= length <= most), tokens)
+    height = -(-rows // ROWS) * ROWS if rows > ROWS // 2 else 1 << (rows - 1).bit_length()
+    if (height, width) == (rows, tokens):
+        return batch
+    padding = ((0, height - rows), (0, width - tokens))
+    made = {}
+    for name, array in batch.items():
+        value = (config.pad_token_id or 0) if name == "input_ids" else 0
+        wide = np.pad(array, ((0, 0), padding[1]), constant_values=value)
+        made[name] = np.pad(wide, (padding[0], (0, 0)), mode="edge")
+    return made

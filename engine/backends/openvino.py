@@ -1,0 +1,237 @@
+"""OpenVINO on CPUs: FP32, BF16 where the CPU multiplies it, and INT8 through NNCF.
+
+Models are exported and quantised in a build process; the worker needs openvino alone.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from engine.backends.base import (
+    Audit,
+    Backend,
+    Batch,
+    Calibration,
+    LoadRequest,
+    Options,
+    Recipe,
+    Snippet,
+    Source,
+    calibration_texts,
+)
+from engine.backends.onnxruntime import EXPORT, OnnxRuntime
+from engine.hardware import cpu_features
+
+# Its converter and NNCF report their use to a server wherever this can be imported: no request leaves the machine.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
+IR = "model.xml"
+FACTS = "weights.json"
+HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
+"""What is computed that is not quantised; OpenVINO chooses by itself without."""
+BF16_FEATURES = {"avx512_bf16", "amx_bf16"}
+PRODUCTS = ("FullyConnected", "MatMul")
+"""The plugin's layer types that multiply."""
+
+OPENVINO_CODE = """\
+compiled = ov.Core().compile_model(
+    MODEL / "model.xml",
+    "CPU",
+    {{
+        "INFERENCE_NUM_THREADS": THREADS,
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": "{hint}",
+    }},
+)
+request = compiled.create_infer_request()
+
+
+def call(batch):
+    inputs = {{port.any_name: batch[port.any_name] for port in compiled.inputs}}
+    return np.array(request.infer(inputs)[0], dtype=np.float32)
+"""
+
+
+class OpenVINOOptions(Options):
+    calibration: Calibration | None = None
+    """INT8: activations quantised too, their ranges as observed over these texts; weights alone without."""
+    keep: list[str] = []
+    """INT8: regular expressions; nodes whose whole names match one stay in floating point."""
+    smooth_quant_alpha: float | None = None
+    """INT8 with calibration: how much of activations' outliers is moved into weights, 0 to 1; NNCF's own by default,
+    -1 moves nothing."""
+
+
+class OpenVINO(Backend):
+    """One compiled model and one inference request on the CPU plugin."""
+
+    name: ClassVar[str] = "openvino"
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "int8")
+    modules: ClassVar[tuple[str, ...]] = ("openvino",)
+    options: ClassVar[type[Options]] = OpenVINOOptions
+
+    @classmethod
+    def unavailable(cls, precision: str, options: dict[str, Any], device: str, source: Source) -> str | None:
+        if device != "cpu":
+            return "OpenVINO computes on CPUs and Intel's devices; it needs --device cpu"
+        if precision == "bf16" and not BF16_FEATURES & set(cpu_features()):
+            return "OpenVINO multiplies BF16 on CPUs with AVX512-BF16 or AMX alone; this one has neither"
+        if precision == "int8" and find_spec("nncf") is None:
+            return "INT8 is made by NNCF: `pip install -r requirements.txt` installs it"
+        return None
+
+    @classmethod
+    def recipes(cls, precision: str, options: dict[str, Any]) -> list[Recipe]:
+        if precision != "int8":
+            return [EXPORT, Recipe("openvino", {}, ("openvino",))]
+        parsed = cls.parse_options(options)
+        settings = {
+            "keep": sorted(parsed.keep),
+            "smooth_quant_alpha": parsed.smooth_quant_alpha,
+            # Without VNNI, 8-bit products saturate 16-bit sums; seven bits of weight do not.
+            "half_range": not any("vnni" in feature or feature == "amx_int8" for feature in cpu_features()),
+        }
+        if parsed.calibration is None:
+            return [EXPORT, Recipe("openvino-int8-weights", settings, ("openvino", "nncf"))]
+        settings |= {"calibration": cls.calibration(options)}
+        return [EXPORT, Recipe("openvino-int8", settings, ("openvino", "nncf"))]
+
+    @classmethod
+    def build(cls, recipe: Recipe, source: Path, target: Path) -> dict[str, Any]:
+        if recipe.kind == EXPORT.kind:
+            return OnnxRuntime.build(recipe, source, target)
+        import openvino as ov
+
+        model = ov.Core().read_model(source / "model.onnx")
+        if recipe.kind == "openvino-int8":
+            model = _quantized(model, recipe)
+        elif recipe.kind == "openvino-int8-weights":
+            model = _compressed(model, recipe)
+        ov.save_model(model, target / IR, compress_to_fp16=False)
+        shutil.copy(source / "config.json", target)
+        facts: dict[str, Any] = {"elements_by_dtype": _elements(model)}
+        if "calibration" in recipe.settings:
+            facts["calibration_examples"] = len(calibration_texts(recipe))
+        (target / FACTS).write_text(json.dumps(facts))
+        return facts
+
+    @classmethod
+    def snippet(cls, precision: str, options: dict[str, Any], device: str, settings: dict[str, Any]) -> Snippet | None:
+        code = OPENVINO_CODE.format(hint=HINTS[precision])
+        return Snippet("import openvino as ov", code, ("openvino",), ("config.json", "model.xml", "model.bin"))
+
+    def load(self, request: LoadRequest) -> None:
+        import openvino as ov
+
+        self._request = request
+        self._version = ov.__version__
+        settings = {
+            "INFERENCE_NUM_THREADS": request.threads,
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": HINTS[request.precision],
+        }
+        self._compiled = ov.Core().compile_model(request.folder / IR, "CPU", settings)
+        self._inference = self._compiled.create_infer_request()
+        self._inputs = [port.any_name for port in self._compiled.inputs]
+
+    def call(self, batch: Batch) -> np.ndarray:
+        found = self._inference.infer({name: batch[name] for name in self._inputs}, share_inputs=True)
+        return np.array(found[0], dtype=np.float32)
+
+    def weights_bytes(self) -> int:
+        return (self._request.folder / IR).with_suffix(".bin").stat().st_size
+
+    def audit(self) -> Audit:
+        facts = json.loads((self._request.folder / FACTS).read_text())
+        products = Counter[str]()
+        layers = Counter[str]()
+        for node in self._compiled.get_runtime_model().get_ops():
+            info = node.get_rt_info()
+            layer = str(info["layerType"].astype(str)) if "layerType" in info else node.get_type_name()
+            layers[layer] += 1
+            if layer in PRODUCTS:
+                products[str(info["runtimePrecision"].astype(str))] += 1
+        threads = int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
+        audit = Audit(
+            {
+                "parameters_by_dtype": facts["elements_by_dtype"],
+                "products_by_precision": dict(products),
+                "integer_nodes": products["i8"] + products["u8"],
+                "fused_attention_nodes": layers["ScaledDotProductAttention"],
+                "layers": dict(layers),
+                "inference_precision": str(self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()),
+                "threads": threads,
+                "openvino": self._version,
+            }
+        )
+        if calibrated := facts.get("calibration_examples"):
+            audit.settings["calibration_examples"] = calibrated
+        self._judge(audit, products)
+        if threads != self._request.threads:
+            audit.deviations.append(f"{threads} threads instead of {self._request.threads}")
+        return audit
+
+    def _judge(self, audit: Audit, products: Counter[str]) -> None:
+        precision, integer = self._request.precision, audit.settings["integer_nodes"]
+        calibrated = self.parse_options(self._request.options).calibration is not None
+        if precision == "int8":
+            if not {"int8", "uint8"} & set(audit.settings["parameters_by_dtype"]):
+                audit.wrong.append("no weight is in INT8")
+            if calibrated and not integer:
+                audit.wrong.append("no operator computes in INT8")
+            return
+        wanted = HINTS[precision]
+        if others := {name: n for name, n in products.items() if name.lower() != wanted}:
+            named = ", ".join(f"{n} in {name}" for name, n in others.items())
+            (audit.wrong if wanted not in products else audit.deviations).append(
+                f"products are computed otherwise than in {wanted}: {named}"
+            )
+
+
+def _quantized(model: Any, recipe: Recipe) -> Any:
+    """Weights and activations of the products in INT8, by NNCF's settings for transformers."""
+    import nncf
+    from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters, OverflowFix
+
+    texts = calibration_texts(recipe)
+    advanced = nncf.AdvancedQuantizationParameters(
+        overflow_fix=OverflowFix.ENABLE if recipe.settings["half_range"] else OverflowFix.DISABLE
+    )
+    if (alpha := recipe.settings["smooth_quant_alpha"]) is not None:
+        advanced.smooth_quant_alphas = AdvancedSmoothQuantParameters(matmul=alpha)
+    return nncf.quantize(
+        model,
+        nncf.Dataset(texts),
+        subset_size=len(texts),
+        model_type=nncf.ModelType.TRANSFORMER,
+        ignored_scope=nncf.IgnoredScope(patterns=recipe.settings["keep"]),
+        advanced_parameters=advanced,
+    )
+
+
+def _compressed(model: Any, recipe: Recipe) -> Any:
+    """Weights in INT8, a scale for each output channel; computed in floating point."""
+    import nncf
+
+    scope = nncf.IgnoredScope(patterns=recipe.settings["keep"])
+    return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=scope)
+
+
+def _elements(model: Any) -> dict[str, int]:
+    """Elements of the constants by dtype; scalars and shapes are no weights."""
+    found = Counter[str]()
+    for node in model.get_ops():
+        if node.get_type_name() == "Constant":
+            name = np.dtype(node.get_element_type().to_dtype()).name
+            count = int(np.prod(node.get_output_shape(0)))
+            if count > 64 and name != "int64":
+                found[name] += count
+    return dict(found)
