@@ -197,8 +197,7 @@ def _profiles(
     if on is Where.slurm:
         from engine import slurm
 
-        kinds = [kind.strip() for kind in (gpu or "").split(",")]
-        return [slurm.profile(**given | {"gpu": kind}) for kind in kinds]
+        return slurm.profiles(**given)
     if odd := [f"--{name}" for name, value in given.items() if value]:
         raise RequestError(f"{', '.join(odd)}: only together with --on slurm")
     return []

@@ -45,7 +45,7 @@ def start(suite: Suite, device_request: str, suite_path: str | None = None, offl
 
     from engine import hardware
     from engine.recorder import reserve_last_words
-    from engine.store import models, open_store
+    from engine.store import open_store
 
     device = hardware.resolve_device(device_request)
     run_id = str(ULID())

@@ -499,9 +499,9 @@ class _Content(NamedTuple):
 def load(source: Path | bytes, called: str | None = None, awaited: str | None = None) -> Imported:
     """Stores the run of a file in the bench's database, unless it is there.
 
-    `called` names the file in messages; `awaited` is the run that it has to be, whose row, under way until now, it
-    replaces. All of it is stored or nothing; a run comes as one that has ended, without the process and the paths of
-    the machine that measured it. Raises BadFileError, with what is wrong, and RequestError where it cannot be stored.
+    `called` names the file in messages; `awaited` is the run that it has to be: its row goes, unless that came as a
+    file, too. All is stored or nothing; a run comes as one that has ended, without the process and the paths of the
+    machine that measured it. Raises BadFileError, with what is wrong, and RequestError where it cannot be stored.
     """
     where = called or (str(source) if isinstance(source, Path) else "the file")
     try:
@@ -539,7 +539,7 @@ def load(source: Path | bytes, called: str | None = None, awaited: str | None = 
 def _make_way(session: Session, there: Run, run: Any) -> bool:
     """Deletes the row of an awaited run, whose note and tags `run` keeps; False where another process did so."""
     run.notes, run.tags = there.notes or run.notes, sorted({*there.tags, *run.tags})
-    waiting = delete(Run).where(Run.id == run.id, Run.status.in_(queries.LIVE))
+    waiting = delete(Run).where(Run.id == run.id, Run.imported_at.is_(None))
     waiting = waiting.execution_options(synchronize_session=False)
     session.expunge(there)
     return bool(session.execute(waiting).rowcount)  # type: ignore[attr-defined]

@@ -34,6 +34,7 @@ from engine.spec import Spec, Suite, Text, explain, read_toml
 
 if TYPE_CHECKING:
     from filelock import FileLock
+    from sqlalchemy import ColumnElement
 
     from engine.runner import Listener
     from engine.store import Store
@@ -92,6 +93,11 @@ def profile(**given: str | None) -> Profile:
         return Profile.model_validate(raw)
     except ValidationError as error:
         raise RequestError(f"{file if file.exists() else '--on slurm'}: {explain(error, raw, Profile)}") from error
+
+
+def profiles(gpu: str | None = None, **given: str | None) -> list[Profile]:
+    """A `profile` for each type of GPU in `gpu`, a list with commas between. Raises RequestError."""
+    return [profile(gpu=kind.strip(), **given) for kind in (gpu or "").split(",")]
 
 
 def unavailable() -> str | None:
@@ -234,12 +240,10 @@ def catch_up(store: Store, silent_s: float = SILENT_SECONDS) -> bool:
     """
     from sqlalchemy import select
 
-    from engine.store import queries
     from engine.store.models import Run
 
     with store.session() as session:
-        query = select(Run).where(Run.status.in_(queries.LIVE), Run.host.startswith(HOST))
-        mine = [run for run in session.scalars(query) if _is_mine(run)]
+        mine = [run for run in session.scalars(select(Run).where(*_awaited())) if _is_mine(run)]
     now = datetime.now(UTC)
     due = [run for run in mine if (now - _sign(run)).total_seconds() >= silent_s]
     found = words() if due else None
@@ -248,11 +252,20 @@ def catch_up(store: Store, silent_s: float = SILENT_SECONDS) -> bool:
     return bool(mine)
 
 
+def _awaited() -> tuple[ColumnElement[bool], ...]:
+    """Which runs may still have a result to come: those, too, that were given up by who could not look at their job."""
+    from engine.store import queries
+    from engine.store.models import Run
+
+    return Run.status.in_((*queries.LIVE, "interrupted")), Run.host.startswith(HOST), Run.imported_at.is_(None)
+
+
 def _folder(run: Run) -> Path:
     return Path(str(run.log_path)) / "slurm"
 
 
 def _is_mine(run: Run) -> bool:
+    """Whether this user submitted it and waits for it; its request is gone when he does not any more."""
     with suppress(OSError):
         return (_folder(run) / REQUEST).stat().st_uid == os.getuid()
     return False
@@ -312,7 +325,8 @@ def _look(store: Store, run: Run, words: dict[str, Word] | None) -> None:
             # Asked for where there was no scancel, or before the job could hear it.
             with suppress(RequestError):
                 cancel(job, at_once=False)
-        _update(store, run, heartbeat_at=now, **_standing(folder, str(job), word))
+        going_on = {"status": "queued", "status_reason": None, "finished_at": None, "heartbeat_at": now}
+        _update(store, run, **going_on | _standing(folder, str(job), word))
     elif PROGRESS not in names and word is not None and word.state == "CANCELLED":
         # It had not begun.
         _give_up(store, run, word)
@@ -353,17 +367,17 @@ def _give_up(store: Store, run: Run, word: Word | None) -> None:
 
 def _end(store: Store, run: Run, status: str, reason: str) -> None:
     _update(store, run, status=status, status_reason=reason, finished_at=datetime.now(UTC))
+    (_folder(run) / REQUEST).unlink(missing_ok=True)
 
 
 def _update(store: Store, run: Run, **values: Any) -> None:
-    """Columns of a run that is still under way: what has replaced its row meanwhile stays as it is."""
+    """Columns of a run whose result is awaited: what has replaced its row meanwhile stays as it is."""
     from sqlalchemy import update
 
-    from engine.store import queries
     from engine.store.models import Run
 
     with store.session() as session:
-        session.execute(update(Run).where(Run.id == run.id, Run.status.in_(queries.LIVE)).values(**values))
+        session.execute(update(Run).where(Run.id == run.id, *_awaited()).values(**values))
 
 
 def watch(run_id: str, listener: Listener) -> str:

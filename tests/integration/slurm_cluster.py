@@ -97,7 +97,19 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
                 last = {log.name: log.read_text().splitlines()[-2:] for log in folder.glob("*.out")}
                 pytest.skip(f"Slurm does not start here: {last}")
             time.sleep(0.2)
+        ends.callback(_cancel_all)
         yield Cluster(folder, started.pid)
+
+
+def _cancel_all() -> None:
+    """No job outlives its cluster, whatever a test that failed has left."""
+    mine = f"--user={os.getuid()}"
+    subprocess.run(["scancel", mine], check=False)
+    deadline = time.monotonic() + 30
+    while subprocess.run(["squeue", "--noheader", mine], capture_output=True, check=False).stdout:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
 
 
 def _start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 from slurm_cluster import Cluster, cluster
+from streamlit.testing.v1 import AppTest
 
 from engine import hardware, jobs, pool, slurm
 from engine.spec import Suite, load_suite
@@ -20,7 +21,8 @@ from engine.store import open_store, queries
 
 __all__ = ["cluster"]
 pytestmark = pytest.mark.slow
-LIMIT_S = 90
+LIMIT_S = 240
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -179,6 +181,33 @@ def test_waiting_jobs_one_for_each_suite_size_and_gpu(file_of, bench, wait_until
         row = wait_until(lambda run_id=run_id: ended(run_id), 30)
         assert row["status"] == "cancelled" and row["status_reason"].startswith("cancelled by the user")
     assert not jobs.cancel(asked[0]), "it had ended already"
+
+
+def test_the_run_page_submits_jobs(file_of, wait_until):
+    test = AppTest.from_file(str(REPOSITORY / "dashboard" / "app.py"), default_timeout=120).run()
+    test.session_state["suite"], test.session_state["suite_file"] = "a file …", str(file_of("clicked"))
+    test.switch_page("app_pages/run.py").run()
+    test.toggle(key="slurm").set_value(True).run()
+    for name, value in (("partition", "closed"), ("gpu", "a100"), ("time", "7")):
+        test.text_input(key=f"slurm_{name}").set_value(value)
+    test.run()
+    test.button(key="start").click().run()
+    assert not test.exception and not test.error
+    run_id = test.query_params["run"]
+    run_id = run_id if isinstance(run_id, str) else run_id[0]
+    row = row_of(run_id)
+    asked = {"job": row["job"], "partition": "closed", "gpu": "a100", "time": "7"}
+    assert (row["suite"], row["device"], row["environment"]["slurm"]) == ("clicked", "cuda", asked)
+    wait_until(lambda: "Slurm's queue" in text_of(run_id), 60)
+    assert "Waiting in Slurm's queue" in test.run().get("progress")[0].proto.text
+    test.button(key="cancel").click().run()
+    assert wait_until(lambda: ended(run_id), 60)["status"] == "cancelled"
+    # What is no type of GPU there is one line on the page, too.
+    test.query_params.pop("run")
+    test.session_state["slurm_gpu"] = "b200"
+    test.run()
+    test.button(key="start").click().run()
+    assert "Requested node configuration is not available" in test.error[0].value
 
 
 @pytest.fixture
