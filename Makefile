@@ -6,13 +6,13 @@ PORT ?= 8501
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: run test lint install install-dev browser clean
+.PHONY: run test lint install install-dev browser servers clean
 
 run: install
 	@$(PY) -m engine run demo --once
 	@$(PY) -m dashboard --port $(PORT)
 
-test: install-dev browser
+test: install-dev browser servers
 	@$(PY) -m ruff check .
 	@$(PY) -m pytest
 
@@ -46,6 +46,14 @@ browser:
 		  echo "Installing Chromium for the browser tests." && \
 		  apt-get update -qq >/dev/null && apt-get install -y -qq chromium >/dev/null; } || \
 		echo "No Chromium here: the browser tests will be skipped."
+
+# Some tests start a Slurm cluster and a PostgreSQL server of their own, on this machine, and end them.
+servers:
+	@command -v slurmctld /usr/sbin/slurmctld >/dev/null 2>&1 && ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || \
+		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		  echo "Installing Slurm and PostgreSQL for their tests." && apt-get update -qq >/dev/null && \
+		  apt-get install -y -qq --no-install-recommends slurm-wlm munge postgresql >/dev/null; } || \
+		echo "No Slurm or no PostgreSQL here: their tests will be skipped."
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

@@ -15,7 +15,7 @@ import streamlit as st
 
 from dashboard import disagreements, frame
 from dashboard.disagreements import Answers
-from engine import batching, exports, history, paths, runfile
+from engine import batching, exports, history, paths, runfile, slurm
 from engine.errors import RequestError
 from engine.store import Store, open_store, queries
 from engine.store.queries import Search
@@ -58,6 +58,7 @@ def _current() -> Store:
     url, opened = paths.database_url(), store()
     if time.monotonic() - _checked_s.get(url, -INTERRUPTED_CHECK_S) >= INTERRUPTED_CHECK_S:
         _checked_s[url] = time.monotonic()
+        slurm.catch_up(opened)
         with opened.session() as session:
             queries.mark_interrupted(session)
     return opened

@@ -15,6 +15,7 @@ from sqlalchemy import select
 
 from dashboard import data, scorecard
 from dashboard.style import Mark, Theme, marks
+from engine import slurm
 from engine.errors import RequestError
 from engine.store import models, queries
 from engine.units import NOTHING, milliseconds, significant
@@ -63,6 +64,7 @@ def current() -> list[dict[str, Any]]:
         opened = data.store()
     except RequestError:
         return []
+    slurm.catch_up(opened)
     with opened.session() as session:
         summaries = [queries.run_summary(run) for run in queries.live_runs(session)]
     here = socket.gethostname()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from dashboard.export import command
 from dashboard.preload import Preload
-from engine import paths
+from engine import paths, store
+from engine.errors import RequestError, one_line
 
 PORT = 8501
 USAGE = "python -m dashboard [--port PORT | --socket SOCKET]\n       python -m dashboard export RUN FILE [--help]"
@@ -47,7 +48,10 @@ def _serve(port: int | None = None, socket_path: Path | None = None) -> int:
     os.chdir(REPOSITORY)  # Streamlit looks for .streamlit/config.toml here.
     if socket_path is not None and (problem := _prepare(socket_path)):
         return _refuse(problem)
-    print("\n".join(banner(port, socket_path)), flush=True)
+    try:
+        print("\n".join(banner(port, socket_path)), flush=True)
+    except RequestError as error:
+        return _refuse(one_line(error))
     import streamlit as st
     import uvicorn
     from starlette.middleware import Middleware
@@ -75,13 +79,13 @@ def banner(port: int | None, socket_path: Path | None) -> list[str]:
             f"Inference Bench listens on {socket_path}",
             f"From your machine:  ssh -L {PORT}:{socket_path} {user}@{host}",
             f"then open           http://localhost:{PORT}",
-            f"Database: {paths.database_url()}",
+            f"Database: {store.place()}",
         ]
     return [
         f"Inference Bench: http://127.0.0.1:{port}",
         f"From another machine:  ssh -L {port}:127.0.0.1:{port} {user}@{host}",
         f"then open              http://localhost:{port}",
-        f"Database: {paths.database_url()}",
+        f"Database: {store.place()}",
     ]
 
 

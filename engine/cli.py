@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from engine.runner import Progress
+    from engine.slurm import Profile
     from engine.spec import Suite
     from engine.store import Store
 
@@ -47,6 +48,18 @@ Settings = Annotated[
 ]
 Variants = Annotated[str | None, typer.Option(metavar="A,B", help="Only these, and the baseline.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Ask no model hub for anything.")]
+
+
+class Where(StrEnum):
+    here = "here"
+    slurm = "slurm"
+
+
+On = Annotated[Where, typer.Option("--on", help="This machine, or a job of its Slurm cluster.")]
+Partition = Annotated[str | None, typer.Option(metavar="P", help="Of the cluster; with --on slurm.")]
+Gpu = Annotated[str | None, typer.Option(metavar="TYPE", help='The type of the job\'s GPU, or "any"; none without.')]
+Time = Annotated[str | None, typer.Option(metavar="LIMIT", help="The job's limit, as sbatch takes it: 2:00:00.")]
+Account = Annotated[str | None, typer.Option(metavar="A", help="Who pays.")]
 
 
 class Format(StrEnum):
@@ -147,9 +160,14 @@ def run(
     once: Annotated[
         bool, typer.Option("--once", help="Only where this machine has no finished run of the suite yet.")
     ] = False,
+    on: On = Where.here,
+    partition: Partition = None,
+    gpu: Gpu = None,
+    time: Time = None,
+    account: Account = None,
 ) -> None:
     """Measure a suite's variants, store them, and print a table."""
-    from engine import processes, runner
+    from engine import processes, runner, slurm
     from engine.spec import find_suite
 
     processes.end_politely()
@@ -160,9 +178,29 @@ def run(
         print(f"{asked.name} is measured already: run {known} (`python -m engine show {known}`)", file=sys.stderr)
         return
     path = str(find_suite(suite))
+    if profiles := _profiles(on, partition, gpu, time, account):
+        if len(profiles) > 1:
+            raise RequestError(f"--gpu {gpu}: a run has one type of GPU; `queue` takes several, for a run each")
+        run_id = slurm.submit(asked, profiles[0], device, path, offline)
+        print(f"run {run_id} is submitted; Ctrl-C cancels it", file=sys.stderr)
+        _measure(lambda listener: slurm.watch(run_id, listener), json_file)
     _measure(
         lambda listener: runner.run(asked, device, offline=offline, listener=listener, suite_path=path), json_file
     )
+
+
+def _profiles(
+    on: Where, partition: str | None, gpu: str | None, time: str | None, account: str | None
+) -> list[Profile]:
+    """What each type of GPU asked for makes of a job; empty where this machine measures. Raises RequestError."""
+    given = {"partition": partition, "gpu": gpu, "time": time, "account": account}
+    if on is Where.slurm:
+        from engine import slurm
+
+        return slurm.profiles(**given)
+    if odd := [f"--{name}" for name, value in given.items() if value]:
+        raise RequestError(f"{', '.join(odd)}: only together with --on slurm")
+    return []
 
 
 def _measure(work: Callable[[Any], str], json_file: str | None) -> None:
@@ -183,35 +221,56 @@ def _measure(work: Callable[[Any], str], json_file: str | None) -> None:
     failed = [row for row in rows if row["status"] == "failed"]
     for row in failed:
         print(f"failed: {row['variant']}: {row['status_reason']}", file=sys.stderr)
-    raise typer.Exit(SOME_FAILED if failed else MEASURED)
+    # Somebody else's process measured it, and could not.
+    if summary["status"] != "finished":
+        print(f"{summary['status']}: {summary['status_reason']}", file=sys.stderr)
+    raise typer.Exit(SOME_FAILED if failed or summary["status"] != "finished" else MEASURED)
 
 
 @app.command()
 def queue(
-    suite: Annotated[
-        str | None, typer.Argument(metavar="[SUITE]", help="A name from data/suites, or a path; none shows the queue.")
+    suites: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SUITE...]", help="Names from data/suites, or paths; none shows the queue."),
     ] = None,
     variants: Variants = None,
     device: Device = "auto",
     settings: Settings = None,
     offline: Offline = False,
+    each_batch_size: Annotated[
+        bool, typer.Option("--each-batch-size", help="A run for each batch size, not one for all of them.")
+    ] = False,
+    on: On = Where.here,
+    partition: Partition = None,
+    gpu: Gpu = None,
+    time: Time = None,
+    account: Account = None,
 ) -> None:
-    """Queue a run that a process of its own measures, whatever becomes of this terminal; prints the run's id.
+    """Queue runs that processes of their own measure, whatever becomes of this terminal; prints the runs' ids.
 
+    A run for each suite, with --gpu A,B for each type of GPU too, and each of them is one job where Slurm measures.
     Without a suite: what is measured and what waits, in order, with the time left.
     """
-    from engine import jobs
+    from engine import jobs, slurm
     from engine.spec import find_suite
 
-    if suite is None:
+    if not suites:
         _print_queue()
         return
-    run_id = jobs.start(_suite(suite, settings, variants), device, str(find_suite(suite)), offline)
-    print(run_id)
-    print(
-        f"queued; see how it goes: `python -m engine show {run_id}`, end it: `python -m engine cancel {run_id}`",
-        file=sys.stderr,
-    )
+    profiles = _profiles(on, partition, gpu, time, account)
+    asked = []
+    for name in suites:
+        suite = _suite(name, settings, variants)
+        sizes = suite.workload.batch_size if each_batch_size else [suite.workload.batch_size]
+        asked += [(name, _suite(name, [*(settings or []), f"workload.batch_size={size}"], variants)) for size in sizes]
+    for name, suite in asked:
+        path = str(find_suite(name))
+        if profiles:
+            made = [slurm.submit(suite, profile, device, path, offline) for profile in profiles]
+        else:
+            made = [jobs.start(suite, device, path, offline)]
+        print("\n".join(made), flush=True)
+    print("queued; see how it goes: `python -m engine queue`, end one: `python -m engine cancel RUN`", file=sys.stderr)
 
 
 def _print_queue() -> None:
@@ -219,22 +278,24 @@ def _print_queue() -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from engine import jobs
+    from engine import jobs, slurm
     from engine.store import open_store, queries
 
-    with open_store(create=False) as store, store.session() as session:
+    with open_store(create=False) as store:
         _say_read_only(store)
-        made = Table("Run", "Suite", "Device", "Host", "Asked for (UTC)", "State", box=box.SIMPLE_HEAD)
-        found = queries.live_runs(session)
-        for one in found:
-            made.add_row(
-                one.id,
-                Text(one.suite_name),
-                one.device,
-                Text(one.host),
-                f"{one.queued_at or one.created_at:%Y-%m-%d %H:%M}",
-                Text(jobs.standing(one.status, one.progress, one.suite)),
-            )
+        slurm.catch_up(store)
+        with store.session() as session:
+            found = queries.live_runs(session)
+    made = Table("Run", "Suite", "Device", "Host", "Asked for (UTC)", "State", box=box.SIMPLE_HEAD)
+    for one in found:
+        made.add_row(
+            one.id,
+            Text(one.suite_name),
+            one.device,
+            Text(one.host),
+            f"{one.queued_at or one.created_at:%Y-%m-%d %H:%M}",
+            Text(jobs.standing(one.status, one.progress, one.suite)),
+        )
     _console().print(made if found else "nothing is measured, and nothing waits")
 
 
@@ -309,12 +370,15 @@ def runs(
     from rich.table import Table
     from rich.text import Text
 
+    from engine import slurm
     from engine.store import open_store, queries
 
-    with open_store(create=False) as store, store.session() as session:
+    with open_store(create=False) as store:
         _say_read_only(store)
-        queries.mark_interrupted(session)
-        found = queries.list_runs(session, limit=limit, suite=suite, search=queries.Search(search))
+        slurm.catch_up(store)
+        with store.session() as session:
+            queries.mark_interrupted(session)
+            found = queries.list_runs(session, limit=limit, suite=suite, search=queries.Search(search))
     made = Table("Run", "Suite", "Device", "Started (UTC)", "State", "Measurements", "Tags", box=box.SIMPLE_HEAD)
     for row in found:
         counts = ", ".join(f"{n} {status}" for status, n in row.counts.items() if n)
@@ -568,14 +632,17 @@ def _console() -> Console:
 
 def _stored(reference: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A run and its measurements as the store has them. Raises RequestError where there is none."""
+    from engine import slurm
     from engine.store import open_store, queries
 
-    with open_store(create=False) as store, store.session() as session:
+    with open_store(create=False) as store:
         _say_read_only(store)
-        queries.mark_interrupted(session)
-        found = queries.get_run(session, reference)
-        rows = [queries.flat(m) for m in queries.measurements(session, found.id)]
-        return queries.run_summary(found), rows
+        slurm.catch_up(store)
+        with store.session() as session:
+            queries.mark_interrupted(session)
+            found = queries.get_run(session, reference)
+            rows = [queries.flat(m) for m in queries.measurements(session, found.id)]
+            return queries.run_summary(found), rows
 
 
 def _say_read_only(store: Store) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from engine.store import Store
+    from engine.store.models import Run
 
 WAIT_SECONDS = 24 * 3600.0
 """How long a queued run waits for its device."""
@@ -44,7 +45,7 @@ def start(suite: Suite, device_request: str, suite_path: str | None = None, offl
 
     from engine import hardware
     from engine.recorder import reserve_last_words
-    from engine.store import models, open_store
+    from engine.store import open_store
 
     device = hardware.resolve_device(device_request)
     run_id = str(ULID())
@@ -52,25 +53,34 @@ def start(suite: Suite, device_request: str, suite_path: str | None = None, offl
         reserve_last_words(run_id)
         with store.session() as session:
             asked = _turn(session)
-            session.add(
-                models.Run(
-                    id=run_id,
-                    suite_name=suite.name,
-                    suite=suite.model_dump(mode="json"),
-                    suite_path=suite_path,
-                    device=device.spec,
-                    device_name=device.name,
-                    host=socket.gethostname(),
-                    environment={},
-                    status="queued",
-                    created_at=asked,
-                    queued_at=asked,
-                    heartbeat_at=datetime.now(UTC),
-                    log_path=str(paths.local_data() / "logs" / run_id),
-                )
-            )
+            session.add(queued(run_id, suite, suite_path, device.spec, device.name, socket.gethostname(), asked))
         _detach(store, run_id, [str(suite.folder), *(["--offline"] if offline else [])])
     return run_id
+
+
+def queued(
+    run_id: str, suite: Suite, suite_path: str | None, device: str, device_name: str, host: str, asked: datetime
+) -> Run:
+    """The row of a run that waits since it was `asked` for, not stored yet; the folder of its log is there."""
+    from engine.store.models import Run
+
+    logs = paths.local_folder("logs") / run_id
+    logs.mkdir(exist_ok=True)
+    return Run(
+        id=run_id,
+        suite_name=suite.name,
+        suite=suite.model_dump(mode="json"),
+        suite_path=suite_path,
+        device=device,
+        device_name=device_name,
+        host=host,
+        environment={},
+        status="queued",
+        created_at=asked,
+        queued_at=asked,
+        heartbeat_at=datetime.now(UTC),
+        log_path=str(logs),
+    )
 
 
 def _turn(session: Session) -> datetime:
@@ -136,6 +146,7 @@ def cancel(reference: str, at_once: bool = False) -> bool:
     Either way what was measured until then is kept. Raises RequestError where it should end at once and its process
     is not one of this machine.
     """
+    from engine import slurm
     from engine.store import open_store, queries
 
     with open_store(create=False) as store, store.session() as session:
@@ -143,8 +154,10 @@ def cancel(reference: str, at_once: bool = False) -> bool:
         if run.status in ENDED:
             return False
         run.cancel_requested = True
-        run_id, host, pid, process = run.id, run.host, run.pid, run.process
-    if at_once:
+        run_id, host, pid, process, job = run.id, run.host, run.pid, run.process, slurm.job_of(run)
+    if job is not None:
+        slurm.cancel(job, at_once)
+    elif at_once:
         _interrupt(run_id, host, pid, process)
     return True
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 PARENT = "INFERENCE_BENCH_PARENT"
 """The variable by which a child learns whose end is its own."""
+SUBMITTED = "Slurm"
+"""How the host of a run begins that a Slurm job measures, until its result is there: "Slurm job 17 on n1"."""
 DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of prctl(2)."""
 SLACK_S = 2.0

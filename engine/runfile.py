@@ -40,7 +40,7 @@ from pydantic import (
     create_model,
     model_validator,
 )
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Double, Integer, String, Table, Text, insert, select
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Double, Integer, String, Table, Text, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import undefer
 
@@ -474,6 +474,10 @@ def _tail(file: Path) -> str:
 # Reading
 
 
+class BadFileError(RequestError):
+    """It is not the file of a run."""
+
+
 class Imported(NamedTuple):
     """What became of a file."""
 
@@ -492,11 +496,12 @@ class _Content(NamedTuple):
     logs: dict[str, str]
 
 
-def load(source: Path | bytes, called: str | None = None) -> Imported:
+def load(source: Path | bytes, called: str | None = None, awaited: str | None = None) -> Imported:
     """Stores the run of a file in the bench's database, unless it is there.
 
-    `called` names the file in messages. All of it is stored or nothing; a run comes as one that has ended, without
-    the process and the paths of the machine that measured it. Raises RequestError, with what is wrong.
+    `called` names the file in messages; `awaited` is the run that it has to be: its row goes, unless that came as a
+    file, too. All is stored or nothing; a run comes as one that has ended, without the process and the paths of the
+    machine that measured it. Raises BadFileError, with what is wrong, and RequestError where it cannot be stored.
     """
     where = called or (str(source) if isinstance(source, Path) else "the file")
     try:
@@ -507,15 +512,18 @@ def load(source: Path | bytes, called: str | None = None) -> Imported:
     except OSError as error:
         raise RequestError(f"cannot read {where}: {one_line(error)}") from error
     except ValidationError as error:
-        raise RequestError(f"{where} is not a run's file: {_shown(_first(error))}") from error
+        raise BadFileError(f"{where} is not a run's file: {_shown(_first(error))}") from error
     except (ValueError, RecursionError, zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        raise RequestError(f"{where} is not a run's file: {_shown(one_line(error))}") from error
+        raise BadFileError(f"{where} is not a run's file: {_shown(one_line(error))}") from error
     run_id = content.run.id
+    if awaited not in (None, run_id):
+        raise BadFileError(f"{where} is run {run_id}, not {awaited}")
     log = paths.local_data() / "logs" / run_id if content.logs else None
     with open_store() as store:
         try:
             with store.session() as session:
-                if session.get(Run, run_id) is not None:
+                there = session.get(Run, run_id)
+                if there is not None and not (awaited and _make_way(session, there, content.run)):
                     return Imported(run_id, False)
                 _store(session, content, log)
         except IntegrityError:
@@ -526,6 +534,15 @@ def load(source: Path | bytes, called: str | None = None) -> Imported:
             return Imported(run_id, False)
     _keep_logs(run_id, content.logs)
     return Imported(run_id, True)
+
+
+def _make_way(session: Session, there: Run, run: Any) -> bool:
+    """Deletes the row of an awaited run, whose note and tags `run` keeps; False where another process did so."""
+    run.notes, run.tags = there.notes or run.notes, sorted({*there.tags, *run.tags})
+    waiting = delete(Run).where(Run.id == run.id, Run.imported_at.is_(None))
+    waiting = waiting.execution_options(synchronize_session=False)
+    session.expunge(there)
+    return bool(session.execute(waiting).rowcount)  # type: ignore[attr-defined]
 
 
 def _unpacked(content: bytes) -> dict[str, bytes]:

@@ -30,11 +30,13 @@ CHECKPOINT = "checkpoint:"
 DATA_FILES = (".csv", ".parquet", ".jsonl", ".json")
 
 
-class _Spec(BaseModel):
+class Spec(BaseModel):
+    """What a TOML file of ours may hold."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Workload(_Spec):
+class Workload(Spec):
     """The input: which examples, in which batches."""
 
     dataset: Text
@@ -78,7 +80,7 @@ class Workload(_Spec):
         return value
 
 
-class Protocol(_Spec):
+class Protocol(Spec):
     """How it is measured."""
 
     rounds: Positive = 30
@@ -93,13 +95,13 @@ class Protocol(_Spec):
     """The longest that a worker may take for one answer, loading included; then it counts as hung and is ended."""
 
 
-class NewTokenizer(_Spec):
+class NewTokenizer(Spec):
     """A WordPiece tokenizer trained on the checkpoint's data set."""
 
     vocab_size: Annotated[int, Field(ge=100)]
 
 
-class Checkpoint(_Spec):
+class Checkpoint(Spec):
     """A model that the suite makes when it is not there yet."""
 
     name: Name
@@ -164,7 +166,7 @@ def _declared_labels(value: object) -> object:
     return value
 
 
-class Variant(_Spec):
+class Variant(Spec):
     """One way of running one model: the unit compared."""
 
     name: Name
@@ -207,7 +209,7 @@ class Variant(_Spec):
         return self.title or self.name
 
 
-class Suite(_Spec):
+class Suite(Spec):
     """One workload, one protocol, one baseline, several variants."""
 
     name: Name
@@ -360,13 +362,18 @@ def load_suite(reference: str, overrides: list[str] | tuple[str, ...] = ()) -> S
     Raises RequestError, one line, on anything wrong with the file or an override.
     """
     path = find_suite(reference)
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise RequestError(f"{path}: not a readable TOML file: {one_line(error)}") from error
+    raw = read_toml(path)
     for override in overrides:
         _override(raw, override)
     return parse_suite(raw, str(path), path.parent)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What the file holds, not looked at yet. Raises RequestError where it is no TOML, or cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise RequestError(f"{path}: not a readable TOML file: {one_line(error)}") from error
 
 
 def parse_suite(raw: dict[str, Any], where: str, folder: Path) -> Suite:
@@ -376,7 +383,7 @@ def parse_suite(raw: dict[str, Any], where: str, folder: Path) -> Suite:
     try:
         return Suite.model_validate({**raw, "folder": folder})
     except ValidationError as error:
-        raise RequestError(f"{where}: {_explain(error, raw)}") from error
+        raise RequestError(f"{where}: {explain(error, raw)}") from error
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -432,8 +439,11 @@ _LISTS = {
 _UNIONS = ("tokenizer", "labels", "teacher_labels")
 
 
-def _explain(error: ValidationError, raw: dict[str, Any]) -> str:
-    """All problems of `error` in one line, each with its key, what was found, what is allowed."""
+def explain(error: ValidationError, raw: dict[str, Any], root: type[Spec] = Suite) -> str:
+    """All problems of `error` in one line, each with its key, what was found, what is allowed.
+
+    `raw` is what was to become a `root`.
+    """
     problems = []
     for item in error.errors(include_url=False):
         if item["loc"][-2:] == ("tokenizer", "str") and isinstance(item["input"], dict):
@@ -442,7 +452,7 @@ def _explain(error: ValidationError, raw: dict[str, Any]) -> str:
         # Behind a key that takes several types, pydantic puts the one that it tried.
         pairs = pairwise((None, *item["loc"]))
         loc = [part for before, part in pairs if before not in _UNIONS or isinstance(part, int)]
-        key, model = _spell(loc, raw)
+        key, model = _spell(loc, raw, root)
         kind = item["type"]
         if kind == "extra_forbidden":
             allowed = _keys(model)
@@ -461,9 +471,8 @@ def _explain(error: ValidationError, raw: dict[str, Any]) -> str:
     return "; ".join(dict.fromkeys(problems))
 
 
-def _spell(loc: list[Any], raw: dict[str, Any]) -> tuple[str, type[BaseModel]]:
+def _spell(loc: list[Any], raw: dict[str, Any], model: type[BaseModel]) -> tuple[str, type[BaseModel]]:
     """A location as a reader says it ("variant 'fp32': precision"), and the model it is in."""
-    model: type[BaseModel] = Suite
     if loc and loc[0] in _TABLES and (len(loc) > 1):
         model = _TABLES[loc[0]]
     if len(loc) >= 2 and loc[0] in ("variant", "checkpoint") and isinstance(loc[1], int):

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from postgres_server import migrated_postgres, postgres
 
+__all__ = ["migrated_postgres", "postgres"]
 REPOSITORY = Path(__file__).resolve().parent.parent
 NEWS = REPOSITORY / "data" / "news"
 LABELS = ["World", "Sports", "Business", "Sci/Tech"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -12,7 +12,7 @@ import streamlit as st
 
 from dashboard import choices, data, findings, link, live, plan, scorecard, widgets
 from dashboard.style import Theme, marks
-from engine import hardware, jobs
+from engine import hardware, jobs, slurm
 from engine.errors import RequestError, one_line
 from engine.hardware import Device
 from engine.spec import Suite, find_suite, load_suite
@@ -42,6 +42,8 @@ class Choice:
     device: Device
     offline: bool
     reference: str
+    cluster: list[slurm.Profile]
+    """A job for each of them; none where this machine measures."""
 
 
 def main() -> None:
@@ -277,8 +279,9 @@ def _controls() -> Choice | None:
         ("max_seconds", seconds, protocol.max_seconds),
     ):
         link.remember(name, value, usual)
+    asked_of_slurm = _slurm()
     # Half of the column cuts a device's name where the window is narrow.
-    device = choices.choose_device()
+    device = "auto" if asked_of_slurm is not None else choices.choose_device()
     offline = st.toggle(
         "Ask no model hub", key="offline", bind="query-params", help="Only what is on this machine is used."
     )
@@ -290,10 +293,44 @@ def _controls() -> Choice | None:
             f"protocol.max_seconds={float(seconds)}",
         ]
         asked = load_suite(reference, overrides).select(chosen)
-        return Choice(asked, device, hardware.resolve_device(device), bool(offline), reference)
+        cluster = [] if asked_of_slurm is None else slurm.profiles(**asked_of_slurm)
+        return Choice(asked, device, hardware.resolve_device(device), bool(offline), reference, cluster)
     except RequestError as error:
         st.error(findings.literal(one_line(error)))
         return None
+
+
+def _slurm() -> dict[str, str | None] | None:
+    """What a job is to ask of the cluster beyond the profile; None where this machine measures."""
+    why = slurm.unavailable()
+    if why and not slurm.profile_file().exists():
+        return None
+    told = why or "One job on one node for all variants; its result comes here when it has ended."
+    if not st.toggle("As a job of Slurm", key="slurm", bind="query-params", disabled=why is not None, help=told) or why:
+        if why:
+            st.caption(f"No job of Slurm: {why}.")
+        return None
+    try:
+        usual = slurm.profile()
+    except RequestError as error:
+        st.error(findings.literal(one_line(error)))
+        usual = slurm.Profile()
+    one, two = st.columns(2)
+    return {
+        name: place.text_input(
+            label,
+            key=f"slurm_{name}",
+            bind="query-params",
+            placeholder=getattr(usual, name) or nothing,
+            help=about,
+        ).strip()
+        for place, name, label, nothing, about in (
+            (one, "partition", "Partition", "the cluster's own", None),
+            (two, "gpu", "GPU", "none", 'Its type, or "any". Several with commas between are a job each.'),
+            (one, "time", "Time limit", "the partition's", "As sbatch takes it, such as 2:00:00."),
+            (two, "account", "Account", "your own", None),
+        )
+    }
 
 
 def _sizes(text: str) -> list[int]:
@@ -307,6 +344,9 @@ def _sizes(text: str) -> list[int]:
 def _plan(choice: Choice, under_way: list[dict[str, Any]]) -> None:
     """What would be measured, what stands in the way, how long it takes, and the button."""
     found = plan.chances(choice.suite, choice.device, choice.offline)
+    if choice.cluster:
+        # What the node can do is not known here.
+        found = [replace(c, state=plan.READY, reason="") if c.state == plan.UNAVAILABLE else c for c in found]
     st.html(plan_table(found, choice.suite, widgets.look()))
     problem = None
     try:
@@ -315,9 +355,11 @@ def _plan(choice: Choice, under_way: list[dict[str, Any]]) -> None:
         problem = one_line(error)
     if problem:
         st.error(findings.literal(problem))
+    elif choice.cluster:
+        st.caption("What a variant lacks on the node, its row will say.")
     else:
         st.caption(findings.literal(plan.estimate(choice.suite, plan.earlier(choice.suite.name, choice.device))))
-    busy = [run for run in under_way if run["device_name"] == choice.device.name]
+    busy = [] if choice.cluster else [run for run in under_way if run["device_name"] == choice.device.name]
     if busy:
         first = busy[0]
         st.caption(
@@ -332,7 +374,10 @@ def _plan(choice: Choice, under_way: list[dict[str, Any]]) -> None:
 def _start(choice: Choice) -> None:
     path = str(find_suite(choice.reference))
     try:
-        run_id = jobs.start(choice.suite, choice.device_request, path, choice.offline)
+        for profile in choice.cluster:
+            run_id = slurm.submit(choice.suite, profile, choice.device_request, path, choice.offline)
+        if not choice.cluster:
+            run_id = jobs.start(choice.suite, choice.device_request, path, choice.offline)
     except RequestError as error:
         st.error(findings.literal(one_line(error)))
         return

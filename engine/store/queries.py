@@ -36,6 +36,8 @@ SILENT_SECONDS = 60.0
 """How long a run may be silent whose process cannot be looked for: three times what a live one is at most."""
 ELSEWHERE_SECONDS = 300.0
 """The same for a run of another host, whose clock may differ."""
+SUBMITTED_SECONDS = 24 * 3600.0
+"""The same for a run that a Slurm job measures: its result may come although nobody has looked for long."""
 LAST_WORDS = ".ended"
 """The file in a run's log folder in which its process says how it ended, where the database cannot be written."""
 SEARCH_WORDS = 20
@@ -595,7 +597,9 @@ def _ended(run: Run, now: datetime, silent_s: float) -> str | None:
     age_s = (now - sign).total_seconds()
     seen = f"last sign of life {sign:%Y-%m-%d %H:%M:%S} UTC"
     if run.host != socket.gethostname():
-        return None if age_s <= ELSEWHERE_SECONDS else f"{run.host} no longer says anything of it; {seen}"
+        submitted = run.host.startswith(processes.SUBMITTED)
+        silent_s = SUBMITTED_SECONDS if submitted else ELSEWHERE_SECONDS
+        return None if age_s <= silent_s else f"{run.host} no longer says anything of it; {seen}"
     found = processes.lives(run.pid, run.process)
     anew = found is None and processes.restarted(run.process)
     # After a restart the clock may be behind what it was.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote
 
 from sqlalchemy import URL, Engine, QueuePool, StaticPool, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from engine import file_systems, paths
@@ -185,13 +186,13 @@ def _parse(url: str) -> URL:
     """`url`, checked for a known kind of database and an installed driver. Raises RequestError."""
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
-        shown = re.sub(r":[^:/@]*@", ":***@", url)
+    except (ArgumentError, ValueError) as error:
+        shown = re.sub(r"(pass\w*=)[^&]*", r"\1***", re.sub(r":.*@", ":***@", url))
         raise RequestError(
             f"BENCH_DATABASE_URL {shown!r} is not a database URL; write a file as "
             "sqlite:////absolute/path.sqlite, a server as postgresql+psycopg://user:password@host/name"
         ) from error
-    place = parsed.render_as_string()
+    place = _place(parsed)
     try:
         dialect = parsed.get_dialect()
         dialect.import_dbapi()
@@ -302,7 +303,7 @@ def _reader(url: URL, file: Path, why: str) -> Store:
 def _engine(url: URL, file: Path | None) -> Engine:
     """An SQLAlchemy engine for `url`, with SQLite's pragmas set on every connection."""
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True)
+        return create_engine(url, pool_pre_ping=True, json_serializer=_json)
     pragmas = ["foreign_keys=ON"]
     if file is None:
         engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
@@ -320,6 +321,13 @@ def _engine(url: URL, file: Path | None) -> Engine:
             connection.execute(f"PRAGMA {pragma}").close()
 
     return engine
+
+
+def _json(value: Any) -> str:
+    """`value` as a server takes it: SQLite alone keeps NaN."""
+    from engine.store.queries import plain
+
+    return json.dumps(plain(value), allow_nan=False)
 
 
 Revision = tuple[str | None, bool]
@@ -466,7 +474,13 @@ def _back_up(file: Path, label: str) -> Path:
 def _place(url: URL) -> str:
     """What to call the database in a message: its file, or its URL without the password."""
     file = _sqlite_file(url)
-    return str(file) if file is not None else url.render_as_string()
+    secret = [name for name in url.query if "pass" in name.lower()]
+    return str(file) if file is not None else url.difference_update_query(secret).render_as_string()
+
+
+def place() -> str:
+    """What to call the bench's own database. Raises RequestError where its URL is none."""
+    return _place(_parse(paths.database_url()))
 
 
 def _explain(error: DBAPIError | sqlite3.Error, url: URL) -> str | None:
@@ -479,6 +493,8 @@ def _explain(error: DBAPIError | sqlite3.Error, url: URL) -> str | None:
                 f"the database {place} does not answer as it should: {one_line(cause or error)}; "
                 "check that its server runs and that BENCH_DATABASE_URL is right"
             )
+        if isinstance(error, DataError):
+            return f"the database {place} cannot hold a value: {one_line(cause or error)}"
         return None
     name = getattr(cause, "sqlite_errorname", "")
     file = _sqlite_file(url)

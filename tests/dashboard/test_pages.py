@@ -6,15 +6,18 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dashboard_fill import CANCELLED, FAILED, FULL, INTERRUPTED, RUNNING, SIZES, UNLABELLED
+from dashboard_fill import CANCELLED, FAILED, FULL, INTERRUPTED, RUNNING, SIZES, UNLABELLED, fill
+from postgres_server import PASSWORD
 from streamlit.testing.v1 import AppTest
 
 from dashboard import data, frame
 from engine import jobs, units
 from engine.errors import RequestError
+from engine.store import queries
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 APP = REPOSITORY / "dashboard" / "app.py"
@@ -57,6 +60,21 @@ def test_every_run_on_every_page(name: str, run: str, database: str) -> None:
     test = page(name, run)
     assert not test.exception
     assert test.session_state["run_choice"] == run
+
+
+def test_every_page_reads_postgresql(migrated_postgres: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    url = migrated_postgres()
+    monkeypatch.setenv("BENCH_DATABASE_URL", url)
+    fill(url)
+    for name in ("overview", "compare", "examples", "decide", "ship", "run", "runs"):
+        test = page(name, FULL)
+        assert not test.exception and not test.error, name
+        assert PASSWORD not in text(test)
+    # What the pages ask of the history, of the examples and of one run's file.
+    assert list(data.runs(queries.Search("FIXTURE", states=("finished",)))["id"]) == [SIZES, FULL, UNLABELLED]
+    summary = data.run(FULL)
+    assert data.positions_with(summary["example_set_id"], ("EXAMPLE", "19")).tolist() == [19, 119, *range(190, 200)]
+    assert data.run_file(FULL)
 
 
 def test_the_newest_finished_run_is_the_default(database: str) -> None:

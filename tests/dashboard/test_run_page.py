@@ -94,6 +94,31 @@ def test_what_is_unavailable_is_said_before_the_start(suite: Path, started: list
     assert test.query_params["run"] == RUNNING
 
 
+def test_slurm_is_offered_where_there_is_one_and_else_says_why(
+    suite: Path, started: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert "slurm" not in [toggle.key for toggle in page(suite).toggle], "neither sbatch nor a profile"
+    (tmp_path / "data").mkdir()
+    profile = tmp_path / "data" / "slurm.toml"
+    profile.write_text('partition = "gpu"\ngpus = "a100"\n')
+    test = page(suite)
+    assert test.toggle(key="slurm").disabled
+    assert "there is no sbatch on this machine: start the bench on a login node" in said(test)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "sbatch").touch(mode=0o755)
+    test.run()
+    test.toggle(key="slurm").set_value(True).run()
+    assert f"{profile}: gpus: unknown key; allowed: partition, gpu, time" in said(test), "a wrong profile is one line"
+    assert "start" not in [button.key for button in test.button]
+    profile.write_text('partition = "gpu"\n')
+    test.run()
+    assert test.text_input(key="slurm_partition").placeholder == "gpu"
+    assert html(test).count("✓ ready") == 3, "what the node can do is not known here"
+    assert not test.exception and not test.button(key="start").disabled
+
+
 def test_choices_reach_the_run(suite: Path, started: list[Any]) -> None:
     test = page(suite)
     control(test, "button_group", "variants:").set_value(["bert"])

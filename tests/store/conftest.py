@@ -35,6 +35,12 @@ def store(url: str) -> Iterator[Store]:
         yield opened
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def both(request: pytest.FixtureRequest, file: Path) -> str:
+    """The URL of a new database of either kind, for tests to name `url`."""
+    return f"sqlite:///{file}" if request.param == "sqlite" else request.getfixturevalue("migrated_postgres")()
+
+
 @pytest.fixture
 def python() -> Callable[..., subprocess.Popen[str]]:
     """Starts a Python program of its own: python(code, *arguments)."""

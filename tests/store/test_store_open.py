@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import shutil
 import socket
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -502,7 +502,11 @@ def test_a_disk_that_was_full_before(tmp_path: Path, mount: Callable) -> None:
     ("url", "words"),
     [
         ("bench.sqlite", ["not a database URL", "sqlite:///"]),
-        ("postgresql//me:secret@host/bench", ["not a database URL", "me:***@host"]),
+        ("postgresql//me:secret@host/bench", ["not a database URL", ":***@host"]),
+        ("postgresql+psycopg//me:a/secret:b@host/bench", ["not a database URL", ":***@host"]),
+        ("postgresql+psycopg//host/bench?password=secret", ["not a database URL", "password=***"]),
+        ("postgresql+psycopg://me:secret@host:port/bench", ["not a database URL", ":***@host"]),
+        ("nonsense://host/bench?user=me&sslpassword=secret", ["unknown kind", "user=me"]),
         ("nonsense://host/bench", ["unknown kind", "nonsense", "allowed: sqlite"]),
         ("sqlite:///bench.sqlite?timeout=soon", ["timeout is not a number"]),
     ],
@@ -513,10 +517,12 @@ def test_a_url_that_cannot_be(url: str, words: list[str]) -> None:
     assert "secret" not in message
 
 
-@pytest.mark.skipif(importlib.util.find_spec("psycopg2") is not None, reason="psycopg2 is installed")
-def test_a_missing_driver() -> None:
-    message = refusal("postgresql+psycopg2://me:secret@host/bench")
-    assert "pip install psycopg2-binary" in message
+@pytest.mark.parametrize(("driver", "package"), [("psycopg2", "psycopg2-binary"), ("psycopg", "'psycopg[binary]'")])
+def test_a_missing_driver(driver: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As an import is refused that would fail.
+    monkeypatch.setitem(sys.modules, driver, None)
+    message = refusal(f"postgresql+{driver}://me:secret@host/bench")
+    assert f"needs the Python package {driver}, which is missing; install it: pip install {package}" in message
     assert "secret" not in message
 
 

@@ -25,6 +25,11 @@ TABLE = {
 }
 
 
+@pytest.fixture
+def url(both: str) -> str:
+    return both
+
+
 def test_the_study_is_there_as_printed(store: Store) -> None:
     with store.session() as session:
         rows = published(session)

@@ -56,6 +56,11 @@ from engine.store.queries import (
 NewRun = Callable[..., Run]
 
 
+@pytest.fixture
+def url(both: str) -> str:
+    return both
+
+
 @contextmanager
 def statements(store: Store) -> Iterator[list[str]]:
     """The SQL that is executed meanwhile."""
@@ -158,7 +163,7 @@ def test_reading_blocks_loads_no_latencies_unasked(store: Store, new_run: NewRun
     assert "latencies_s" not in " ".join(seen)
 
 
-TEXTS = ["Zürich wins 2:1", "\u05d0 \u0000 tab\there", "", "同じ"]
+TEXTS = ["Zürich wins 2:1", "\u05d0 tab\there", "", "同じ"]
 
 
 def test_example_sets_are_stored_once(store: Store) -> None:
@@ -176,6 +181,20 @@ def test_example_sets_are_stored_once(store: Store) -> None:
         stored = session.get_one(ExampleSet, "a" * 64)
         assert (stored.dataset, stored.count, stored.label_names) == ("news", 4, ["no", "yes"])
         assert examples(session, "b" * 64) == []
+
+
+def test_a_text_with_a_null_character_is_kept_or_refused_in_one_line(store: Store) -> None:
+    text = "a\0b"
+    try:
+        with store.session() as session:
+            add_example_set(session, "d" * 64, "news", None, [text], None, [0])
+    except RequestError as error:
+        assert store.engine.dialect.name == "postgresql"
+        assert "cannot hold a value: PostgreSQL text fields cannot contain NUL" in str(error)
+        assert (count(store, ExampleSet), count(store, Example)) == (0, 0)
+    else:
+        with store.session() as session:
+            assert [row.text for row in examples(session, "d" * 64)] == [text]
 
 
 def test_an_unlabelled_example_set(store: Store) -> None:

@@ -15,6 +15,11 @@ ALIKE = {"suite": SPEC, "environment": {"distributions": {"torch": "2.13.0"}, "t
 
 
 @pytest.fixture
+def url(both: str) -> str:
+    return both
+
+
+@pytest.fixture
 def add(store: Store, new_run: Callable[..., Run]) -> Callable[..., str]:
     """add(latency_s, **columns): a run with one measurement of `fp32`; its id."""
 
