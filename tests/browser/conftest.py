@@ -90,6 +90,12 @@ def dashboard(database: str, log: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def dashboard_over() -> Callable[..., Any]:
+    """dashboard_over(database, log): a context that serves the dashboard over `database` and gives its URL."""
+    return dashboard
+
+
+@pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a dashboard over runs of every kind."""
     folder = tmp_path_factory.mktemp("site")

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import http.client
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from dashboard import door, server
+from engine.store import open_store
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_SECONDS = 60.0
@@ -46,13 +53,22 @@ class Site(NamedTuple):
     token: str
     process: psutil.Process
     log: Path
+    data: Path
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("door")
-    port, log = server.free_port(), folder / "log"
-    around = os.environ | {"BENCH_DATA_DIR": str(folder / "data")}
+    log = tmp_path_factory.mktemp("door") / "log"
+    # Where others can go, unlike in pytest's own folders.
+    with tempfile.TemporaryDirectory() as open_folder:
+        Path(open_folder).chmod(0o755)
+        yield from _serve(Path(open_folder) / "data", log)
+
+
+def _serve(folder: Path, log: Path) -> Iterator[Site]:
+    with open_store(f"sqlite:///{folder / 'bench.sqlite'}"):
+        pass
+    port, around = server.free_port(), os.environ | {"BENCH_DATA_DIR": str(folder)}
     with log.open("wb") as output:
         process = psutil.Popen(
             [sys.executable, "-m", "dashboard", "--port", str(port)],
@@ -72,7 +88,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 pass
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
-        yield Site(port, log.read_text().split("?token=")[1].split()[0], process, log)
+        yield Site(port, log.read_text().split("?token=")[1].split()[0], process, log, folder)
     finally:
         process.terminate()
         process.wait(15)
@@ -190,12 +206,12 @@ def test_another_page_may_link_here_and_no_more(site: Site) -> None:
         assert ask(site.port, "/_stcore/host-config", Cookie=cookie, Origin=origin).status == 403
 
 
-def websocket(site: Site, **headers: str) -> int:
+def websocket(port: int, **headers: str) -> int:
     """The status of a websocket's handshake."""
     origin = headers.pop("Origin", None)
     try:
         with connect(
-            f"ws://127.0.0.1:{site.port}/_stcore/stream",
+            f"ws://127.0.0.1:{port}/_stcore/stream",
             additional_headers=headers,
             origin=origin,  # type: ignore[arg-type]
             subprotocols=["streamlit"],  # type: ignore[list-item]
@@ -207,11 +223,11 @@ def websocket(site: Site, **headers: str) -> int:
 
 def test_a_websocket_needs_the_cookie_and_a_page_of_ours(site: Site) -> None:
     here, cookie = f"http://127.0.0.1:{site.port}", let_in(site)
-    assert websocket(site, Cookie=cookie, Origin=here) == 101
-    assert websocket(site, Origin=here) == 403
-    assert websocket(site, Cookie="inference-bench=1", Origin=here) == 403
+    assert websocket(site.port, Cookie=cookie, Origin=here) == 101
+    assert websocket(site.port, Origin=here) == 403
+    assert websocket(site.port, Cookie="inference-bench=1", Origin=here) == 403
     for origin in ("http://127.0.0.1:1", "http://localhost:8000", "https://example.org", "null"):
-        assert websocket(site, Cookie=cookie, Origin=origin) == 403
+        assert websocket(site.port, Cookie=cookie, Origin=origin) == 403
 
 
 @pytest.mark.parametrize("path", ["/", "/_stcore/health", "/static/nothing.js", "/media/0.csv"])
@@ -248,3 +264,68 @@ def test_a_given_token_is_taken_out_of_the_environment(monkeypatch: pytest.Monke
     assert door.token_from_environment() == "sixteen-signs-&%"
     assert door.VARIABLE not in os.environ
     assert door.link("http://a", "sixteen-signs-&%") == "http://a/?token=sixteen-signs-%26%25"
+
+
+# Another user of the same machine
+
+
+def _become_nobody() -> None:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+
+
+@pytest.fixture
+def as_another() -> Iterator[Callable[..., Any]]:
+    """as_another(function, ...): what it returns or raises where a user calls it who owns nothing here."""
+    if os.getuid() != 0:
+        pytest.skip("needs root to become another user")
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_become_nobody) as pool:
+        yield lambda function, *given: pool.submit(function, *given).result(30)
+
+
+def _connect(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.connect(str(path))
+
+
+def test_another_user_is_not_let_in(site: Site, as_another: Callable[..., Any]) -> None:
+    assert as_another(os.getuid) == 65534
+    for path in GUARDED:
+        assert as_another(ask, site.port, path).status == 403
+    assert as_another(websocket, site.port) == 403
+
+
+def test_another_user_reads_nothing_of_ours(site: Site, as_another: Callable[..., Any]) -> None:
+    assert (site.data / "bench.sqlite").exists() and site.data.parent.stat().st_mode & 0o005
+    process = Path("/proc") / str(site.process.pid)
+    for place in (site.data / "bench.sqlite", site.data / "logs" / "run.log", process / "environ", process / "mem"):
+        with pytest.raises(PermissionError):
+            as_another(place.read_bytes)
+    for call in (os.listdir, os.mkdir, os.rmdir):
+        with pytest.raises(PermissionError):
+            as_another(call, site.data / "logs" if call is not os.listdir else site.data)
+    assert site.token.encode() not in as_another((process / "cmdline").read_bytes)
+
+
+def test_another_user_does_not_reach_a_socket(site: Site, as_another: Callable[..., Any]) -> None:
+    folder = site.data.parent / "sockets"
+    path = folder / "bench.sock"
+    assert server._prepare(path) is None
+    with server.private_socket(path) as listening:
+        listening.listen()
+        for mode in (0o700, 0o755):
+            folder.chmod(mode)
+            with pytest.raises(PermissionError):
+                as_another(_connect, path)
+        _connect(path)
+
+
+def test_behind_a_socket_no_token_is_asked_but_names_and_pages_are() -> None:
+    behind = door.Door(PlainTextResponse("in"), None)
+    client = TestClient(behind, base_url="http://localhost:8501", follow_redirects=False)
+    assert client.get("/").text == "in"
+    assert client.get("/a?token=old&b=1").headers["Location"] == "/a?b=1"
+    assert client.get("/", headers={"Host": "example.org"}).status_code == 403
+    assert client.get("/", headers={"Origin": "http://localhost:9000"}).status_code == 403
