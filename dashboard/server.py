@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import os
+import re
 import socket
 import sys
 from pathlib import Path
@@ -77,18 +78,19 @@ def _serve(port: int | None = None, socket_path: Path | None = None, token: str 
 def banner(port: int | None, socket_path: Path | None, token: str | None) -> list[str]:
     """Where to look, here and from another machine."""
     user, host = getpass.getuser(), socket.gethostname()
+    database = re.sub(r":[^:/@]*@", ":***@", paths.database_url())
     if socket_path is not None:
         return [
             f"Inference Bench listens on {socket_path}",
             f"From your machine:  ssh -L {PORT}:{socket_path} {user}@{host}",
             f"then open           http://localhost:{PORT}",
-            f"Database: {paths.database_url()}",
+            f"Database: {database}",
         ]
     return [
         f"Inference Bench: {door.link(f'http://127.0.0.1:{port}', token)}",
         f"From another machine:  ssh -L {port}:127.0.0.1:{port} {user}@{host}",
         "then open the same link there. Whoever has it can do what you can do here.",
-        f"Database: {paths.database_url()}",
+        f"Database: {database}",
     ]
 
 

@@ -23,7 +23,7 @@ from engine import answering, exports, runfile
 from engine.errors import RequestError
 from engine.store import open_store, queries
 
-fuzzed = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+fuzzed = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 NUMBERS = st.one_of(st.integers(-2, 9), st.integers(-(2**70), 2**70), st.floats(), st.just(1e-300), st.just(1e300))
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=8), st.just("<b>" * 2000)),

@@ -16,6 +16,11 @@ def test_the_banner_says_where_to_look_and_how_to_tunnel() -> None:
     assert "http://127.0.0.1:8765/?token=secret" in said and "ssh -L 8765:127.0.0.1:8765" in said
 
 
+def test_the_banner_keeps_a_database_password_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_DATABASE_URL", "postgresql+psycopg://bench:secret@db/bench")
+    assert "Database: postgresql+psycopg://bench:***@db/bench" in server.banner(8765, None, "t")
+
+
 def test_the_banner_of_a_socket() -> None:
     assert "ssh -L 8501:/tmp/bench.sock" in "\n".join(server.banner(None, Path("/tmp/bench.sock"), None))
 
