@@ -38,10 +38,11 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
-    # Streamlit's components are modules from blobs and its styles are made as it goes; Plotly draws to data and blobs.
+    # Streamlit's components are modules from blobs, some of it is WebAssembly, its styles are made as it goes; Plotly
+    # draws to data and blobs.
     # The hash is of the one script in Streamlit's page. No other inline script runs, whatever got into a page.
     "Content-Security-Policy": "default-src 'self'; "
-    "script-src 'self' blob: 'sha256-THxz9J9+wf7rhwR2YkXJoSZ13UCmYyC+3lNDv2+8ugA='; "
+    "script-src 'self' blob: 'wasm-unsafe-eval' 'sha256-THxz9J9+wf7rhwR2YkXJoSZ13UCmYyC+3lNDv2+8ugA='; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; "
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
 }

@@ -39,7 +39,7 @@ def fill_hostile(url: str) -> None:
             run.status_reason = run.status_reason and TEXT
             queries.set_tags(session, run.id, [SHORT, TEXT[:30]])
         for row in session.scalars(select(Measurement)):
-            row.variant, row.title, row.model = _key(row.variant), f"{row.position} {TEXT}", TEXT
+            row.variant, row.title, row.model = _key(row.variant), f"{TEXT} {row.position}", TEXT
             for name in ("status_reason", "validity_reason", "accuracy_reason", "vram_source", "ram_source"):
                 setattr(row, name, getattr(row, name) and TEXT)
             for name in ("memory", "limits", "audit", "labels"):

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -84,7 +85,11 @@ def shown_everywhere(run_id: str) -> None:
     summary = data.run(run_id)
     measured = data.measurements(summary)
     report.build(summary, measured, data.published())
-    deck.build(summary, measured, data.published())
+    with zipfile.ZipFile(io.BytesIO(deck.build(summary, measured, data.published()))) as slides:
+        for name in slides.namelist():
+            if name.endswith(".xlsx"):
+                with zipfile.ZipFile(io.BytesIO(slides.read(name))) as book:
+                    assert not re.search(b"<f>|<hyperlink", book.read("xl/worksheets/sheet1.xml")), name
     for form in ("csv", "json", "markdown", "latex"):
         exports.measurements(run_id, form)
 
