@@ -31,7 +31,7 @@ class _Workbook(Workbook):
         super().__init__(file, options | {"strings_to_formulas": False, "strings_to_urls": False})
 
 
-xlsx.Workbook = _Workbook  # type: ignore[misc]
+xlsx.Workbook = _Workbook
 
 
 def rgb(color: str) -> RGBColor:
