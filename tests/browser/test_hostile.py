@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "dashboard"))
-from dashboard_fill import CANCELLED, FAILED, FULL, RUNNING, SIZES
+from dashboard_fill import FAILED, FULL, RUNNING, SIZES
 from hostile_fill import TEXT, fill_hostile
 
 WATCH = """
@@ -30,7 +30,6 @@ PAGES = [
     f"examples?run={FULL}",
     f"decide?run={FULL}&max_memory_mb=1",
     f"ship?run={FULL}",
-    f"run?run={CANCELLED}",
     f"run?run={RUNNING}",
     *(f"runs?run={FULL}&tab={tab}" for tab in ("Variants", "Environment", "Suite", "Log")),
 ]
