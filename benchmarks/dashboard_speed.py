@@ -17,6 +17,7 @@ filter change: from the key or click until the window shows the changed answer, 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import statistics
@@ -40,10 +41,12 @@ from rich.table import Table
 from sqlalchemy import insert
 from ulid import ULID
 
+from dashboard import door
 from engine.store import models, open_store, queries
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 VARIANTS = 10
+TOKEN = secrets.token_urlsafe()
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -186,7 +189,7 @@ def serving(database: str) -> Iterator[tuple[str, psutil.Process]]:
     process = psutil.Popen(
         [sys.executable, "-m", "dashboard", "--port", str(port)],
         cwd=REPOSITORY,
-        env=os.environ | {"BENCH_DATABASE_URL": database},
+        env=os.environ | {"BENCH_DATABASE_URL": database, door.VARIABLE: TOKEN},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )
@@ -272,6 +275,7 @@ def main(
             size_mb = (Path(folder) / f"{count}.sqlite").stat().st_size / 1e6
             console.print(f"{count} runs: {size_mb:,.0f} MB, filled in {time.perf_counter() - begun:.0f} s")
             with serving(target) as (url, process):
+                browser.request.get(door.link(url, TOKEN))
                 taken[count] = _measure(browser, url, newest, pages.split(","), repeats, empty_cache)
                 mapped = {Path(m.path).as_posix() for m in process.memory_maps()}
                 loaded = [name for name in MODEL_LIBRARIES if any(f"/{name}/" in path for path in mapped)]

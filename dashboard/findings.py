@@ -267,8 +267,12 @@ def context(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
 
 
 def literal(text: str) -> str:
-    """`text` for Streamlit's Markdown, with every sign that it would read as markup escaped."""
-    return re.sub(r"([\\`*_{}\[\]()#+!|<>$~:])", r"\\\1", text)
+    """`text` for Streamlit's Markdown, with every sign that it would read as markup escaped.
+
+    Addresses become links there by themselves, which no escape prevents: a word joiner, which is not seen, does.
+    """
+    unlinked = re.sub(r"(?i)(?<=https:)(?=//)|(?<=http:)(?=//)|(?<=www)(?=\.)|(?<=@)(?=\w)", "\u2060", text)
+    return re.sub(r"([\\`*_{}\[\]()#+!|<>$~:])", r"\\\1", unlinked)
 
 
 def interval_words(row: Row, key: str) -> str:

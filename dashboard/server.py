@@ -9,6 +9,9 @@ import socket
 import sys
 from pathlib import Path
 
+from starlette.middleware import Middleware
+
+from dashboard import door
 from dashboard.export import command
 from dashboard.preload import Preload
 from engine import paths, store
@@ -33,6 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.command == "export":
         return command.run(given)
+    try:
+        token = door.token_from_environment()
+    except RequestError as error:
+        return _refuse(str(error))
     if given.socket is not None:
         return _serve(socket_path=given.socket.expanduser().absolute())
     port = given.port or free_port()
@@ -40,26 +47,25 @@ def main(arguments: list[str] | None = None) -> int:
         return _refuse(f"port {port} is not between 1 and 65535")
     if taken(port):
         return _refuse(f"port {port} is taken; stop what runs there, or choose another: --port {free_port()}")
-    return _serve(port=port)
+    return _serve(port=port, token=token)
 
 
-def _serve(port: int | None = None, socket_path: Path | None = None) -> int:
+def _serve(port: int | None = None, socket_path: Path | None = None, token: str | None = None) -> int:
     _make_absolute()
     os.chdir(REPOSITORY)  # Streamlit looks for .streamlit/config.toml here.
     if socket_path is not None and (problem := _prepare(socket_path)):
         return _refuse(problem)
     try:
-        print("\n".join(banner(port, socket_path)), flush=True)
+        print("\n".join(banner(port, socket_path, token)), flush=True)
     except RequestError as error:
         return _refuse(one_line(error))
     import streamlit as st
     import uvicorn
-    from starlette.middleware import Middleware
     from streamlit import file_util
 
     pages = [page.stem for page in (APP.parent / "app_pages").glob("*.py")]
     preload_first = Middleware(Preload, static=Path(file_util.get_static_dir()), pages=pages)
-    app = st.App(APP, middleware=[preload_first])
+    app = st.App(APP, middleware=[Middleware(door.Door, token=token), preload_first])
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port or PORT, log_level="warning"))
     try:
         server.run(sockets=None if socket_path is None else [private_socket(socket_path)])
@@ -71,7 +77,7 @@ def _serve(port: int | None = None, socket_path: Path | None = None) -> int:
     return 0
 
 
-def banner(port: int | None, socket_path: Path | None) -> list[str]:
+def banner(port: int | None, socket_path: Path | None, token: str | None) -> list[str]:
     """Where to look, here and from another machine."""
     user, host = getpass.getuser(), socket.gethostname()
     if socket_path is not None:
@@ -82,9 +88,9 @@ def banner(port: int | None, socket_path: Path | None) -> list[str]:
             f"Database: {store.place()}",
         ]
     return [
-        f"Inference Bench: http://127.0.0.1:{port}",
+        f"Inference Bench: {door.link(f'http://127.0.0.1:{port}', token)}",
         f"From another machine:  ssh -L {port}:127.0.0.1:{port} {user}@{host}",
-        f"then open              http://localhost:{port}",
+        "then open the same link there. Whoever has it can do what you can do here.",
         f"Database: {store.place()}",
     ]
 
@@ -119,9 +125,14 @@ def free_port() -> int:
 
 
 def _prepare(path: Path) -> str | None:
-    """Makes way for a socket at `path`; says what is in the way."""
-    if not path.parent.is_dir():
-        return f"the folder {path.parent} of the socket does not exist"
+    """Makes way for a socket at `path`, in a folder that its owner alone can enter; says what is in the way."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = path.parent.stat()
+    except OSError as error:
+        return f"the folder {path.parent} of the socket cannot be made: {one_line(error)}"
+    if folder.st_uid != os.getuid() or folder.st_mode & 0o077:
+        return f"others can enter {path.parent}, the socket's folder; chmod 700 it if it is yours, or name a new one"
     if not path.exists():
         return None
     if not path.is_socket():

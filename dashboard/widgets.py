@@ -59,7 +59,7 @@ def history() -> pd.DataFrame:
         runs = data.runs()
     except RequestError as error:
         if "no database at" not in str(error):
-            st.error(f"The database cannot be read: {error}")
+            st.error(findings.literal(f"The database cannot be read: {one_line(error)}"))
             st.stop()
         runs = pd.DataFrame()
     if runs.empty:
@@ -334,5 +334,5 @@ def _follow(run_id: str) -> None:
     remaining = f" · about {duration(left)} left" if left else ""
     st.progress(
         min(max(progress.get("done") or 0.0, 0.0), 1.0),
-        text=f"This run is under way: {progress.get('phase') or now['status']}: {text}{remaining}",
+        text=findings.literal(f"This run is under way: {progress.get('phase') or now['status']}: {text}{remaining}"),
     )

@@ -30,7 +30,7 @@ def experiment(spec: dict[str, Any], variant: str, batch_size: int) -> int:
 
     A variant with a batch size of its own joins the last, as `engine.runner` has it.
     """
-    own = any(item["name"] == variant and item["batch_size"] for item in spec.get("variant") or [])
+    own = any(item["name"] == variant and item.get("batch_size") for item in spec.get("variant") or [])
     return max(spec["workload"]["batch_size"]) if own else batch_size
 
 

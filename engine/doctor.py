@@ -671,6 +671,8 @@ def _data() -> Iterable[Check]:
             group, "data folder", "missing", f"{folder}: {problem}",
             "export BENCH_DATA_DIR=/a/folder/you/can/write", True,
         )  # fmt: skip
+    elif folder.exists() and folder.stat().st_mode & 0o005:
+        yield Check(group, "data folder", "warn", f"{folder}: other users may read it", f"chmod o= {folder}")
     else:
         made = "" if folder.exists() else " (made at the first run)"
         yield Check(group, "data folder", "ok", f"{folder}{made}", required=True)

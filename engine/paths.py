@@ -19,13 +19,16 @@ def local_data() -> Path:
 
 
 def local_folder(name: str) -> Path:
-    """`local_data()/name`, made where it is missing.
+    """`local_data()/name`, made where it is missing: a data folder that others on the machine cannot enter.
+
+    One that is there keeps its mode, as people who share one set it.
 
     Raises RequestError where the folder cannot be made or written.
     """
     folder = local_data() / name
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        local_data().mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
     except OSError as error:
         raise RequestError(
             f"cannot write to the data folder {folder}: {one_line(error)}; "

@@ -148,7 +148,7 @@ def _published(summary: dict[str, Any], shown: pd.DataFrame, look: Theme) -> Non
     widgets.chart(figures.published(shown, reported, look), "published", f"{widgets.stem(summary)}-published")
     found = figures.pairs(shown, reported)
     remarks = dict.fromkeys(filter(None, (theirs["remark"] for _, theirs, _ in found)))
-    with st.expander(f"What was published, and what to make of it ({found[0][1]['source']})"):
+    with st.expander(findings.literal(f"What was published, and what to make of it ({found[0][1]['source']})")):
         st.html(scorecard.published_table(found))
         for remark in remarks:
             st.caption(findings.literal(remark))

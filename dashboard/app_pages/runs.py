@@ -14,6 +14,7 @@ import streamlit as st
 from dashboard import data, findings, frame, scorecard, widgets
 from engine import history, runfile
 from engine.errors import RequestError, one_line
+from engine.exports import safe
 from engine.store.queries import Search
 
 TABLE_KEY = "runs_table"
@@ -162,20 +163,23 @@ def _table(search: Search, run_id: str) -> None:
 
 
 def history_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """The columns of the history as people read them; "Run" holds the whole id."""
+    """The columns of the history as people read them; "Run" holds the whole id.
+
+    Streamlit's own button saves them as CSV, where no text may be a formula.
+    """
     rows = runs.to_dict("records")
     return pd.DataFrame(
         {
             "Started": [row["created_at"] for row in rows],
             "Ends in": [f"…{row['id'][-6:]}" for row in rows],
-            "Suite": [row["suite"] for row in rows],
-            "Device": [f"{row['device_name']} ({row['device']})" for row in rows],
-            "Host": [row["host"] for row in rows],
+            "Suite": [safe(row["suite"]) for row in rows],
+            "Device": [safe(f"{row['device_name']} ({row['device']})") for row in rows],
+            "Host": [safe(row["host"]) for row in rows],
             "State": [widgets.STATES.get(row["status"], row["status"]) for row in rows],
             "Measurements": [_counts(row) for row in rows],
             "Took (s)": [_took(row) for row in rows],
             "Tags": [row["tags"] for row in rows],
-            "Note": [" ".join((row["notes"] or "").split()) or None for row in rows],
+            "Note": [safe(" ".join((row["notes"] or "").split())) or None for row in rows],
             "Run": [row["id"] for row in rows],
         }
     )

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from lxml import etree
+from pptx.chart import xlsx
 from pptx.dml.color import RGBColor
 from pptx.enum.chart import XL_MARKER_STYLE
 from pptx.oxml.ns import qn
 from pptx.util import Pt
+from xlsxwriter import Workbook
 
 MARKERS = {
     "circle": XL_MARKER_STYLE.CIRCLE,
@@ -20,6 +22,16 @@ MARKERS = {
 }
 AFTER_ERROR_BARS = ("c:cat", "c:val", "c:xVal", "c:yVal", "c:smooth", "c:shape", "c:extLst")
 """What must follow c:errBars in a series; the schema fixes the order."""
+
+
+class _Workbook(Workbook):
+    """The table behind a chart: a name in it is text, whatever it begins with, and neither formula nor link."""
+
+    def __init__(self, file: Any, options: dict[str, Any]) -> None:
+        super().__init__(file, options | {"strings_to_formulas": False, "strings_to_urls": False})
+
+
+xlsx.Workbook = _Workbook
 
 
 def rgb(color: str) -> RGBColor:

@@ -27,8 +27,8 @@ SOURCE, SOURCE_HEIGHT = "source", 16
 
 
 def escape(text: str) -> str:
-    """`text` as Plotly shows it literally."""
-    return html.escape(text, quote=False)
+    """`text` as Plotly shows it literally, in a hover's template, too."""
+    return html.escape(text, quote=False).replace("%{", "%&#123;")
 
 
 # Most of the time that an empty figure takes; the same few texts come again at every rerun.

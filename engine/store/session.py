@@ -239,7 +239,7 @@ def _check_file(file: Path, create: bool) -> None:
     if not create and not file.exists():
         raise RequestError(_missing(str(file)))
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(
             f"cannot make the folder {file.parent} of the database: {one_line(error)}; {ANOTHER}"

@@ -14,8 +14,11 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+
+from dashboard import door
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FLAGS = [
@@ -40,6 +43,7 @@ START_SECONDS = 60.0
 SHIFTS = """window.shifts = []; new PerformanceObserver(list => {
   for (const entry of list.getEntries()) window.shifts.push([entry.value, ...entry.sources.map(s => s.node?.className)])
 }).observe({type: 'layout-shift', buffered: true})"""
+TOKEN = "the-token-of-the-tests"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -60,7 +64,7 @@ def dashboard(database: str, log: Path) -> Iterator[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "dashboard", "--port", str(port)],
             cwd=REPOSITORY,
-            env=os.environ | {"BENCH_DATABASE_URL": database},
+            env=os.environ | {"BENCH_DATABASE_URL": database, door.VARIABLE: TOKEN},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -83,6 +87,12 @@ def dashboard(database: str, log: Path) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@pytest.fixture(scope="session")
+def dashboard_over() -> Callable[..., Any]:
+    """dashboard_over(database, log): a context that serves the dashboard over `database` and gives its URL."""
+    return dashboard
 
 
 @pytest.fixture(scope="session")
@@ -109,7 +119,7 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
-    """open_page(url, **context options): a page in a context of its own.
+    """open_page(url, **context options): a page in a context of its own, which has been let in.
 
     With `page.requested`, all URLs asked for, and in the browser `window.shifts`: what has jumped, and how far.
     """
@@ -119,6 +129,8 @@ def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
         context = chromium.new_context(**({"viewport": {"width": 1440, "height": 900}} | options))
         contexts.append(context)
         context.add_init_script(SHIFTS)
+        address = urlsplit(url)
+        context.request.get(door.link(f"{address.scheme}://{address.netloc}", TOKEN))
         page = context.new_page()
         page.set_default_timeout(60_000)
         page.requested = []

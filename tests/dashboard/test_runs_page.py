@@ -244,3 +244,9 @@ def test_who_follows_a_run_learns_that_its_process_is_gone(own: Path) -> None:
         run.host, run.pid, run.heartbeat_at, run.created_at = socket.gethostname(), process.pid, seen, seen
     assert data.run(RUNNING)["status"] == "interrupted"
     assert "was interrupted" in text(page(run=RUNNING))
+
+
+def test_no_cell_that_can_be_saved_as_csv_is_a_formula(own: Path) -> None:
+    history.annotate(FULL, note="=1+1")
+    shown = page("runs", FULL).dataframe[0].value.set_index("Run")
+    assert shown.loc[FULL, "Note"] == "'=1+1"
