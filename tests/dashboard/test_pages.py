@@ -52,7 +52,7 @@ def test_no_runs_yet_says_the_command(empty: Path) -> None:
 
 
 @pytest.mark.parametrize("run", ALL)
-@pytest.mark.parametrize("name", ["overview", "compare", "examples", "decide", "ship", "runs"])
+@pytest.mark.parametrize("name", ["overview", "compare", "examples", "decide", "roofline", "ship", "runs"])
 def test_every_run_on_every_page(name: str, run: str, database: str) -> None:
     test = page(name, run)
     assert not test.exception
