@@ -24,7 +24,6 @@ def shares(rows: Sequence[Row], look: Theme) -> str:
         ("Ceiling", "in its own dtype", False),
         ("Reading weights", "% of a call, at least", False),
         ("Bound by", "", True),
-        ("Why", "", True),
     )
     head = "".join(
         f'<th scope="col"{" class=ib-left" if left else ""}>{label}'
@@ -49,10 +48,11 @@ def _share(row: Row, mark: Any) -> str:
     why = found.get("sentence") or "No limits were computed for this row."
     css = ' class="ib-base"' if row["baseline"] else ""
     return (
-        f'<tr{css}><th scope="row">{glyph(mark, row)}{escape(row["name"])}</th>'
-        f"{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}"
-        f'<td class="ib-left">{escape(row["binds"] or "not known")}</td>'
-        f'<td class="ib-left ib-why">{escape(why)}</td></tr>'
+        f'<tr{css}><th scope="row" class="ib-open">{glyph(mark, row)}{escape(row["name"])}</th>'
+        f"{''.join(f'<td class=ib-open>{escape(cell)}</td>' for cell in cells)}"
+        f'<td class="ib-left ib-open">{escape(row["binds"] or "not known")}</td></tr>'
+        # Below the figures: a column of its own would be a narrow one.
+        f'<tr{css}><td class="ib-left ib-why ib-told" colspan="{len(cells) + 2}">{escape(why)}</td></tr>'
     )
 
 

@@ -66,6 +66,8 @@ CSS = """
 .ib-card .ib-sub{display:block;font-size:.8rem;font-weight:400;opacity:.72}
 .ib-card .ib-mark{display:inline-block;width:1.15rem;font-weight:400}
 .ib-card .ib-why{white-space:normal;opacity:.92}
+.ib-card .ib-open{border-bottom:0;padding-bottom:0}
+.ib-card .ib-told{padding:.1rem .38rem .5rem 1.15rem;font-size:.88rem;line-height:1.35}
 .ib-card .ib-mark~.ib-sub{padding-left:1.15rem}
 .ib-card .ib-verdict{white-space:normal;min-width:6.6rem}
 .ib-card .ib-strong{font-weight:600}

@@ -348,8 +348,9 @@ def _profiled(row: Row, found: Limits, operations: Facts) -> str:
     for key, share in sorted(shares.items(), key=lambda item: -item[1]):
         if share < TOLD:
             continue
-        name = KINDS[key][0] if key in KINDS else f"no {profile['by'].removesuffix('s')}"
-        said.append(f"{name} {_percent(share)}{_while_multiplying(profile, found, operations) * (key == 'products')}")
+        name = KINDS[key][0] if key in KINDS else f"between {profile['by']}"
+        more = _while_multiplying(profile, found, operations) if key == "products" else ""
+        said.append(f"{name} {_percent(share)}{more}")
     slower = _ratio(profile["wall_s"], row.latency_s) or 0.0
     under = f", {significant(slower, 2)} times as long as a timed one" if slower >= SLOWED else ""
     return f"Of a profiled call{under}: {', '.join(said)}."

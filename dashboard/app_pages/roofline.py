@@ -27,11 +27,11 @@ def main() -> None:
         st.stop()
     # The chart's own title says which comes nearest.
     st.header(findings.literal(findings.limit_detail(rows) or "What binds the fastest is not known."), anchor=False)
-    ceilings = summary["ceilings"] or {}
-    if not ceilings.get("products"):
+    ceilings, stem = summary["ceilings"] or {}, widgets.stem(summary)
+    if ceilings.get("products"):
+        widgets.chart(figures.roofline(measured, ceilings, look, size), "roofline", f"{stem}-roofline")
+    else:
         st.info(findings.literal(f"No ceilings were measured: {ceilings.get('reason') or 'no reason was stored'}."))
-    stem = widgets.stem(summary)
-    widgets.chart(figures.roofline(measured, ceilings, look, size), "roofline", f"{stem}-roofline")
     st.html(roofline_tables.shares(rows, look))
     st.caption(
         "Of the limit: operations of the products a second, padding included, over the fastest products measured here "

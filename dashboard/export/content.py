@@ -57,7 +57,7 @@ def charts(
         "accuracy": figures.accuracy,
     }
     made = {name: make(shown, look) for name, make in draw.items()}
-    if any(row["limit_share"] is not None for row in rows):
+    if (summary["ceilings"] or {}).get("products") and any(row["limit_share"] is not None for row in rows):
         size = next((row["batch_size"] for row in rows if row["baseline"]), None)
         made["roofline"] = figures.roofline(measured, summary["ceilings"], look, size)
     if any(profiled(row) for row in rows):

@@ -42,7 +42,7 @@ def points(rows: Sequence[Row], bytes_per_s: float | None) -> list[Point]:
     for row in rows:
         found = row["limits"] or {}
         rate, share = found.get("operations_per_s"), found.get("bandwidth_share")
-        if row["limit_share"] is None or not (bytes_per_s and rate and share):
+        if row["limit_share"] is None or not (bytes_per_s and rate and share and found.get("compute_dtype")):
             continue
         most = max(found.get("traffic_share") or share, share)
         made.append(Point(row, rate, rate / (share * bytes_per_s), rate / (most * bytes_per_s)))
@@ -97,7 +97,8 @@ def roofline(
     rows = [row for row in rows_of(frame) if row["status"] == "measured"]
     bytes_per_s = (ceilings.get("copy") or {}).get("bytes_per_s")
     drawn = points(rows, bytes_per_s)
-    figure = base.titled(look, findings.limit_title(rows), _subtitle(rows, drawn, ceilings), PLOT_HEIGHT, share=1.5)
+    height = PLOT_HEIGHT if drawn else 0
+    figure = base.titled(look, findings.limit_title(rows), _subtitle(rows, drawn, ceilings), height, share=1.5)
     if not drawn:
         figure.update_xaxes(visible=False)
         figure.update_yaxes(visible=False)
@@ -142,7 +143,7 @@ def _subtitle(rows: Sequence[Row], drawn: Sequence[Point], ceilings: Mapping[str
         "Lines: the fastest products and the copy measured at the run's start. Padding counts, as it is computed. "
         "Bar to the left: had all that operators pass on gone through memory."
     ]
-    cached = [p.row["name"] for p in drawn if (p.row["limits"]["bytes_per_call"] or 0) <= _cache(ceilings)]
+    cached = [p.row["name"] for p in drawn if (p.row["limits"].get("bytes_per_call") or 0) <= _cache(ceilings)]
     if cached and len(cached) == len(drawn):
         said.append(f"All weights fit the {megabytes(_cache(ceilings))} MB cache: the slope does not hold them.")
     elif cached:
