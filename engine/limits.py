@@ -25,6 +25,8 @@ MOST = 0.5
 """From this share on a limit takes most of the call."""
 BUSY = 0.25
 """CPUs that others used while a CPU's ceilings were measured, from which on a row says so."""
+DISPROVED = 2
+"""A row that is so many times as fast as its own library's ceiling shows that it was measured far too low."""
 TOLD = 0.03
 """A kind of work that takes less of a profiled call is not named."""
 SLOWED = 1.25
@@ -112,8 +114,10 @@ def assess(row: Row, ceilings: Facts | None, operations: Facts | None, baseline:
        row's own library, which it cannot exceed. bandwidth: bytes_per_call by the copy bandwidth, unless so few
        bytes stay in the last-level cache between calls. launches: operators by what an empty one costs; on a CPU,
        which launches nothing, that is the host.
-    4. host: no limit explains even EXPLAINS of the call. What is left is calling operators, those that are no
-       products (softmax, normalisation, unpacking), products too small to be fast, and other work on the machine.
+    4. compute: no limit explains even EXPLAINS of the call, but by the row's profile products take MOST of it, far
+       below their best.
+    5. host: what is left is calling operators, those that are no products (softmax, normalisation, unpacking),
+       products too small to be fast, and other work on the machine.
 
     Rules whose figures are missing are left out; `binds` is None where neither ceilings nor rules 1 and 2 say.
     """
@@ -251,14 +255,31 @@ def _binds(row: Row, found: Limits, ceilings: Facts) -> Binds | None:
     largest = max(shares, key=lambda name: shares[name])
     if shares[largest] >= EXPLAINS:
         return "host" if largest == "launches" and row.device == "cpu" else largest
+    if _multiplying(row) >= MOST:
+        return "compute"
     # What is left can only be named where nothing that was measured may be it.
     return None if found.compute_share is None or found.bandwidth_share is None else "host"
 
 
 def _own_share(row: Row, found: Limits, ceilings: Facts) -> float:
     """What the products would take of a call at the best of the row's own library; 0.0 where that is not known."""
-    own = _product(ceilings, found.compute_dtype or "", _library(row))["operations_per_s"]
+    own = _own_ceiling(row, found, ceilings) or found.ceiling_operations_per_s
     return 0.0 if found.ceiling_operations_per_s is None else _ratio(found.operations_per_s, own) or 0.0
+
+
+def _own_ceiling(row: Row, found: Limits, ceilings: Facts) -> float:
+    """The fastest products of the row's own library; 0.0 where there are none, or where the row disproves them."""
+    own = float(_product(ceilings, found.compute_dtype or "", _library(row))["operations_per_s"])
+    return 0.0 if (found.operations_per_s or 0.0) > DISPROVED * own else own
+
+
+def _multiplying(row: Row) -> float:
+    """The share of a profiled call that products and fused attention take; 0.0 where there is no profile."""
+    profile = _seen(row)
+    if profile is None:
+        return 0.0
+    seconds = sum(profile["kinds"].get(key, 0.0) for key in ("products", "attention"))
+    return float(seconds / max(profile["wall_s"], profile["seconds"]))
 
 
 def _idle(row: Row) -> bool:
@@ -302,6 +323,12 @@ def _binding(row: Row, found: Limits, ceilings: Facts) -> str:
         own = _own_share(row, found, ceilings)
         if own >= MOST:
             return "Compute binds."
+        if own < EXPLAINS:
+            return (
+                f"Compute binds, far from its best: products and attention take {_percent(_multiplying(row))} of a "
+                f"profiled call, and at their best would take {_percent(own)}. They are too small to be fast here, or "
+                "the machine was not free."
+            )
         return f"Of the limits compute binds most: at their best its products would take {_percent(own)} of a call."
     if found.binds == "bandwidth":
         read = megabytes(int(found.bytes_per_call or 0))
@@ -349,16 +376,16 @@ def _profiled(row: Row, found: Limits, operations: Facts) -> str:
         if share < TOLD:
             continue
         name = KINDS[key][0] if key in KINDS else f"between {profile['by']}"
-        more = _while_multiplying(profile, found, operations) if key == "products" else ""
+        more = _while_multiplying(row, profile, found, operations) if key == "products" else ""
         said.append(f"{name} {_percent(share)}{more}")
     slower = _ratio(profile["wall_s"], row.latency_s) or 0.0
     under = f", {significant(slower, 2)} times as long as a timed one" if slower >= SLOWED else ""
     return f"Of a profiled call{under}: {', '.join(said)}."
 
 
-def _while_multiplying(profile: Facts, found: Limits, operations: Facts) -> str:
+def _while_multiplying(row: Row, profile: Facts, found: Limits, operations: Facts) -> str:
     """The share of the ceiling that products reach while they, and fused attention, run; empty where not known."""
-    seconds = sum(profile["kinds"].get(key, 0.0) for key in ("products", "attention"))
+    seconds = _multiplying(row) * max(profile["wall_s"], profile["seconds"])
     if not operations.get("flops") or not found.ceiling_operations_per_s or not seconds:
         return ""
     rate = evaluate(operations["flops"], *profile["shape"]) / seconds
@@ -466,7 +493,8 @@ def _another_library(row: Row, found: Limits, ceilings: Facts, baseline: Baselin
         return ""
     mine, theirs = (_product(ceilings, dtype, library) for library in libraries)
     rates = [operation_rate(way["operations_per_s"], dtype) for way in (mine, theirs)]
-    if 0.0 in (mine["operations_per_s"], theirs["operations_per_s"]) or mine["library"] == theirs["library"]:
+    known = _own_ceiling(row, found, ceilings), _own_ceiling(baseline.row, baseline.limits, ceilings)
+    if 0.0 in known or mine["library"] == theirs["library"]:
         return ""
     return (
         f"It makes the baseline's products by another library: {mine['how']} reaches {rates[0]} here, "
@@ -479,8 +507,8 @@ def _gain(row: Row, found: Limits, ceilings: Facts, baseline: Baseline) -> float
     mine, theirs = found.compute_dtype, baseline.limits.compute_dtype
     if mine is None or theirs is None:
         return None
-    reached = _product(ceilings, mine, _library(row))["operations_per_s"]
-    return _ratio(reached or None, _product(ceilings, theirs, _library(baseline.row))["operations_per_s"])
+    reached = _own_ceiling(row, found, ceilings)
+    return _ratio(reached or None, _own_ceiling(baseline.row, baseline.limits, ceilings))
 
 
 def _products_run(row: Row, found: Limits, ceilings: Facts, baseline: Baseline, gain: float | None) -> str:

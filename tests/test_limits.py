@@ -522,6 +522,29 @@ def test_a_profile_that_slows_says_so_and_one_that_failed_says_nothing():
 
 
 def test_where_no_limit_explains_a_call_the_profile_says_what_is_left():
-    without, seen = (assess(cpu(2.0, operators=o), ceilings(), DISTILBERT).sentence for o in (None, PROFILE))
+    little = PROFILE | {"kinds": {"products": 0.15, "elementwise": 0.3}}
+    without, seen = (assess(cpu(2.0, operators=o), ceilings(), DISTILBERT).sentence for o in (None, little))
     assert "What is left is calling operators" in without
-    assert "What is left" not in seen and "no limit explains the call" in seen and "element by element 20%" in seen
+    assert "What is left" not in seen and "no limit explains the call" in seen and "element by element 60%" in seen
+
+
+def test_products_that_take_most_of_a_call_bind_it_though_far_from_their_best():
+    found = assess(cpu(2.0, operators=PROFILE), ceilings(), DISTILBERT)
+    assert found.binds == "compute" and assess(cpu(2.0), ceilings(), DISTILBERT).binds == "host"
+    assert (
+        "Compute binds, far from its best: products and attention take 60% of a profiled call, and at their best would "
+        "take 24%."
+    ) in found.sentence
+
+
+def test_a_ceiling_that_a_row_disproves_explains_nothing():
+    """On a busy machine a library's products were measured a thousand times too slow; the row itself is faster."""
+    found = ceilings()
+    ways = found["products"]["fp32"]["ways"]
+    found["products"]["fp32"]["ways"] = [ways[0] | {"operations_per_s": 5e7}, ways[1]]
+    slow = assess(cpu(2.0), found, DISTILBERT)
+    assert slow.binds == "host", "not compute by a ceiling that cannot be"
+    int8 = assess(as_int8(0.5), found, DISTILBERT, beside(cpu(2.0), "better", found))
+    assert "Why it wins does not follow from these figures." in int8.sentence and "times as fast" not in int8.sentence
+    onnx = assess(cpu(0.5, settings=ONNX_FP32), found, DISTILBERT, beside(cpu(2.0), "better", found))
+    assert "another library" not in onnx.sentence

@@ -58,7 +58,7 @@ def test_charts_and_tables_have_text_alternatives(made: Presentation) -> None:
 
 def test_native_charts_hold_the_databases_figures(made: Presentation, full: pd.DataFrame) -> None:
     found = charts(made)
-    assert len(found) == 8
+    assert len(found) == 9
     rows = [row for row in frame.rows_of(full) if row["latency_p50_s"] is not None]
     latency = found[1].plots[0]
     assert list(latency.categories) == [row["title"] for row in rows]
