@@ -37,11 +37,11 @@ def shares(rows: Sequence[Row], look: Theme) -> str:
 
 def _share(row: Row, mark: Any) -> str:
     found = row["limits"] or {}
-    dtype = found.get("compute_dtype")
+    dtype = str(found.get("compute_dtype") or "")
     ceiling, read = found.get("ceiling_operations_per_s"), found.get("bandwidth_share")
     cells = (
         percent(row["limit_share"], 0),
-        operation_rate(found.get("operations_per_s"), dtype or ""),
+        operation_rate(found.get("operations_per_s"), dtype),
         NOTHING if ceiling is None else f"{dtype.upper()} {operation_rate(ceiling, dtype)}",
         percent(read, 0),
     )

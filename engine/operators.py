@@ -25,7 +25,8 @@ KINDS: dict[str, tuple[str, str]] = {
     "copies": (
         "copies and look-ups",
         r"copy|cast|convert|transpose|reshape|permute|reorder|contiguous|memcpy|memset|concat|(^|::)cat\b|clone"
-        r"|embedding|gather|index|slice|split|shape|expand|view|\bt\b|as_strided|empty|fill|(^|::)to\b|bitcast",
+        r"|embedding|gather|index|slice|split|shape|expand|view|\bt\b|as_strided|squeeze|flatten|identity|empty|fill"
+        r"|(^|::)to\b|bitcast",
     ),
     "elementwise": (
         "element by element",

@@ -34,6 +34,7 @@ from engine.operators import Operator, Profile
         ("Memcpy HtoD (Pageable -> Device)", "copies"),
         ("Gather", "copies"),
         ("Transpose", "copies"),
+        ("Unsqueeze", "copies"),
         ("aten::embedding", "copies"),
         ("aten::native_layer_norm", "elementwise"),
         ("SkipLayerNormalization", "elementwise"),

@@ -489,7 +489,7 @@ class _Deck:
         ceilings = self.summary["ceilings"] or {}
         copy = ceilings.get("copy") or {}
         drawn = points_below(self.measured, copy.get("bytes_per_s"))
-        above = roofs(ceilings, {point.row["limits"]["compute_dtype"] for point in drawn})
+        above = roofs(ceilings, drawn)
         if not drawn or not above:
             return
         bound = findings.limit_detail(self.measured)

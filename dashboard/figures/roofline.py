@@ -15,13 +15,12 @@ from dashboard.figures import base
 from dashboard.figures.tradeoff import place
 from dashboard.frame import Row, rows_of
 from dashboard.style import Theme, fade, marks
-from engine.limits import FASTER, operation_rate
+from engine.limits import DISPROVED, FASTER, operation_rate
 from engine.units import megabytes, percent, significant
 
 PLOT_WIDTH, PLOT_HEIGHT = 820, 400
 ROOF_LABEL = 30
 """Height of a roof's two lines of text."""
-RIGHT = 190
 
 
 @dataclass(frozen=True)
@@ -71,18 +70,26 @@ class Roof:
         return f"{middle}n = {repeats}" if repeats else middle.rstrip(", ")
 
 
-def roofs(ceilings: Mapping[str, Any], dtypes: set[str]) -> list[Roof]:
-    """The ceilings of `dtypes`, the lowest first, with those of libraries that reach clearly less."""
+def roofs(ceilings: Mapping[str, Any], drawn: Sequence[Point]) -> list[Roof]:
+    """The ceilings of the dtypes of `drawn`, the lowest first, with those of their libraries that reach clearly less.
+
+    A library's own that one of its rows disproves is left out, as `engine.limits` does.
+    """
     made = []
     for dtype, product in (ceilings.get("products") or {}).items():
+        below = [point for point in drawn if point.row["limits"]["compute_dtype"] == dtype]
         best = product.get("operations_per_s")
-        if dtype not in dtypes or not best or best <= 0:
+        if not below or not best or best <= 0:
             continue
         made.append(Roof(dtype, best, product))
-        for way in product.get("ways") or []:
-            own = way.get("operations_per_s")
-            if own and 0 < own < best / FASTER:
-                made.append(Roof(dtype, own, way, str(way.get("library") or way.get("how"))))
+        ways = {way.get("library"): way for way in product.get("ways") or [] if way.get("operations_per_s")}
+        for library, way in ways.items():
+            own = way["operations_per_s"]
+            # What no library is named after multiplies with torch.
+            mine = [p for p in below if library == (p.row["backend"] if p.row["backend"] in ways else "torch")]
+            most = max((point.operations_per_s for point in mine), default=0.0)
+            if mine and max(0.0, most / DISPROVED) < own < best / FASTER:
+                made.append(Roof(dtype, own, way, str(library)))
     return sorted(made, key=lambda roof: roof.operations_per_s)
 
 
@@ -95,7 +102,7 @@ def roofline(
     """
     ceilings = ceilings or {}
     rows = [row for row in rows_of(frame) if row["status"] == "measured"]
-    bytes_per_s = (ceilings.get("copy") or {}).get("bytes_per_s")
+    bytes_per_s = (ceilings.get("copy") or {}).get("bytes_per_s") or 0.0
     drawn = points(rows, bytes_per_s)
     height = PLOT_HEIGHT if drawn else 0
     figure = base.titled(look, findings.limit_title(rows), _subtitle(rows, drawn, ceilings), height, share=1.5)
@@ -103,7 +110,7 @@ def roofline(
         figure.update_xaxes(visible=False)
         figure.update_yaxes(visible=False)
         return figure
-    above = roofs(ceilings, {point.row["limits"]["compute_dtype"] for point in drawn})
+    above = roofs(ceilings, drawn)
     x_low, x_high = base.log_range([x for point in drawn for x in (point.least, point.intensity)], pad=0.2)
     heights = [point.operations_per_s for point in drawn] + [roof.operations_per_s for roof in above]
     # The slope is to be seen, also where all stand far to the right of it.
@@ -129,7 +136,8 @@ def roofline(
     figure.update_xaxes(
         title_text="Operations a byte, each weight read once a call (FLOP/B, log scale)", **base.log_axis(x_low, x_high)
     )
-    figure.update_layout(margin={"r": RIGHT}, annotations=notes)
+    longest = max((len(text) for roof in above for text in (roof.name, roof.spread)), default=0)
+    figure.update_layout(margin={"r": 20 + round(base.LETTER * longest)}, annotations=notes)
     return figure
 
 
@@ -264,10 +272,10 @@ def _slope_label(copy: Mapping[str, Any], look: Theme, x_low: float, y_low: floa
         "text": f"Copy {significant(bytes_per_s / 1e9)} GB/s{small}",
         "showarrow": False,
         "xanchor": "left",
-        "yanchor": "bottom",
+        "yanchor": "top",
         "align": "left",
-        "xshift": 14,
-        "yshift": -4,
+        "xshift": 12,
+        "yshift": -2,
         "font": {"size": 12.5, "color": look.text},
         "bgcolor": fade(look.background, 0.72),
     }

@@ -47,15 +47,19 @@ def test_the_slope_and_the_roof_meet_where_both_allow_the_same(full: pd.DataFram
     assert set(roof.y) == {4e11}
 
 
-def test_a_library_that_reaches_less_has_a_roof_of_its_own() -> None:
+def test_a_library_that_reaches_less_has_a_roof_of_its_own(full: pd.DataFrame) -> None:
     ceilings = copy.deepcopy(CEILINGS)
-    ways = ceilings["products"]["fp32"]["ways"]
-    ways += [ways[0] | {"library": "slow", "operations_per_s": 2e11}, ways[0] | {"operations_per_s": 3.9e11}]
-    ways.append(ways[0] | {"operations_per_s": None})
-    ceilings["products"]["bf16"] = {"operations_per_s": 9e11, "ways": []}
-    found = roofs(ceilings, {"fp32"})
-    assert [roof.name for roof in found] == ["FP32 by slow alone 200 GFLOP/s", "FP32 400 GFLOP/s"]
-    assert [roof.dtype for roof in roofs(ceilings, {"bf16", "tf32"})] == ["bf16"], "TF32 has no ceiling here"
+    (way,) = ceilings["products"]["fp32"]["ways"]
+    drawn = points(frame.rows_of(full), COPY)
+    # A library of no row, one that is nearly as fast, one that gave nothing.
+    further = [{"library": "none", "operations_per_s": 2e11}, {"library": "bitsandbytes", "operations_per_s": 3.9e11}]
+    further += [{"library": "openvino", "operations_per_s": None}, {"library": "onnxruntime", "operations_per_s": 2e11}]
+    ceilings["products"]["fp32"]["ways"] += [way | other for other in further]
+    names = [roof.name for roof in roofs(ceilings, drawn)]
+    assert names == ["FP32 by onnxruntime alone 200 GFLOP/s", "FP32 400 GFLOP/s"]
+    ceilings["products"]["fp32"]["ways"][-1]["operations_per_s"] = 1e9
+    assert [roof.library for roof in roofs(ceilings, drawn)] == [None], "a row is far above it: it was measured wrongly"
+    assert roofs({"products": {"tf32": {"operations_per_s": None}}}, drawn) == []
 
 
 def test_what_has_no_ceiling_is_left_out_and_said(full: pd.DataFrame) -> None:
