@@ -16,7 +16,7 @@ import streamlit as st
 from dashboard import disagreements, frame
 from dashboard.disagreements import Answers
 from engine import batching, exports, history, paths, runfile, slurm
-from engine.errors import RequestError
+from engine.errors import RequestError, one_line
 from engine.store import Store, open_store, queries
 from engine.store.queries import Search
 from engine.summary import Block, Raw
@@ -337,3 +337,23 @@ def shipped_zip(run_id: str, variant: str, batch_size: int, name: str) -> bytes:
             for file in sorted((Path(place) / name).rglob("*")):
                 archive.write(file, file.relative_to(place))
         return packed.read_bytes()
+
+
+def trace(run_id: str, variant: str, batch_size: int) -> bytes | None:
+    """The trace of a profiled measurement, gzipped JSON; None where none was made on this machine."""
+    from engine import profiling
+
+    file = profiling.trace_file(run_id, variant, batch_size)
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RequestError(f"cannot read {file}: {one_line(error)}") from error
+
+
+def make_trace(run_id: str, variant: str, batch_size: int) -> bytes:
+    """Profiles a measurement in a worker of its own and returns its trace. Raises RequestError, in one line."""
+    from engine import profiling
+
+    return profiling.profile(run_id, variant, batch_size).file.read_bytes()

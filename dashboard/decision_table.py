@@ -7,7 +7,7 @@ from html import escape
 
 from dashboard.deciding import SIGNS, Cost, Decision, Judged, Quantity, cost_words
 from dashboard.frame import Row
-from dashboard.scorecard import CSS, KINDS, glyph
+from dashboard.scorecard import KINDS, glyph, table
 from dashboard.style import Theme, marks
 from engine.units import NOTHING, between, significant
 
@@ -43,7 +43,7 @@ def verdicts(decision: Decision, look: Theme) -> str:
             continue
         cells = "".join(_cell(quantity, judged) for quantity in shown)
         body += f"<tr{css}>{name}{_speed(row)}{cells}{_remains(judged, decision)}</tr>"
-    return _table("Each variant beside the limits", "".join(heads), body)
+    return table("Each variant beside the limits", "".join(heads), body)
 
 
 def _head(quantity: Quantity, decision: Decision) -> str:
@@ -113,7 +113,7 @@ def costs(decision: Decision) -> str:
             for label, show in columns
         )
         body += f'<tr><th scope="row">{escape(cost.quantity.label)}</th>{cells}</tr>'
-    return _table("What each limit costs", head, body)
+    return table("What each limit costs", head, body)
 
 
 def files(sizes: dict[str, int], checksums: dict[str, str]) -> str:
@@ -124,11 +124,4 @@ def files(sizes: dict[str, int], checksums: dict[str, str]) -> str:
         f'<td class="ib-left ib-why" style="word-break:break-all;font-size:.8rem">{escape(checksums[name])}</td></tr>'
         for name, size in sorted(sizes.items())
     )
-    return _table("Files of the folder", head, body)
-
-
-def _table(label: str, head: str, body: str) -> str:
-    return (
-        f'<style>{CSS}</style><div class=ib-card><table aria-label="{escape(label)}">'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
+    return table("Files of the folder", head, body)

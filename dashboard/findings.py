@@ -281,3 +281,46 @@ def interval_words(row: Row, key: str) -> str:
     value = metric.text(row[metric.key])
     limits = metric.interval(row[metric.low], row[metric.high]) if metric.low and metric.high else ""
     return f"{value} ({limits})" if limits else value
+
+
+def limit_title(rows: Sequence[Row]) -> str:
+    """Which row comes nearest to its device's measured limit."""
+    known = [row for row in rows if usable(row) and row["limit_share"] is not None]
+    if not known:
+        return "How near the variants come to this device's limit is not known"
+    most = max(row["limit_share"] for row in known)
+    nearest = [row["name"] for row in known if row["limit_share"] == most]
+    if len(nearest) > 1:
+        return f"At most {percent(most, 0)}% of what this device was measured to do is reached"
+    return f"{nearest[0]} comes nearest to what this device was measured to do: {percent(most, 0)}% of it"
+
+
+BINDS = {
+    "compute": "its products",
+    "bandwidth": "reading its weights",
+    "launches": "launching its kernels",
+    "host": "what the host does beside the products",
+}
+"""What a row waits for, in words."""
+
+
+def limit_detail(rows: Sequence[Row]) -> str:
+    """What binds the fastest row; empty where it is not known."""
+    known = [row for row in rows if usable(row) and row["throughput_samples_per_s"] and row["binds"]]
+    if not known:
+        return ""
+    fastest = max(known, key=lambda row: row["throughput_samples_per_s"])
+    share = fastest["limit_share"]
+    reached = "" if share is None else f"reaches {percent(share, 0)}% of its ceiling and "
+    return f"The fastest, {fastest['name']}, {reached}waits most for {BINDS[fastest['binds']]}."
+
+
+def operators_title(rows: Sequence[Row]) -> str:
+    """How much of the baseline's call, or of the first row's, is products."""
+    if not rows:
+        return "No variant was profiled"
+    row = baseline_of(rows) or rows[0]
+    found = row["audit"]["operators"]
+    whole_s = max(found["wall_s"], found["seconds"])
+    share = (found["kinds"].get("products", 0.0) + found["kinds"].get("attention", 0.0)) / whole_s
+    return f"{row['name']} spends {percent(share, 0)}% of a call on matrix products and attention"

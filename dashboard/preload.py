@@ -26,6 +26,7 @@ ALSO: Mapping[str, tuple[str, ...]] = {
     "overview": (CHARTS,),
     "compare": (CHARTS,),
     "decide": (CHARTS,),
+    "roofline": (CHARTS, CODE),
     "runs": (GRID, CODE),
     "ship": (CODE,),
 }

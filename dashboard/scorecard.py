@@ -66,6 +66,8 @@ CSS = """
 .ib-card .ib-sub{display:block;font-size:.8rem;font-weight:400;opacity:.72}
 .ib-card .ib-mark{display:inline-block;width:1.15rem;font-weight:400}
 .ib-card .ib-why{white-space:normal;opacity:.92}
+.ib-card .ib-open{border-bottom:0;padding-bottom:0}
+.ib-card .ib-told{padding:.1rem .38rem .5rem 1.15rem;font-size:.88rem;line-height:1.35}
 .ib-card .ib-mark~.ib-sub{padding-left:1.15rem}
 .ib-card .ib-verdict{white-space:normal;min-width:6.6rem}
 .ib-card .ib-strong{font-weight:600}
@@ -103,7 +105,7 @@ def scorecard(rows: Sequence[Row], look: Theme) -> str:
     body = "".join(_row(row, shades[row["variant"]], len(heads), labelled) for row in ordered)
     baseline = baseline_of(rows)
     label = f"Each variant against {baseline['title']}" if baseline else "Each variant"
-    return _table(label, head, body)
+    return table(label, head, body)
 
 
 def _row(row: Row, mark: Mark, columns: int, labelled: bool) -> str:
@@ -215,7 +217,7 @@ def comparison(rows: Sequence[Row], look: Theme) -> str:
             about = "the same in another run"
         body += _row_of(row, row["name"], mark, about, len(heads), _compared(row, labelled))
     label = f"Each row against {baseline['title']}" if baseline else "Each row"
-    return _table(label, head, body)
+    return table(label, head, body)
 
 
 def _compared(row: Row, labelled: bool) -> list[str]:
@@ -256,7 +258,7 @@ def settings(differing: Sequence[Setting]) -> str:
                 f'<td class="ib-left ib-why">{escape(", ".join(holders))}</td></tr>'
             )
             first = ""
-    return _table("Settings that differ", head, body)
+    return table("Settings that differ", head, body)
 
 
 def evidence(rows: Sequence[Row], look: Theme, hourly_price: float | None = None) -> str:
@@ -292,7 +294,7 @@ def evidence(rows: Sequence[Row], look: Theme, hourly_price: float | None = None
         css = ' class="ib-base"' if row["baseline"] else ""
         name = f'<th scope="row">{glyph(shades[row["variant"]], row)}{escape(row["name"])}</th>'
         body += f"<tr{css}>{name}{cells}</tr>"
-    return _table("What the figures carry", head, body)
+    return table("What the figures carry", head, body)
 
 
 def _p(row: Row) -> str:
@@ -333,7 +335,7 @@ def by_label(rows: Sequence[Row], look: Theme) -> str:
         )
         name = f'<th scope="row">{glyph(shades[row["variant"]], row)}{escape(row["name"])}</th>'
         body += f"<tr{' class=ib-base' if row['baseline'] else ''}>{name}{cells}</tr>"
-    return _table("F1, precision and recall by label", head, body)
+    return table("F1, precision and recall by label", head, body)
 
 
 def confusion(row: Row) -> str:
@@ -348,7 +350,7 @@ def confusion(row: Row) -> str:
         + "</tr>"
         for i, name in enumerate(found["names"])
     )
-    return _table(f"Confusion matrix of {row['name']}", head, body)
+    return table(f"Confusion matrix of {row['name']}", head, body)
 
 
 def sentences(said: Sequence[str], muted: bool = False) -> str:
@@ -385,7 +387,7 @@ def published_table(pairs: Sequence[tuple[Row, Row, Row]]) -> str:
         f'<td class="ib-left">{escape(row["title"])}</td></tr>'
         for row, theirs, _ in pairs
     )
-    return _table("Published results", head, body)
+    return table("Published results", head, body)
 
 
 def notes_table(said: Sequence[tuple[str, str, str]]) -> str:
@@ -396,10 +398,11 @@ def notes_table(said: Sequence[tuple[str, str, str]]) -> str:
         f'<td class="ib-left ib-why">{escape(text)}</td></tr>'
         for name, kind, text in said
     )
-    return _table("Notes on the variants", head, body)
+    return table("Notes on the variants", head, body)
 
 
-def _table(label: str, head: str, body: str) -> str:
+def table(label: str, head: str, body: str) -> str:
+    """An HTML table of ours, called `label`, that scrolls by itself where it is too wide."""
     return (
         f'<style>{CSS}</style><div class=ib-card><table aria-label="{escape(label)}">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -412,7 +415,7 @@ def facts_table(facts: Mapping[str, str]) -> str:
         f'<tr><th scope="row">{escape(name)}</th><td class="ib-left ib-why">{escape(text)}</td></tr>'
         for name, text in facts.items()
     )
-    return _table("Facts", "", body)
+    return table("Facts", "", body)
 
 
 def ceilings_table(ceilings: Mapping[str, Any]) -> str:
@@ -442,7 +445,7 @@ def ceilings_table(ceilings: Mapping[str, Any]) -> str:
         f'<td class="ib-left">{unit if best is not None else ""}</td><td>{way.get("repeats") or ""}</td></tr>'
         for label, way, best, median, scale, unit in rates
     )
-    return _table("What the device was measured to do", head, body)
+    return table("What the device was measured to do", head, body)
 
 
 def audit_table(rows: Sequence[Row]) -> str:
@@ -470,7 +473,7 @@ def audit_table(rows: Sequence[Row]) -> str:
             f'<td class="ib-left ib-why">{_facts(settings) or NOTHING}</td>'
             f'<td class="ib-left ib-why">{escape(KINDS.get(state, state))}{_sub(escape(why or ""))}</td></tr>'
         )
-    return _table("Asked for and found", head, body)
+    return table("Asked for and found", head, body)
 
 
 def _facts(values: Mapping[str, object]) -> str:

@@ -559,6 +559,36 @@ def ship(
 
 
 @app.command()
+def profile(
+    run: RunId,
+    variant: Annotated[str, typer.Argument(metavar="VARIANT", help="The name of one of its variants.")],
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="The measurement to profile, where there are several; else the largest.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Also write the trace here, as gzipped JSON.")
+    ] = None,
+) -> None:
+    """Profile one measured variant: its operators or kernels by time, and a trace that Perfetto opens."""
+    import shutil
+
+    from engine import operators, profiling, tables
+
+    if output:
+        _check_writable(Path(output))
+    made = profiling.profile(run, variant, batch_size)
+    console = _console()
+    console.print(tables.operators_table(made.found, f"{variant} in batches of {made.row['batch_size']}"))
+    console.print(operators.caption(made.found), markup=False, highlight=False, style="dim", soft_wrap=True)
+    if output:
+        try:
+            shutil.copyfile(made.file, output)
+        except OSError as error:
+            raise RequestError(f"cannot write {output}: {one_line(error)}") from error
+    print(f"trace: {output or made.file}; open it in Perfetto (ui.perfetto.dev) or chrome://tracing")
+
+
+@app.command()
 def classify(
     suite: SuiteName,
     texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="One or several texts.")],

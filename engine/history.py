@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from engine.store.models import Run
 
 NOTE_LENGTH = 4000
+TRACES = "profiles"
+"""The folder of what `engine.profiling` makes, a folder a run."""
 TAGS = 20
 """How many tags a run has at most."""
 _TAG = re.compile(r"[\w.:/+-]{1,40}")
@@ -93,7 +95,7 @@ def contents(reference: str) -> Contents:
 
 
 def delete(reference: str) -> Contents:
-    """Deletes a run with its measurements, answers and log; returns what went.
+    """Deletes a run with its measurements, answers, traces and log; returns what went.
 
     Its examples go where no other run has them. A log that lies elsewhere than in this bench's own folder of
     logs stays. Raises RequestError where there is no such run, where it is under way, or where the database
@@ -107,11 +109,12 @@ def delete(reference: str) -> Contents:
         found = _contents(session, run)
         if run.status in queries.LIVE or not queries.delete_run(session, run.id):
             raise RequestError(f"run {run.id} is under way ({run.status}); cancel it, then delete it")
-    if found.log is not None:
-        try:
-            shutil.rmtree(found.log)
-        except OSError as error:
-            raise RequestError(f"run {found.run_id} is deleted, its log is not: {one_line(error)}") from error
+    for what, folder in (("log", found.log), ("traces", paths.local_data() / TRACES / found.run_id)):
+        if folder is not None and folder.is_dir():
+            try:
+                shutil.rmtree(folder)
+            except OSError as error:
+                raise RequestError(f"run {found.run_id} is deleted, its {what} not: {one_line(error)}") from error
     return found
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from engine.operations import evaluate
+from engine.operators import KINDS
 from engine.units import megabytes, milliseconds, significant
 
 Binds = Literal["compute", "bandwidth", "launches", "host"]
@@ -24,6 +25,12 @@ MOST = 0.5
 """From this share on a limit takes most of the call."""
 BUSY = 0.25
 """CPUs that others used while a CPU's ceilings were measured, from which on a row says so."""
+DISPROVED = 2
+"""A row that is so many times as fast as its own library's ceiling shows that it was measured far too low."""
+TOLD = 0.03
+"""A kind of work that takes less of a profiled call is not named."""
+SLOWED = 1.25
+"""From here on it is said how much longer a call takes under the profiler."""
 FASTER = 1.1
 """The ratio from which on one rate is called faster than another: machines that others use are noisy."""
 
@@ -55,6 +62,8 @@ class Row:
     weights_bytes: int | None = None
     settings: Facts = field(default_factory=dict)
     """The audit's."""
+    operators: Facts | None = None
+    """Where a profiled call's time went, as `engine.operators.facts`."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +114,20 @@ def assess(row: Row, ceilings: Facts | None, operations: Facts | None, baseline:
        row's own library, which it cannot exceed. bandwidth: bytes_per_call by the copy bandwidth, unless so few
        bytes stay in the last-level cache between calls. launches: operators by what an empty one costs; on a CPU,
        which launches nothing, that is the host.
-    4. host: no limit explains even EXPLAINS of the call. What is left is calling operators, those that are no
-       products (softmax, normalisation, unpacking), products too small to be fast, and other work on the machine.
+    4. compute: no limit explains even EXPLAINS of the call, but by the row's profile products take MOST of it, far
+       below their best.
+    5. host: what is left is calling operators, those that are no products (softmax, normalisation, unpacking),
+       products too small to be fast, and other work on the machine.
 
     Rules whose figures are missing are left out; `binds` is None where neither ceilings nor rules 1 and 2 say.
     """
     found = _figures(row, ceilings or {"reason": "no ceilings were measured"}, operations or {})
     found = replace(found, binds=_binds(row, found, ceilings or {}))
-    parts = [_reached(row, found, ceilings or {}), _why(row, found, ceilings or {}, baseline)]
+    parts = [
+        _reached(row, found, ceilings or {}),
+        _profiled(row, found, operations or {}),
+        _why(row, found, ceilings or {}, baseline),
+    ]
     return replace(found, sentence=" ".join(part for part in parts if part))
 
 
@@ -240,14 +255,31 @@ def _binds(row: Row, found: Limits, ceilings: Facts) -> Binds | None:
     largest = max(shares, key=lambda name: shares[name])
     if shares[largest] >= EXPLAINS:
         return "host" if largest == "launches" and row.device == "cpu" else largest
+    if _multiplying(row) >= MOST:
+        return "compute"
     # What is left can only be named where nothing that was measured may be it.
     return None if found.compute_share is None or found.bandwidth_share is None else "host"
 
 
 def _own_share(row: Row, found: Limits, ceilings: Facts) -> float:
     """What the products would take of a call at the best of the row's own library; 0.0 where that is not known."""
-    own = _product(ceilings, found.compute_dtype or "", _library(row))["operations_per_s"]
+    own = _own_ceiling(row, found, ceilings) or found.ceiling_operations_per_s
     return 0.0 if found.ceiling_operations_per_s is None else _ratio(found.operations_per_s, own) or 0.0
+
+
+def _own_ceiling(row: Row, found: Limits, ceilings: Facts) -> float:
+    """The fastest products of the row's own library; 0.0 where there are none, or where the row disproves them."""
+    own = float(_product(ceilings, found.compute_dtype or "", _library(row))["operations_per_s"])
+    return 0.0 if (found.operations_per_s or 0.0) > DISPROVED * own else own
+
+
+def _multiplying(row: Row) -> float:
+    """The share of a profiled call that products and fused attention take; 0.0 where there is no profile."""
+    profile = _seen(row)
+    if profile is None:
+        return 0.0
+    seconds = sum(profile["kinds"].get(key, 0.0) for key in ("products", "attention"))
+    return float(seconds / max(profile["wall_s"], profile["seconds"]))
 
 
 def _idle(row: Row) -> bool:
@@ -268,12 +300,12 @@ def _reached(row: Row, found: Limits, ceilings: Facts) -> str:
         best, own = _product(ceilings, dtype), _product(ceilings, dtype, _library(row))
         text = (
             f"It reaches {_percent(found.compute_share)} of the fastest {dtype.upper()} products measured on this "
-            f"device ({_rate(reached, dtype)} of {_rate(ceiling, dtype)}{_by(best)})"
+            f"device ({operation_rate(reached, dtype)} of {operation_rate(ceiling, dtype)}{_by(best)})"
         )
         if found.compute_share > 1:
             text += ", which cannot be: that was measured too low, as happens on a noisy machine"
         elif reached <= own["operations_per_s"] < ceiling / FASTER:
-            text += f"; its own library's alone ({own['how']}) reach {_rate(own['operations_per_s'], dtype)}"
+            text += f"; its own library's alone ({own['how']}) reach {operation_rate(own['operations_per_s'], dtype)}"
         said.append(text + ".")
         if row.device == "cpu" and (others := ceilings.get("others_cpus") or 0.0) >= BUSY:
             said.append(
@@ -291,6 +323,12 @@ def _binding(row: Row, found: Limits, ceilings: Facts) -> str:
         own = _own_share(row, found, ceilings)
         if own >= MOST:
             return "Compute binds."
+        if own < EXPLAINS:
+            return (
+                f"Compute binds, far from its best: products and attention take {_percent(_multiplying(row))} of a "
+                f"profiled call, and at their best would take {_percent(own)}. They are too small to be fast here, or "
+                "the machine was not free."
+            )
         return f"Of the limits compute binds most: at their best its products would take {_percent(own)} of a call."
     if found.binds == "bandwidth":
         read = megabytes(int(found.bytes_per_call or 0))
@@ -310,10 +348,48 @@ def _binding(row: Row, found: Limits, ceilings: Facts) -> str:
         return f"The host binds: calling its operators would take {share} of a call if they did nothing."
     least, most = _percent(found.bandwidth_share), _percent(found.traffic_share)
     passed = f", moving all that passes between operators {most} at most" if most else ""
+    said = f"The host binds: no limit explains the call (reading the weights would take {least} of it{passed})."
+    if _seen(row):
+        return said
     return (
-        f"The host binds: no limit explains the call (reading the weights would take {least} of it{passed}). What is "
-        "left is calling operators, those that are no products, products too small to be fast, and what else runs here."
+        f"{said} What is left is calling operators, those that are no products, products too small to be fast, and "
+        "what else runs here."
     )
+
+
+def _seen(row: Row) -> Facts | None:
+    """The row's profile, where it has one."""
+    found = row.operators
+    return found if found and not found.get("reason") and found.get("wall_s") and found.get("seconds") else None
+
+
+def _profiled(row: Row, found: Limits, operations: Facts) -> str:
+    """Where a profiled call's time went, and how fast its products were while they ran."""
+    profile = _seen(row)
+    if profile is None:
+        return ""
+    whole_s = max(profile["wall_s"], profile["seconds"])
+    shares = {key: profile["kinds"].get(key, 0.0) / whole_s for key in KINDS}
+    shares["between"] = 1 - profile["seconds"] / whole_s
+    said = []
+    for key, share in sorted(shares.items(), key=lambda item: -item[1]):
+        if share < TOLD:
+            continue
+        name = KINDS[key][0] if key in KINDS else f"between {profile['by']}"
+        more = _while_multiplying(row, profile, found, operations) if key == "products" else ""
+        said.append(f"{name} {_percent(share)}{more}")
+    slower = _ratio(profile["wall_s"], row.latency_s) or 0.0
+    under = f", {significant(slower, 2)} times as long as a timed one" if slower >= SLOWED else ""
+    return f"Of a profiled call{under}: {', '.join(said)}."
+
+
+def _while_multiplying(row: Row, profile: Facts, found: Limits, operations: Facts) -> str:
+    """The share of the ceiling that products reach while they, and fused attention, run; empty where not known."""
+    seconds = _multiplying(row) * max(profile["wall_s"], profile["seconds"])
+    if not operations.get("flops") or not found.ceiling_operations_per_s or not seconds:
+        return ""
+    rate = evaluate(operations["flops"], *profile["shape"]) / seconds
+    return f" (while they run, at {_percent(rate / found.ceiling_operations_per_s)} of the fastest)"
 
 
 def _why(row: Row, found: Limits, ceilings: Facts, baseline: Baseline | None) -> str:
@@ -416,12 +492,13 @@ def _another_library(row: Row, found: Limits, ceilings: Facts, baseline: Baselin
     if dtype is None or dtype != baseline.limits.compute_dtype or not baseline.same_model or len(set(libraries)) < 2:
         return ""
     mine, theirs = (_product(ceilings, dtype, library) for library in libraries)
-    rates = mine["operations_per_s"], theirs["operations_per_s"]
-    if 0.0 in rates or mine["library"] == theirs["library"]:
+    rates = [operation_rate(way["operations_per_s"], dtype) for way in (mine, theirs)]
+    known = _own_ceiling(row, found, ceilings), _own_ceiling(baseline.row, baseline.limits, ceilings)
+    if 0.0 in known or mine["library"] == theirs["library"]:
         return ""
     return (
-        f"It makes the baseline's products by another library: {mine['how']} reaches {_rate(rates[0], dtype)} here, "
-        f"{theirs['how']} {_rate(rates[1], dtype)}."
+        f"It makes the baseline's products by another library: {mine['how']} reaches {rates[0]} here, "
+        f"{theirs['how']} {rates[1]}."
     )
 
 
@@ -430,8 +507,8 @@ def _gain(row: Row, found: Limits, ceilings: Facts, baseline: Baseline) -> float
     mine, theirs = found.compute_dtype, baseline.limits.compute_dtype
     if mine is None or theirs is None:
         return None
-    reached = _product(ceilings, mine, _library(row))["operations_per_s"]
-    return _ratio(reached or None, _product(ceilings, theirs, _library(baseline.row))["operations_per_s"])
+    reached = _own_ceiling(row, found, ceilings)
+    return _ratio(reached or None, _own_ceiling(baseline.row, baseline.limits, ceilings))
 
 
 def _products_run(row: Row, found: Limits, ceilings: Facts, baseline: Baseline, gain: float | None) -> str:
@@ -478,7 +555,7 @@ def _by(way: dict[str, Any]) -> str:
     return f", {way['how']}" if way["how"] else ""
 
 
-def _rate(value: float | None, dtype: str) -> str:
+def operation_rate(value: float | None, dtype: str) -> str:
     """Operations/s as people read them."""
     unit = "OP/s" if dtype == "int8" else "FLOP/s"
     for prefix, scale in (("T", 1e12), ("G", 1e9)):

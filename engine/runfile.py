@@ -99,6 +99,8 @@ Line = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[FiniteFloat, Field(ge=1e-9, le=1e12)]
 """Seconds of a call, rates and ratios: what any machine can reach, and what a logarithm can be taken of."""
+Amount = Annotated[FiniteFloat, Field(ge=0, le=1e18)]
+"""Counts and seconds that are means, operations a second, shares."""
 INTERVALS = (
     ("latency_p50_s", "latency_p50_low_s", "latency_p50_high_s"),
     *(
@@ -193,7 +195,38 @@ class _Labels(_Strict):
     model_labels: list[Line]
 
 
+class _Operator(_Strict):
+    name: Line
+    calls: Amount
+    seconds: Amount
+
+
+class _Rest(_Strict):
+    operators: Count
+    calls: Amount
+    seconds: Amount
+
+
+class _NoOperators(_Strict):
+    reason: Line
+
+
+class _Operators(_Strict):
+    """Of a profile, as `engine.operators.facts` has it."""
+
+    reason: None
+    by: Literal["operators", "kernels"]
+    calls: Count
+    shape: list[Count]
+    wall_s: Amount
+    seconds: Amount
+    top: list[_Operator]
+    rest: _Rest
+    kinds: dict[Literal["attention", "products", "quantising", "copies", "elementwise", "other"], Amount]
+
+
 class _Audit(_Open):
+    operators: _Operators | _NoOperators | None = None
     settings: dict[str, Any] | None = None
     wrong: list[Line] | None = None
     deviations: list[Line] | None = None
@@ -210,6 +243,14 @@ class _Way(_Open):
 
 class _Limit(_Open):
     sentence: Line
+    operations_per_s: Amount | None = None
+    compute_dtype: Line | None = None
+    ceiling_operations_per_s: Amount | None = None
+    compute_share: Amount | None = None
+    bytes_per_call: Amount | None = None
+    bandwidth_share: Amount | None = None
+    traffic_share: Amount | None = None
+    reason: Line | None = None
 
 
 class _Score(_Open):

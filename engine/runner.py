@@ -39,6 +39,9 @@ WARM_UP_SECONDS = 0.5
 WARM_UP_MAX_SECONDS = 10.0
 TOKENIZED_BATCHES = 30
 DEVICE_CALLS = 10
+PROFILED_SECONDS = 0.2
+PROFILED_CALLS = 20
+"""Calls of which operators are timed: as many as this takes about, and no more than that; one at least."""
 ANSWER_SECONDS = 2.0
 INVARIANCE_EXAMPLES = 256
 """How many examples are answered again in other batches, at most ..."""
@@ -740,6 +743,21 @@ class Runner:
                 "tokenize_p50_s": float(np.median(tokenizing["latencies_s"])),
                 "device_p50_s": None if device["seconds"] is None else float(np.median(device["seconds"])),
             }
+        for cell in entry.cells:
+            cell.values["audit"] = cell.audit = audit | {"operators": self._operators(entry, cell)}
+
+    def _operators(self, entry: Entry, cell: Cell) -> dict[str, Any]:
+        """Where the calls of one batch spend their time. The last that is asked of a worker: it may fail alone."""
+        assert entry.worker is not None
+        window = batching.timed_windows(self._windows([(entry, cell)]))[0]
+        latencies_s = summary.Raw(cell.blocks).latencies_s()
+        wanted = PROFILED_SECONDS / float(np.median(latencies_s)) if len(latencies_s) else 1
+        calls = min(max(int(wanted), 1), PROFILED_CALLS)
+        positions, padding = self._batches(entry, cell, window)[0], cell.batching.padding
+        try:
+            return entry.worker.ask("profile", positions=positions, padding=padding, calls=calls)
+        except WorkerError as error:
+            return {"reason": f"the profiled call ended the worker: {one_line(error)}"}
 
     # Ending
 

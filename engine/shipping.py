@@ -30,7 +30,7 @@ from engine.backends.base import Snippet
 from engine.batching import Batching
 from engine.encoding import SETTINGS, TOKENIZER, Encoder
 from engine.errors import RequestError, did_you_mean, one_line
-from engine.spec import Suite, parse_suite, suite_files
+from engine.spec import Suite, Variant, parse_suite, suite_files
 from engine.units import megabytes
 
 Row = dict[str, Any]
@@ -231,8 +231,27 @@ def check(shipment: Shipment, folder: Path) -> str:
     )
 
 
-def plan(reference: str, variant: str, batch_size: int | None = None) -> Shipment:
-    """All that a folder for one variant of a run needs. Raises RequestError, one line, where it cannot be shipped."""
+@dataclass(frozen=True)
+class Again:
+    """One measurement of a run, and what its worker loaded and answered first, found again."""
+
+    run: dict[str, Any]
+    row: Row
+    variant: Variant
+    prepared: Prepared
+    label_names: list[str] | None
+    """The data set's."""
+    texts: list[str]
+    """Of the run's first full batches."""
+    logits: np.ndarray
+    """float32 [texts, labels], as stored."""
+
+
+def again(reference: str, variant: str, batch_size: int | None = None) -> Again:
+    """What a run's worker had, by content; the largest batch size by default.
+
+    Raises RequestError, one line, where it was not measured, or where its files are gone or have changed.
+    """
     from engine.store import open_store, queries
 
     with open_store(create=False) as store, store.session() as session:
@@ -252,17 +271,24 @@ def plan(reference: str, variant: str, batch_size: int | None = None) -> Shipmen
         batches = _batches(run, row, list(rows.values()), lengths, count)
         positions = [int(position) for batch in batches for position in batch]
         texts = [e.text for e in queries.examples_at(session, stored.example_set_id or "", positions)]
+    return Again(run, row, finder.suite.variants[row["variant"]], prepared, names, texts, logits[positions])
+
+
+def plan(reference: str, variant: str, batch_size: int | None = None) -> Shipment:
+    """All that a folder for one variant of a run needs. Raises RequestError, one line, where it cannot be shipped."""
+    found = again(reference, variant, batch_size)
+    run, row, prepared, logits = found.run, found.row, found.prepared, found.logits
     device, settings = _device(run), row["audit"]["settings"]
     snippet = backends.get(row["backend"]).snippet(row["precision"], row["options"], device, settings)
     if snippet is None:
         raise RequestError(f"{variant}: backend {row['backend']!r} has no loading code to ship yet")
-    labels = _labels(row, prepared, names)
+    labels = _labels(row, prepared, found.label_names)
     loading = _load(run, row, prepared, snippet, labels)
     answers = [
         {"text": text, "label": labels[int(line.argmax())], "logits": [float(value) for value in line]}
-        for text, line in zip(texts, logits[positions], strict=True)
+        for text, line in zip(found.texts, logits, strict=True)
     ]
-    largest = float(np.abs(logits[positions]).max())
+    largest = float(np.abs(logits).max())
     expected = {
         "run": run["id"],
         "variant": row["variant"],
@@ -298,7 +324,7 @@ def _chosen(rows: dict[int, Row], variant: str, batch_size: int | None, run_id: 
     if row["status"] != "measured":
         why = f": {row['status_reason']}" if row["status_reason"] else ""
         raise RequestError(
-            f"{variant} was not measured in run {run_id}, so there is nothing to ship: {row['status']}{why}"
+            f"{variant} was not measured in run {run_id}, so nothing of it can be used: {row['status']}{why}"
         )
     if row["validity"] == "invalid":
         raise RequestError(
@@ -353,7 +379,7 @@ def _found(finder: _Finder, row: Row, run: dict[str, Any]) -> Prepared:
             if package in now and now[package] != version
         ]
         if run["host"] != socket.gethostname():
-            way = f"it was measured on {run['host']}: ship it there, or measure it here"
+            way = f"it was measured on {run['host']}: ask there, or measure it here"
         elif moved:
             way = f"the run had {', '.join(moved)}: measure again"
         else:

@@ -258,6 +258,7 @@ def limits_row(
         device_s=values.get("device_p50_s"),
         weights_bytes=values.get("weights_bytes"),
         settings=(values.get("audit") or {}).get("settings") or {},
+        operators=(values.get("audit") or {}).get("operators"),
     )
 
 

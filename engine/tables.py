@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from engine import takeaways
+from engine import operators, takeaways
+from engine.operators import KINDS
 from engine.takeaways import Row, Stored
 from engine.units import (
     NOTHING,
@@ -358,5 +359,27 @@ def beside(first: Stored, second: Stored) -> Any:
             _speedup(b),
             percent(a["accuracy"]),
             percent(b["accuracy"]),
+        )
+    return made
+
+
+def operators_table(found: dict[str, Any], title: str) -> Any:
+    """A profile, as `engine.operators.facts` has it: each operator's calls, time and share of a call."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    made.add_column(found["by"].capitalize().removesuffix("s"))
+    made.add_column("Kind")
+    for header in ("Calls", "ms", "%"):
+        made.add_column(header, justify="right", no_wrap=True)
+    for line in operators.lines(found):
+        made.add_row(
+            Text(line.name),
+            KINDS[line.kind][0] if line.kind else "",
+            significant(line.calls),
+            milliseconds(line.seconds),
+            percent(line.share),
         )
     return made

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import backends, processes
+from engine import backends, operators, processes
 from engine.backends.base import Backend, Batch, LoadRequest, first_line
 from engine.encoding import Encoded, Encoder
 from engine.errors import UnavailableError, says_out_of_memory
@@ -33,6 +33,7 @@ class Host:
     backend: Backend
     encoder: Encoder
     encoded: Encoded
+    scratch: Path
 
     def start(self, backend: str, device_uuid: str | None) -> dict[str, Any]:
         """Import what the backend needs, before anything is loaded."""
@@ -53,6 +54,7 @@ class Host:
         asked = LoadRequest.from_json(request)
         # Other workers may have loaded since this one started.
         self.device_memory = memory.DeviceMemory(self.device_memory._uuid)
+        self.scratch = asked.scratch
         before = time.perf_counter()
         self.backend.load(asked)
         self.backend.synchronize()
@@ -129,6 +131,22 @@ class Host:
         batch = self._batch(positions, padding)
         found = [self.backend.device_seconds(batch) for _ in range(calls)]
         return {"seconds": None if None in found else np.array(found, dtype=np.float64)}
+
+    def profile(self, positions: np.ndarray, padding: str, calls: int, trace: bool = False) -> dict[str, Any]:
+        """Where some calls of one batch spend their time, as `engine.operators.facts`; else the `reason` alone.
+
+        With `trace` also the file of their trace, in the worker's own folder, as `trace`.
+        """
+        batch = self._batch(positions, padding)
+        try:
+            found = self.backend.profile(batch, calls, self.scratch if trace else None)
+        except Exception as error:  # it must not cost a variant what is measured of it
+            traceback.print_exc()
+            return {"reason": f"the profiler failed: {first_line(error)}"}
+        if found is None:
+            return {"reason": f"backend {self.backend.name!r} has no profiler here"}
+        made = operators.facts(found, calls, batch["input_ids"].shape)
+        return made | ({"trace": str(found.trace)} if trace else {})
 
     def audit(self) -> dict[str, Any]:
         return asdict(self.backend.audit())

@@ -487,3 +487,64 @@ def test_no_model_library_is_imported_for_it():
     code = "import sys, engine.limits, engine.ceilings, engine.artefacts; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "onnx", "onnxruntime"} & set(done.stdout.split())
+
+
+# What a profile adds
+
+PROFILE: dict[str, Any] = {
+    "reason": None,
+    "by": "operators",
+    "calls": 1,
+    "shape": [8, 128],
+    "wall_s": 0.5,
+    "seconds": 0.45,
+    "kinds": {"products": 0.25, "attention": 0.05, "elementwise": 0.1, "copies": 0.04, "other": 0.01},
+}
+
+
+def test_a_profile_says_where_the_time_goes_and_how_fast_products_are_while_they_run():
+    found = assess(cpu(0.5, operators=PROFILE), ceilings(), DISTILBERT)
+    # 89.4 GFLOP in 0.3 s, of 500 GFLOP/s.
+    assert (
+        "Of a profiled call: matrix products 50% (while they run, at 60% of the fastest), element by element 20%, "
+        "fused attention 10%, between operators 10%, copies and look-ups 8.0%."
+    ) in found.sentence
+    assert found.binds == assess(cpu(0.5), ceilings(), DISTILBERT).binds, "figures decide what binds, not the profile"
+
+
+def test_a_profile_that_slows_says_so_and_one_that_failed_says_nothing():
+    slow = assess(cpu(0.25, operators=PROFILE), ceilings(), DISTILBERT)
+    assert "Of a profiled call, 2.0 times as long as a timed one: matrix products" in slow.sentence
+    for nothing in (None, {"reason": "no profiler"}):
+        assert "profiled" not in assess(cpu(0.5, operators=nothing), ceilings(), DISTILBERT).sentence
+    uncounted = assess(cpu(0.5, operators=PROFILE), ceilings(), None).sentence
+    assert "matrix products 50%, element" in uncounted, "without a count there is no rate"
+
+
+def test_where_no_limit_explains_a_call_the_profile_says_what_is_left():
+    little = PROFILE | {"kinds": {"products": 0.15, "elementwise": 0.3}}
+    without, seen = (assess(cpu(2.0, operators=o), ceilings(), DISTILBERT).sentence for o in (None, little))
+    assert "What is left is calling operators" in without
+    assert "What is left" not in seen and "no limit explains the call" in seen and "element by element 60%" in seen
+
+
+def test_products_that_take_most_of_a_call_bind_it_though_far_from_their_best():
+    found = assess(cpu(2.0, operators=PROFILE), ceilings(), DISTILBERT)
+    assert found.binds == "compute" and assess(cpu(2.0), ceilings(), DISTILBERT).binds == "host"
+    assert (
+        "Compute binds, far from its best: products and attention take 60% of a profiled call, and at their best would "
+        "take 24%."
+    ) in found.sentence
+
+
+def test_a_ceiling_that_a_row_disproves_explains_nothing():
+    """On a busy machine a library's products were measured a thousand times too slow; the row itself is faster."""
+    found = ceilings()
+    ways = found["products"]["fp32"]["ways"]
+    found["products"]["fp32"]["ways"] = [ways[0] | {"operations_per_s": 5e7}, ways[1]]
+    slow = assess(cpu(2.0), found, DISTILBERT)
+    assert slow.binds == "host", "not compute by a ceiling that cannot be"
+    int8 = assess(as_int8(0.5), found, DISTILBERT, beside(cpu(2.0), "better", found))
+    assert "Why it wins does not follow from these figures." in int8.sentence and "times as fast" not in int8.sentence
+    onnx = assess(cpu(0.5, settings=ONNX_FP32), found, DISTILBERT, beside(cpu(2.0), "better", found))
+    assert "another library" not in onnx.sentence

@@ -16,6 +16,7 @@ from dashboard.style import Theme
 from engine import takeaways
 
 EXAMPLES = "app_pages/examples.py"
+ROOFLINE = "app_pages/roofline.py"
 
 
 MIME = {
@@ -44,7 +45,7 @@ def main() -> None:
     if any(row["status"] == "measured" for row in rows):
         _takeaways(rows)
         _comparisons(summary, measured, shown, look)
-        _evidence(rows, look)
+        _evidence(summary["id"], rows, look)
         _by_label(summary["id"], rows, look)
         _published(summary, shown, look)
         _notes(rows)
@@ -100,7 +101,7 @@ def _takeaways(rows: list[frame.Row]) -> None:
         st.html(scorecard.sentences(unshown, muted=True))
 
 
-def _evidence(rows: list[frame.Row], look: Theme) -> None:
+def _evidence(run_id: str, rows: list[frame.Row], look: Theme) -> None:
     st.subheader("What the figures carry", anchor=False)
     with st.container(width=260):
         price = st.number_input(
@@ -118,10 +119,12 @@ def _evidence(rows: list[frame.Row], look: Theme) -> None:
         "examples show with 80% power. Batch flips: answers that change when asked alone or under the other padding. "
         "Of the limit: the share of what this device was measured to do. The page Method has the formulas."
     )
-    reasons = [(row["name"], row["binds"] or "unknown", row["limits"]["sentence"]) for row in rows if row["limits"]]
-    if reasons:
-        with st.expander("How near each comes to this device's limit, and what binds it"):
-            st.html(scorecard.notes_table(reasons))
+    if any(row["limits"] for row in rows):
+        st.page_link(
+            ROOFLINE,
+            label=":primary[→ How near each comes to this device's limit, and what binds it]",
+            query_params={widgets.PARAMETER: run_id},
+        )
 
 
 def _by_label(run_id: str, rows: list[frame.Row], look: Theme) -> None:

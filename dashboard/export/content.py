@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from dashboard import figures, frame
 from dashboard.figures import base
+from dashboard.figures.operators import of as profiled
 from dashboard.style import Theme
 
 METHOD = (
@@ -56,6 +57,11 @@ def charts(
         "accuracy": figures.accuracy,
     }
     made = {name: make(shown, look) for name, make in draw.items()}
+    if (summary["ceilings"] or {}).get("products") and any(row["limit_share"] is not None for row in rows):
+        size = next((row["batch_size"] for row in rows if row["baseline"]), None)
+        made["roofline"] = figures.roofline(measured, summary["ceilings"], look, size)
+    if any(profiled(row) for row in rows):
+        made["operators"] = figures.by_kind(rows, look)
     if measured["batch_size"].nunique() > 1:
         made["batches"] = figures.over_batch_size(measured, look)
     if figures.pairs(shown, reported):

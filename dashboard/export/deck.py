@@ -22,6 +22,8 @@ from dashboard.figures.accuracy import gain_key
 from dashboard.figures.batches import over_batch_size
 from dashboard.figures.memory import parts
 from dashboard.figures.published import pairs
+from dashboard.figures.roofline import points as points_below
+from dashboard.figures.roofline import roofs
 from dashboard.figures.tradeoff import place
 from dashboard.frame import Row
 from dashboard.metrics import METRICS, Metric
@@ -96,6 +98,7 @@ class _Deck:
             self._dots(METRICS[gain], findings.accuracy_title(self.rows))
             self._dots(METRICS["accuracy_difference"], _difference_title(self.rows))
             self._limits()
+            self._roofline()
             if any(not row["baseline"] for row, _, _ in self.pairs):
                 self._published()
         notes = [(f"{name}: {kind}. ", text) for name, kind, text in findings.notes(self.rows)]
@@ -464,10 +467,7 @@ class _Deck:
         data.categories = _categories(rows)
         data.add_series("Share of the limit (%)", [row["limit_share"] * 100 for row in rows])
         most = max(row["limit_share"] for row in rows)
-        nearest = [row["title"] for row in rows if row["limit_share"] == most]
-        title = f"At most {percent(most, 0)}% of what this device was measured to do is reached"
-        if len(nearest) == 1:
-            title = f"{nearest[0]} comes nearest to what this device was measured to do: {percent(most, 0)}% of it"
+        title = findings.limit_title(rows)
         said = [f"{row['title']}: {row['limits']['sentence']}" for row in rows if row["limits"]]
         alt = f"{title}. " + "; ".join(f"{r['title']}: {percent(r['limit_share'], 0)}%, {_binds(r)}" for r in rows)
         slide = self._slide(title, self._footer("one figure each, no interval"), "\n".join(said))
@@ -484,6 +484,63 @@ class _Deck:
         self._axis(chart.value_axis, "Share of the device's measured limit (%)", grid=True)
         chart.value_axis.minimum_scale, chart.value_axis.maximum_scale = 0, max(100, math.ceil(most * 11) * 10)
         self._axis(chart.category_axis, None, grid=False)
+
+    def _roofline(self) -> None:
+        ceilings = self.summary["ceilings"] or {}
+        copy = ceilings.get("copy") or {}
+        drawn = points_below(self.measured, copy.get("bytes_per_s"))
+        above = roofs(ceilings, drawn)
+        if not drawn or not above:
+            return
+        bound = findings.limit_detail(self.measured)
+        title = bound or findings.limit_title(self.measured)
+        alt = "; ".join(f"{p.row['title']}: {percent(p.row['limit_share'], 0)}%, {_binds(p.row)}" for p in drawn)
+        notes = "\n".join(f"{p.row['title']}: {p.row['limits']['sentence']}" for p in drawn)
+        slide = self._slide(title, self._footer("one figure each, no interval"), notes)
+        top, per_byte = above[-1].operations_per_s, copy["bytes_per_s"]
+        xs = [point.intensity for point in drawn] + [0.5 * top / per_byte]
+        left, right, base_x = _log_ends(xs, xs)
+        rates = [point.operations_per_s for point in drawn] + [roof.operations_per_s for roof in above]
+        low, high, base_y = _log_ends([rate / 1e9 for rate in rates], [rate / 1e9 for rate in rates])
+        begin = max(left, low * 1e9 / per_byte)
+        lines = [(f"Copy {significant(per_byte / 1e9)} GB/s", (begin, begin * per_byte), (top / per_byte, top))]
+        lines += [
+            (r.name, (min(r.operations_per_s / per_byte, right), r.operations_per_s), (right, r.operations_per_s))
+            for r in above
+        ]
+        data = XyChartData()
+        for name, *ends in lines:
+            series = data.add_series(name)
+            for x, rate in ends:
+                series.add_data_point(x, rate / 1e9)
+        for point in drawn:
+            data.add_series(point.row["title"]).add_data_point(point.intensity, point.operations_per_s / 1e9)
+        chart = self._chart(slide, XL_CHART_TYPE.XY_SCATTER_LINES_NO_MARKERS, data, f"{title}. {alt}")
+        every = list(chart.plots[0].series)
+        for index, ((name, *_), series) in enumerate(zip(lines, every, strict=False)):
+            series.smooth = False
+            series.format.line.color.rgb = native.rgb(self.look.muted)
+            series.format.line.width = Pt(1.5)
+            side = XL_LABEL_POSITION.RIGHT if index == 0 else XL_LABEL_POSITION.ABOVE
+            self._label(series.points[0], name, side)
+        centres = [
+            (
+                PLOT[0] * math.log(p.intensity / left) / math.log(right / left),
+                PLOT[1] * (1 - math.log(p.operations_per_s / 1e9 / low) / math.log(high / low)),
+            )
+            for p in drawn
+        ]
+        names = [f"{_short(p.row['title'], 28)} {percent(p.row['limit_share'], 0)}%" for p in drawn]
+        offsets = place(names, centres, [14.0] * len(drawn), PLOT)
+        for point, series, name, offset in zip(drawn, every[len(lines) :], names, offsets, strict=True):
+            mark = self.marks[point.row["variant"]]
+            series.format.line.fill.background()
+            native.marker(series, mark.symbol, mark.color, 13, self._pale(frame.usable(point.row)))
+            self._label(series.points[0], name, _side(*offset))
+        self._axis(chart.value_axis, "Operations of the products (GFLOP/s, of INT8 GOP/s, log scale)", grid=True)
+        self._axis(chart.category_axis, "Operations a byte, each weight read once a call (log scale)", grid=True)
+        native.log_axis(chart.value_axis, low, high, base_y)
+        native.log_axis(chart.category_axis, left, right, base_x)
 
     def _list(self, title: str, items: Sequence[tuple[str, str]]) -> None:
         """Sentences, each with a bold beginning, on as many slides as they need."""

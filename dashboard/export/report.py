@@ -16,7 +16,7 @@ from dashboard.frame import Row
 from dashboard.style import DARK, FONT, LIGHT, Theme
 from engine import takeaways
 
-WIDE = ("tradeoff", "batches", "published")
+WIDE = ("tradeoff", "roofline", "operators", "batches", "published")
 """The charts that take the whole width."""
 
 

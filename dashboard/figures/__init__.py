@@ -7,13 +7,17 @@ from dashboard.figures.differences import accuracy_differences, speedups
 from dashboard.figures.ecdf import ecdf
 from dashboard.figures.latency import latency
 from dashboard.figures.memory import memory
+from dashboard.figures.operators import by_kind, by_operator
 from dashboard.figures.published import pairs, published
+from dashboard.figures.roofline import roofline
 from dashboard.figures.throughput import throughput
 from dashboard.figures.tradeoff import tradeoff
 
 __all__ = [
     "accuracy",
     "accuracy_differences",
+    "by_kind",
+    "by_operator",
     "decision",
     "ecdf",
     "latency",
@@ -21,6 +25,7 @@ __all__ = [
     "over_batch_size",
     "pairs",
     "published",
+    "roofline",
     "speedups",
     "throughput",
     "tradeoff",

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.errors import did_you_mean, one_line
+from engine.operators import Profile
 
 Batch = dict[str, np.ndarray]
 """One tokenised batch as host arrays: input name -> int64 [examples, tokens]."""
@@ -206,6 +207,13 @@ class Backend(ABC):
 
     def device_seconds(self, batch: Batch) -> float | None:
         """Seconds that one call keeps the device busy, by device events; None where there are none."""
+        return None
+
+    def profile(self, batch: Batch, calls: int, folder: Path | None = None) -> Profile | None:
+        """Where `calls` calls of one batch spend their time; None where this backend cannot tell.
+
+        With `folder` also their Chrome trace, in a file there. For after all timing: a profiler slows what it sees.
+        """
         return None
 
     def allocator_bytes(self, reset: bool = False) -> dict[str, int]:

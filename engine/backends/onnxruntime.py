@@ -28,6 +28,7 @@ from engine.backends.base import (
     calibration_texts,
 )
 from engine.errors import UnavailableError
+from engine.operators import Operator, Profile
 
 MODEL = "model.onnx"
 FACTS = "weights.json"
@@ -257,23 +258,46 @@ class OnnxRuntime(Backend):
                 total = sum(audit.settings["nodes_by_provider"].values())
                 audit.deviations.append(f"{on_cpu} of {total} graph nodes ran on the CPU")
 
+    def profile(self, batch: Batch, calls: int, folder: Path | None = None) -> Profile:
+        feeds = {name: batch[name] for name in self._inputs}
+        # The first call of a session is slower, and is left out.
+        file, events = self._profiled(feeds, 1 + calls)
+        runs = [event for event in events if event.get("name") == "model_run"][1:]
+        found = [
+            Operator(event["args"].get("op_name", "?"), 1, event["dur"] / 1e6)
+            for event in events
+            if event["ts"] >= runs[0]["ts"] and _is_node(event)
+        ]
+        if folder is None:
+            file.unlink()
+        wall_s = sum(event["dur"] for event in runs) / 1e6
+        return Profile("operators", found, wall_s, None if folder is None else file)
+
+    def _profiled(self, feeds: Batch, calls: int) -> tuple[Path, list[dict[str, Any]]]:
+        """The events of some calls in a profiled session of its own, and the file that holds them."""
+        session = self._open(profile=True)
+        for _ in range(calls):
+            session.run(None, feeds)
+        file = Path(session.end_profiling())
+        return file, json.loads(file.read_text())
+
     def _placement(self) -> tuple[dict[str, dict[str, int]], Counter[str]]:
         """Graph nodes by execution provider and operator, from a profiled session of its own."""
-        session = self._open(profile=True)
-        ones = np.ones((1, 8), dtype=np.int64)
-        session.run(None, dict.fromkeys(self._inputs, ones))
-        file = Path(session.end_profiling())
-        nodes: dict[str, tuple[str, str]] = {}
-        for event in json.loads(file.read_text()):
-            facts = event.get("args", {})
-            if event.get("cat") == "Node" and facts.get("provider"):
-                nodes[event["name"]] = (facts["provider"], facts.get("op_name", "?"))
+        file, events = self._profiled(dict.fromkeys(self._inputs, np.ones((1, 8), dtype=np.int64)), 1)
         file.unlink()
+        nodes: dict[str, tuple[str, str]] = {}
+        for event in filter(_is_node, events):
+            nodes[event["name"]] = (event["args"]["provider"], event["args"].get("op_name", "?"))
         placement: dict[str, dict[str, int]] = {}
         for provider, operator in nodes.values():
             counts = placement.setdefault(provider, {})
             counts[operator] = counts.get(operator, 0) + 1
         return placement, Counter(operator for _, operator in nodes.values())
+
+
+def _is_node(event: dict[str, Any]) -> bool:
+    """Whether an event of a profile is a node of the graph at work."""
+    return event.get("cat") == "Node" and bool(event.get("args", {}).get("provider"))
 
 
 def _instructions() -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections import Counter
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from engine.backends.base import Audit, Backend, Batch, LoadRequest, Options, Snippet
+from engine.operators import Operator, Profile
 
 DTYPES = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
@@ -162,6 +165,33 @@ class PyTorch(Backend):
         end.record()
         end.synchronize()
         return start.elapsed_time(end) / 1e3
+
+    def profile(self, batch: Batch, calls: int, folder: Path | None = None) -> Profile:
+        from torch.autograd import DeviceType
+        from torch.profiler import ProfilerActivity, profile
+
+        on_device = self._device.type == "cuda"
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_device else [])]
+        if on_device:
+            # The first profile of a process also sets up the device's own.
+            with profile(activities=activities):
+                self.call(batch)
+        with profile(activities=activities) as seen:
+            began_s = time.perf_counter()
+            for _ in range(calls):
+                self.call(batch)
+            wall_s = time.perf_counter() - began_s
+        file = None
+        if folder is not None:
+            file = folder / "torch.json"
+            seen.export_chrome_trace(str(file))
+        own = "self_device_time_total" if on_device else "self_cpu_time_total"
+        found = [
+            Operator(item.key, item.count, getattr(item, own) / 1e6)
+            for item in seen.key_averages()
+            if (item.device_type != DeviceType.CPU) == on_device and not item.is_user_annotation
+        ]
+        return Profile("kernels" if on_device else "operators", found, wall_s, file)
 
     def allocator_bytes(self, reset: bool = False) -> dict[str, int]:
         if self._device.type != "cuda":

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import labels, summary
+from engine import labels, operators, summary
 from engine.store import open_store, queries
 from engine.store.models import Measurement, Run
 from engine.summary import Block, Raw, answers, speed
@@ -44,6 +44,22 @@ CEILINGS = {
     "copy": {"bytes_per_s": 4.2e10, "median_bytes_per_s": 4e10, "repeats": 9, "how": "copy_", "reason": None},
     "host_to_device": {"bytes_per_s": None, "reason": "the device is the host"},
 }
+
+
+PROFILE = operators.facts(
+    operators.Profile(
+        "operators",
+        [
+            operators.Operator("aten::addmm", 14, 0.020),
+            operators.Operator("aten::<b>copy_", 30, 0.006),
+            operators.Operator("aten::gelu", 2, 0.004),
+            *(operators.Operator(f"aten::op{index}", 1, 0.0002) for index in range(14)),
+        ],
+        0.041,
+    ),
+    1,
+    (8, 128),
+)
 
 
 def fill(url: str) -> None:
@@ -141,7 +157,7 @@ def _run(run_id: str, status: str, hours: float, sizes: list[int] | None = None,
         finished_at=ended,
         heartbeat_at=ended,
         example_set_id=example_set,
-        ceilings=CEILINGS if run_id == FULL else {"reason": "the protocol says ceilings = false"},
+        ceilings=CEILINGS if run_id in (FULL, SIZES) else {"reason": "the protocol says ceilings = false"},
         measurements=[],
     )
 
@@ -174,6 +190,7 @@ def _measured(
     """A row with its blocks and logits; every figure follows from them as in a real run."""
     name, title, backend, precision, model, seconds, right, megabytes, published = values
     scale = seconds * (0.3 + 0.7 * batch_size / 8)
+    rate = 3e8 * batch_size / scale
     blocks = [
         Block(0, index, float(index), scale * np.exp(generator.normal(0, 0.02, 6)), 6 * batch_size, 6 * batch_size * 40,
               6 * batch_size * 128)
@@ -201,10 +218,25 @@ def _measured(
         truncated=0,
         invariance={"batch 1": {"examples": 64, "changed": 2 * (name == "int8"), "largest_logit_change": 0.01}},
         batch_flip_rate=2 / 64 if name == "int8" else 0.0,
-        limit_share=0.4,
+        limit_share=rate / CEILINGS["products"]["fp32"]["operations_per_s"],
         binds="compute",
-        limits={"sentence": "It reaches 40% of <b>FP32</b>. Compute binds."},
-        audit={"settings": {"tf32": False, "threads": 4}, "wrong": [], "deviations": []},
+        limits={
+            "sentence": "It reaches 40% of <b>FP32</b>. Compute binds.",
+            "operations_per_s": rate,
+            "compute_dtype": "fp32",
+            "ceiling_operations_per_s": CEILINGS["products"]["fp32"]["operations_per_s"],
+            "compute_share": rate / CEILINGS["products"]["fp32"]["operations_per_s"],
+            "bytes_per_call": 4e7,
+            "bandwidth_share": 4e7 / scale / CEILINGS["copy"]["bytes_per_s"],
+            "traffic_share": 2e8 / scale / CEILINGS["copy"]["bytes_per_s"],
+            "reason": None,
+        },
+        audit={
+            "settings": {"tf32": False, "threads": 4},
+            "wrong": [],
+            "deviations": [],
+            "operators": {"reason": "backend <b> has no profiler here"} if name == "student" else PROFILE,
+        },
     )
     row.blocks = [
         queries.new_block(b.process, b.round, "timed", b.started_s, b.samples, b.tokens, b.padded_tokens, b.latencies_s)

@@ -38,7 +38,7 @@ def test_wide_slides_with_findings_as_titles(made: Presentation) -> None:
     assert made.slide_width / made.slide_height == pytest.approx(16 / 9, rel=1e-3)
     titles = [slide.shapes.title.text for slide in made.slides]
     assert titles[0].startswith("Student FP32 answers")
-    assert all(titles) and len(made.slides) == 12
+    assert all(titles) and len(made.slides) == 13
 
 
 def test_every_slide_says_device_n_and_interval_and_carries_the_method(made: Presentation) -> None:
@@ -58,7 +58,7 @@ def test_charts_and_tables_have_text_alternatives(made: Presentation) -> None:
 
 def test_native_charts_hold_the_databases_figures(made: Presentation, full: pd.DataFrame) -> None:
     found = charts(made)
-    assert len(found) == 8
+    assert len(found) == 9
     rows = [row for row in frame.rows_of(full) if row["latency_p50_s"] is not None]
     latency = found[1].plots[0]
     assert list(latency.categories) == [row["title"] for row in rows]
@@ -109,11 +109,27 @@ def test_accuracy_differences_stand_with_their_paired_intervals(made: Presentati
     assert chart.value_axis.minimum_scale < -20 and chart.value_axis.maximum_scale >= 0
 
 
-def test_limits_of_the_hardware(made: Presentation) -> None:
+def test_limits_of_the_hardware(made: Presentation, full: pd.DataFrame) -> None:
     (slide,) = [slide for slide in made.slides if "what this device was measured to do" in slide.shapes.title.text]
     (chart,) = [shape.chart for shape in slide.shapes if shape.has_chart]
-    assert set(chart.plots[0].series[0].values) == {40.0}
+    rows = {row["title"]: row for row in frame.rows_of(full) if row["limit_share"] is not None}
+    assert sorted(chart.plots[0].series[0].values) == pytest.approx(
+        sorted(100 * row["limit_share"] for row in rows.values())
+    )
     assert "It reaches 40% of <b>FP32</b>" in slide.notes_slide.notes_text_frame.text
+
+
+def test_the_roofline_has_a_line_a_ceiling_and_a_mark_a_variant(made: Presentation, full: pd.DataFrame) -> None:
+    (slide,) = [slide for slide in made.slides if "waits most for its products" in slide.shapes.title.text]
+    (chart,) = [shape.chart for shape in slide.shapes if shape.has_chart]
+    series = {found.name: list(found.values) for found in chart.plots[0].series}
+    assert series["FP32 400 GFLOP/s"] == pytest.approx([400, 400])
+    assert max(series["Copy 42.0 GB/s"]) == pytest.approx(400)
+    rows = [row for row in frame.rows_of(full) if row["limit_share"] is not None]
+    assert len(series) == len(rows) + 2
+    for row in rows:
+        assert series[row["title"]] == pytest.approx([row["limits"]["operations_per_s"] / 1e9])
+    assert chart.value_axis.minimum_scale <= min(map(min, series.values()))
 
 
 def test_batch_sizes_have_a_line_a_variant(database: str) -> None:

@@ -50,7 +50,8 @@ def stand_in(folder: Path, script: str) -> str:
 
 
 def test_a_run_has_its_charts_by_name(charts: dict[str, go.Figure]) -> None:
-    assert list(charts) == ["tradeoff", "latency", "throughput", "memory", "accuracy", "published"]
+    single = ["tradeoff", "latency", "throughput", "memory", "accuracy"]
+    assert list(charts) == [*single, "roofline", "operators", "published"]
 
 
 def test_every_saved_chart_names_device_n_and_run(charts: dict[str, go.Figure]) -> None:

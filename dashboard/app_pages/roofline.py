@@ -1,0 +1,117 @@
+"""How near each variant comes to what its device was measured to do, what binds it, and what its time goes to."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+from typing import Any
+
+import streamlit as st
+
+from dashboard import choices, data, figures, findings, frame, roofline_tables, scorecard, widgets
+from dashboard.figures import operators as drawn
+from dashboard.style import Theme
+from engine import operators
+from engine.errors import RequestError, one_line
+
+
+def main() -> None:
+    left, right = st.columns([6, 5], vertical_alignment="center")
+    summary, measured, size = choices.choose_measurements(left, right)
+    rows = frame.rows_of(frame.at_batch(measured, size))
+    look = widgets.look()
+    widgets.state_of(summary)
+    known = [row for row in rows if row["status"] == "measured"]
+    if not known:
+        st.header("This run holds no measurements.")
+        st.stop()
+    # The chart's own title says which comes nearest.
+    st.header(findings.literal(findings.limit_detail(rows) or "What binds the fastest is not known."), anchor=False)
+    ceilings, stem = summary["ceilings"] or {}, widgets.stem(summary)
+    if ceilings.get("products"):
+        widgets.chart(figures.roofline(measured, ceilings, look, size), "roofline", f"{stem}-roofline")
+    else:
+        st.info(findings.literal(f"No ceilings were measured: {ceilings.get('reason') or 'no reason was stored'}."))
+    st.html(roofline_tables.shares(rows, look))
+    st.caption(
+        "Of the limit: operations of the products a second, padding included, over the fastest products measured here "
+        "in the same dtype. Of an INT8 model all operations count as integer ones. The page Method has the rules."
+    )
+    _profiles(summary, known, look, stem)
+    with st.expander("The measured ceilings"):
+        st.html(scorecard.ceilings_table(ceilings))
+    widgets.save_charts(f"{stem}-roofline")
+
+
+def _profiles(summary: dict[str, Any], rows: list[frame.Row], look: Theme, stem: str) -> None:
+    st.subheader("What a call's time goes to", anchor=False)
+    profiled = [row for row in rows if drawn.of(row)]
+    if profiled:
+        widgets.chart(figures.by_kind(profiled, look), "kinds", f"{stem}-operators")
+    names = {row["variant"]: row for row in rows}
+    with st.container(width=360):
+        chosen = st.selectbox(
+            "Operators of",
+            list(names),
+            format_func=lambda name: findings.literal(names[name]["name"]),
+            key="variant",
+            bind="query-params",
+        )
+    row = names[str(chosen)]
+    found = drawn.of(row)
+    if found is None:
+        reason = ((row["audit"] or {}).get("operators") or {}).get("reason")
+        why = f": {reason}" if reason else ": it is older than that"
+        st.write(findings.literal(f"This run holds no operators of {row['name']}{why}."))
+    else:
+        both = st.grid(2, min_column_width=520, gap="large")
+        with both.cell():
+            widgets.chart(figures.by_operator(row, look), "operators", f"{stem}-{row['variant']}-operators")
+        with both.cell():
+            st.html(roofline_tables.profile(found))
+            st.caption(findings.literal(operators.caption(found)))
+    _trace(summary, row)
+
+
+def _trace(summary: dict[str, Any], row: frame.Row) -> None:
+    """The trace to download, and the ways to make one."""
+    variant, size = row["variant"], row["batch_size"]
+    try:
+        made = data.trace(summary["id"], variant, size)
+        if st.session_state.pop("profile_now", None) == (summary["id"], variant, size):
+            with st.spinner("A worker of its own loads the variant and profiles five calls …", show_time=True):
+                made = data.make_trace(summary["id"], variant, size)
+    except RequestError as error:
+        st.warning(findings.literal(f"No trace was made. {one_line(error)}."))
+        made = None
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        if made is not None:
+            st.download_button(
+                f"Download the trace ({len(made) / 1e3:,.0f} kB)",
+                data=made,
+                file_name=f"{widgets.stem(summary)}-{variant}-batch-{size}.trace.json.gz",
+                mime="application/gzip",
+                on_click="ignore",
+                key="download_trace",
+            )
+        if summary["host"] == socket.gethostname() and summary["status"] not in data.LIVE:
+            st.button(
+                "Make a new trace" if made is not None else "Make a trace",
+                key="make_trace",
+                on_click=_ask,
+                args=(summary["id"], variant, size),
+                help="Loads the variant again in a worker of its own, after the run, and profiles five calls.",
+            )
+    st.caption(
+        "A trace has every operator of five calls on a time line. Perfetto (ui.perfetto.dev) and chrome://tracing "
+        "open it as it is; neither sends it anywhere. From a terminal on the machine of the run:"
+    )
+    command = f"python -m engine profile {summary['id']} {shlex.quote(variant)} --batch-size {size}"
+    st.code(command, language="bash", wrap_lines=True)
+
+
+def _ask(run_id: str, variant: str, size: int) -> None:
+    st.session_state["profile_now"] = (run_id, variant, size)
+
+
+main()

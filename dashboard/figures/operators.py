@@ -1,0 +1,129 @@
+"""Where a profiled call's time goes: by kind of work for every variant, by operator for one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from dashboard import findings
+from dashboard.figures import base
+from dashboard.frame import Row
+from dashboard.style import Theme, fade
+from engine import operators
+from engine.operators import KINDS
+from engine.units import milliseconds, percent
+
+BETWEEN = "between"
+LEGEND = 30
+
+
+def of(row: Row) -> dict[str, Any] | None:
+    """The row's profile, where it has one."""
+    found = (row["audit"] or {}).get("operators")
+    return found if found and not found.get("reason") else None
+
+
+def hues(look: Theme) -> dict[str | None, str]:
+    """Kind of work -> colour; None for what is summed or between."""
+    return {
+        "products": look.accent,
+        "attention": fade(look.accent, 0.55),
+        "quantising": look.hues["eight-bit"],
+        "elementwise": look.muted,
+        "copies": fade(look.muted, 0.5),
+        "other": look.line,
+        None: look.grid,
+    }
+
+
+def by_kind(rows: Sequence[Row], look: Theme) -> go.Figure:
+    """A bar a variant: a profiled call in ms, by what kind of work its operators do."""
+    known = [(row, found) for row in rows if row["status"] == "measured" and (found := of(row))]
+    figure = base.titled(
+        look,
+        findings.operators_title([row for row, _ in known]),
+        "A call under the profiler, apart from all timing, by kind of work; “between”: what no operator accounts for.",
+        base.ROW_HEIGHT * len(known) + LEGEND,
+        share=1.5,
+    )
+    colours = hues(look)
+    names = {key: words for key, (words, _) in KINDS.items()} | {BETWEEN: "between operators"}
+    for key, words in names.items():
+        seconds = [_seconds(found, key) for _, found in known]
+        if not any(seconds):
+            continue
+        figure.add_trace(
+            go.Bar(
+                x=[value * 1e3 for value in seconds],
+                y=list(range(len(known))),
+                orientation="h",
+                name=words,
+                marker={"color": colours.get(key, look.grid), "line": {"width": 1, "color": look.background}},
+                customdata=[
+                    f"<b>{base.escape(row['name'])}</b><br>{words}: {milliseconds(value)} ms, "
+                    f"{percent(value / _whole(found), 0)}%"
+                    for (row, found), value in zip(known, seconds, strict=True)
+                ],
+                hovertemplate="%{customdata}<extra></extra>",
+            )
+        )
+    figure.update_layout(
+        barmode="stack",
+        margin={"t": figure.layout.margin.t + LEGEND},
+        bargap=0.4,
+        showlegend=True,
+        legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "traceorder": "normal"},
+    )
+    base.name_rows(figure, [row["name"] for row, _ in known])
+    figure.update_xaxes(title_text="Time of a call (ms)", rangemode="tozero")
+    if not known:
+        figure.update_xaxes(visible=False)
+    return figure
+
+
+def _whole(found: Mapping[str, Any]) -> float:
+    return max(found["wall_s"], found["seconds"])
+
+
+def _seconds(found: Mapping[str, Any], key: str) -> float:
+    return _whole(found) - found["seconds"] if key == BETWEEN else found["kinds"].get(key, 0.0)
+
+
+def by_operator(row: Row, look: Theme) -> go.Figure:
+    """A bar an operator of one variant, the longest first, then the rest and what is between them."""
+    found = of(row)
+    assert found is not None
+    lines = operators.lines(found)
+    first = lines[0]
+    figure = base.titled(
+        look,
+        f"{row['name']}: {percent(first.share, 0)}% of a call is {first.name}",
+        f"Own time of each of its {found['by']} in ms and % of a call, {found['calls']} profiled.",
+        26 * len(lines),
+    )
+    colours = hues(look)
+    figure.add_trace(
+        go.Bar(
+            x=[line.seconds * 1e3 for line in lines],
+            y=list(range(len(lines))),
+            orientation="h",
+            name=row["name"],
+            marker={"color": [colours[line.kind] for line in lines]},
+            text=[f"{milliseconds(line.seconds)}, {percent(line.share, 0)}%" for line in lines],
+            textposition="outside",
+            textfont={"size": 12, "color": look.text},
+            cliponaxis=False,
+            customdata=[f"<b>{base.escape(line.name)}</b><br>{milliseconds(line.seconds)} ms" for line in lines],
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+    )
+    base.name_rows(figure, [_short(line.name) for line in lines])
+    figure.update_layout(bargap=0.3, margin={"r": 84})
+    figure.update_xaxes(title_text="Own time a call (ms)", rangemode="tozero")
+    return figure
+
+
+def _short(name: str, limit: int = 34) -> str:
+    return name if len(name) <= limit else f"{name[: limit - 1]}…"

@@ -1,0 +1,281 @@
+"""Operations a second over operations a byte: every variant below what the device was measured to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from dashboard import findings
+from dashboard.figures import base
+from dashboard.figures.tradeoff import place
+from dashboard.frame import Row, rows_of
+from dashboard.style import Theme, fade, marks
+from engine.limits import DISPROVED, FASTER, operation_rate
+from engine.units import megabytes, percent, significant
+
+PLOT_WIDTH, PLOT_HEIGHT = 820, 400
+ROOF_LABEL = 30
+"""Height of a roof's two lines of text."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement's place."""
+
+    row: Row
+    operations_per_s: float
+    intensity: float
+    """Operations a byte where each weight is read once and nothing else: at most."""
+    least: float
+    """The same where all that operators pass to each other goes through memory: at least."""
+
+
+def points(rows: Sequence[Row], bytes_per_s: float | None) -> list[Point]:
+    """The rows that have a place: both a share of a ceiling and bytes."""
+    made = []
+    for row in rows:
+        found = row["limits"] or {}
+        rate, share = found.get("operations_per_s"), found.get("bandwidth_share")
+        if row["limit_share"] is None or not (bytes_per_s and rate and share and found.get("compute_dtype")):
+            continue
+        most = max(found.get("traffic_share") or share, share)
+        made.append(Point(row, rate, rate / (share * bytes_per_s), rate / (most * bytes_per_s)))
+    return made
+
+
+@dataclass(frozen=True)
+class Roof:
+    """The fastest products in a dtype, of every library or of one."""
+
+    dtype: str
+    operations_per_s: float
+    way: Mapping[str, Any]
+    library: str | None = None
+    """Where another is faster than this one."""
+
+    @property
+    def name(self) -> str:
+        own = f" by {self.library} alone" if self.library else ""
+        return f"{self.dtype.upper()}{own} {operation_rate(self.operations_per_s, self.dtype)}"
+
+    @property
+    def spread(self) -> str:
+        median, repeats = self.way.get("median_operations_per_s"), self.way.get("repeats")
+        middle = f"median {operation_rate(median, self.dtype)}, " if median else ""
+        return f"{middle}n = {repeats}" if repeats else middle.rstrip(", ")
+
+
+def roofs(ceilings: Mapping[str, Any], drawn: Sequence[Point]) -> list[Roof]:
+    """The ceilings of the dtypes of `drawn`, the lowest first, with those of their libraries that reach clearly less.
+
+    A library's own that one of its rows disproves is left out, as `engine.limits` does.
+    """
+    made = []
+    for dtype, product in (ceilings.get("products") or {}).items():
+        below = [point for point in drawn if point.row["limits"]["compute_dtype"] == dtype]
+        best = product.get("operations_per_s")
+        if not below or not best or best <= 0:
+            continue
+        made.append(Roof(dtype, best, product))
+        ways = {way.get("library"): way for way in product.get("ways") or [] if way.get("operations_per_s")}
+        for library, way in ways.items():
+            own = way["operations_per_s"]
+            # What no library is named after multiplies with torch.
+            mine = [p for p in below if library == (p.row["backend"] if p.row["backend"] in ways else "torch")]
+            most = max((point.operations_per_s for point in mine), default=0.0)
+            if mine and max(0.0, most / DISPROVED) < own < best / FASTER:
+                made.append(Roof(dtype, own, way, str(library)))
+    return sorted(made, key=lambda roof: roof.operations_per_s)
+
+
+def roofline(
+    frame: pd.DataFrame, ceilings: Mapping[str, Any] | None, look: Theme, shown: int | None = None
+) -> go.Figure:
+    """A mark a measurement at its place below the ceilings, its share of them as its label.
+
+    `shown`: the batch size whose marks are labelled; others of the same variants are small. All where it is None.
+    """
+    ceilings = ceilings or {}
+    rows = [row for row in rows_of(frame) if row["status"] == "measured"]
+    bytes_per_s = (ceilings.get("copy") or {}).get("bytes_per_s") or 0.0
+    drawn = points(rows, bytes_per_s)
+    height = PLOT_HEIGHT if drawn else 0
+    figure = base.titled(look, findings.limit_title(rows), _subtitle(rows, drawn, ceilings), height, share=1.5)
+    if not drawn:
+        figure.update_xaxes(visible=False)
+        figure.update_yaxes(visible=False)
+        return figure
+    above = roofs(ceilings, drawn)
+    x_low, x_high = base.log_range([x for point in drawn for x in (point.least, point.intensity)], pad=0.2)
+    heights = [point.operations_per_s for point in drawn] + [roof.operations_per_s for roof in above]
+    # The slope is to be seen, also where all stand far to the right of it.
+    x_low = min(x_low, 0.5 * max(heights) / bytes_per_s)
+    y_low, y_high = base.log_range(heights, pad=0.12)
+    figure.add_traces(_slope(above, bytes_per_s, look, x_low, y_low))
+    figure.add_traces([_roof(roof, bytes_per_s, look, x_high) for roof in above])
+    shades = marks(rows_of(frame), look)
+    labelled = [shown is None or p.row["batch_size"] == shown or _alone(p, drawn, shown) for p in drawn]
+    figure.add_traces([_mark(p, shades[p.row["variant"]], look, big) for p, big in zip(drawn, labelled, strict=True)])
+    scale_x, scale_y = (PLOT_WIDTH / math.log(x_high / x_low), PLOT_HEIGHT / math.log(y_high / y_low))
+    notes = _labels([p for p, big in zip(drawn, labelled, strict=True) if big], look, (x_low, y_high), scale_x, scale_y)
+    notes += _roof_labels(above, look, y_low, scale_y)
+    notes.append(_slope_label(ceilings["copy"], look, x_low, y_low))
+    tera = y_high >= 2e12
+    unit, size = ("T", 1e12) if tera else ("G", 1e9)
+    axis = base.log_axis(y_low / size, y_high / size)
+    ticks = {"tickvals": [tick * size for tick in axis["tickvals"]], "ticktext": axis["ticktext"]}
+    figure.update_yaxes(
+        title_text=f"Operations of the products ({unit}FLOP/s, of INT8 {unit}OP/s, log scale)",
+        **axis | ticks | {"range": [math.log10(y_low), math.log10(y_high)]},
+    )
+    figure.update_xaxes(
+        title_text="Operations a byte, each weight read once a call (FLOP/B, log scale)", **base.log_axis(x_low, x_high)
+    )
+    longest = max((len(text) for roof in above for text in (roof.name, roof.spread)), default=0)
+    figure.update_layout(margin={"r": 20 + round(base.LETTER * longest)}, annotations=notes)
+    return figure
+
+
+def _alone(point: Point, drawn: Sequence[Point], shown: int) -> bool:
+    """Whether the point's variant has no mark at the batch size that is labelled."""
+    return not any(p.row["variant"] == point.row["variant"] and p.row["batch_size"] == shown for p in drawn)
+
+
+def _subtitle(rows: Sequence[Row], drawn: Sequence[Point], ceilings: Mapping[str, Any]) -> str:
+    said = [
+        "Lines: the fastest products and the copy measured at the run's start. Padding counts, as it is computed. "
+        "Bar to the left: had all that operators pass on gone through memory."
+    ]
+    cached = [p.row["name"] for p in drawn if (p.row["limits"].get("bytes_per_call") or 0) <= _cache(ceilings)]
+    if cached and len(cached) == len(drawn):
+        said.append(f"All weights fit the {megabytes(_cache(ceilings))} MB cache: the slope does not hold them.")
+    elif cached:
+        size = megabytes(_cache(ceilings))
+        said.append(f"In the {size} MB cache fit the weights of {findings.joined(cached)}: the slope does not hold.")
+    if left := len(rows) - len(drawn):
+        said.append(f"{left} without a ceiling left out.")
+    return " ".join(said)
+
+
+def _cache(ceilings: Mapping[str, Any]) -> int:
+    return ceilings.get("cache_bytes") or 0
+
+
+def _slope(above: Sequence[Roof], bytes_per_s: float, look: Theme, x_low: float, y_low: float) -> go.Scatter:
+    """What the copy bandwidth allows, up to the highest roof."""
+    top = above[-1].operations_per_s if above else y_low
+    left = max(x_low, y_low / bytes_per_s)
+    return go.Scatter(
+        x=[left, top / bytes_per_s],
+        y=[left * bytes_per_s, top],
+        mode="lines",
+        name="copy bandwidth",
+        line={"color": look.muted, "width": 2},
+        hovertemplate=f"<b>Copy bandwidth</b><br>{significant(bytes_per_s / 1e9)} GB/s<extra></extra>",
+    )
+
+
+def _roof(roof: Roof, bytes_per_s: float, look: Theme, x_high: float) -> go.Scatter:
+    how = base.escape(str(roof.way.get("how") or ""))
+    return go.Scatter(
+        x=[min(roof.operations_per_s / bytes_per_s, x_high), x_high],
+        y=[roof.operations_per_s] * 2,
+        mode="lines",
+        name=roof.name,
+        line={"color": look.line if roof.library else look.muted, "width": 1.5 if roof.library else 2}
+        | ({"dash": "dash"} if roof.library else {}),
+        hovertemplate=f"<b>{base.escape(roof.name)}</b><br>{how}<br>{roof.spread}<extra></extra>",
+    )
+
+
+def _mark(point: Point, mark: Any, look: Theme, big: bool) -> go.Scatter:
+    row, found = point.row, point.row["limits"]
+    rate = operation_rate(point.operations_per_s, found["compute_dtype"])
+    return go.Scatter(
+        x=[point.intensity],
+        y=[point.operations_per_s],
+        mode="markers",
+        name=row["name"],
+        marker=base.filled(row, mark, look, size=13 if big else 7),
+        error_x=base.error_bar(point.least, point.intensity, point.intensity, fade(mark.color, 0.55), thickness=1.2),
+        hovertemplate=(
+            f"<b>{base.escape(row['name'])}</b><br>{rate}: {percent(row['limit_share'], 0)}% of its "
+            f"{found['compute_dtype'].upper()} ceiling<br>bound by {row['binds'] or 'what is not known'}<br>"
+            f"{significant(point.least)} to {significant(point.intensity)} FLOP/B<extra></extra>"
+        ),
+    )
+
+
+def _labels(
+    drawn: Sequence[Point], look: Theme, corner: tuple[float, float], scale_x: float, scale_y: float
+) -> list[dict[str, Any]]:
+    """Each mark's name and share beside it, moved apart where they would meet."""
+    names = [f"{point.row['name']} {percent(point.row['limit_share'], 0)}%" for point in drawn]
+    centres = [
+        (scale_x * math.log(p.intensity / corner[0]), scale_y * math.log(corner[1] / p.operations_per_s)) for p in drawn
+    ]
+    offsets = place(names, centres, [13.0] * len(drawn), (PLOT_WIDTH, PLOT_HEIGHT))
+    return [
+        {
+            "x": math.log10(point.intensity),
+            "y": math.log10(point.operations_per_s),
+            "text": f"{base.escape(point.row['name'])} <b>{percent(point.row['limit_share'], 0)}%</b>",
+            "showarrow": False,
+            "xshift": dx,
+            "yshift": -dy,
+            "font": {"size": 13, "color": look.text},
+            "bgcolor": fade(look.background, 0.72),
+            "borderpad": 1,
+        }
+        for point, (dx, dy) in zip(drawn, offsets, strict=True)
+    ]
+
+
+def _roof_labels(above: Sequence[Roof], look: Theme, y_low: float, scale_y: float) -> list[dict[str, Any]]:
+    """Each roof's name, rate and spread at its right end, moved up where they would meet."""
+    made, placed = [], -math.inf
+    for roof in above:
+        wanted = scale_y * math.log(roof.operations_per_s / y_low)
+        placed = max(wanted, placed + ROOF_LABEL)
+        small = f"<br><span style='color:{look.muted};font-size:11px'>{roof.spread}</span>" if roof.spread else ""
+        made.append(
+            {
+                "x": 1,
+                "xref": "paper",
+                "y": math.log10(roof.operations_per_s),
+                "text": f"{base.escape(roof.name)}{small}",
+                "showarrow": False,
+                "xanchor": "left",
+                "align": "left",
+                "xshift": 8,
+                "yshift": placed - wanted,
+                "font": {"size": 12.5, "color": look.text},
+            }
+        )
+    return made
+
+
+def _slope_label(copy: Mapping[str, Any], look: Theme, x_low: float, y_low: float) -> dict[str, Any]:
+    bytes_per_s = copy["bytes_per_s"]
+    median = copy.get("median_bytes_per_s")
+    spread = f"median {significant(median / 1e9)}, n = {copy.get('repeats')}" if median else ""
+    small = f"<br><span style='color:{look.muted};font-size:11px'>{spread}</span>" if spread else ""
+    left = max(x_low, y_low / bytes_per_s)
+    return {
+        "x": math.log10(left * 1.12),
+        "y": math.log10(left * 1.12 * bytes_per_s),
+        "text": f"Copy {significant(bytes_per_s / 1e9)} GB/s{small}",
+        "showarrow": False,
+        "xanchor": "left",
+        "yanchor": "top",
+        "align": "left",
+        "xshift": 12,
+        "yshift": -2,
+        "font": {"size": 12.5, "color": look.text},
+        "bgcolor": fade(look.background, 0.72),
+    }

@@ -1,0 +1,162 @@
+"""Where a call's time goes: its operators or kernels by time, by what kind of work they do, and their trace. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from engine.units import milliseconds
+
+By = Literal["operators", "kernels"]
+
+TOP = 12
+"""How many operators are kept by name; the rest is summed."""
+NAME_LENGTH = 120
+KINDS: dict[str, tuple[str, str]] = {
+    "attention": ("fused attention", r"attention|flash|fmha|sdpa"),
+    "products": (
+        "matrix products",
+        r"matmul|gemm|gemv|addmm|bmm|baddbmm|einsum|(^|::)_?mm\b|_int_mm|(^|[:_])linear|xmma|cutlass|fullyconnected|splitk",
+    ),
+    "quantising": ("quantising", r"quant"),
+    "copies": (
+        "copies and look-ups",
+        r"copy|cast|convert|transpose|reshape|permute|reorder|contiguous|memcpy|memset|concat|(^|::)cat\b|clone"
+        r"|embedding|gather|index|slice|split|shape|expand|view|\bt\b|as_strided|squeeze|flatten|identity|empty|fill"
+        r"|(^|::)to\b|bitcast",
+    ),
+    "elementwise": (
+        "element by element",
+        r"norm|softmax|gelu|relu|erf|tanh|sigmoid|add|mul|sub|div|where|mask|reduce|elementwise|pow|sqrt|not|equal"
+        r"|mean|sum|max|min|eltwise|dropout|vectorized",
+    ),
+    "other": ("other work", r""),
+}
+"""Key -> what a reader calls it, and what the names of such operators contain; the first that fits."""
+_KINDS = {key: re.compile(pattern, re.IGNORECASE) for key, (_, pattern) in KINDS.items()}
+
+EVENT_KEYS = ("ph", "cat", "name", "pid", "tid", "ts", "dur", "id", "bp", "s")
+"""What a trace viewer reads of an event."""
+ARGUMENTS = (
+    "External id", "Input Dims", "Input type", "op_name", "provider", "input_type_shape", "output_type_shape",
+    "output_size", "node_index", "stream", "correlation", "grid", "block", "device", "bytes",
+    "memory bandwidth (GB/s)", "est. achieved occupancy %", "name", "sort_index", "labels",
+)  # fmt: skip
+"""What of an event's own facts may leave the machine: shapes and the device, never a path or a host."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator or kernel of the profiled calls."""
+
+    name: str
+    calls: int
+    seconds: float
+    """Its own time over all calls, without that of the operators that it calls."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a backend saw of some calls of one batch."""
+
+    by: By
+    """operators, timed on the host; kernels, timed on the device."""
+    operators: list[Operator]
+    wall_s: float
+    """What all the calls took, profiler and all."""
+    trace: Path | None = None
+    """Their Chrome trace as the library wrote it, where one was asked for."""
+
+
+def kind(name: str) -> str:
+    """What kind of work an operator or kernel does, by its name: a key of KINDS."""
+    return next(key for key, pattern in _KINDS.items() if pattern.search(name))
+
+
+def facts(found: Profile, calls: int, shape: Sequence[int]) -> dict[str, Any]:
+    """What a row keeps of a profile, as plain values; seconds and counts are those of one mean call.
+
+    `by`, `calls` profiled, `shape` of the batch, `wall_s`, `seconds` of all operators together; `top`: name, calls and
+    seconds of the TOP that took longest; `rest`: how many others, and their calls and seconds; `kinds`: seconds by
+    key of KINDS. `reason` is None.
+    """
+    merged: dict[str, tuple[float, float]] = {}
+    for operator in found.operators:
+        name = " ".join(operator.name.split())[:NAME_LENGTH]
+        number, seconds = merged.get(name, (0.0, 0.0))
+        merged[name] = number + operator.calls / calls, seconds + operator.seconds / calls
+    ordered = sorted(merged.items(), key=lambda item: -item[1][1])
+    kinds: dict[str, float] = {}
+    for name, (_, seconds) in ordered:
+        kinds[kind(name)] = kinds.get(kind(name), 0.0) + seconds
+    rest = [value for _, value in ordered[TOP:]]
+    return {
+        "reason": None,
+        "by": found.by,
+        "calls": calls,
+        "shape": list(shape),
+        "wall_s": found.wall_s / calls,
+        "seconds": sum(seconds for _, (_, seconds) in ordered),
+        "top": [{"name": name, "calls": number, "seconds": s} for name, (number, s) in ordered[:TOP]],
+        "rest": {"operators": len(rest), "calls": sum(n for n, _ in rest), "seconds": sum(s for _, s in rest)},
+        "kinds": kinds,
+    }
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a profile as it is shown: an operator, what they are beyond the TOP, or what is between them."""
+
+    name: str
+    kind: str | None
+    """A key of KINDS; None for what is summed or between."""
+    calls: float | None
+    seconds: float
+    share: float
+    """Of the profiled call, 0 to 1."""
+
+
+def lines(found: Mapping[str, Any]) -> list[Line]:
+    """What `facts` keeps, the longest first, then the rest and what no operator accounts for: all of one call."""
+    # By several streams or threads at once more can be done than the clock says.
+    whole_s = max(found["wall_s"], found["seconds"])
+    made = [Line(o["name"], kind(o["name"]), o["calls"], o["seconds"], o["seconds"] / whole_s) for o in found["top"]]
+    rest, between_s = found["rest"], whole_s - found["seconds"]
+    if rest["operators"]:
+        name = f"{rest['operators']} others"
+        made.append(Line(name, None, rest["calls"], rest["seconds"], rest["seconds"] / whole_s))
+    made.append(Line(f"between {found['by']}", None, None, between_s, between_s / whole_s))
+    return made
+
+
+def caption(found: Mapping[str, Any]) -> str:
+    """What the figures of a profile are, in two sentences."""
+    rows, tokens = found["shape"]
+    calls = "one call" if found["calls"] == 1 else f"a mean of {found['calls']} calls"
+    where = "on the host" if found["by"] == "operators" else "on the device"
+    return (
+        f"Own time of each of the {found['by']} {where}, {calls} of {rows} x {tokens} tokens: together "
+        f"{milliseconds(found['seconds'])} of the {milliseconds(found['wall_s'])} ms that a call takes under the "
+        "profiler. Profiled after all timing; a profiler slows what it sees, short operators most."
+    )
+
+
+def trace(raw: Any, about: Mapping[str, str]) -> dict[str, Any]:
+    """A Chrome trace that a viewer opens, of a library's own: events alone, without paths, host and process names.
+
+    `raw`: an object with traceEvents, or the list of them.
+    """
+    events: Iterable[dict[str, Any]] = raw["traceEvents"] if isinstance(raw, dict) else raw
+    kept = []
+    for event in events:
+        made = {key: event[key] for key in EVENT_KEYS if key in event}
+        if made.get("ph") == "M" and made.get("name") in ("process_name", "thread_name"):
+            made["args"] = {"name": f"{str(made['name']).removesuffix('_name')} {made.get('tid', '')}".strip()}
+        else:
+            arguments = event.get("args") or {}
+            made["args"] = {key: arguments[key] for key in ARGUMENTS if key in arguments}
+        kept.append(made)
+    return {"displayTimeUnit": "ms", "otherData": dict(about), "traceEvents": kept}
