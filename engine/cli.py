@@ -47,6 +47,7 @@ Settings = Annotated[
 ]
 Variants = Annotated[str | None, typer.Option(metavar="A,B", help="Only these, and the baseline.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Ask no model hub for anything.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A first look: fewer rounds and examples, wider intervals.")]
 
 
 class Format(StrEnum):
@@ -80,11 +81,18 @@ def main() -> None:
         sys.exit(WRONG_REQUEST)
 
 
-def _suite(name: str, settings: list[str] | None, variants: str | None) -> Suite:
+def _suite(name: str, settings: list[str] | None, variants: str | None, quick: bool | None = None) -> Suite:
+    """The suite that is meant; with `quick` a first look at it: True where no hub may be asked for its examples."""
     from engine.spec import load_suite
 
     suite = load_suite(name, settings or [])
-    return suite.select([v.strip() for v in variants.split(",") if v.strip()]) if variants else suite
+    if variants:
+        suite = suite.select([v.strip() for v in variants.split(",") if v.strip()])
+    if quick is None:
+        return suite
+    from engine import corpus
+
+    return suite.shortened(len(corpus.load(suite, suite.workload, offline=quick)))
 
 
 @contextmanager
@@ -144,6 +152,7 @@ def run(
         str | None, typer.Option("--json", metavar="FILE", help="Write run and measurements; - for stdout.")
     ] = None,
     offline: Offline = False,
+    quick: Quick = False,
     once: Annotated[
         bool, typer.Option("--once", help="Only where this machine has no finished run of the suite yet.")
     ] = False,
@@ -153,16 +162,37 @@ def run(
     from engine.spec import find_suite
 
     processes.end_politely()
-    asked = _suite(suite, settings, variants)
+    asked = _suite(suite, settings, variants, offline if quick else None)
     if json_file and json_file != "-":
         _check_writable(Path(json_file))
     if once and (known := _finished(asked)):
         print(f"{asked.name} is measured already: run {known} (`python -m engine show {known}`)", file=sys.stderr)
         return
     path = str(find_suite(suite))
-    _measure(
-        lambda listener: runner.run(asked, device, offline=offline, listener=listener, suite_path=path), json_file
-    )
+    told = False
+
+    def work(listener: Callable[[Progress_], None]) -> str:
+        def tell(progress: Progress_) -> None:
+            nonlocal told
+            # A request that is refused is one line: nothing is said before it is taken.
+            if not told and progress.phase != "queued":
+                told = True
+                print(_estimate(asked, device), file=sys.stderr)
+            listener(progress)
+
+        return runner.run(asked, device, offline=offline, listener=tell, suite_path=path)
+
+    _measure(work, json_file)
+
+
+def _estimate(suite: Suite, device: str) -> str:
+    """How long a run of `suite` takes. Raises RequestError for a device that is not there."""
+    from engine import estimate, hardware
+    from engine.store import open_store
+
+    chosen = hardware.resolve_device(device)
+    with open_store() as store, store.session() as session:
+        return estimate.words(suite, estimate.earlier(session, suite.name, chosen.name))
 
 
 def _measure(work: Callable[[Any], str], json_file: str | None) -> None:
@@ -195,6 +225,7 @@ def queue(
     device: Device = "auto",
     settings: Settings = None,
     offline: Offline = False,
+    quick: Quick = False,
 ) -> None:
     """Queue a run that a process of its own measures, whatever becomes of this terminal; prints the run's id.
 
@@ -206,7 +237,8 @@ def queue(
     if suite is None:
         _print_queue()
         return
-    run_id = jobs.start(_suite(suite, settings, variants), device, str(find_suite(suite)), offline)
+    asked = _suite(suite, settings, variants, offline if quick else None)
+    run_id = jobs.start(asked, device, str(find_suite(suite)), offline)
     print(run_id)
     print(
         f"queued; see how it goes: `python -m engine show {run_id}`, end it: `python -m engine cancel {run_id}`",
@@ -601,12 +633,7 @@ def _print_run(summary: dict[str, Any], rows: list[dict[str, Any]], hourly_price
     from engine import tables
 
     console = _console()
-    speed = tables.SPEED if hourly_price is None else [*tables.SPEED, tables.price(hourly_price)]
-    for columns, title in (
-        (speed, "Speed"),
-        (tables.REST, "Answers and memory"),
-        (tables.EVIDENCE, "What the figures carry"),
-    ):
+    for _, title, columns in tables.parts(rows, hourly_price):
         for part in tables.fitting(rows, columns, title, console.width):
             console.print(part)
     for note in tables.notes(rows):

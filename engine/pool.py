@@ -278,12 +278,12 @@ def _environment(threads: int) -> dict[str, str]:
     }
 
 
-def refusal(variant: Variant, device: Device, prepared: Prepared) -> str | None:
+def refusal(variant: Variant, device: Device, prepared: Prepared, padding: str = "longest") -> str | None:
     """Why `variant` cannot run here, known before a worker is started; None where nothing speaks against it."""
     cls = backends.get(variant.backend)
     if missing := cls.missing_modules():
         return f"needs {', '.join(missing)}: `pip install -r requirements.txt` installs it"
-    return cls.unavailable(variant.precision, variant.options, device.spec, prepared.source)
+    return cls.refusal(variant.precision, variant.options, device.spec, prepared.source, padding)
 
 
 def lock_folder() -> Path:

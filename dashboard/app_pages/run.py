@@ -316,7 +316,7 @@ def _plan(choice: Choice, under_way: list[dict[str, Any]]) -> None:
     if problem:
         st.error(findings.literal(problem))
     else:
-        st.caption(findings.literal(plan.estimate(choice.suite, plan.earlier(choice.suite.name, choice.device))))
+        st.caption(findings.literal(plan.estimate(choice.suite, choice.device)))
     busy = [run for run in under_way if run["device_name"] == choice.device.name]
     if busy:
         first = busy[0]
