@@ -553,6 +553,34 @@ def classify(
 
 
 @app.command()
+def scenarios(
+    suite: SuiteName,
+    variant: Annotated[str, typer.Option(help="The variant to put under load.")],
+    p99_ms: Annotated[float, typer.Option("--p99-ms", min=0.001, help="What the 99th percentile must be within.")],
+    max_batch: Annotated[int, typer.Option(min=1, help="Texts answered together, at most.")] = 32,
+    max_wait_ms: Annotated[float, typer.Option(min=0, help="How long a text waits for others, at most.")] = 0.0,
+    device: Device = "auto",
+    settings: Settings = None,
+    offline: Offline = False,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write every trial; - for stdout.")
+    ] = None,
+) -> None:
+    """Put a variant under a service's load: single stream, offline, and the highest rate that holds a p99."""
+    from engine import scenarios
+
+    asked = _suite(suite, settings, variant)
+    with _progress() as listener:
+        found = scenarios.run(
+            asked, asked.variants[variant], device, p99_ms / 1e3, max_batch, max_wait_ms / 1e3, offline, listener
+        )
+    if json_file:
+        _write(json_file, json.dumps(found.to_json(), indent=2))
+    if json_file != "-":
+        print("\n".join(scenarios.show(found)))
+
+
+@app.command()
 def fetch(
     suite: SuiteName,
     variants: Variants = None,
