@@ -29,7 +29,7 @@ BESIDE = ("beside", "beside_low", "beside_high", "beside_comparison", "beside_ow
 """The speed-up over its own run's baseline, over that of the baseline here: of a row of another run. `beside_own`:
 the baseline here is its own run's, so that this is simply the row's own speed-up."""
 FOUND = "Found after warm-up"
-MOMENTARY = ("load_average", "available_bytes", "executable", "variables")
+MOMENTARY = ("preparing_s", "load_average", "available_bytes", "executable", "variables")
 """What an environment says of one moment or of the way to a program, and not of the machine."""
 
 

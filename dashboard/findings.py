@@ -12,7 +12,7 @@ from typing import Any
 
 from dashboard.frame import Row, baseline_of, pareto, usable
 from dashboard.metrics import METRICS
-from engine import takeaways
+from engine import tables, takeaways
 from engine.units import between, megabytes, milliseconds, percent, point_interval, times
 
 
@@ -253,7 +253,7 @@ def context(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
     """Device, workload and protocol in one line."""
     workload, protocol = summary["spec"]["workload"], summary["spec"]["protocol"]
     examples = next((row["examples"] for row in rows if row["examples"]), None)
-    sizes = ", ".join(str(size) for size in sorted({row["batch_size"] for row in rows}))
+    sizes = tables.batch_sizes(rows)
     padded = "padded to" if workload["padding"] == "max_length" else "of at most"
     processes = protocol["processes"]
     threads = summary["environment"].get("threads")
@@ -262,6 +262,7 @@ def context(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
         f"{f'{examples:,}' if examples else '–'} examples of {workload['dataset'].rsplit('/', 1)[-1]} · "
         f"batch {sizes} {padded} {workload['max_length']} tokens · "
         f"{protocol['rounds']} rounds, {processes} process{'es' if processes > 1 else ''} a variant · "
+        f"{'a first look (--quick): wide intervals · ' if protocol.get('quick') else ''}"
         "ranges are 95% intervals."
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 from dashboard.comparing import Setting
 from dashboard.frame import Row, baseline_of
 from dashboard.style import TECHNIQUES, Mark, Theme, marks
-from engine.tables import ACCURACY_VERDICTS, SPEED_VERDICTS, STATES
+from engine.tables import ACCURACY_VERDICTS, SPEED_VERDICTS, STATES, batch_words
 from engine.takeaways import p_words
 from engine.units import (
     NOTHING,
@@ -459,7 +459,7 @@ def audit_table(rows: Sequence[Row]) -> str:
         asked = {
             "backend": row["backend"],
             "precision": row["precision"],
-            "batch": row["batch_size"],
+            "batch": batch_words(row),
             "padding": row["padding"],
             "order": row["order"],
             **(row["options"] or {}),

@@ -48,6 +48,7 @@ Settings = Annotated[
 ]
 Variants = Annotated[str | None, typer.Option(metavar="A,B", help="Only these, and the baseline.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Ask no model hub for anything.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A first look: fewer rounds and examples, wider intervals.")]
 
 
 class Where(StrEnum):
@@ -93,11 +94,18 @@ def main() -> None:
         sys.exit(WRONG_REQUEST)
 
 
-def _suite(name: str, settings: list[str] | None, variants: str | None) -> Suite:
+def _suite(name: str, settings: list[str] | None, variants: str | None, quick: bool | None = None) -> Suite:
+    """The suite that is meant; with `quick` a first look at it: True where no hub may be asked for its examples."""
     from engine.spec import load_suite
 
     suite = load_suite(name, settings or [])
-    return suite.select([v.strip() for v in variants.split(",") if v.strip()]) if variants else suite
+    if variants:
+        suite = suite.select([v.strip() for v in variants.split(",") if v.strip()])
+    if quick is None:
+        return suite
+    from engine import corpus
+
+    return suite.shortened(len(corpus.load(suite, suite.workload, offline=quick)))
 
 
 @contextmanager
@@ -157,6 +165,7 @@ def run(
         str | None, typer.Option("--json", metavar="FILE", help="Write run and measurements; - for stdout.")
     ] = None,
     offline: Offline = False,
+    quick: Quick = False,
     once: Annotated[
         bool, typer.Option("--once", help="Only where this machine has no finished run of the suite yet.")
     ] = False,
@@ -171,7 +180,7 @@ def run(
     from engine.spec import find_suite
 
     processes.end_politely()
-    asked = _suite(suite, settings, variants)
+    asked = _suite(suite, settings, variants, offline if quick else None)
     if json_file and json_file != "-":
         _check_writable(Path(json_file))
     if once and (known := _finished(asked)):
@@ -184,9 +193,30 @@ def run(
         run_id = slurm.submit(asked, profiles[0], device, path, offline)
         print(f"run {run_id} is submitted; Ctrl-C cancels it", file=sys.stderr)
         _measure(lambda listener: slurm.watch(run_id, listener), json_file)
-    _measure(
-        lambda listener: runner.run(asked, device, offline=offline, listener=listener, suite_path=path), json_file
-    )
+    told = False
+
+    def work(listener: Callable[[Progress_], None]) -> str:
+        def tell(progress: Progress_) -> None:
+            nonlocal told
+            # A request that is refused is one line: nothing is said before it is taken.
+            if not told and progress.phase != "queued":
+                told = True
+                print(_estimate(asked, device), file=sys.stderr)
+            listener(progress)
+
+        return runner.run(asked, device, offline=offline, listener=tell, suite_path=path)
+
+    _measure(work, json_file)
+
+
+def _estimate(suite: Suite, device: str) -> str:
+    """How long a run of `suite` takes. Raises RequestError for a device that is not there."""
+    from engine import estimate, hardware
+    from engine.store import open_store
+
+    chosen = hardware.resolve_device(device)
+    with open_store() as store, store.session() as session:
+        return estimate.words(suite, estimate.earlier(session, suite.name, chosen.name))
 
 
 def _profiles(
@@ -245,6 +275,7 @@ def queue(
     gpu: Gpu = None,
     time: Time = None,
     account: Account = None,
+    quick: Quick = False,
 ) -> None:
     """Queue runs that processes of their own measure, whatever becomes of this terminal; prints the runs' ids.
 
@@ -260,9 +291,12 @@ def queue(
     profiles = _profiles(on, partition, gpu, time, account)
     asked = []
     for name in suites:
-        suite = _suite(name, settings, variants)
+        first_look = offline if quick else None
+        suite = _suite(name, settings, variants, first_look)
         sizes = suite.workload.batch_size if each_batch_size else [suite.workload.batch_size]
-        asked += [(name, _suite(name, [*(settings or []), f"workload.batch_size={size}"], variants)) for size in sizes]
+        for size in sizes:
+            changed = [*(settings or []), f"workload.batch_size={size}"]
+            asked.append((name, _suite(name, changed, variants, first_look)))
     for name, suite in asked:
         path = str(find_suite(name))
         if profiles:
@@ -615,6 +649,34 @@ def classify(
 
 
 @app.command()
+def scenarios(
+    suite: SuiteName,
+    variant: Annotated[str, typer.Option(help="The variant to put under load.")],
+    p99_ms: Annotated[float, typer.Option("--p99-ms", min=0.001, help="What the 99th percentile must be within.")],
+    max_batch: Annotated[int, typer.Option(min=1, help="Texts answered together, at most.")] = 32,
+    max_wait_ms: Annotated[float, typer.Option(min=0, help="How long a text waits for others, at most.")] = 0.0,
+    device: Device = "auto",
+    settings: Settings = None,
+    offline: Offline = False,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write every trial; - for stdout.")
+    ] = None,
+) -> None:
+    """Put a variant under a service's load: single stream, offline, and the highest rate that holds a p99."""
+    from engine import scenarios
+
+    asked = _suite(suite, settings, variant)
+    with _progress() as listener:
+        found = scenarios.run(
+            asked, asked.variants[variant], device, p99_ms / 1e3, max_batch, max_wait_ms / 1e3, offline, listener
+        )
+    if json_file:
+        _write(json_file, json.dumps(found.to_json(), indent=2))
+    if json_file != "-":
+        print("\n".join(scenarios.show(found)))
+
+
+@app.command()
 def fetch(
     suite: SuiteName,
     variants: Variants = None,
@@ -698,12 +760,7 @@ def _print_run(summary: dict[str, Any], rows: list[dict[str, Any]], hourly_price
     from engine import tables
 
     console = _console()
-    speed = tables.SPEED if hourly_price is None else [*tables.SPEED, tables.price(hourly_price)]
-    for columns, title in (
-        (speed, "Speed"),
-        (tables.REST, "Answers and memory"),
-        (tables.EVIDENCE, "What the figures carry"),
-    ):
+    for _, title, columns in tables.parts(rows, hourly_price):
         for part in tables.fitting(rows, columns, title, console.width):
             console.print(part)
     for note in tables.notes(rows):

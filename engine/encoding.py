@@ -63,8 +63,12 @@ class Encoder:
     def batch(self, encoded: Encoded, positions: Any, padding: str) -> dict[str, np.ndarray]:
         """The examples at `positions` as int64 [examples, tokens] arrays.
 
-        `padding` is "max_length" or "longest" (of this batch).
+        `padding` is "max_length" or "longest" (of this batch); "packed" gives int64 [tokens] arrays, and "lengths".
         """
+        if padding == "packed":
+            columns = {n: c for n, c in encoded.columns.items() if n != "attention_mask"}
+            flat = {n: np.array([i for p in positions for i in c[p]], dtype=np.int64) for n, c in columns.items()}
+            return flat | {"lengths": encoded.lengths[np.asarray(positions)]}
         longest = max(int(encoded.lengths[i]) for i in positions)
         width = self.max_length if padding == "max_length" else longest
         arrays = {}

@@ -30,7 +30,7 @@ def measurements(reference: str, form: str) -> str:
     if form == "latex":
         return tables.document(summary, rows)
     if form == "markdown":
-        parts = [tables.markdown(rows, columns) for columns in (tables.SPEED, tables.REST, tables.EVIDENCE)]
+        parts = [tables.markdown(rows, columns) for _, _, columns in tables.parts(rows)]
         if notes := tables.notes(rows):
             parts.append("\n".join(f"- {tables.literal(note)}" for note in notes))
         return "\n\n".join([*parts, tables.literal(tables.caption(summary, rows))])

@@ -278,12 +278,12 @@ def _environment(threads: int) -> dict[str, str]:
     }
 
 
-def refusal(variant: Variant, device: Device, source: Source) -> str | None:
+def refusal(variant: Variant, device: Device, source: Source, padding: str = "longest") -> str | None:
     """Why `variant` cannot run here, known before anything is built for it; None where nothing speaks against it."""
     cls = backends.get(variant.backend)
     if missing := cls.missing_modules():
         return f"needs {', '.join(missing)}: `pip install -r requirements.txt` installs it"
-    return cls.unavailable(variant.precision, variant.options, device.spec, source)
+    return cls.refusal(variant.precision, variant.options, device.spec, source, padding)
 
 
 def lock_folder() -> Path:

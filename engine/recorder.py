@@ -266,9 +266,16 @@ class Recorder:
     @_patient
     def models(self, run_id: str, digests: dict[str, str]) -> None:
         """Variant -> digest of its model's files: by these a run that is resumed knows whether they are the same."""
+        self._environment(run_id, models=digests)
+
+    def prepared_s(self, run_id: str, seconds: float) -> None:
+        """What it took to have what the workers load, for the estimate of a later run."""
+        self._environment(run_id, preparing_s=round(seconds, 1))
+
+    def _environment(self, run_id: str, **facts: Any) -> None:
         with self._store.session() as session:
             run = session.get_one(models.Run, run_id)
-            run.environment = run.environment | {"models": digests}
+            run.environment = run.environment | facts
 
     def ahead(self, device: str, run_id: str | None = None) -> str | None:
         """The oldest run that waits for `device` of this host; of those asked for before `run_id`, if it is given."""
@@ -365,7 +372,10 @@ def say_last(run_id: str, reason: str) -> None:
 def _work(run: models.Run) -> tuple[Any, ...]:
     """What decides how long a call of a run takes on one machine, but for the machine's own state."""
     spec, found = run.suite, run.environment
-    return spec["workload"], spec["variant"], spec["checkpoint"], found.get("distributions"), found.get("threads")
+    # A key that is not set, and one that an older version did not know, are the same.
+    tables = [spec["workload"], *spec["variant"], *spec["checkpoint"]]
+    said = [{key: value for key, value in table.items() if value is not None} for table in tables]
+    return said, found.get("distributions"), found.get("threads")
 
 
 def _now() -> datetime:

@@ -290,7 +290,12 @@ class Runner:
         for variant in self.suite.variant:
             cells = []
             for size in [variant.batch_size] if variant.batch_size else workload.batch_size:
-                how = Batching(size, variant.padding or workload.padding, variant.order or workload.order)
+                how = Batching(
+                    size,
+                    variant.padding or workload.padding,
+                    variant.order or workload.order,
+                    variant.max_batch_tokens or workload.max_batch_tokens,
+                )
                 cells.append(Cell(variant, how, position))
                 position += 1
             yield variant, cells
@@ -339,6 +344,7 @@ class Runner:
     # Preparing
 
     def _prepare(self) -> None:
+        began_s = time.monotonic()
         digests = {}
         for entry in self.entries:
             source = self.preparer.model(entry.variant)[0]
@@ -346,7 +352,8 @@ class Runner:
             if self.resume:
                 resuming.check_same(self.resume, entry.variant.name, source.digest)
             # All that cannot run here is told before anything is built.
-            if reason := pool.refusal(entry.variant, self.device, source):
+            padding = entry.cells[0].batching.padding
+            if reason := pool.refusal(entry.variant, self.device, source, padding):
                 self._tell("preparing", f"{entry.variant.shown}: unavailable: {reason}", None, None, entry.variant.name)
                 self._end(entry, "unavailable", reason)
         self.recorder.models(self.id, digests)
@@ -359,6 +366,7 @@ class Runner:
                 continue
             entry.prepared = prepared
             self._alignment(entry)
+        self.recorder.prepared_s(self.id, time.monotonic() - began_s)
 
     def _measure_ceilings(self) -> None:
         """What the device can do, to hold the variants against: measured before any of them is loaded."""
@@ -534,7 +542,7 @@ class Runner:
         made = [
             b for window in self._windows([(entry, cell)]) for b in batching.batches(window, lengths, cell.batching)
         ]
-        return max(made, key=lambda b: (len(b), int(lengths[b].max())))
+        return max(made, key=lambda b: len(b) * int(lengths[b].max()))
 
     def _answer(self, entry: Entry) -> None:
         """Every example's logits, in the batches that are timed later; then what the worker warmed up to be."""
@@ -574,7 +582,7 @@ class Runner:
     def _invariance(self, entry: Entry, cell: Cell, logits: np.ndarray) -> dict[str, Any]:
         """The first examples answered again, one at a time and under the other padding, against `logits`."""
         how = cell.batching
-        other = "longest" if how.padding == "max_length" else "max_length"
+        other = "max_length" if how.padding == "longest" else "longest"
         ways = {f"padding {other}": (how.batch_size, other)}
         if how.batch_size > 1:
             ways = {"batch 1": (1, how.padding)} | ways
@@ -734,8 +742,10 @@ class Runner:
             texts = [[self.examples.texts[i] for i in b] for b in batches[:TOKENIZED_BATCHES]]
             padding = cell.batching.padding
             tokenizing = worker.ask("tokenizing", texts=texts, padding=padding)
-            device = worker.ask("device_time", positions=batches[0], padding=padding, calls=DEVICE_CALLS)
-            spent = energy.of_calls(self.device, self._idle_w, partial(_calls, entry, batches[0], padding))
+            middle = batches[len(batches) // 2]
+            device = worker.ask("device_time", positions=middle, padding=padding, calls=DEVICE_CALLS)
+            whole = self._batches(entry, cell, window[0])
+            spent = energy.of_calls(self.device, self._idle_w, partial(_calls, entry, whole, padding))
             cell.values |= {
                 "energy_j_per_1000_examples": spent.joules_per_1000_examples if spent else None,
                 "energy": spent.to_json() if spent else {"reason": energy.NO_COUNTER},
@@ -882,11 +892,11 @@ class Runner:
         return next((c for c in baseline.cells if self._phase_of(c) == phase), baseline.cells[-1])
 
 
-def _calls(entry: Entry, positions: np.ndarray, padding: str) -> int:
-    """Have a worker call one batch for a window of energy; how many samples it answered."""
+def _calls(entry: Entry, batches: list[np.ndarray], padding: str) -> int:
+    """Have a worker call batches for a window of energy; how many samples it answered."""
     assert entry.worker is not None
     reply = entry.worker.ask(
-        "block", batches=[positions], padding=padding, seconds=energy.WINDOW_S, untimed_seconds=0.0
+        "block", batches=batches, padding=padding, seconds=energy.WINDOW_S, untimed_seconds=0.0
     )
     return int(reply["samples"])
 

@@ -27,7 +27,6 @@ import numpy as np
 from engine import backends, batching, files, hardware, pool, tables
 from engine.artefacts import Prepared, Preparer
 from engine.backends.base import Snippet
-from engine.batching import Batching
 from engine.encoding import SETTINGS, TOKENIZER, Encoder
 from engine.errors import RequestError, did_you_mean, one_line
 from engine.spec import Suite, Variant, parse_suite, suite_files
@@ -78,9 +77,11 @@ SELF_CHECK = '''
 
 def largest_difference(stored):
     """Between the stored logits and those of the same texts here, in the same batches."""
-    texts, size = [example["text"] for example in stored["examples"]], stored["batch_size"]
-    found = np.concatenate([logits(texts[start : start + size]) for start in range(0, len(texts), size)])
-    return float(np.abs(found - np.array([example["logits"] for example in stored["examples"]])).max())
+    texts, found = [example["text"] for example in stored["examples"]], []
+    for size in stored["batches"]:
+        found.append(logits(texts[:size]))
+        texts = texts[size:]
+    return float(np.abs(np.concatenate(found) - np.array([example["logits"] for example in stored["examples"]])).max())
 
 
 if __name__ == "__main__":
@@ -245,6 +246,8 @@ class Again:
     """Of the run's first full batches."""
     logits: np.ndarray
     """float32 [texts, labels], as stored."""
+    batches: list[int]
+    """Texts in each of those batches."""
 
 
 def again(reference: str, variant: str, batch_size: int | None = None) -> Again:
@@ -266,18 +269,21 @@ def again(reference: str, variant: str, batch_size: int | None = None) -> Again:
         finder = _Finder(_suite_of(run), run)
         prepared = _found(finder, row, run)
         lengths = _Lengths(finder, row["max_length"])
-        if row["order"] == "length":
+        if row["order"] == "length" or any(other["max_batch_tokens"] for other in rows.values()):
             lengths.texts = [example.text for example in queries.examples(session, stored.example_set_id or "")]
         batches = _batches(run, row, list(rows.values()), lengths, count)
         positions = [int(position) for batch in batches for position in batch]
         texts = [e.text for e in queries.examples_at(session, stored.example_set_id or "", positions)]
-    return Again(run, row, finder.suite.variants[row["variant"]], prepared, names, texts, logits[positions])
+        sizes = [len(batch) for batch in batches]
+    return Again(run, row, finder.suite.variants[row["variant"]], prepared, names, texts, logits[positions], sizes)
 
 
 def plan(reference: str, variant: str, batch_size: int | None = None) -> Shipment:
     """All that a folder for one variant of a run needs. Raises RequestError, one line, where it cannot be shipped."""
     found = again(reference, variant, batch_size)
     run, row, prepared, logits = found.run, found.row, found.prepared, found.logits
+    if row["padding"] == "packed":
+        raise RequestError(f"{variant}: there is no code to ship yet that packs a batch; ship one that pads")
     device, settings = _device(run), row["audit"]["settings"]
     snippet = backends.get(row["backend"]).snippet(row["precision"], row["options"], device, settings)
     if snippet is None:
@@ -292,7 +298,7 @@ def plan(reference: str, variant: str, batch_size: int | None = None) -> Shipmen
     expected = {
         "run": run["id"],
         "variant": row["variant"],
-        "batch_size": row["batch_size"],
+        "batches": found.batches,
         "tolerance": float(f"{TOLERANCES[row['precision']] * max(largest, 1.0):.2g}"),
         "examples": answers,
     }
@@ -420,17 +426,17 @@ def _batches(run: dict[str, Any], row: Row, rows: list[Row], lengths: _Lengths, 
 
     # Whoever loaded answered in the same windows, whatever became of it later.
     peers = [r for r in rows if r["load_s"] is not None and experiment(r) == experiment(row)]
-    how = [Batching(r["batch_size"], r["padding"], r["order"]) for r in peers]
+    how = [batching.of_suite(run["spec"], r["variant"], r["batch_size"]) for r in peers]
     reference = next((r for r in peers if r["baseline"]), row)
     nothing = np.zeros(count, dtype=np.int64)
     mine = lengths.of(row["variant"]) if lengths.texts else nothing
     theirs = lengths.of(reference["variant"]) if lengths.texts else nothing
     seed = run["spec"]["workload"]["seed"]
-    batching_of_row = Batching(row["batch_size"], row["padding"], row["order"])
+    own = batching.of_suite(run["spec"], row["variant"], row["batch_size"])
     windows = batching.windows(theirs, how, seed)
-    made = [b for window in windows for b in batching.batches(window, mine, batching_of_row)]
-    full = [b for b in made if len(b) == row["batch_size"]] or made
-    return full[: math.ceil(EXAMPLES / row["batch_size"])]
+    made = [b for window in windows for b in batching.batches(window, mine, own)]
+    full = [b for b in made if len(b) == own.typical(mine)] or made
+    return full[: math.ceil(EXAMPLES / own.typical(mine))]
 
 
 def _labels(row: Row, prepared: Prepared, names: list[str] | None) -> list[str]:
@@ -501,7 +507,7 @@ def _plain(value: object) -> str:
 
 def _readme(run: dict[str, Any], row: Row, labels: list[str], expected: dict[str, Any], names: list[str]) -> str:
     literal = tables.literal
-    figures = "\n\n".join(tables.markdown([row], columns) for columns in (tables.SPEED, tables.REST, tables.EVIDENCE))
+    figures = "\n\n".join(tables.markdown([row], columns) for _, _, columns in tables.parts([row]))
     notes = "".join(f"- {literal(note)}\n" for note in tables.notes([row]))
     files = "".join(f"- `{name}`\n" for name in sorted([*names, "README.md", SUMS, CHECKED]))
     padded = "padded to" if row["padding"] == "max_length" else "cut to"
@@ -511,7 +517,7 @@ def _readme(run: dict[str, Any], row: Row, labels: list[str], expected: dict[str
 
 Variant `{row["variant"]}` of suite {literal(run["suite"])}: {literal(row["model"])} by {row["backend"]} in
 {row["precision"]}, as run `{run["id"]}` measured it on {device},
-in batches of {row["batch_size"]}, {padded} {row["max_length"]} tokens. Its labels: {literal(", ".join(labels))}.
+in batches of {tables.batch_words(row)}, {padded} {row["max_length"]} tokens. Its labels: {literal(", ".join(labels))}.
 
 ## Use
 
@@ -530,7 +536,7 @@ python load.py
 ```
 
 The first says that no file has changed. The second answers {len(expected["examples"])} of the run's texts again, in the
-same batches of {row["batch_size"]}, and compares the logits with those that the run stored (`expected.json`). On the
+same batches, and compares the logits with those that the run stored (`expected.json`). On the
 run's machine, with the same versions, they are the same. Elsewhere other kernels round otherwise: a difference of up to
 {expected["tolerance"]:g} passes. In INT8 and 4 bits an answer can also depend on the other texts of its batch, which is
 why the batches are the run's. `{CHECKED}` has what the second said when this folder was made.

@@ -19,7 +19,7 @@ from engine import paths
 from engine.errors import RequestError, did_you_mean, one_line
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "nf4", "fp4", "int8"]
-Padding = Literal["max_length", "longest"]
+Padding = Literal["max_length", "longest", "packed"]
 Order = Literal["given", "length"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 
@@ -28,6 +28,12 @@ Positive = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
 CHECKPOINT = "checkpoint:"
 DATA_FILES = (".csv", ".parquet", ".jsonl", ".json")
+
+
+QUICK = {"rounds": 8, "block_seconds": 0.05, "min_calls": 16, "max_seconds": 15.0, "processes": 1}
+"""What a first look takes at most of a protocol ..."""
+QUICK_EXAMPLES = 200
+"""... and of the examples."""
 
 
 class Spec(BaseModel):
@@ -55,6 +61,8 @@ class Workload(Spec):
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: list[Positive] = [8]
     """Examples a batch; several values give one measurement each."""
+    max_batch_tokens: Positive | None = None
+    """Tokens a batch, padding included, at most; `batch_size` then is the most examples of a batch."""
     max_length: Annotated[int, Field(ge=2)] = 128
     """Tokens an example is cut to, special tokens included."""
     padding: Padding = "max_length"
@@ -93,6 +101,8 @@ class Protocol(Spec):
     """Whether a run measures first what the device can do: some seconds."""
     deadline_seconds: Annotated[float, Field(gt=0)] = 900.0
     """The longest that a worker may take for one answer, loading included; then it counts as hung and is ended."""
+    quick: bool = False
+    """A first look (`Suite.shortened`): said wherever its figures are shown."""
 
 
 class NewTokenizer(Spec):
@@ -179,6 +189,7 @@ class Variant(Spec):
     tokenizer: str | None = None
     labels: list[Text] | dict[str, Text] | Literal["by-order"] | None = None
     batch_size: Positive | None = None
+    max_batch_tokens: Positive | None = None
     padding: Padding | None = None
     order: Order | None = None
     options: dict[str, Any] = {}
@@ -251,8 +262,32 @@ class Suite(Spec):
                     f"allowed: {', '.join(made) or 'none is declared'}"
                     + did_you_mean(ref.removeprefix(CHECKPOINT), made)
                 )
+        for variant in self.variant:
+            self._check_budget(variant)
         self._order_of_making()
         return self
+
+    def _check_budget(self, variant: Variant) -> None:
+        """Raises ValueError for a token budget that no batch could keep, or that none would notice."""
+        workload = self.workload
+        budget = variant.max_batch_tokens or workload.max_batch_tokens
+        if budget is None:
+            return
+        own = variant.max_batch_tokens is not None
+        where = f"variant {variant.name!r}: max_batch_tokens" if own else "workload.max_batch_tokens"
+        most = variant.batch_size or max(workload.batch_size)
+        if (variant.padding or workload.padding) == "max_length":
+            raise ValueError(
+                f"{where}: of texts padded to max_length all batches are alike: batch_size = "
+                f"{max(1, budget // workload.max_length)} says the same; for variant {variant.name!r} set padding = "
+                '"longest" or "packed"'
+            )
+        if not workload.max_length <= budget < most * workload.max_length:
+            raise ValueError(
+                f"{where}: found {budget}; allowed: from max_length, {workload.max_length}, to below what the largest "
+                f"batch of variant {variant.name!r} can hold, {most} x {workload.max_length} tokens (batch_size is the "
+                "most examples of a batch)"
+            )
 
     def _order_of_making(self) -> list[Checkpoint]:
         """The checkpoints, each after those that it needs. Raises ValueError on a cycle."""
@@ -313,6 +348,17 @@ class Suite(Spec):
                 )
         keep = {*names, self.baseline}
         return self.model_copy(update={"variant": [v for v in self.variant if v.name in keep]})
+
+    def shortened(self, count: int) -> Suite:
+        """This suite as a first look at it: fewer rounds and examples of the `count` there are, so wider intervals."""
+        least = max(*self.workload.batch_size, *(v.batch_size or 1 for v in self.variant))
+        protocol = {key: min(value, getattr(self.protocol, key)) for key, value in QUICK.items()}
+        return self.model_copy(
+            update={
+                "workload": self.workload.model_copy(update={"examples": min(count, max(least, QUICK_EXAMPLES))}),
+                "protocol": self.protocol.model_copy(update=protocol | {"ceilings": False, "quick": True}),
+            }
+        )
 
     def checkpoint_workload(self, checkpoint: Checkpoint) -> Workload:
         """The examples that `checkpoint` learns from: its own keys over the workload's."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from engine import operators, takeaways
 from engine.operators import KINDS
+from engine.sweep import sweeps
 from engine.takeaways import Row, Stored
 from engine.units import (
     NOTHING,
@@ -77,7 +78,7 @@ def _percentile(row: Row, key: str) -> str:
 
 
 Column = tuple[str, Callable[[Row], str]]
-WORDS = ("Verdict", "Accuracy", "Bound by")
+WORDS = ("Verdict", "Accuracy", "Bound by", "Batch", "Padding", "Order")
 """Columns of words, which are set to the left."""
 
 SPEED: list[Column] = [
@@ -121,12 +122,56 @@ EVIDENCE: list[Column] = [
 ]
 
 
+def batch_words(row: Row) -> str:
+    """How many examples a batch has: "8", or "64 (at most 2,048 tokens)"."""
+    budget = row["max_batch_tokens"]
+    return f"{row['batch_size']}" + (f" (at most {budget:,} tokens)" if budget else "")
+
+
+def batch_sizes(rows: Sequence[Row]) -> str:
+    """The batches of all `rows`, each once, the smallest first."""
+    return ", ".join(dict.fromkeys(batch_words(row) for row in sorted(rows, key=lambda row: row["batch_size"])))
+
+
+def _real(row: Row) -> str:
+    real, padded = row["throughput_tokens_per_s"], row["throughput_padded_tokens_per_s"]
+    return percent(None if real is None or not padded else real / padded, 0)
+
+
+BATCHES: list[Column] = [
+    ("Batch", batch_words),
+    ("Padding", lambda r: r["padding"]),
+    ("Order", lambda r: r["order"]),
+    ("Examples/call", lambda r: significant(r["examples_per_call"])),
+    ("Tokens/s", lambda r: significant(r["throughput_tokens_per_s"])),
+    ("With padding", lambda r: significant(r["throughput_padded_tokens_per_s"])),
+    ("Real %", _real),
+]
+
+
+def batched_apart(rows: list[Row]) -> bool:
+    """Whether variants form their batches in different ways, or by tokens: then BATCHES says more than a caption."""
+    return len({(r["padding"], r["order"], r["max_batch_tokens"]) for r in rows}) > 1 or any(
+        r["max_batch_tokens"] or r["padding"] == "packed" for r in rows
+    )
+
+
 def price(hourly_price: float) -> Column:
     """The column of what a million texts cost at `hourly_price`, in its currency."""
     return (
         "Price/M texts",
         lambda r: significant(price_per_million(hourly_price, r["throughput_samples_per_s"])),
     )
+
+
+def parts(rows: list[Row], hourly_price: float | None = None) -> list[tuple[str, str, list[Column]]]:
+    """A run's tables: a name, a title and the columns of each; `hourly_price` adds what a million texts cost."""
+    return [
+        ("speed", "Speed", SPEED if hourly_price is None else [*SPEED, price(hourly_price)]),
+        *([("batches", "Batches", BATCHES)] if batched_apart(rows) else []),
+        ("answers", "Answers and memory", REST),
+        ("evidence", "What the figures carry", EVIDENCE),
+    ]
 
 
 def notes(rows: list[Row]) -> list[str]:
@@ -149,6 +194,7 @@ def notes(rows: list[Row]) -> list[str]:
             said.append(f"{name}: no accuracy: {row['accuracy_reason']}{beside}")
         said += [f"{name}: {flag['sentence']}" for flag in takeaways.flags(row)]
     said.extend(_cut(rows))
+    said.extend(found.sentence() for found in sweeps(rows))
     return said
 
 
@@ -298,29 +344,29 @@ def latex(rows: list[Row], columns: list[Column], about: str, label: str, remark
 
 
 def document(run: dict[str, Any], rows: list[Row]) -> str:
-    """A run's three tables in LaTeX, to be put into a document; its notes stand below the last."""
+    """A run's tables in LaTeX, to be put into a document; its notes stand below the last."""
     about = caption(run, rows)
     said = notes(rows)
-    parts = [
+    made = [
         latex(rows, columns, f"{title}. {about}", f"tab:{run['id'].lower()}-{name}", said if name == "evidence" else ())
-        for name, title, columns in (
-            ("speed", "Speed", SPEED),
-            ("answers", "Answers and memory", REST),
-            ("evidence", "What the figures carry", EVIDENCE),
-        )
+        for name, title, columns in parts(rows)
     ]
     needs = r"% Needs \usepackage{booktabs} and, with pdfLaTeX, \usepackage[T1]{fontenc}."
-    return "\n\n".join([needs, *parts])
+    return "\n\n".join([needs, *made])
+
+
+QUICK_WORDS = "A first look: few rounds and examples, so wide intervals. "
 
 
 def caption(run: dict[str, Any], rows: list[Row]) -> str:
     """Device, work, protocol and the meaning of the intervals, in one line."""
     workload, protocol = run["spec"]["workload"], run["spec"]["protocol"]
     examples = next((row["examples"] for row in rows if row["examples"]), None)
-    sizes = ", ".join(str(size) for size in sorted({row["batch_size"] for row in rows}))
+    sizes = batch_sizes(rows)
     how = "padded to" if workload["padding"] == "max_length" else "at most"
     processes = protocol["processes"]
     return (
+        f"{QUICK_WORDS if protocol.get('quick') else ''}"
         f"Run {run['id']} on {run['device_name']} ({run['device']}, {run['environment'].get('threads', '–')} threads): "
         f"{examples or '–'} examples, batches of {sizes} {how} {workload['max_length']} tokens, "
         f"{processes} process{'es' if processes > 1 else ''} a variant, "

@@ -172,6 +172,11 @@ class Host:
             "shape": list(batch["input_ids"].shape),
         }
 
+    def answer(self, texts: list[str], padding: str) -> dict[str, Any]:
+        """Logits of `texts` as one batch, tokenised now."""
+        batch = self.encoder.batch(self.encoder.encode(texts), range(len(texts)), padding)
+        return {"logits": timing.one_call(self.backend, batch)[1]}
+
     def _batch(self, positions: np.ndarray, padding: str) -> Batch:
         return self.encoder.batch(self.encoded, positions, padding)
 

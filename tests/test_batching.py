@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.batching import LENGTH_WINDOW_BATCHES, Batching, batches, timed_windows, windows
+from engine.batching import LENGTH_WINDOW_BATCHES, Batching, batches, of_suite, timed_windows, windows
 
 GIVEN, SORTED = Batching(4, "longest", "given"), Batching(4, "longest", "length")
 quick = settings(deadline=None)
@@ -127,3 +127,51 @@ def test_equal_lengths_keep_their_order():
     # In the windows of all too.
     assert np.sort(np.concatenate(windows(np.full(200, 7), [SORTED], 0))).tolist() == list(range(200))
     assert sorted(as_lists(windows(np.full(200, 7), [SORTED], 0)))[1] == [4, 5, 6, 7]
+
+
+budgets = st.builds(
+    Batching,
+    st.integers(1, 64),
+    st.sampled_from(["longest", "packed"]),
+    st.sampled_from(["given", "length"]),
+    st.integers(128, 2000),
+)
+
+
+@quick
+@given(lengths_of, st.lists(budgets, min_size=1, max_size=3), batchings, st.integers(0, 5))
+def test_no_batch_is_over_its_token_budget_and_every_example_is_in_one(lengths, budgeted, fixed, seed):
+    found = windows(lengths, [*budgeted, *fixed], seed)
+    for how in budgeted:
+        made = [batch for window in found for batch in batches(window, lengths, how)]
+        assert sorted(np.concatenate(made).tolist()) == list(range(len(lengths)))
+        for batch in made:
+            tokens = lengths[batch].sum() if how.padding == "packed" else len(batch) * lengths[batch].max()
+            assert 0 < tokens <= how.max_batch_tokens and len(batch) <= how.batch_size
+
+
+def test_a_token_budget_fills_a_batch_as_far_as_its_longest_text_allows():
+    lengths = np.array([10, 10, 10, 50, 50])
+    padded, packed = Batching(8, "longest", "given", 100), Batching(8, "packed", "given", 100)
+    assert as_lists(batches(np.arange(5), lengths, padded)) == [[0, 1, 2], [3, 4]]
+    assert as_lists(batches(np.arange(5), lengths, packed)) == [[0, 1, 2, 3], [4]]
+    # The number of examples is a limit too.
+    assert [len(b) for b in batches(np.arange(5), lengths, Batching(2, "packed", "given", 100))] == [2, 2, 1]
+
+
+def test_batches_by_tokens_get_windows_of_several_of_them():
+    lengths = np.full(1000, 50)
+    found = windows(lengths, [Batching(64, "longest", "length", 1000)], seed=0)
+    assert len(found[0]) == 20 * LENGTH_WINDOW_BATCHES
+    assert {len(b) for b in batches(found[0], lengths, Batching(64, "longest", "length", 1000))} == {20}
+
+
+def test_a_stored_suite_says_how_a_measurement_formed_its_batches():
+    spec = {
+        "workload": {"padding": "longest", "order": "given", "max_batch_tokens": 900},
+        "variant": [{"name": "own", "padding": "packed", "order": "length", "max_batch_tokens": 500}, {"name": "a"}],
+    }
+    assert of_suite(spec, "own", 16) == Batching(16, "packed", "length", 500)
+    assert of_suite(spec, "a", 8) == Batching(8, "longest", "given", 900)
+    # Of a run from before there were budgets.
+    assert of_suite({"workload": {"padding": "longest"}}, "a", 8) == Batching(8, "longest", "given", None)

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from engine.spec import load_suite, suite_files
-from engine.store.queries import FIXED_FIELDS, FURTHER_FIELDS
+from engine.store.queries import DERIVED_FIELDS, FIXED_FIELDS, FURTHER_FIELDS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NEWS = REPOSITORY / "data" / "news" / "test.csv"
@@ -217,7 +217,7 @@ def test_the_fixed_names_are_those_of_the_design(first):
     assert set(first.raw) == {"run", "measurements"}
     for row in first.raw["measurements"]:
         assert list(row)[: len(FIXED)] == FIXED
-        assert list(row) == [*FIXED_FIELDS, *FURTHER_FIELDS]
+        assert list(row) == [*FIXED_FIELDS, *FURTHER_FIELDS, *DERIVED_FIELDS]
 
 
 def test_rows_are_in_the_order_of_the_suite(first):

@@ -47,6 +47,7 @@ COMPLETE: dict[str, Any] = {
         "examples": 100,
         "seed": 3,
         "batch_size": [1, 8],
+        "max_batch_tokens": 500,
         "max_length": 64,
         "padding": "longest",
         "order": "length",
@@ -59,6 +60,8 @@ COMPLETE: dict[str, Any] = {
         "processes": 2,
         "threads": 1,
         "ceilings": False,
+        "quick": False,
+        "deadline_seconds": 60,
     },
     "checkpoint": [
         {
@@ -97,8 +100,9 @@ COMPLETE: dict[str, Any] = {
             "revision": "main",
             "tokenizer": "org/tokenizer",
             "labels": {"LABEL_0": "a", "LABEL_1": "b"},
-            "batch_size": 2,
-            "padding": "max_length",
+            "batch_size": 16,
+            "max_batch_tokens": 150,
+            "padding": "packed",
             "order": "given",
             "options": {"per_channel": True},
             "published": "study/ONNX INT8",
@@ -274,8 +278,8 @@ def test_a_missing_key_is_named(shown):
         raw = changed(lambda raw, key=key: at(raw, place).pop(key))
         if key in needed:
             assert f"{shown}{key}: missing" in refusal(raw)
-        elif key in ("architecture", "checkpoint"):
-            # Without them there is nothing to start from, or a variant has no model.
+        elif key in ("architecture", "checkpoint") or (key == "padding" and "max_batch_tokens" in at(raw, place)):
+            # Without them there is nothing to start from, a variant has no model, or all its batches are alike.
             refusal(raw)
         else:
             parse(raw)
@@ -374,7 +378,7 @@ def test_a_value_of_the_wrong_kind_names_the_key(shown, key, value):
 
 def test_a_wrong_value_is_shown_beside_what_is_allowed():
     message = refusal(changed(lambda raw: raw["workload"].update(padding="left"), MINIMAL))
-    assert message == "workload.padding: found 'left'; should be 'max_length' or 'longest'"
+    assert message == "workload.padding: found 'left'; should be 'max_length', 'longest' or 'packed'"
     message = refusal(changed(lambda raw: raw["workload"].update(examples="200"), MINIMAL))
     assert message == "workload.examples: found '200'; should be a valid integer"
 
@@ -842,3 +846,40 @@ def test_any_text_file_gives_a_suite_or_a_refusal(tmp_path_factory, text):
         assert len(str(error).splitlines()) == 1
     else:
         raise AssertionError(f"{text!r} is a suite")
+
+
+def budgeted(workload: dict[str, Any], **variant: Any) -> Suite:
+    given = {"dataset": "a.csv", "max_length": 64, "padding": "longest", "batch_size": 32} | workload
+    first = {"name": "a", "model": "m", "backend": "pytorch", "precision": "fp32"} | variant
+    return parse_suite({"name": "s", "baseline": "a", "workload": given, "variant": [first]}, WHERE, Path())
+
+
+def test_a_token_budget_is_the_workloads_or_a_variants_own():
+    assert budgeted({"max_batch_tokens": 64}).workload.max_batch_tokens == 64
+    assert budgeted({}, max_batch_tokens=2047, padding="packed").variant[0].max_batch_tokens == 2047
+
+
+@pytest.mark.parametrize(
+    ("workload", "variant", "said"),
+    [
+        ({"max_batch_tokens": 63}, {}, "workload.max_batch_tokens: found 63; allowed: from max_length, 64, to below"),
+        # No batch would be smaller for it.
+        ({}, {"max_batch_tokens": 2048}, "variant 'a': max_batch_tokens: found 2048; allowed: from max_length, 64"),
+        ({}, {"max_batch_tokens": 600, "batch_size": 8}, "batch of variant 'a' can hold, 8 x 64 tokens"),
+        ({"max_batch_tokens": 640, "padding": "max_length"}, {}, "all batches are alike: batch_size = 10 says"),
+        ({"max_batch_tokens": 0}, {}, "workload.max_batch_tokens: found 0"),
+    ],
+)
+def test_a_token_budget_that_cannot_be_or_changes_nothing_is_refused(workload, variant, said):
+    with pytest.raises(RequestError) as refused:
+        budgeted(workload, **variant)
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_first_look_takes_less_of_everything_and_says_so():
+    suite = load_suite("demo", ["protocol.rounds=5", "workload.batch_size=[1, 250]"])
+    quick = suite.shortened(660)
+    assert quick.protocol.quick and not quick.protocol.ceilings and not suite.protocol.quick
+    assert quick.protocol.rounds == 5 and quick.protocol.max_seconds == 15 and quick.protocol.min_calls == 16
+    assert quick.workload.examples == 250  # the largest batch is full once
+    assert suite.shortened(260).workload.examples == 250 and load_suite("demo").shortened(100).workload.examples == 100

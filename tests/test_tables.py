@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from engine import tables
-from engine.store.queries import FIXED_FIELDS, FURTHER_FIELDS
+from engine.store.queries import DERIVED_FIELDS, FIXED_FIELDS, FURTHER_FIELDS
 from engine.units import NOTHING, between, megabytes, milliseconds, percent, significant, whole
 
 quick = settings(deadline=None)
@@ -63,8 +63,8 @@ def row(**changes: Any) -> dict[str, Any]:
         "load_s": 0.456,
         "schedule": "interleaved",
     }
-    assert set(measured | changes) <= set(FIXED_FIELDS + FURTHER_FIELDS)
-    return dict.fromkeys(FIXED_FIELDS + FURTHER_FIELDS) | measured | changes
+    assert set(measured | changes) <= set(FIXED_FIELDS + FURTHER_FIELDS + DERIVED_FIELDS)
+    return dict.fromkeys(FIXED_FIELDS + FURTHER_FIELDS + DERIVED_FIELDS) | measured | changes
 
 
 def unmeasured(status: str, **changes: Any) -> dict[str, Any]:

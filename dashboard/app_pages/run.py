@@ -358,7 +358,7 @@ def _plan(choice: Choice, under_way: list[dict[str, Any]]) -> None:
     elif choice.cluster:
         st.caption("What a variant lacks on the node, its row will say.")
     else:
-        st.caption(findings.literal(plan.estimate(choice.suite, plan.earlier(choice.suite.name, choice.device))))
+        st.caption(findings.literal(plan.estimate(choice.suite, choice.device)))
     busy = [] if choice.cluster else [run for run in under_way if run["device_name"] == choice.device.name]
     if busy:
         first = busy[0]

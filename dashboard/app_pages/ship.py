@@ -10,6 +10,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard import choices, data, decision_table, findings, frame, scorecard, widgets
+from engine import tables
 from engine.errors import RequestError, one_line
 from engine.units import between, megabytes, point_interval, points, times
 
@@ -82,7 +83,7 @@ def _context(summary: dict[str, Any], row: frame.Row) -> str:
     threads = summary["environment"].get("threads")
     return (
         f"Measured on {summary['device_name']} ({summary['device']}{f', {threads} threads' if threads else ''}) in "
-        f"batches of {row['batch_size']} {padded} {row['max_length']} tokens · run …{summary['id'][-6:]}"
+        f"batches of {tables.batch_words(row)} {padded} {row['max_length']} tokens · run …{summary['id'][-6:]}"
     )
 
 

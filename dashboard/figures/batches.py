@@ -11,10 +11,13 @@ from dashboard.figures import base
 from dashboard.frame import Row, rows_of, usable
 from dashboard.metrics import METRICS
 from dashboard.style import Theme, fade, marks
+from engine.sweep import NEAR, Sweep, sweep
 from engine.units import times
 
+SWEPT = "throughput_samples_per_s"
 
-def over_batch_size(frame: pd.DataFrame, look: Theme, key: str = "throughput_samples_per_s") -> go.Figure:
+
+def over_batch_size(frame: pd.DataFrame, look: Theme, key: str = SWEPT) -> go.Figure:
     """`key` of each variant at each of a run's batch sizes."""
     rows = [row for row in rows_of(frame) if usable(row) and row[key] is not None]
     metric = METRICS[key]
@@ -22,7 +25,8 @@ def over_batch_size(frame: pd.DataFrame, look: Theme, key: str = "throughput_sam
     figure = base.titled(
         look,
         _title(rows, sizes, key),
-        f"{metric.header} of each variant; band: 95% interval.",
+        f"{metric.header} of each variant; band: 95% interval."
+        + (f" ★ most; ◯ knee: the smallest batch that may reach {NEAR:.0%} of it." if key == SWEPT else ""),
         280,
     )
     if not rows:
@@ -64,6 +68,8 @@ def over_batch_size(frame: pd.DataFrame, look: Theme, key: str = "throughput_sam
             )
         )
         ends.append((xs[-1], ys[-1], line[0]["title"]))
+        if key == SWEPT and (found := sweep(line)) is not None:
+            _mark(figure, found, metric.factor, mark.color)
     low, high = base.log_range(values)
     _label_ends(figure, look, ends, low, high)
     figure.update_yaxes(title_text=f"{metric.header}, log scale", **base.log_axis(low, high))
@@ -77,6 +83,20 @@ def over_batch_size(frame: pd.DataFrame, look: Theme, key: str = "throughput_sam
     longest = max(len(title) for _, _, title in ends)
     figure.update_layout(margin={"r": 24 + round(7.4 * longest)})
     return figure
+
+
+def _mark(figure: go.Figure, found: Sweep, factor: float, color: str) -> None:
+    """A star at the most samples/s, a ring at the knee."""
+    for row, symbol, size in ((found.best, "star", 15), (found.knee, "circle-open", 19)):
+        figure.add_trace(
+            go.Scatter(
+                x=[row["batch_size"]],
+                y=[row[SWEPT] * factor],
+                mode="markers",
+                marker={"symbol": symbol, "size": size, "color": color, "line": {"width": 2}},
+                hoverinfo="skip",
+            )
+        )
 
 
 def _label_ends(figure: go.Figure, look: Theme, ends: list[tuple[int, float, str]], low: float, high: float) -> None:

@@ -20,7 +20,10 @@ from engine.errors import did_you_mean, one_line
 from engine.operators import Profile
 
 Batch = dict[str, np.ndarray]
-"""One tokenised batch as host arrays: input name -> int64 [examples, tokens]."""
+"""One tokenised batch as host arrays: input name -> int64 [examples, tokens].
+
+A packed one has its examples one after another, without padding: int64 [tokens], with "lengths": int64 [examples].
+"""
 
 
 class Options(BaseModel):
@@ -158,6 +161,20 @@ class Backend(ABC):
     def unavailable(cls, precision: str, options: dict[str, Any], device: str, source: Source) -> str | None:
         """Why this technique cannot run here, known before the start; None where nothing speaks against it."""
         return None
+
+    @classmethod
+    def cannot_pack(cls, precision: str, options: dict[str, Any], device: str, source: Source) -> str | None:
+        """Why this technique cannot take packed batches here; None where it can."""
+        return f'backend {cls.name!r} takes no packed batches; use padding = "longest"'
+
+    @classmethod
+    def refusal(
+        cls, precision: str, options: dict[str, Any], device: str, source: Source, padding: str = "longest"
+    ) -> str | None:
+        """Why a variant whose batches are padded so cannot run here: `cannot_pack` or `unavailable`."""
+        packed = padding == "packed"
+        reason = cls.cannot_pack(precision, options, device, source) if packed else None
+        return reason or cls.unavailable(precision, options, device, source)
 
     @classmethod
     def recipes(cls, precision: str, options: dict[str, Any]) -> list[Recipe]:

@@ -11,10 +11,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from engine.backends.base import Audit, Backend, Batch, LoadRequest, Options, Snippet
+from engine.backends.base import Audit, Backend, Batch, LoadRequest, Options, Snippet, Source
 from engine.operators import Operator, Profile
 
 DTYPES = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+PACKED_MODELS = ("bert", "distilbert", "roberta")
+"""Model types whose layers take hidden states alone and attend by scaled_dot_product_attention."""
 WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
 CUDA_MODES = """\
 torch.set_float32_matmul_precision("{matmul}")
@@ -66,6 +68,16 @@ class PyTorch(Backend):
             return "TF32 is a mode of NVIDIA's tensor cores (Ampere and later); it needs --device cuda"
         if cls.parse_options(options).compile and device == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
             return "torch.compile needs a C++ compiler: `apt-get install g++` installs one"
+        return None
+
+    @classmethod
+    def cannot_pack(cls, precision: str, options: dict[str, Any], device: str, source: Source) -> str | None:
+        if (model := source.config.get("model_type")) not in PACKED_MODELS:
+            return f"packed batches are written for {', '.join(PACKED_MODELS)}, not for {model}"
+        if cls.parse_options(options).attention == "eager":
+            return 'packed batches need options.attention = "sdpa"'
+        if device != "cpu" and precision not in ("fp16", "bf16"):
+            return "the GPU's attention kernel for packed batches computes in fp16 and bf16 alone"
         return None
 
     @classmethod
@@ -142,6 +154,10 @@ class PyTorch(Backend):
         if self._forward is not self._model:
             batch = bucketed(batch, self._model.config)
         with torch.inference_mode():
+            if "lengths" in batch:
+                from engine.backends import packing
+
+                return packing.logits(self._model, batch, self._device).float().cpu().numpy()
             inputs = {name: torch.from_numpy(array).to(self._device) for name, array in batch.items()}
             return self._forward(**inputs).logits[:rows].float().cpu().numpy()
 

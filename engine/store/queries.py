@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session, load_only
 from sqlalchemy.orm.attributes import set_committed_value
 
-from engine import processes
+from engine import batching, processes
 from engine.errors import RequestError
 from engine.store.models import Block, Example, ExampleSet, Measurement, Prediction, Published, Run, RunTag
 
@@ -124,7 +124,9 @@ FURTHER_FIELDS: tuple[str, ...] = (
     "limits",
     "conditions",
 )
-"""What the flat JSON says beyond them."""
+"""What the flat JSON says beyond them, as stored."""
+DERIVED_FIELDS = ("max_batch_tokens", "examples_per_call")
+"""What follows from these and the run's suite: its batches' token budget, their mean number of examples."""
 
 
 class RunRow(NamedTuple):
@@ -500,11 +502,15 @@ def published(session: Session) -> list[Published]:
 
 
 def flat(measurement: Measurement) -> dict[str, Any]:
-    """A measurement as one JSON-ready object: FIXED_FIELDS in order, then FURTHER_FIELDS.
+    """A measurement as one JSON-ready object: FIXED_FIELDS in order, then FURTHER_FIELDS and DERIVED_FIELDS.
 
     None where something is not known; a number that JSON cannot write (not finite) counts as such.
     """
-    return {name: plain(getattr(measurement, name)) for name in FIXED_FIELDS + FURTHER_FIELDS}
+    found = {name: plain(getattr(measurement, name)) for name in FIXED_FIELDS + FURTHER_FIELDS}
+    how = batching.of_suite(measurement.run.suite, measurement.variant, measurement.batch_size)
+    rate, call_s = measurement.throughput_samples_per_s, measurement.latency_mean_s
+    per_call = None if rate is None or call_s is None else rate * call_s
+    return found | dict(zip(DERIVED_FIELDS, (how.max_batch_tokens, plain(per_call)), strict=True))
 
 
 def run_summary(run: Run) -> dict[str, Any]:

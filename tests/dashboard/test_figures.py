@@ -108,6 +108,12 @@ def test_over_batch_size(database: str) -> None:
     assert list(lines["DistilBERT FP32"].x) == [1, 8, 32]
     rows = [row for row in frame.rows_of(measured) if row["variant"] == "fp32"]
     assert list(lines["DistilBERT FP32"].y) == pytest.approx([row["throughput_samples_per_s"] for row in rows])
+    # A star at the best and a ring at the knee of every variant, on its line.
+    stars, rings = ([t for t in figure.data if t.marker.symbol == symbol] for symbol in ("star", "circle-open"))
+    assert len(stars) == len(rings) == len(lines)
+    assert stars[0].y[0] == pytest.approx(max(row["throughput_samples_per_s"] for row in rows))
+    latency = figures.over_batch_size(measured, style.LIGHT, "latency_p50_s")
+    assert not [t for t in latency.data if t.marker.symbol == "star"] and "knee" not in str(latency.layout.title)
 
 
 @pytest.mark.parametrize("make", [*SINGLE, figures.over_batch_size], ids=lambda make: make.__name__)

@@ -13,7 +13,7 @@ import pytest
 from dashboard_fill import CANCELLED, FAILED, FULL, INTERRUPTED, RUNNING
 from streamlit.testing.v1 import AppTest
 
-from dashboard import choices, live, plan
+from dashboard import choices, live
 from engine import jobs, units
 from engine.hardware import cpu_device
 from engine.spec import load_suite
@@ -320,18 +320,6 @@ def test_cancel_is_asked_once(own_run: Callable[..., str]) -> None:
 
 
 # Plain functions
-
-
-def test_an_estimate_needs_an_earlier_run() -> None:
-    suite = load_suite("demo")
-    assert "no earlier run" in plan.estimate(suite, None)
-    known = {(v.name, 8): 0.01 for v in suite.variant}
-    before = plan.Earlier("0" * 26, datetime.now(UTC), 100.0, 60.0, 5, known)
-    assert plan.estimate(suite, before) == (
-        "Timing takes about 42 s at the speeds of run …000000; everything else took that run 40 s for its 5 variants."
-    )
-    partly = plan.Earlier("0" * 26, datetime.now(UTC), 100.0, 60.0, 1, {("fp32", 8): 0.01})
-    assert plan.estimate(suite, partly).startswith("Timing ends after at most 1 min; ")
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ FIXED = [
 # fmt: on
 """As design.md has them."""
 SEED, EXAMPLES = 5, 24
+BUDGET = 400
+"""Tokens a batch, where a variant has such a limit."""
 LENGTH = 80
 """Tokens to which most of the news are cut, and others padded, by the tokenizer of `shaped_models`."""
 
@@ -242,6 +244,7 @@ def test_memory_comes_with_its_sources(techniques, shaped_models):
 @pytest.fixture(scope="module")
 def batchings(shaped_models, write_suite, measure, tmp_path_factory):
     wide = {"model": shaped_models["wide"], "backend": "onnxruntime"}
+    budget = {"batch_size": 8, "max_batch_tokens": BUDGET}
     suite = write_suite(
         tmp_path_factory.mktemp("suite"),
         [
@@ -249,6 +252,9 @@ def batchings(shaped_models, write_suite, measure, tmp_path_factory):
             {"name": "longest", **wide, "padding": "longest"},
             {"name": "sorted", **wide, "padding": "longest", "order": "length"},
             {"name": "own", **wide, "batch_size": 8, "padding": "longest"},
+            {"name": "budget", **wide, "order": "length", **budget, "padding": "longest"},
+            {"name": "packed", **wide, "backend": "pytorch", **budget, "padding": "packed"},
+            {"name": "not-packed", **wide, "padding": "packed", "batch_size": 8},
         ],
         name="batchings",
         workload={"examples": 50, "seed": 1, "batch_size": [2, 4], "max_length": 120},
@@ -259,11 +265,12 @@ def batchings(shaped_models, write_suite, measure, tmp_path_factory):
 
 def test_each_batch_size_is_a_measurement_and_a_variant_may_have_its_own(batchings):
     assert batchings.exit_code == 0, batchings.stderr
-    sizes = [(row["variant"], row["batch_size"]) for row in batchings.measurements]
+    rows = [row for row in batchings.measurements if not row["max_batch_tokens"] and row["padding"] != "packed"]
+    sizes = [(row["variant"], row["batch_size"]) for row in rows]
     assert sizes == [
         *(("padded", 2), ("padded", 4), ("longest", 2), ("longest", 4), ("sorted", 2), ("sorted", 4), ("own", 8)),
     ]
-    for row in batchings.measurements:
+    for row in rows:
         assert row["status"] == "measured"
         rate = row["throughput_samples_per_s"]
         assert rate == pytest.approx(row["batch_size"] / row["latency_mean_s"], rel=1e-6), "batches are full"
@@ -291,6 +298,23 @@ def test_less_padding_means_fewer_tokens(batchings):
         per_sample = padded["throughput_padded_tokens_per_s"] / padded["throughput_samples_per_s"]
         assert per_sample == pytest.approx(120)
     assert {row["truncated"] for row in batchings.measurements} == {batchings.row("own")["truncated"]}
+
+
+def test_a_token_budget_makes_batches_of_as_many_texts_as_it_holds(batchings):
+    for name in ("budget", "packed"):
+        row = batchings.row(name)
+        assert row["status"] == "measured" and row["batch_size"] == 8 and row["max_batch_tokens"] == BUDGET
+        assert 120 < row["throughput_padded_tokens_per_s"] * row["latency_mean_s"] <= BUDGET
+        assert 1 < row["examples_per_call"] < 8
+    assert batchings.row("own")["examples_per_call"] == pytest.approx(8)
+
+
+def test_packed_batches_hold_real_tokens_alone_where_the_backend_can(batchings):
+    packed = batchings.row("packed")
+    assert packed["throughput_padded_tokens_per_s"] == packed["throughput_tokens_per_s"] > 0
+    assert packed["invariance"]["padding longest"]["largest_logit_change"] < 1e-4
+    refused = batchings.row("not-packed")
+    assert refused["status"] == "unavailable" and "takes no packed batches" in refused["status_reason"]
 
 
 def test_a_last_batch_that_is_not_full_is_answered_though_not_timed(batchings):

@@ -1,0 +1,166 @@
+"""A service's load: arrivals, batches as they come, waiting times that queueing theory knows, rules of evidence."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from engine import scenarios
+from engine.measure import arrivals
+
+
+class Clock:
+    """A clock that stands still but for sleeping and work."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    """What `engine` takes the time from in this test."""
+    made = Clock()
+    monkeypatch.setattr(arrivals, "time", made)
+    monkeypatch.setattr(scenarios, "time", made)
+    return made
+
+
+def by_lindley(arrivals_s: np.ndarray, service_s: np.ndarray) -> np.ndarray:
+    """Latencies of a queue that answers one at a time in order, by Lindley's recursion."""
+    free_s, found = 0.0, []
+    for arrived_s, takes_s in zip(arrivals_s, service_s, strict=True):
+        free_s = max(free_s, arrived_s) + takes_s
+        found.append(free_s - arrived_s)
+    return np.array(found)
+
+
+def test_arrivals_are_a_poisson_process():
+    gaps = np.diff(arrivals.poisson(50.0, 20_000, seed=1))
+    assert gaps.min() > 0 and gaps.mean() == pytest.approx(1 / 50, rel=0.03)
+    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.03)  # of an exponential distribution
+    assert np.array_equal(arrivals.poisson(50.0, 100, 1), arrivals.poisson(50.0, 100, 1))
+
+
+@pytest.mark.parametrize("load", [0.3, 0.5, 0.7])
+def test_constant_service_waits_as_long_as_an_m_d_1_queue(clock, load):
+    service_s = 0.01
+    schedule = arrivals.poisson(load / service_s, 40_000, seed=2)
+    load = 40_000 * service_s / schedule[-1]  # as drawn
+    served = arrivals.serve(
+        schedule,
+        lambda texts: clock.sleep(service_s),
+        max_batch=1,
+        max_wait_s=0.0,
+    )
+    waits_s = served.latencies_s - service_s
+    # Pollaczek and Khinchine, for a service time that does not vary.
+    assert waits_s.mean() == pytest.approx(load * service_s / (2 * (1 - load)), rel=0.08)
+    assert (waits_s < 1e-9).mean() == pytest.approx(1 - load, abs=0.01)
+
+
+def test_with_a_real_timer_latency_is_from_the_intended_arrival_to_the_answer():
+    schedule = arrivals.poisson(120.0, 150, seed=3)
+    began_s, ended_s = [], []
+
+    def answer(texts: range) -> None:
+        began_s.append(time.perf_counter())
+        while time.perf_counter() < began_s[-1] + 0.005:
+            pass
+        ended_s.append(time.perf_counter())
+
+    start_s = time.perf_counter()
+    served = arrivals.serve(schedule, answer, max_batch=1, max_wait_s=0.0)
+    assert served.batches == [1] * 150
+    # Nobody is asked before the time, and none faster than the queue allows.
+    assert np.all(np.array(began_s) - start_s >= schedule)
+    assert np.all(served.latencies_s - by_lindley(schedule, np.full(150, 0.005)) > -1e-4)
+    apart = served.latencies_s - (np.array(ended_s) - start_s - schedule)
+    assert np.quantile(np.abs(apart), 0.9) < 1e-3  # the rest are this process's own interruptions
+
+
+def test_a_server_that_stalls_is_charged_with_all_who_came_meanwhile(clock):
+    schedule = np.arange(1, 101) / 100.0
+
+    def answer(texts: range) -> None:
+        clock.sleep(0.5 if texts.start == 10 else 0.001)
+
+    served = arrivals.serve(schedule, answer, 1, 0.0)
+    assert served.latencies_s[10] == pytest.approx(0.5)
+    assert (served.latencies_s > 0.1).sum() > 40  # not one slow answer: everyone behind it
+
+
+def test_a_batch_goes_when_it_is_full_or_its_first_text_has_waited(clock):
+    seen = []
+
+    def answer(texts: range) -> None:
+        seen.append((round(clock.now_s, 3), len(texts)))
+        clock.sleep(0.1)
+
+    schedule = np.array([0.0, 0.001, 0.002, 0.003, 0.3, 0.302, 0.9])
+    served = arrivals.serve(schedule, answer, max_batch=4, max_wait_s=0.01)
+    assert seen == [(0.003, 4), (0.31, 2), (0.91, 1)]
+    assert served.batches == [4, 2, 1] and served.latencies_s[:2] == pytest.approx([0.103, 0.102])
+
+
+def test_who_came_while_the_server_was_busy_go_together(clock):
+    schedule = np.array([0.0, 0.02, 0.03, 0.04, 0.05])
+    served = arrivals.serve(schedule, lambda texts: clock.sleep(0.1), 3, 0.0)
+    assert served.batches == [1, 3, 1]
+
+
+@pytest.mark.parametrize(("late", "percentile", "count"), [(1, 0.9, 64), (1, 0.99, 662), (0, 0.99, 459)])
+def test_the_least_counts_are_mlperfs(late, percentile, count):
+    assert arrivals.least_count(late, percentile) == count
+    assert not arrivals.holds(count - 1, late, percentile)
+    assert arrivals.most_late(count, percentile) == late
+
+
+def test_too_few_texts_show_nothing():
+    assert arrivals.most_late(100, 0.99) == -1
+
+
+def test_giving_up_ends_it(clock):
+    schedule = arrivals.poisson(100.0, 1000, 0)
+    served = arrivals.serve(
+        schedule, lambda texts: clock.sleep(1.0), 1, 0.0, lambda seen: seen.max() > 3
+    )
+    assert len(served.latencies_s) == len(served.batches) < 10
+
+
+@pytest.mark.parametrize("true", [7.0, 40.0, 71.0, 97.0])
+def test_the_highest_rate_is_found_from_below(true):
+    asked: list[float] = []
+
+    def holds_at(rate: float) -> bool:
+        asked.append(rate)
+        return rate <= true
+
+    found = arrivals.highest(holds_at, capacity=100.0, most=12)
+    assert found is not None and true / 1.06 < found <= true and len(asked) <= 12
+    assert arrivals.highest(lambda rate: False, 100.0) is None
+
+
+def test_a_server_of_known_speed_gets_the_rate_that_queueing_theory_allows(clock):
+    found = scenarios.Scenarios("a", "A", "cpu", p99_limit_s=0.05, max_batch=1, max_wait_s=0.0)
+    told: list[str] = []
+    scenarios.measure(found, lambda texts: clock.sleep(0.01), seed=0, tell=told.append)
+    assert found.offline_texts_per_s == pytest.approx(100) and found.single_p90_s == pytest.approx(0.01)
+    # By Lindley's recursion over 300,000 arrivals p99 is 50 ms at 57 texts/s; a trial of 850 texts varies.
+    assert found.server_texts_per_s is not None and 45 < found.server_texts_per_s < 62
+    held = [trial for trial in found.trials if trial.holds]
+    assert all(trial.texts >= 662 and trial.p99_s <= 0.05 for trial in held) and len(told) == 2 + len(found.trials)
+    assert f"{found.server_texts_per_s:.1f} texts/s hold p99 within 50.0 ms" in "\n".join(scenarios.show(found))
+
+
+def test_where_no_rate_holds_it_says_so(clock):
+    found = scenarios.Scenarios("a", "A", "cpu", p99_limit_s=0.005, max_batch=1, max_wait_s=0.0)
+    scenarios.measure(found, lambda texts: clock.sleep(0.01), 0, lambda text: None)
+    assert found.server_texts_per_s is None and "no rate held" in scenarios.show(found)[-1]
