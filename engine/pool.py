@@ -306,6 +306,13 @@ def _lock_file(device: Device) -> Path:
     return lock_folder() / f"{name}.lock"
 
 
+def _tell(file: Path, words: str) -> None:
+    """Writes what others may read, but never through a link: somebody else may have made the folder."""
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0), 0o644)
+    with os.fdopen(handle, "w") as out:
+        out.write(words)
+
+
 def _told(file: Path) -> str:
     try:
         return file.read_text().strip()
@@ -327,7 +334,7 @@ def register_warm(device: Device, pid: int) -> Path:
     lock = _lock_file(device)
     file = lock.with_name(f"{lock.stem}.warm-{pid}")
     with suppress(OSError):
-        file.write_text(processes.mark(pid) or "")
+        _tell(file, processes.mark(pid) or "")
     return file
 
 
@@ -392,7 +399,7 @@ def device_lock(device: Device, holder: str, timeout_s: float = 0.0) -> Iterator
         raise RequestError(f"cannot lock the device at {file}: {one_line(error)}; set BENCH_LOCK_DIR") from error
     try:
         with suppress(OSError):
-            told.write_text(f"{holder} (process {os.getpid()})\n{processes.mark()}")
+            _tell(told, f"{holder} (process {os.getpid()})\n{processes.mark()}")
         yield
     finally:
         with suppress(OSError):

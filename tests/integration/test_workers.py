@@ -53,6 +53,19 @@ def lock_is_free() -> bool:
         return False
 
 
+def test_who_holds_a_device_is_not_written_through_a_link(tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_LOCK_DIR", str(tmp_path))
+    device = hardware.cpu_device()
+    mine = tmp_path / "mine"
+    mine.write_text("as it was")
+    lock = pool._lock_file(device)
+    lock.with_suffix(f".{os.getuid()}.holder").symlink_to(mine)
+    lock.with_name(f"{lock.stem}.warm-{os.getpid()}").symlink_to(mine)
+    with pool.device_lock(device, "a test"):
+        pool.register_warm(device, os.getpid())
+    assert mine.read_text() == "as it was"
+
+
 def test_a_killed_worker_is_a_failed_measurement_and_the_others_go_on(endless, live, tmp_path):
     file = tmp_path / "run.json"
     run = live("run", endless, "--device", "cpu", "--set", "protocol.max_seconds=4", "--json", file)
