@@ -66,6 +66,7 @@ VIEWS: dict[str, tuple[str, str]] = {
     "ship": ("ship", "table"),
     "classify": ("classify", "text"),
     "run": ("run", "table"),
+    "roofline": ("roofline", "table"),
     "runs": ("runs", "grid"),
 }
 """Page -> its path, and the part of it that answers."""
@@ -115,6 +116,11 @@ WATCH = f"""(selector) => {{
   }}
 }}"""
 """Notes when the next key or click came, and when the text of an element and the charts in the window changed."""
+THERE = """(name) => new Promise((done) => {
+  const look = () => (window.seen?.[name] ?? window[name] ? done() : setTimeout(look, 50))
+  look()
+})"""
+"""Waits until a time is noted. Playwright's wait_for_function would run a string, which the pages do not let."""
 
 
 def multiply(source: str, target: str, runs: int, answered: int, answers: int) -> str:
@@ -220,7 +226,7 @@ def view_s(context: Any, url: str, answer: str, empty_cache: bool) -> dict[str, 
     settled = time.perf_counter() - begun
     page.wait_for_timeout(1500)
     # Asked in the browser: who waits from outside waits for its busy main thread, too.
-    page.wait_for_function("(name) => name in window.seen", arg=f"window with {answer}")
+    page.evaluate(THERE, f"window with {answer}")
     seen = page.evaluate("window.seen")
     page.close()
     return {FIRST_VIEW: seen[f"window with {answer}"] / 1e3, "answer alone": seen[answer] / 1e3, "at rest": settled}
@@ -231,7 +237,7 @@ def change_s(page: Any, act: Callable[[], None], watched: str) -> dict[str, floa
     page.evaluate(WATCH, watched)
     begun = time.perf_counter()
     act()
-    page.wait_for_function("window.changed")
+    page.evaluate(THERE, "changed")
     page.wait_for_selector(SETTLED)
     settled = time.perf_counter() - begun
     page.wait_for_timeout(300)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from test_dashboard import FULL, is_local, settled
+from test_dashboard import FULL, is_local, settled, until
 from test_every_page import CUT_OFF
 
 SIZES = "01J0000000000000000000000B"
@@ -49,4 +49,4 @@ def test_two_runs_fit_every_width(site: str, open_page: Callable[..., Any]) -> N
     assert page.locator(".ib-card").count() >= 3
     for width in (2560, 1024):
         page.set_viewport_size({"width": width, "height": 900})
-        page.wait_for_function(f"document.documentElement.scrollWidth <= {width} && !{CUT_OFF}", timeout=5000)
+        until(page, f"document.documentElement.scrollWidth <= {width} && !{CUT_OFF}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,16 @@ def settled(page: Any) -> None:
     """Waits until Streamlit has run the page and all of it can be drawn."""
     page.wait_for_selector("[data-testid=stHeading], [data-testid=stHtml], [data-testid=stAlert], textarea")
     page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
-    page.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')")
+    until(page, "!document.querySelector('[data-testid=stSkeleton]')", 60)
     page.wait_for_timeout(300)
+
+
+def until(page: Any, condition: str, timeout_s: float = 5.0) -> None:
+    """Waits for an expression of JavaScript. Not by wait_for_function: the dashboard's pages let no string be run."""
+    deadline = time.monotonic() + timeout_s
+    while not page.evaluate(condition):
+        assert time.monotonic() < deadline, condition
+        page.wait_for_timeout(50)
 
 
 def tradeoff(page: Any) -> Any:

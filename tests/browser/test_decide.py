@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from test_dashboard import FULL, is_local, settled
+from test_dashboard import FULL, is_local, settled, until
 from test_every_page import CUT_OFF
 
 
@@ -41,4 +41,4 @@ def test_limits_fit_every_width(site: str, open_page: Callable[..., Any]) -> Non
     settled(page)
     for width in (2560, 1024):
         page.set_viewport_size({"width": width, "height": 900})
-        page.wait_for_function(f"document.documentElement.scrollWidth <= {width} && !{CUT_OFF}", timeout=5000)
+        until(page, f"document.documentElement.scrollWidth <= {width} && !{CUT_OFF}")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from test_dashboard import FULL, RUNNING, is_local, settled
+from test_dashboard import FULL, RUNNING, is_local, settled, until
 
 PAGES = ["", "compare", "decide", "roofline", "ship", "examples", "run", "classify", "runs", "method"]
 FOLLOWING = ["", "compare", "decide", "roofline", "examples", "run", "runs"]
@@ -49,7 +49,7 @@ def test_a_first_visit(path: str, scheme: str, site: str, open_page: Callable[..
     assert serious(page) == []
     for width in (1440, 2560, 1024):
         page.set_viewport_size({"width": width, "height": 900})
-        page.wait_for_function(f"document.documentElement.scrollWidth <= {width} && !{CUT_OFF}", timeout=5000)
+        until(page, f"document.documentElement.scrollWidth <= {width} && !{CUT_OFF}")
     assert [url for url in page.requested if not is_local(url)] == []
 
 
