@@ -205,7 +205,9 @@ def test_no_command_at_all_shows_the_help(bench):
 
 def test_a_run_tells_what_it_does_and_prints_its_tables(first):
     assert not [line for line in first.told.splitlines() if line.startswith("error")]
-    phases = [line.split(":")[0] for line in first.told.splitlines()]
+    estimate, *lines = first.told.splitlines()
+    assert estimate.startswith("Timing ends after at most ")
+    phases = [line.split(":")[0] for line in lines]
     assert list(dict.fromkeys(phases)) == ["preparing", "loading", "answering", "timing", "finished"]
     for part in ("PyTorch FP32", "ONNX FP32", TITLE, "○ unavailable", "1 (baseline)", first.id, "95% intervals"):
         assert part in first.printed

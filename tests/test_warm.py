@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from engine import hardware, pool, warm
+from engine import hardware, pool, processes, warm
 from engine.answering import Answer
 from engine.errors import RequestError
 from engine.runner import Progress
@@ -289,7 +289,7 @@ def test_closing_ends_the_processes(suite: Suite) -> None:
     with WarmPool() as made:
         answers(made.ask(suite.select([]), TEXTS, "cpu"))
         (item,) = made.loaded()
-    assert not pool.alive(item.pid)
+    assert processes.lives(item.pid, None) is False
     with pytest.raises(RequestError, match="closing"):
         list(made.ask(suite, TEXTS, "cpu"))
 

@@ -130,7 +130,8 @@ def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
         contexts.append(context)
         context.add_init_script(SHIFTS)
         address = urlsplit(url)
-        context.request.get(door.link(f"{address.scheme}://{address.netloc}", TOKEN))
+        if address.scheme == "http":
+            context.request.get(door.link(f"http://{address.netloc}", TOKEN))
         page = context.new_page()
         page.set_default_timeout(60_000)
         page.requested = []

@@ -105,7 +105,7 @@ def test_the_deck_and_the_tables_are_downloads(site: str, open_page: Callable[..
     with page.expect_download() as caught:
         page.get_by_role("button", name="PowerPoint").click()
     caught.value.save_as(tmp_path / "run.pptx")
-    assert len(Presentation(io.BytesIO((tmp_path / "run.pptx").read_bytes())).slides) == 12
+    assert len(Presentation(io.BytesIO((tmp_path / "run.pptx").read_bytes())).slides) == 13
     with page.expect_download() as caught:
         page.get_by_role("button", name="(.json)").click()
     caught.value.save_as(tmp_path / "run.json")

@@ -88,7 +88,7 @@ def test_where_nothing_remains_one_press_lets_the_first_back(database: str) -> N
     test = opened("decide", FULL, max_memory_mb="100")
     assert test.header[0].value == "No variant is shown to keep your limits."
     (button,) = test.button
-    assert button.label == "Peak RAM 160 MB: ONNX INT8 remains"
+    assert button.label == "Peak RAM 160\u00a0MB: ONNX INT8 remains"
     button.click().run()
     assert test.number_input(key="max_memory_mb").value == 160
     assert test.header[0].value.startswith("Only ONNX INT8 keeps your limits")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,10 @@ def asked(static: Path, path: str, pages: tuple[str, ...] = ("compare", "method"
         sent.append(message.get("body", b""))
 
     app = preload.Preload(PlainTextResponse("Streamlit"), static, pages)
-    asyncio.run(app({"type": "http", "method": "GET", "path": path, "headers": []}, receive, send))
+    asked = app({"type": "http", "method": "GET", "path": path, "headers": []}, receive, send)
+    # In a thread: a browser of other tests may have a loop in this one.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, asked).result()
     return b"".join(sent).decode()
 
 

@@ -110,7 +110,7 @@ def test_slurm_is_offered_where_there_is_one_and_else_says_why(
     (tmp_path / "bin" / "sbatch").touch(mode=0o755)
     test.run()
     test.toggle(key="slurm").set_value(True).run()
-    assert f"{profile}: gpus: unknown key; allowed: partition, gpu, time" in said(test), "a wrong profile is one line"
+    assert "gpus\\: unknown key; allowed\\: partition, gpu, time" in said(test), "a wrong profile is one line"
     assert "start" not in [button.key for button in test.button]
     profile.write_text('partition = "gpu"\n')
     test.run()

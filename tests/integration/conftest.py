@@ -155,9 +155,9 @@ class Live:
             stderr=subprocess.PIPE,
             text=True,
             # A signal to the group of the tests must not reach it; and who runs the tests in the background
-            # of a script hands on that Ctrl-C is ignored.
+            # of a script hands on that Ctrl-C or a hang-up is ignored.
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=_hears_signals,
         )
         self.lines: list[str] = []
         self._reader = Thread(target=self._read, daemon=True)
@@ -211,6 +211,11 @@ class Live:
         except ProcessLookupError:
             pass
         self.process.wait()
+
+
+def _hears_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -97,7 +97,7 @@ def test_its_own_code_gives_the_stored_logits(variant, shipped, measured, tmp_pa
     with (Path(shipping.__file__).parents[1] / "data/news/test.csv").open(encoding="utf-8", newline="") as file:
         texts = [row["text"] for row in csv.DictReader(file)]
     stored = {texts[e["index"]]: e["logits"] for e in measured.of(variant, 4)}
-    assert expected["batch_size"] == 4 and len(expected["examples"]) == 8
+    assert expected["batches"] == [4, 4] and len(expected["examples"]) == 8
     for start in (0, 4):
         batch = [e["text"] for e in expected["examples"][start : start + 4]]
         found = answers(folder, batch, tmp_path)
@@ -141,7 +141,7 @@ def test_requirements_are_the_runs_versions(shipped, measured):
 
 def test_another_batch_size_is_another_measurement(measured, tmp_path):
     found = shipping.plan(measured.run["id"], "int8", 2)
-    assert json.loads(found.made["expected.json"])["batch_size"] == 2
+    assert json.loads(found.made["expected.json"])["batches"] == [2, 2, 2, 2]
     with pytest.raises(RequestError, match="not measured in batches of 3; allowed: 2, 4"):
         shipping.plan(measured.run["id"], "int8", 3)
 

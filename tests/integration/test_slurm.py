@@ -199,7 +199,7 @@ def test_the_run_page_submits_jobs(file_of, wait_until):
     asked = {"job": row["job"], "partition": "closed", "gpu": "a100", "time": "7"}
     assert (row["suite"], row["device"], row["environment"]["slurm"]) == ("clicked", "cuda", asked)
     wait_until(lambda: "Slurm's queue" in text_of(run_id), 60)
-    assert "Waiting in Slurm's queue" in test.run().get("progress")[0].proto.text
+    assert "waiting in Slurm's queue" in test.run().get("progress")[0].proto.text
     test.button(key="cancel").click().run()
     assert wait_until(lambda: ended(run_id), 60)["status"] == "cancelled"
     # What is no type of GPU there is one line on the page, too.
@@ -229,7 +229,7 @@ def test_what_measures_is_killed(waiting, wait_until):
     [process] = processes_of(waiting, "engine.jobs")
     process.kill()
     row = wait_until(lambda: ended(waiting), LIMIT_S)
-    assert row["status"] == "interrupted" and "ended without finishing" in row["status_reason"]
+    assert row["status"] == "interrupted" and " ended while it was queued" in row["status_reason"]
     assert row["imported_at"], "the job itself lived on, and said so"
 
 
