@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -72,6 +73,13 @@ RESUMED_SHARE = 0.15
 LEFTOVERS = ("**/*.partial", "**/.export-*", "**/.*.draft", "**/*.request.json", "tmp/inference-bench-*")
 
 
+class Kept(NamedTuple):
+    """What a run had when it was killed."""
+
+    calls: frozenset[str]
+    digest: str
+
+
 @dataclass
 class Lane:
     """One sequence of kills."""
@@ -86,7 +94,8 @@ class Lane:
     kills: Counter[str] = field(default_factory=Counter)
     states: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
-    kept: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, Kept] = field(default_factory=dict)
+    resumed: set[str] = field(default_factory=set)
     """Run -> digest of what was measured of it when it was killed."""
 
     @property
@@ -155,9 +164,10 @@ class Lane:
         if not (run_id := self.newest(process.pid)):
             self.states["nothing stored yet"] += 1
             return
-        self.kept[run_id] = digest(self.folder, run_id)
+        self.kept[run_id] = Kept(calls(self.folder, run_id), digest(self.folder, run_id))
         self.check_state(run_id, ("interrupted", "finished"))
         if self.random.random() < RESUMED_SHARE and self.status(run_id) == "interrupted":
+            self.resumed.add(run_id)
             code, said, _ = self.bench("resume", run_id)
             if (code or self.status(run_id) != "finished") and "lacks nothing" not in said:
                 self.fault(f"run {run_id} was not resumed: {said[-300:]}")
@@ -178,7 +188,7 @@ class Lane:
             self.fault(f"a run whose worker was killed ended with {process.returncode}: {said[-300:]}")
         self.no_orphans(below)
         if run_id := self.newest(process.pid):
-            self.kept[run_id] = digest(self.folder, run_id)
+            self.kept[run_id] = Kept(calls(self.folder, run_id), digest(self.folder, run_id))
             self.check_state(run_id, ("finished",))
 
     def kill_importer(self) -> None:
@@ -255,15 +265,24 @@ def digest(folder: Path, run_id: str) -> str:
     return total.hexdigest()
 
 
-def lost(folder: Path, kept: dict[str, str]) -> list[str]:
-    """The runs of which something is not there any more; of a resumed one, the calls of its first process are."""
-    with closing(sqlite3.connect(folder / "bench.sqlite")) as database:
-        resumed = {
-            run_id for (run_id,) in database.execute(
-                "SELECT m.run_id FROM measurement m JOIN block b ON b.measurement_id = m.id WHERE b.process > 0"
-            )
-        }  # fmt: skip
-    return [run_id for run_id, was in kept.items() if run_id not in resumed and digest(folder, run_id) != was]
+def calls(folder: Path, run_id: str) -> frozenset[str]:
+    """A run's blocks of timed calls."""
+    with closing(sqlite3.connect(folder / "bench.sqlite", timeout=60)) as database:
+        rows = database.execute(
+            "SELECT m.variant, m.batch_size, b.process, b.round, b.kind, b.latencies_s FROM measurement m "
+            "JOIN block b ON b.measurement_id = m.id WHERE m.run_id = ?",
+            (run_id,),
+        )
+        return frozenset(map(repr, rows))
+
+
+def lost(folder: Path, kept: dict[str, Kept], resumed: set[str]) -> list[str]:
+    """The runs of which something is not there any more; one that was resumed has more than it had, and not less."""
+    return [
+        run_id
+        for run_id, was in kept.items()
+        if not was.calls <= calls(folder, run_id) or (run_id not in resumed and digest(folder, run_id) != was.digest)
+    ]
 
 
 def kill(folder: Path, kills: int, lanes: int, seed: int) -> dict[str, object]:
@@ -301,7 +320,7 @@ def kill(folder: Path, kills: int, lanes: int, seed: int) -> dict[str, object]:
         "integrity_check": integrity,
         "foreign_key_check": broken,
         "stuck": stuck,
-        "lost": lost(folder, kept),
+        "lost": lost(folder, kept, set().union(*(lane.resumed for lane in made))),
         "left_behind": [str(path.relative_to(folder)) for pattern in LEFTOVERS for path in folder.glob(pattern)],
         "faults": faults,
     }

@@ -14,6 +14,8 @@ SHORT = "<b class=hurt>"
 """For columns of 16 characters."""
 NAME = '"><img src=x onerror=hurt()>'
 """For columns of 64."""
+CHOICES = ("operators", "kernels")
+"""What no file may say otherwise."""
 TEXT = (
     '=1+1 <img src=x onerror="hurt()"><b class=hurt>b</b> [x](javascript:hurt()) $x^2$ :red[r] **s** `c` ~~d~~ # '
     "%{x} &lt; :material/home: ![x](x) https://example.org/a </script><script>hurt()</script>"
@@ -64,7 +66,7 @@ def _named(names: list[Any] | None) -> list[Any] | None:
 def _texts(value: Any) -> Any:
     """`value` with every text in it, but no key, replaced."""
     if isinstance(value, str):
-        return TEXT
+        return value if value in CHOICES else TEXT
     if isinstance(value, list):
         return [_texts(item) for item in value]
     if isinstance(value, dict):
