@@ -111,13 +111,13 @@ def write_suite() -> WriteSuite:
 
 @pytest.fixture(scope="session")
 def bench() -> Bench:
-    """bench(*arguments, env=None, timeout=300): `python -m engine ...`; `env` is laid over the environment.
+    """bench(*arguments, env=None, timeout=900): `python -m engine ...`; `env` is laid over the environment.
 
     A value of None takes a variable out.
     """
 
     def run(
-        *arguments: object, env: Mapping[str, str | None] | None = None, timeout: float = 300
+        *arguments: object, env: Mapping[str, str | None] | None = None, timeout: float = 900
     ) -> subprocess.CompletedProcess[str]:
         around: dict[str, str | None] = {**os.environ, **(env or {})}
         return subprocess.run(
