@@ -372,7 +372,7 @@ def test_a_full_disk(refused, suite, tiny_models, mounted):
 
 def test_a_disk_that_fills_up_in_the_middle(bench, suite, tiny_models, mounted):
     place = mounted("size=2m")
-    filled(place, 236)
+    filled(place, 320)
     path = suite({"name": "a", "model": tiny_models["distilbert"]}, protocol={"rounds": 2000})
     done = bench("run", path, env={"BENCH_DATA_DIR": str(place / "data")})
     *told, last = done.stderr.splitlines()
