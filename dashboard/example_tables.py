@@ -23,8 +23,8 @@ MATRIX_LABELS = 12
 PAIRS = 15
 CSS = """
 .ib-ex td,.ib-ex tbody th{padding-top:.34rem;padding-bottom:.34rem}
-.ib-ex td.ib-text{white-space:normal;text-align:left;min-width:17rem;max-width:46rem;unicode-bidi:plaintext;
-  overflow-wrap:anywhere}
+.ib-ex td.ib-text{white-space:normal;text-align:left;min-width:clamp(10rem,17vw,17rem);max-width:46rem;
+  unicode-bidi:plaintext;overflow-wrap:anywhere}
 .ib-ex details>summary{cursor:pointer;list-style:none}
 .ib-ex details>summary::after{content:" more";opacity:.72;text-decoration:underline}
 .ib-ex details[open]>summary::after{content:""}

@@ -20,6 +20,8 @@ __all__ = ["migrated_postgres", "postgres"]
 REPOSITORY = Path(__file__).resolve().parent.parent
 NEWS = REPOSITORY / "data" / "news"
 LABELS = ["World", "Sports", "Business", "Sci/Tech"]
+# Before a test's module is read: the hub's library reads it once, when it is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
 Bench = Callable[..., "subprocess.CompletedProcess[str]"]
 WriteSuite = Callable[..., Path]
 
@@ -32,7 +34,6 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("BENCH_DATA_DIR", str(folder / "data"))
         patch.setenv("BENCH_LOCK_DIR", str(folder / "locks"))
         patch.delenv("BENCH_DATABASE_URL", raising=False)
-        patch.setenv("HF_HUB_OFFLINE", "1")
         yield folder / "data"
 
 

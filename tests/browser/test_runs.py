@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -54,11 +55,17 @@ def settled(page: Any) -> None:
     page.wait_for_timeout(500)
 
 
-def chosen(page: Any) -> str:
-    """The end of the chosen run's id, as the choice of a run and the URL say it."""
-    shown = page.locator("[data-testid=stSelectbox] input").first.input_value().rsplit("…", 1)[-1]
-    assert parse_qs(urlsplit(page.url).query)["run"][0].endswith(shown)
-    return shown
+def chosen(page: Any, timeout_s: float = 15.0) -> str:
+    """The end of the chosen run's id, once the choice of a run and the URL say the same: a click moves one before
+    the other."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        shown: str = page.locator("[data-testid=stSelectbox] input").first.input_value().rsplit("…", 1)[-1]
+        said = parse_qs(urlsplit(page.url).query)["run"][0]
+        if said.endswith(shown):
+            return shown
+        assert time.monotonic() < deadline, (said, shown)
+        page.wait_for_timeout(100)
 
 
 def test_a_row_a_page_and_an_older_run_are_chosen(history: str, open_page: Callable[..., Any]) -> None:

@@ -71,9 +71,9 @@ def test_the_report_works_alone_in_both_appearances_and_on_paper(
 
     page.wait_for_selector("#chart-published .main-svg")
     light = ground()
-    assert light == ("rgb(255, 255, 255)", *["#ffffff"] * 6), "as the page was that it is from"
+    assert light == ("rgb(255, 255, 255)", *["#ffffff"] * 8), "as the page was that it is from"
     page.get_by_role("button", name="Dark").click()
-    assert ground() == ("rgb(18, 22, 27)", *["#12161b"] * 6)
+    assert ground() == ("rgb(18, 22, 27)", *["#12161b"] * 8)
     assert page.locator(".on-dark table").first.is_visible() and not page.locator(".on-light table").first.is_visible()
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print")

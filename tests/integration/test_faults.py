@@ -97,26 +97,28 @@ def test_a_worker_that_gets_no_memory_is_measured_without_the_others(suite, live
     assert {row["schedule"] for row in rows.values()} == {"sequential"}, "they did not fit beside each other"
 
 
-def test_memory_is_the_reason_where_the_system_ends_a_worker_for_it(suite, live, tmp_path):
-    group = Path("/sys/fs/cgroup/memory/inference-bench-test")
+def test_memory_is_the_reason_where_the_system_ends_a_worker_for_it(suite, live, wait_until):
+    group = Path(f"/sys/fs/cgroup/memory/inference-bench-test-{os.getpid()}")
     try:
         group.mkdir()
     except OSError as error:
         pytest.skip(f"no group of processes can be limited here: {error}")
     try:
         run = live("run", suite("fp32", "hungry", processes=1), "--device", "cpu")
-        run.wait_for("timing: round", 240)
+        run.wait_for("loading: starting", 240)
+        pid = wait_until(lambda: run.workers().get("hungry"), 60)
+        # While it loads: what it has by then is not counted, so only one that still asks for memory is ended for it.
         (group / "memory.limit_in_bytes").write_text("100000")
-        (group / "cgroup.procs").write_text(str(run.workers()["hungry"]))
-        # The others are dropped with it, and all are measured one by one; that, too, is told.
-        run.wait_for("loading: starting 1 workers", 240)
+        (group / "cgroup.procs").write_text(str(pid))
+        # The other is dropped with it, and both are measured one by one, each in a turn of its own.
+        run.wait_for("process 1 of 2", 120)
         log = Path(stored()[0]["log_path"])
         assert log.is_dir()
         run.process.send_signal(signal.SIGINT)
         assert run.end(60) == 130
     finally:
-        with suppress(OSError):
-            group.rmdir()
+        wait_until(lambda: not (group / "cgroup.procs").read_text(), 30)
+        group.rmdir()
 
 
 def test_no_worker_outlives_its_runner_not_even_a_stopped_one(suite, live, wait_until, is_gone, bench):
