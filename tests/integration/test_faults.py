@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ def test_memory_is_the_reason_where_the_system_ends_a_worker_for_it(suite, live,
         (group / "memory.limit_in_bytes").write_text("100000")
         (group / "cgroup.procs").write_text(str(pid))
         # The other is dropped with it, and both are measured one by one, each in a turn of its own.
-        run.wait_for("process 1 of 2", 120)
+        wait_until(lambda: "process 1 of 2" in run.said, 120, lambda: run.said)
         log = Path(stored()[0]["log_path"])
         assert log.is_dir()
         run.process.send_signal(signal.SIGINT)
