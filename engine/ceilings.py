@@ -14,11 +14,13 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from time import perf_counter, process_time
 from typing import Any
 
 from engine import hardware, paths, processes
 from engine.backends.base import first_line
+from engine.backends.openvino import BF16_FEATURES
 from engine.errors import one_line
 from engine.hardware import Device
 
@@ -36,6 +38,8 @@ SLICE_S = {"cpu": 0.06, "cuda": 0.04}
 COPY_BYTES = 256 * 2**20
 COPY_BYTES_MOST = 2**30
 PINNED_BYTES = 64 * 2**20
+LIBRARIES = {"ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}
+"""How a way's name begins -> whose it is; torch's begin with what is called."""
 TINY_CALLS = 200
 """Operators on one element, timed together."""
 
@@ -195,6 +199,16 @@ def _torch_product(dtype: str, device: str, size: int) -> Call:
     return partial(torch.matmul, a, b)
 
 
+def _widened_product(dtype: str, size: int) -> Call:
+    """Products of 16-bit numbers as CPUs without instructions for them make them fastest: in float32, exactly."""
+    import torch
+
+    a, b = (torch.rand((size, size)).to(getattr(torch, dtype)) for _ in range(2))
+    # The weights may be widened once; what they are multiplied with, in each call.
+    weights = b.float()
+    return lambda: torch.matmul(a.float(), weights)
+
+
 def _tf32_product(device: str, size: int) -> Call:
     import torch
 
@@ -247,12 +261,36 @@ def _onnx_product(integer: bool, threads: int, size: int) -> Call:
     return partial(session.run, None, {"a": a})
 
 
+def _openvino_product(dtype: str, threads: int, size: int) -> Call:
+    """A model of one product with a constant, in one stream; INT8 as its quantised models say it, by ranges."""
+    import numpy as np
+    import openvino as ov
+    from openvino import opset13 as operators
+
+    weights = np.random.default_rng(0).random((size, size), dtype=np.float32)
+    given = operators.parameter((size, size), np.float32)
+    factors: list[Any] = [given, operators.constant(weights)]
+    if dtype == "int8":
+        factors = [
+            operators.fake_quantize(factor, *map(np.float32, (0.0, 1.0, 0.0, 1.0)), 256) for factor in factors
+        ]
+    model = ov.Model([operators.matmul(*factors, False, True)], [given])
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": "bf16" if dtype == "bf16" else "f32",
+    }
+    compiled = ov.Core().compile_model(model, "CPU", settings)
+    return partial(compiled.create_infer_request().infer, {0: weights}, share_inputs=True)
+
+
 def _ways(device: str, threads: int) -> dict[str, list[Way]]:
     """How each dtype's products are tried: every library that variants multiply with."""
     kind = device.partition(":")[0]
 
     def way(how: str, make: Callable[[int], Call]) -> Way:
-        return Way(how, "torch" if how.startswith("torch") else "onnxruntime", make, SIZES[kind], _products)
+        library = next((name for begin, name in LIBRARIES.items() if how.startswith(begin)), "torch")
+        return Way(how, library, make, SIZES[kind], _products)
 
     if kind == "cuda":
         return {
@@ -262,18 +300,29 @@ def _ways(device: str, threads: int) -> dict[str, list[Way]]:
             "fp16": [way("torch.matmul in float16", partial(_torch_product, "float16", device))],
             "int8": [way("torch._int_mm, int8 x int8", partial(_torch_int8_product, device))],
         }
-    return {
+    ways = {
         "fp32": [
             way("torch.matmul in float32", partial(_torch_product, "float32", device)),
             way("ONNX Runtime's MatMul in float32", partial(_onnx_product, False, threads)),
         ],
-        "bf16": [way("torch.matmul in bfloat16", partial(_torch_product, "bfloat16", device))],
-        "fp16": [way("torch.matmul in float16", partial(_torch_product, "float16", device))],
+        "bf16": [
+            way("torch.matmul in bfloat16", partial(_torch_product, "bfloat16", device)),
+            way("torch.matmul of bfloat16 widened to float32", partial(_widened_product, "bfloat16")),
+        ],
+        "fp16": [
+            way("torch.matmul in float16", partial(_torch_product, "float16", device)),
+            way("torch.matmul of float16 widened to float32", partial(_widened_product, "float16")),
+        ],
         "int8": [
             way("torch._int_mm, int8 x int8", partial(_torch_int8_product, device)),
             way("ONNX Runtime's MatMulInteger, uint8 x int8", partial(_onnx_product, True, threads)),
         ],
     }
+    if find_spec("openvino"):
+        for dtype, name in (("fp32", "float32"), ("int8", "INT8"), ("bf16", "bfloat16")):
+            if dtype != "bf16" or BF16_FEATURES & set(hardware.cpu_features()):
+                ways[dtype].append(way(f"OpenVINO's MatMul in {name}", partial(_openvino_product, dtype, threads)))
+    return ways
 
 
 def _copy(device: str, cache_bytes: int | None) -> Way:

@@ -42,7 +42,7 @@ def test_a_cpu_has_a_ceiling_for_each_dtype(found):
         rates = [way["operations_per_s"] for way in product["ways"]]
         assert product["operations_per_s"] == max(rate for rate in rates if rate)
         assert all(way["reason"] is None for way in product["ways"]), product["ways"]
-    assert {way["library"] for way in found["products"]["int8"]["ways"]} == {"torch", "onnxruntime"}
+    assert {way["library"] for way in found["products"]["int8"]["ways"]} == {"torch", "onnxruntime", "openvino"}
 
 
 def test_memory_and_empty_operators_are_measured_too(found):
