@@ -20,6 +20,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dashboard import preload
 from engine.errors import RequestError
 
 VARIABLE = "BENCH_TOKEN"
@@ -40,9 +41,10 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     # Streamlit's components are modules from blobs, some of it is WebAssembly, its styles are made as it goes; Plotly
     # draws to data and blobs.
-    # The hash is of the one script in Streamlit's page. No other inline script runs, whatever got into a page.
+    # The hashes are of the one script in Streamlit's page and of ours. No other inline script runs, whatever got in.
     "Content-Security-Policy": "default-src 'self'; "
-    "script-src 'self' blob: 'wasm-unsafe-eval' 'sha256-THxz9J9+wf7rhwR2YkXJoSZ13UCmYyC+3lNDv2+8ugA='; "
+    "script-src 'self' blob: 'wasm-unsafe-eval' 'sha256-THxz9J9+wf7rhwR2YkXJoSZ13UCmYyC+3lNDv2+8ugA=' "
+    f"'sha256-{preload.LATER_HASH}'; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; "
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
 }

@@ -1,15 +1,18 @@
 """Streamlit's page, told beforehand which scripts this dashboard's pages draw with.
 
 Streamlit's browser side asks for the script of an element when the first element of that kind comes: by then what
-stands below it is painted, and jumps; and everybody waits while the charts' 4.7 MB are read. Named in the page, scripts
-are fetched, read and run while the browser waits for the server.
+stands below it is painted, and jumps; and everybody waits while the charts' 4.7 MB are read. Named in the page, all are
+fetched at once, and all but the charts' run before the page asks the server for its content. The charts' take a second
+of a slow machine: they run from that question on, while the server works at its answer.
 """
 
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from functools import cache
+from hashlib import sha256
 from html import escape
 from pathlib import Path
 
@@ -31,6 +34,16 @@ ALSO: Mapping[str, tuple[str, ...]] = {
     "ship": (CODE,),
 }
 """A page's path -> the large scripts that its first view needs."""
+LATER = """{
+const {send} = WebSocket.prototype
+WebSocket.prototype.send = function (...data) {
+  WebSocket.prototype.send = send
+  setTimeout(() => document.querySelectorAll("link[data-later]").forEach((link) => import(link.href)))
+  return send.apply(this, data)
+}}"""
+"""Runs the charts' script from the first message to the server on."""
+LATER_HASH = b64encode(sha256(LATER.encode()).digest()).decode()
+"""For the policy that names the scripts which may run."""
 ELEMENT = ".stElementContainer:not([class*=st-key-chart_])"
 LATE = ":is([data-testid=stSkeleton],[data-testid=stHtml]:empty)"
 # Streamlit's page is narrow until the server says that it is to be wide. What stands below an element that cannot be
@@ -67,10 +80,15 @@ def document(static: Path, elements: Iterable[str]) -> str | None:
         return None
     folder = static / "static" / "js"
     drawing = scripts(folder, elements)
-    tags = [f'<link rel="modulepreload" crossorigin href="{_url(name)}">' for name in _needed(folder, drawing)]
-    # Modules run in the order of the page: these after Streamlit's own, while it waits for the server.
-    tags += [f'<script type="module" crossorigin src="{_url(name)}"></script>' for name in drawing]
-    return page.replace("</head>", STYLE + "".join(tag for tag in tags if tag not in page) + "</head>", 1)
+    later = [name for name in drawing if name.startswith(f"{CHARTS}.")]
+    tags = [
+        f'<link rel="modulepreload" crossorigin {"data-later " if name in later else ""}href="{_url(name)}">'
+        for name in _needed(folder, drawing)
+    ]
+    # Modules run in the order of the page: these after Streamlit's own.
+    tags += [f'<script type="module" crossorigin src="{_url(name)}"></script>' for name in drawing if name not in later]
+    script = f"<script>{LATER}</script>" if later else ""
+    return page.replace("</head>", STYLE + script + "".join(tag for tag in tags if tag not in page) + "</head>", 1)
 
 
 def scripts(folder: Path, names: Iterable[str]) -> list[str]:

@@ -13,6 +13,7 @@ from starlette.types import Message
 from streamlit import file_util
 
 from dashboard import preload
+from dashboard.door import HEADERS
 
 STATIC = Path(file_util.get_static_dir())
 
@@ -47,7 +48,7 @@ def test_a_page_names_what_it_draws_with_and_what_that_imports() -> None:
     html = asked(STATIC, "/compare")
     there = named(html)
     assert all((STATIC / "static" / "js" / name).is_file() for name in there)
-    links = re.findall(r'<link rel="modulepreload" crossorigin href="\./static/js/([^"]+)">', html)
+    links = re.findall(r'<link rel="modulepreload" crossorigin (?:data-later )?href="\./static/js/([^"]+)">', html)
     assert len(links) == len(set(links)), "once each"
     imported = {
         name
@@ -57,7 +58,11 @@ def test_a_page_names_what_it_draws_with_and_what_that_imports() -> None:
     assert imported <= set(there)
     assert any(name.startswith("PlotlyChart.") for name in links)
     order = re.findall(r'<script type="module" crossorigin src="\./static/js/(\w+)', html)
-    assert order[0] == "index" and order[-1] == "PlotlyChart" and set(order[1:-1]) == set(preload.EVERYWHERE)
+    assert order[0] == "index" and set(order[1:]) == set(preload.EVERYWHERE)
+    # Once the server is asked; the policy names that script by its hash.
+    assert re.findall(r"data-later href=.\./static/js/(\w+)", html) == [preload.CHARTS]
+    assert f"<script>{preload.LATER}</script>" in html
+    assert preload.LATER_HASH in HEADERS["Content-Security-Policy"]
 
 
 def test_a_page_without_charts_does_not_ask_for_them() -> None:
