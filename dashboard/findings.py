@@ -254,13 +254,12 @@ def context(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
     workload, protocol = summary["spec"]["workload"], summary["spec"]["protocol"]
     examples = next((row["examples"] for row in rows if row["examples"]), None)
     sizes = tables.batch_sizes(rows)
-    padded = "padded to" if workload["padding"] == "max_length" else "of at most"
     processes = protocol["processes"]
     threads = summary["environment"].get("threads")
     return (
         f"{summary['device_name']} ({summary['device']}{f', {threads} threads' if threads else ''}) · "
         f"{f'{examples:,}' if examples else '–'} examples of {workload['dataset'].rsplit('/', 1)[-1]} · "
-        f"batch {sizes} {padded} {workload['max_length']} tokens · "
+        f"batch {sizes} {tables.lengths(rows, workload['max_length'])} · "
         f"{protocol['rounds']} rounds, {processes} process{'es' if processes > 1 else ''} a variant · "
         f"{'a first look (--quick): wide intervals · ' if protocol.get('quick') else ''}"
         "ranges are 95% intervals."

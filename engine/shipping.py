@@ -510,14 +510,14 @@ def _readme(run: dict[str, Any], row: Row, labels: list[str], expected: dict[str
     figures = "\n\n".join(tables.markdown([row], columns) for _, _, columns in tables.parts([row]))
     notes = "".join(f"- {literal(note)}\n" for note in tables.notes([row]))
     files = "".join(f"- `{name}`\n" for name in sorted([*names, "README.md", SUMS, CHECKED]))
-    padded = "padded to" if row["padding"] == "max_length" else "cut to"
     device = f"{literal(run['device_name'])} ({literal(run['device'])}, {run['environment']['threads']} threads)"
     return f"""\
 # {literal(row["title"])}
 
 Variant `{row["variant"]}` of suite {literal(run["suite"])}: {literal(row["model"])} by {row["backend"]} in
 {row["precision"]}, as run `{run["id"]}` measured it on {device},
-in batches of {tables.batch_words(row)}, {padded} {row["max_length"]} tokens. Its labels: {literal(", ".join(labels))}.
+in batches of {tables.batch_words(row)}, {tables.lengths([row], row["max_length"])}.
+Its labels: {literal(", ".join(labels))}.
 
 ## Use
 

@@ -133,6 +133,13 @@ def batch_sizes(rows: Sequence[Row]) -> str:
     return ", ".join(dict.fromkeys(batch_words(row) for row in sorted(rows, key=lambda row: row["batch_size"])))
 
 
+def lengths(rows: Sequence[Row], max_length: int) -> str:
+    """How long the sequences of `rows` are, each way of padding once."""
+    words = {"max_length": "padded to", "longest": "padded to the longest, at most", "packed": "unpadded, at most"}
+    ways = [way for way in words if any(row["padding"] == way for row in rows)] or ["longest"]
+    return f"{', or '.join(words[way] for way in ways)} {max_length} tokens"
+
+
 def _real(row: Row) -> str:
     real, padded = row["throughput_tokens_per_s"], row["throughput_padded_tokens_per_s"]
     return percent(None if real is None or not padded else real / padded, 0)
@@ -363,12 +370,11 @@ def caption(run: dict[str, Any], rows: list[Row]) -> str:
     workload, protocol = run["spec"]["workload"], run["spec"]["protocol"]
     examples = next((row["examples"] for row in rows if row["examples"]), None)
     sizes = batch_sizes(rows)
-    how = "padded to" if workload["padding"] == "max_length" else "at most"
     processes = protocol["processes"]
     return (
         f"{QUICK_WORDS if protocol.get('quick') else ''}"
         f"Run {run['id']} on {run['device_name']} ({run['device']}, {run['environment'].get('threads', '–')} threads): "
-        f"{examples or '–'} examples, batches of {sizes} {how} {workload['max_length']} tokens, "
+        f"{examples or '–'} examples, batches of {sizes} {lengths(rows, workload['max_length'])}, "
         f"{processes} process{'es' if processes > 1 else ''} a variant, "
         f"{'interleaved rounds' if all(r['schedule'] != 'sequential' for r in rows) else 'one variant after another'}. "
         "Speed-up: samples/s against the baseline's in the same rounds, the calm third. Parentheses: 95% intervals. "

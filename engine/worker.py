@@ -145,7 +145,10 @@ class Host:
             return {"reason": f"the profiler failed: {first_line(error)}"}
         if found is None:
             return {"reason": f"backend {self.backend.name!r} has no profiler here"}
-        made = operators.facts(found, calls, batch["input_ids"].shape)
+        lengths = batch.get("lengths")
+        # A packed batch is one row of all tokens; its examples' mean length counts it nearly as it is.
+        shape = batch["input_ids"].shape if lengths is None else (len(lengths), round(float(lengths.mean())))
+        made = operators.facts(found, calls, shape)
         return made | ({"trace": str(found.trace)} if trace else {})
 
     def audit(self) -> dict[str, Any]:

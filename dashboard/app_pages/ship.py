@@ -79,11 +79,10 @@ def _headline(row: frame.Row, rows: list[frame.Row]) -> str:
 
 
 def _context(summary: dict[str, Any], row: frame.Row) -> str:
-    padded = "padded to" if row["padding"] == "max_length" else "of at most"
     threads = summary["environment"].get("threads")
     return (
         f"Measured on {summary['device_name']} ({summary['device']}{f', {threads} threads' if threads else ''}) in "
-        f"batches of {tables.batch_words(row)} {padded} {row['max_length']} tokens · run …{summary['id'][-6:]}"
+        f"batches of {tables.batch_words(row)} {tables.lengths([row], row['max_length'])} · run …{summary['id'][-6:]}"
     )
 
 

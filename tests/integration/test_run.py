@@ -317,6 +317,9 @@ def test_a_token_budget_makes_batches_of_as_many_texts_as_it_holds(batchings):
 def test_packed_batches_hold_real_tokens_alone_where_the_backend_can(batchings):
     packed = batchings.row("packed")
     assert packed["throughput_padded_tokens_per_s"] == packed["throughput_tokens_per_s"] > 0
+    # Examples and their mean length, as of every other batch: limits and captions count with both.
+    sequences, mean_length = packed["audit"]["operators"]["shape"]
+    assert sequences > 1 and 0 < sequences * mean_length <= packed["max_batch_tokens"] + sequences
     assert packed["invariance"]["padding longest"]["largest_logit_change"] < 1e-4
     refused = batchings.row("not-packed")
     assert refused["status"] == "unavailable" and "takes no packed batches" in refused["status_reason"]
