@@ -652,7 +652,7 @@ class Runner:
             alive = any(entry.ended is None for entry, _ in cells)
             if done >= 1 or not alive:
                 break
-            text = f"round {index + 1}, process {process + 1} of {passes}"
+            text = f"round {index + 1}, process {process + 1} of {max(passes, process + 1)}"
             self._tell("timing", text, done, elapsed_s / done - elapsed_s)
         seen = watch.stop()
         for _, cell in cells:
