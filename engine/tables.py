@@ -134,10 +134,11 @@ def batch_sizes(rows: Sequence[Row]) -> str:
 
 
 def lengths(rows: Sequence[Row], max_length: int) -> str:
-    """How long the sequences of `rows` are, each way of padding once."""
-    words = {"max_length": "padded to", "longest": "padded to the longest, at most", "packed": "unpadded, at most"}
-    ways = [way for way in words if any(row["padding"] == way for row in rows)] or ["longest"]
-    return f"{', or '.join(words[way] for way in ways)} {max_length} tokens"
+    """How the sequences of `rows` are padded, each way once, and how long they are at most."""
+    words = {"max_length": f"to {max_length} tokens", "longest": "to the longest", "packed": "not at all"}
+    ways = [words[way] for way in words if any(row["padding"] == way for row in rows)]
+    most = "" if ways[:1] == [words["max_length"]] else f", at most {max_length} tokens"
+    return f"padded {' or '.join(ways) or words['longest']}{most}"
 
 
 def _real(row: Row) -> str:

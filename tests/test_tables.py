@@ -418,3 +418,17 @@ def test_a_run_in_latex_has_three_captioned_tables_and_its_notes() -> None:
         assert "a {[}fast{]} processor (cpu, 2 threads): 400 examples" in caption and r"95\% intervals" in caption
     assert made.count(r"\toprule") == made.count(r"\bottomrule") == made.count(r"\end{table}") == 3
     assert r"B: failed: 50\% of it \& more" in made
+
+
+@pytest.mark.parametrize(
+    ("ways", "said"),
+    [
+        (["max_length"] * 2, "padded to 48 tokens"),
+        (["longest"], "padded to the longest, at most 48 tokens"),
+        (["packed"], "padded not at all, at most 48 tokens"),
+        (["packed", "longest", "max_length"], "padded to 48 tokens or to the longest or not at all"),
+        ([], "padded to the longest, at most 48 tokens"),
+    ],
+)
+def test_padding_is_told_of_every_row(ways: list[str], said: str) -> None:
+    assert tables.lengths([row(padding=way) for way in ways], 48) == said
