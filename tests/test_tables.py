@@ -283,7 +283,7 @@ def test_texts_that_were_cut_are_said_once_where_all_cut_the_same():
 
 
 def test_the_caption_says_what_was_measured_where_and_how():
-    said = tables.caption(RUN, [BASELINE, row()])
+    said = tables.caption(RUN, [BASELINE | {"padding": "max_length"}, row(padding="max_length")])
     for part in (
         RUN["id"],
         "a [fast] processor (cpu, 2 threads)",
@@ -299,8 +299,9 @@ def test_the_caption_says_what_was_measured_where_and_how():
 
 def test_the_caption_of_other_protocols():
     spec = {"workload": {"padding": "longest", "max_length": 48}, "protocol": {"processes": 3}}
-    said = tables.caption(RUN | {"spec": spec}, [row(batch_size=8), row(batch_size=1, schedule="sequential")])
-    assert "batches of 1, 8 at most 48 tokens" in said and "3 processes a variant" in said
+    rows = [row(padding="longest"), row(padding="longest", batch_size=1, schedule="sequential")]
+    said = tables.caption(RUN | {"spec": spec}, rows)
+    assert "batches of 1, 8 padded to the longest, at most 48 tokens" in said and "3 processes a variant" in said
     assert "one variant after another" in said
     # Nothing was measured.
     said = tables.caption(RUN | {"environment": {}}, [unmeasured("failed")])
