@@ -259,7 +259,7 @@ def context(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
     return (
         f"{summary['device_name']} ({summary['device']}{f', {threads} threads' if threads else ''}) · "
         f"{f'{examples:,}' if examples else '–'} examples of {workload['dataset'].rsplit('/', 1)[-1]} · "
-        f"batch {sizes} {tables.lengths(rows, workload['max_length'])} · "
+        f"batch {sizes} {tables.padding_words(rows, workload['max_length'])} · "
         f"{protocol['rounds']} rounds, {processes} process{'es' if processes > 1 else ''} a variant · "
         f"{'a first look (--quick): wide intervals · ' if protocol.get('quick') else ''}"
         "ranges are 95% intervals."

@@ -38,8 +38,6 @@ SLICE_S = {"cpu": 0.06, "cuda": 0.04}
 COPY_BYTES = 256 * 2**20
 COPY_BYTES_MOST = 2**30
 PINNED_BYTES = 64 * 2**20
-LIBRARIES = {"ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}
-"""How a way's name begins -> whose it is; torch's begin with what is called."""
 TINY_CALLS = 200
 """Operators on one element, timed together."""
 
@@ -267,12 +265,15 @@ def _openvino_product(dtype: str, threads: int, size: int) -> Call:
     import openvino as ov
     from openvino import opset13 as operators
 
-    weights = np.random.default_rng(0).random((size, size), dtype=np.float32)
     given = operators.parameter((size, size), np.float32)
-    factors: list[Any] = [given, operators.constant(weights)]
+    values = np.random.default_rng(0).random((size, size), dtype=np.float32)
+    factors: list[Any] = [given, operators.constant(2 * values - 1)]
     if dtype == "int8":
+        # Weights by a range around 0 are int8; by another one they would be multiplied in float32.
+        ranges = ((0.0, 1.0), 256), ((-1.0, 1.0), 255)
         factors = [
-            operators.fake_quantize(factor, *map(np.float32, (0.0, 1.0, 0.0, 1.0)), 256) for factor in factors
+            operators.fake_quantize(factor, *map(np.float32, 2 * ends), levels)
+            for factor, (ends, levels) in zip(factors, ranges, strict=True)
         ]
     model = ov.Model([operators.matmul(*factors, False, True)], [given])
     settings = {
@@ -281,15 +282,14 @@ def _openvino_product(dtype: str, threads: int, size: int) -> Call:
         "INFERENCE_PRECISION_HINT": "bf16" if dtype == "bf16" else "f32",
     }
     compiled = ov.Core().compile_model(model, "CPU", settings)
-    return partial(compiled.create_infer_request().infer, {0: weights}, share_inputs=True)
+    return partial(compiled.create_infer_request().infer, {0: values}, share_inputs=True)
 
 
 def _ways(device: str, threads: int) -> dict[str, list[Way]]:
     """How each dtype's products are tried: every library that variants multiply with."""
     kind = device.partition(":")[0]
 
-    def way(how: str, make: Callable[[int], Call]) -> Way:
-        library = next((name for begin, name in LIBRARIES.items() if how.startswith(begin)), "torch")
+    def way(how: str, make: Callable[[int], Call], library: str = "torch") -> Way:
         return Way(how, library, make, SIZES[kind], _products)
 
     if kind == "cuda":
@@ -303,7 +303,7 @@ def _ways(device: str, threads: int) -> dict[str, list[Way]]:
     ways = {
         "fp32": [
             way("torch.matmul in float32", partial(_torch_product, "float32", device)),
-            way("ONNX Runtime's MatMul in float32", partial(_onnx_product, False, threads)),
+            way("ONNX Runtime's MatMul in float32", partial(_onnx_product, False, threads), "onnxruntime"),
         ],
         "bf16": [
             way("torch.matmul in bfloat16", partial(_torch_product, "bfloat16", device)),
@@ -315,13 +315,14 @@ def _ways(device: str, threads: int) -> dict[str, list[Way]]:
         ],
         "int8": [
             way("torch._int_mm, int8 x int8", partial(_torch_int8_product, device)),
-            way("ONNX Runtime's MatMulInteger, uint8 x int8", partial(_onnx_product, True, threads)),
+            way("ONNX Runtime's MatMulInteger, uint8 x int8", partial(_onnx_product, True, threads), "onnxruntime"),
         ],
     }
     if find_spec("openvino"):
         for dtype, name in (("fp32", "float32"), ("int8", "INT8"), ("bf16", "bfloat16")):
             if dtype != "bf16" or BF16_FEATURES & set(hardware.cpu_features()):
-                ways[dtype].append(way(f"OpenVINO's MatMul in {name}", partial(_openvino_product, dtype, threads)))
+                make = partial(_openvino_product, dtype, threads)
+                ways[dtype].append(way(f"OpenVINO's MatMul in {name}", make, "openvino"))
     return ways
 
 

@@ -297,7 +297,8 @@ def _machine() -> Iterable[Check]:
     cores = f"{usable} usable of {os.cpu_count()} CPUs"
     if physical and physical != usable:
         cores += f" ({physical} physical cores)"
-    notable = [f for f in hardware.cpu_features() if f.startswith(("avx2", "avx512_", "amx_", "i8mm", "sve"))]
+    kinds = ("avx2", "avx_vnni", "avx512_", "amx_", "i8mm", "sve")
+    notable = [feature for feature in hardware.cpu_features() if feature.startswith(kinds)]
     yield Check(group, "CPU", "ok", "; ".join(filter(None, [hardware.cpu_name(), cores, ", ".join(notable)])))
     limit, total = hardware.memory_limit_bytes(), hardware.memory_total_bytes()
     of = f"{_gib(limit)} granted by the cgroup, of {_gib(total)}" if limit else _gib(total)

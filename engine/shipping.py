@@ -516,7 +516,7 @@ def _readme(run: dict[str, Any], row: Row, labels: list[str], expected: dict[str
 
 Variant `{row["variant"]}` of suite {literal(run["suite"])}: {literal(row["model"])} by {row["backend"]} in
 {row["precision"]}, as run `{run["id"]}` measured it on {device},
-in batches of {tables.batch_words(row)}, {tables.lengths([row], row["max_length"])}.
+in batches of {tables.batch_words(row)}, {tables.padding_words([row], row["max_length"])}.
 Its labels: {literal(", ".join(labels))}.
 
 ## Use

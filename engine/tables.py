@@ -133,7 +133,7 @@ def batch_sizes(rows: Sequence[Row]) -> str:
     return ", ".join(dict.fromkeys(batch_words(row) for row in sorted(rows, key=lambda row: row["batch_size"])))
 
 
-def lengths(rows: Sequence[Row], max_length: int) -> str:
+def padding_words(rows: Sequence[Row], max_length: int) -> str:
     """How the sequences of `rows` are padded, each way once, and how long they are at most."""
     words = {"max_length": f"to {max_length} tokens", "longest": "to the longest", "packed": "not at all"}
     ways = [words[way] for way in words if any(row["padding"] == way for row in rows)]
@@ -375,7 +375,7 @@ def caption(run: dict[str, Any], rows: list[Row]) -> str:
     return (
         f"{QUICK_WORDS if protocol.get('quick') else ''}"
         f"Run {run['id']} on {run['device_name']} ({run['device']}, {run['environment'].get('threads', '–')} threads): "
-        f"{examples or '–'} examples, batches of {sizes} {lengths(rows, workload['max_length'])}, "
+        f"{examples or '–'} examples, batches of {sizes} {padding_words(rows, workload['max_length'])}, "
         f"{processes} process{'es' if processes > 1 else ''} a variant, "
         f"{'interleaved rounds' if all(r['schedule'] != 'sequential' for r in rows) else 'one variant after another'}. "
         "Speed-up: samples/s against the baseline's in the same rounds, the calm third. Parentheses: 95% intervals. "

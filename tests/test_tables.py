@@ -432,4 +432,4 @@ def test_a_run_in_latex_has_three_captioned_tables_and_its_notes() -> None:
     ],
 )
 def test_padding_is_told_of_every_row(ways: list[str], said: str) -> None:
-    assert tables.lengths([row(padding=way) for way in ways], 48) == said
+    assert tables.padding_words([row(padding=way) for way in ways], 48) == said

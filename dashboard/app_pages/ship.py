@@ -80,9 +80,10 @@ def _headline(row: frame.Row, rows: list[frame.Row]) -> str:
 
 def _context(summary: dict[str, Any], row: frame.Row) -> str:
     threads = summary["environment"].get("threads")
+    padded = tables.padding_words([row], row["max_length"])
     return (
         f"Measured on {summary['device_name']} ({summary['device']}{f', {threads} threads' if threads else ''}) in "
-        f"batches of {tables.batch_words(row)} {tables.lengths([row], row['max_length'])} · run …{summary['id'][-6:]}"
+        f"batches of {tables.batch_words(row)} {padded} · run …{summary['id'][-6:]}"
     )
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from engine import ceilings, hardware
 from engine.artefacts import Preparer
+from engine.backends.openvino import PRODUCTS
 from engine.errors import RequestError
 from engine.hardware import Device
 from engine.operations import evaluate
@@ -43,6 +44,17 @@ def test_a_cpu_has_a_ceiling_for_each_dtype(found):
         assert product["operations_per_s"] == max(rate for rate in rates if rate)
         assert all(way["reason"] is None for way in product["ways"]), product["ways"]
     assert {way["library"] for way in found["products"]["int8"]["ways"]} == {"torch", "onnxruntime", "openvino"}
+    # float32 holds what 16 bits hold: where a CPU has no instructions for those, it is as fast.
+    for dtype in ("bf16", "fp16"):
+        assert found["products"][dtype]["operations_per_s"] > found["products"]["fp32"]["operations_per_s"] / 4
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_openvinos_product_is_computed_in_what_it_says(dtype):
+    request = ceilings._openvino_product(dtype, 1, 64).func.__self__
+    told = [operator.get_rt_info() for operator in request.get_compiled_model().get_runtime_model().get_ops()]
+    computed = [str(about["runtimePrecision"].value) for about in told if about["layerType"].value in PRODUCTS]
+    assert computed == [{"fp32": "f32", "int8": "u8"}[dtype]]
 
 
 def test_memory_and_empty_operators_are_measured_too(found):
