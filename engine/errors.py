@@ -35,5 +35,8 @@ def did_you_mean(word: str, allowed: list[str] | tuple[str, ...]) -> str:
 
 def says_out_of_memory(text: str) -> bool:
     """Whether an error's type and message mean that the host or the device ran out of memory, whoever wrote them."""
-    signs = ("memoryerror", "outofmemory", "out of memory", "bad_alloc", "cannot allocate memory")
+    # The last is the loader's, of a library that finds no room.
+    signs = (
+        "memoryerror", "outofmemory", "out of memory", "bad_alloc", "cannot allocate memory", "failed to map segment",
+    )  # fmt: skip
     return any(sign in text.lower() for sign in signs)
