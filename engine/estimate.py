@@ -56,7 +56,7 @@ def earlier(session: Session, suite_name: str, device_name: str) -> Earlier | No
     ).all()
     return Earlier(
         run.id,
-        (run.finished_at - run.started_at).total_seconds(),
+        max(0.0, (run.finished_at - run.started_at).total_seconds()),
         max(starts) - min(starts) if starts else 0.0,
         float(run.environment.get("preparing_s") or 0.0),
         len({row.variant for row in rows}),

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import wraps
 from pathlib import Path
 from threading import Event, Thread
@@ -79,6 +79,7 @@ class Recorder:
         self._told_s = 0.0
         self._phase = ""
         self._status = "queued"
+        self._went_on = _now(), _elapsed_s()
         self.patience_s = LOCKED_SECONDS
 
     def __enter__(self) -> Recorder:
@@ -179,6 +180,7 @@ class Recorder:
 
     def _begun(self, run_id: str) -> None:
         self._status = "preparing"
+        self._went_on = _now(), _elapsed_s()
         reserve_last_words(run_id)
 
     @contextmanager
@@ -339,7 +341,10 @@ class Recorder:
 
     def end(self, run_id: str, status: str, reason: str | None) -> None:
         """The run's last state. Where the database cannot be written, the reason is left to whoever looks next."""
-        values = {"status": status, "status_reason": reason, "finished_at": _now(), "heartbeat_at": _now()}
+        # As long after its beginning as it took, whatever was done to the clock meanwhile.
+        at, since_s = self._went_on
+        finished = at + timedelta(seconds=_elapsed_s() - since_s)
+        values = {"status": status, "status_reason": reason, "finished_at": finished, "heartbeat_at": _now()}
         try:
             with self._store.session() as session:
                 session.execute(update(models.Run).where(models.Run.id == run_id).values(**values))
@@ -380,3 +385,8 @@ def _work(run: models.Run) -> tuple[Any, ...]:
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _elapsed_s() -> float:
+    """Seconds by a clock that nobody sets; on Linux it goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()

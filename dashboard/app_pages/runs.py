@@ -193,7 +193,8 @@ def _counts(row: dict[str, Any]) -> str:
 def _took(row: dict[str, Any]) -> float | None:
     if row["started_at"] is None or row["finished_at"] is None:
         return None
-    return (row["finished_at"] - row["started_at"]).total_seconds()
+    # A run that was resumed after the clock had been set back may have ended before it began.
+    return max(0.0, (row["finished_at"] - row["started_at"]).total_seconds())
 
 
 def _remarks(summary: dict[str, Any]) -> None:

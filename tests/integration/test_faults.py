@@ -10,7 +10,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,46 @@ from engine.store import open_store, queries
 pytestmark = pytest.mark.slow
 
 FOR_EVER = {"rounds": 1_000_000, "min_calls": 1, "max_seconds": 600.0, "block_seconds": 0.005}
+CLOCK = """
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static long offset_s(void) {
+    long found = 0;
+    FILE *file = fopen(getenv("CLOCK_FILE"), "r");
+    if (file) {
+        if (fscanf(file, "%ld", &found) != 1) found = 0;
+        fclose(file);
+    }
+    return found;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int failed = syscall(SYS_clock_gettime, clock, now);
+    if (!failed && clock == CLOCK_REALTIME) now->tv_sec += offset_s();
+    return failed;
+}
+
+int gettimeofday(struct timeval *restrict now, void *restrict zone) {
+    struct timespec found;
+    clock_gettime(CLOCK_REALTIME, &found);
+    now->tv_sec = found.tv_sec, now->tv_usec = found.tv_nsec / 1000;
+    return 0;
+}
+
+time_t time(time_t *now) {
+    struct timespec found;
+    clock_gettime(CLOCK_REALTIME, &found);
+    if (now) *now = found.tv_sec;
+    return found.tv_sec;
+}
+"""
+"""The system's clock, so many seconds away as the file CLOCK_FILE says: for the processes that load this alone."""
 
 
 @pytest.fixture
@@ -195,6 +237,31 @@ def test_where_the_database_cannot_be_written_the_reason_is_left_beside_it(suite
     assert "ended by SIGTERM" in bench("show", "latest").stdout
     row, _ = stored()
     assert row["status"] == "interrupted" and row["status_reason"] == "ended by SIGTERM"
+
+
+def test_a_clock_that_is_set_back_makes_no_run_interrupted_or_shorter(suite, live, bench, tmp_path, wait_until):
+    clock, library = tmp_path / "clock", tmp_path / "clock.so"
+    clock.write_text("0")
+    (tmp_path / "clock.c").write_text(CLOCK)
+    try:
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "clock.c"], check=True)
+    except FileNotFoundError:
+        pytest.skip("no C compiler, to give a process alone another clock")
+    environment = {"LD_PRELOAD": str(library), "CLOCK_FILE": str(clock)}
+    began_s = time.monotonic()
+    run = live("run", suite("fp32", "again", max_seconds=8.0), "--device", "cpu", env=environment)
+    run.wait_for("timing: round", 240)
+    clock.write_text("-10800")
+    behind = datetime.now(UTC) - timedelta(hours=2)
+    # Its signs of life are three hours old at once, for whoever has the old clock.
+    wait_until(lambda: datetime.fromisoformat(stored()[0]["heartbeat_at"]) < behind, 60)
+    assert bench("show", "latest").returncode == 0
+    assert stored()[0]["status"] == "running", "whose process is seen to live"
+    assert run.end(240) == 0, run.said
+    found, rows = stored()
+    assert found["status"] == "finished" and {row["status"] for row in rows.values()} == {"measured"}
+    began, ended = (datetime.fromisoformat(found[name]) for name in ("started_at", "finished_at"))
+    assert 8.0 <= (ended - began).total_seconds() <= time.monotonic() - began_s
 
 
 def test_killed_at_random_moments_nothing_is_lost(tmp_path):
