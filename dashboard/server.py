@@ -66,7 +66,16 @@ def _serve(port: int | None = None, socket_path: Path | None = None, token: str 
     pages = [page.stem for page in (APP.parent / "app_pages").glob("*.py")]
     preload_first = Middleware(Preload, static=Path(file_util.get_static_dir()), pages=pages)
     app = st.App(APP, middleware=[Middleware(door.Door, token=token), preload_first])
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port or PORT, log_level="warning"))
+    # Nobody stands in between whose word on an address would count; and who asks need not know what answers.
+    config = uvicorn.Config(
+        app,
+        host="127.0.0.1",
+        port=port or PORT,
+        log_level="warning",
+        proxy_headers=False,
+        server_header=False,
+    )
+    server = uvicorn.Server(config)
     try:
         server.run(sockets=None if socket_path is None else [private_socket(socket_path)])
     except KeyboardInterrupt:

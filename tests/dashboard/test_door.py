@@ -235,7 +235,7 @@ def test_every_answer_tells_the_browser_what_it_may_not(path: str, site: Site) -
     for cookie in ("", let_in(site)):
         headers = ask(site.port, path, Cookie=cookie).headers
         assert headers["X-Content-Type-Options"] == "nosniff" and headers["X-Frame-Options"] == "DENY"
-        assert headers["Referrer-Policy"] == "same-origin"
+        assert headers["Referrer-Policy"] == "same-origin" and "Server" not in headers
         policy = headers["Content-Security-Policy"]
         assert "frame-ancestors 'none'" in policy and "'unsafe-eval'" not in policy
         assert "unsafe-inline" not in policy.split("script-src")[1].split(";")[0]
