@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from engine import backends, file_systems, hardware, paths
+from engine import backends, file_systems, hardware, paths, processes
 from engine.errors import RequestError, one_line
 
 if TYPE_CHECKING:
@@ -243,7 +243,13 @@ def prove(name: str, device: str, seconds: float = PROOF_SECONDS) -> Proof:
     command = [sys.executable, "-c", code, device, *backends.get(name).modules]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=seconds, env=env, check=False
+            processes.tie(command),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            env=processes.tied(env),
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return Proof(f"did not finish within {seconds:g} s", {})

@@ -6,7 +6,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 PARENT = "INFERENCE_BENCH_PARENT"
@@ -139,3 +139,13 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != int(parent):
         os._exit(1)  # it ended before it could be tied to
+
+
+def tie(command: Sequence[str]) -> list[str]:
+    """`command` such that, started with the variables of `tied`, it ends with its parent, of whom it knows nothing."""
+    return [sys.executable, "-I", str(Path(__file__).resolve()), *command]
+
+
+if __name__ == "__main__":
+    end_with_parent()  # what is asked of the system holds for the program that takes this one's place
+    os.execv(sys.argv[1], sys.argv[1:])

@@ -6,6 +6,7 @@ digest that the run kept. Nothing is made anew; what is not there any more is re
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import math
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import backends, batching, files, hardware, pool, tables
+from engine import backends, batching, files, hardware, pool, processes, tables
 from engine.artefacts import Prepared, Preparer
 from engine.backends.base import Snippet
 from engine.encoding import SETTINGS, TOKENIZER, Encoder
@@ -155,6 +156,7 @@ def ship(reference: str, variant: str, folder: str | Path, batch_size: int | Non
             raise RequestError(
                 f"{target}: needs {megabytes(needed)} MB, and {megabytes(free)} MB are free; free some space"
             )
+        _remove_leftovers(target)
         draft.mkdir()
         write(shipment, draft)
         said = check(shipment, draft)
@@ -183,6 +185,14 @@ def _check_target(target: Path) -> None:
         raise RequestError(f"cannot read {target}: {one_line(error)}") from error
 
 
+def _remove_leftovers(target: Path) -> None:
+    """What a process that was killed had begun of the same folder."""
+    for draft in target.parent.glob(f".{glob.escape(target.name)}.*.draft"):
+        pid = draft.name.split(".")[-2]
+        if pid.isdecimal() and not processes.lives(int(pid), None):
+            shutil.rmtree(draft, ignore_errors=True)
+
+
 def write(shipment: Shipment, folder: Path) -> None:
     """All files of `shipment` into the empty `folder`."""
     (folder / MODEL).mkdir()
@@ -209,9 +219,11 @@ def check(shipment: Shipment, folder: Path) -> str:
         device = hardware.resolve_device(shipment.run["device"])
         with pool.device_lock(device, "ship", timeout_s=LOCK_SECONDS):
             done = subprocess.run(
-                [sys.executable, "-I", str(folder / "load.py")],
+                processes.tie([sys.executable, "-I", str(folder / "load.py")]),
                 cwd=folder.parent,
-                env=os.environ | hardware.worker_variables() | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
+                env=processes.tied(
+                    os.environ | hardware.worker_variables() | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+                ),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,

@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from psutil import Process
 
 from engine import shipping
 from engine.errors import RequestError
@@ -217,3 +220,15 @@ def test_a_copy_that_gives_other_logits_is_not_shipped(measured, tmp_path, monke
     with pytest.raises(RequestError, match="does not reproduce the logits that the run stored"):
         shipping.ship(measured.run["id"], "onnx", tmp_path / "x")
     assert not list(tmp_path.iterdir())
+
+
+def test_killed_while_it_checks_it_leaves_nothing_that_lasts(measured, live, wait_until, is_gone, bench, tmp_path):
+    target = tmp_path / "killed"
+    run = live("ship", measured.run["id"], "fp32", target)
+    checks = wait_until(lambda: [p for p in Process(run.process.pid).children() if "load.py" in str(p.cmdline())], 120)
+    os.kill(run.process.pid, signal.SIGKILL)
+    run.process.wait()
+    wait_until(lambda: all(is_gone(check.pid) for check in checks), 10, lambda: "the check outlived who had it made")
+    assert not target.exists(), "half a folder looks like one"
+    assert bench("ship", measured.run["id"], "fp32", target).returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
