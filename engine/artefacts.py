@@ -12,14 +12,17 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread, current_thread
 from typing import Any
 
-from engine import backends, files, hub, operations, paths
+from engine import backends, files, hardware, hub, operations, paths
 from engine.backends.base import Recipe, Source
 from engine.builder import Builder, BuildError, json_lines
 from engine.encoding import Encoder
@@ -35,6 +38,13 @@ CALIBRATION = "calibration.json"
 WEIGHTS = (".safetensors", ".safetensors.index.json")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 HEAD = "ForSequenceClassification"
+LANES = 4
+"""Build processes beside each other, at most: an export is mostly one thread's work."""
+LANE_BYTES = 2_000_000_000
+"""What a build process holds with all its libraries ..."""
+LANE_BYTES_PER_PARAMETER = 16
+"""... and for each weight: as it is, as a graph, and that graph in the making."""
+LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -57,8 +67,19 @@ class Prepared:
     """What a call must do, as `engine.operations.describe` gives it."""
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What is known of a variant before anything is built for it."""
+
+    variant: Variant
+    source: Source
+    described: Path
+    facts: dict[str, Any]
+    recipes: list[Recipe]
+
+
 class Preparer:
-    """Prepares the variants of one suite. Use as a context manager: it may hold a build process.
+    """Prepares the variants of one suite. Use as a context manager: it may hold build processes.
 
     `offline`: nothing is asked of a hub; what is missing names `python -m engine fetch`.
     """
@@ -76,15 +97,20 @@ class Preparer:
         self.threads = threads
         self.offline = offline
         self.report = report
-        self._builder: Builder | None = None
+        self._builders: dict[Builder, Thread] = {}
+        """All build processes, and who started them: they end with it."""
+        self._idle: list[Builder] = []
+        self._owner = current_thread()
+        self._told: SimpleQueue[tuple[str, float | None]] = SimpleQueue()
+        self._stopped = False
         self._sources: dict[tuple[str, str | None], Source] = {}
 
     def __enter__(self) -> Preparer:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._builder is not None:
-            self._builder.close()
+        for builder in self._builders:
+            builder.close()
 
     def source(self, reference: str, revision: str | None = None, where: str = "model") -> Source:
         """The model that `reference` names: a checkpoint of the suite, a folder or a hub id.
@@ -102,18 +128,60 @@ class Preparer:
 
         Raises RequestError for a model that cannot serve, BuildError where a build step fails.
         """
+        return self._build(self._plan(variant))
+
+    def prepare_all(self, variants: Sequence[Variant]) -> Iterator[tuple[Variant, Prepared | BuildError]]:
+        """Each of `variants` as `prepare` gives it, or why it failed, as they come: several are built at a time.
+
+        What two of them need is built once. Raises RequestError as `prepare` does, and what `report` raises.
+        """
+        plans = [self._plan(variant) for variant in variants]
+        with ThreadPoolExecutor(self._lanes(plans), "build") as lanes:
+            waiting = {lanes.submit(self._build, plan): plan.variant for plan in plans}
+            try:
+                while waiting:
+                    done, _ = wait(waiting, LOOK_SECONDS, FIRST_COMPLETED)
+                    while not self._told.empty():
+                        self.report(*self._told.get())
+                    for future in done:
+                        yield waiting.pop(future), _result(future)
+            except BaseException:
+                self._stopped = True
+                for future in waiting:
+                    future.cancel()
+                for builder in list(self._builders):
+                    builder.kill()
+                raise
+            finally:
+                wait(waiting)
+                for builder in [one for one, thread in self._builders.items() if thread is not self._owner]:
+                    self._close(builder)
+
+    def _lanes(self, plans: Sequence[_Plan]) -> int:
+        """How many build processes may work beside each other: as many as there are cores and memory for."""
+        import psutil
+
+        needed = LANE_BYTES + LANE_BYTES_PER_PARAMETER * max((plan.facts["parameters"] for plan in plans), default=0)
+        room = psutil.virtual_memory().available // needed
+        return max(1, min(len([plan for plan in plans if plan.recipes]), hardware.usable_cores(), LANES, room))
+
+    def _plan(self, variant: Variant) -> _Plan:
         source, described, facts = self.model(variant)
+        wanted = backends.get(variant.backend).recipes(variant.precision, variant.options)
+        return _Plan(variant, source, described, facts, [self._calibrated(variant, one, described) for one in wanted])
+
+    def _build(self, plan: _Plan) -> Prepared:
+        source, facts, variant = plan.source, plan.facts, plan.variant
         folder = source.folder
         made: dict[str, Any] = {}
-        for wanted in backends.get(variant.backend).recipes(variant.precision, variant.options):
-            recipe = self._calibrated(variant, wanted, described)
+        for recipe in plan.recipes:
             text = f"{variant.shown}: building {recipe.kind}"
             folder = self._built(source.digest, recipe, variant.backend, folder, text)
             made |= json.loads((folder / FACTS).read_text())
         return Prepared(
             source=source,
             folder=folder,
-            tokenizer=described,
+            tokenizer=plan.described,
             labels=facts["labels"],
             parameters=facts["parameters"],
             random_weights=bool(source.config.get("inference_bench", {}).get("random_weights")),
@@ -355,7 +423,7 @@ class Preparer:
         target = paths.local_folder("artefacts") / f"{recipe.kind}-{_key(content)[:24]}"
         with self._making(target) as draft:
             if draft is not None:
-                self.report(text, None)
+                self._tell(text)
                 facts = self._ask(
                     {
                         "do": "build" if backend else "describe",
@@ -375,16 +443,43 @@ class Preparer:
     def _version(self, distribution: str) -> str | None:
         return _version(distribution)
 
+    def _tell(self, text: str) -> None:
+        """What is being built; said by the thread that waits for it, as it may end all."""
+        if current_thread() is self._owner:
+            self.report(text, None)
+        else:
+            self._told.put((text, None))
+
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        if self._builder is None:
-            self._builder = Builder()
+        if self._stopped:
+            raise BuildError("what it was built for has ended")
         try:
-            return self._builder.ask(request)
+            builder = self._idle.pop()
+        except IndexError:
+            builder = Builder()
+            self._builders[builder] = current_thread()
+        try:
+            found = builder.ask(request)
         except BaseException as error:
             # An interrupted build must not go on writing into a draft that is being removed.
-            self._builder.close(at_once=not isinstance(error, BuildError))
-            self._builder = None
+            self._close(builder, at_once=not isinstance(error, BuildError))
             raise
+        self._idle.append(builder)
+        return found
+
+    def _close(self, builder: Builder, at_once: bool = False) -> None:
+        builder.close(at_once)
+        del self._builders[builder]
+        if builder in self._idle:
+            self._idle.remove(builder)
+
+
+def _result(built: Future[Prepared]) -> Prepared | BuildError:
+    """What a thread built. Raises whatever else than a BuildError it raised."""
+    try:
+        return built.result()
+    except BuildError as error:
+        return error
 
 
 def _inspect(reference: str, folder: Path, where: str) -> Source:

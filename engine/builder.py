@@ -96,10 +96,14 @@ class Builder:
         lines = [line.strip() for line in self._log if line.strip()]
         return f"its last line: {lines[-1]}" if lines else "it said nothing"
 
+    def kill(self) -> None:
+        """End the process in the middle of a build; who waits in `ask` gets a BuildError, and closes it."""
+        self._process.kill()
+
     def close(self, at_once: bool = False) -> None:
         """End the process; `at_once` even in the middle of a build."""
         if at_once:
-            self._process.kill()
+            self.kill()
         if self._process.stdin:
             # Closing sends what a process that died could not take.
             with suppress(BrokenPipeError):

@@ -29,13 +29,13 @@ def fetch(suite: Suite, device_request: str, listener: Listener) -> tuple[list[s
             report=lambda text, share: listener(Progress("preparing", text, share)),
         ) as preparer,
     ):
+        found = {variant.name: prepared for variant, prepared in preparer.prepare_all(suite.variant)}
         for variant in suite.variant:
             reason = pool.refusal(variant, device, preparer.model(variant)[0])
-            try:
-                prepared = preparer.prepare(variant)
-            except BuildError as error:
+            prepared = found[variant.name]
+            if isinstance(prepared, BuildError):
                 # What cannot run here may lack what builds it, too; another device needs it all the same.
-                told = f"not prepared: {reason}" if reason else one_line(error)
+                told = f"not prepared: {reason}" if reason else one_line(prepared)
                 (done if reason else failed).append(f"{variant.name}: {told}")
                 continue
             done.append(

@@ -357,13 +357,13 @@ class Runner:
                 self._tell("preparing", f"{entry.variant.shown}: unavailable: {reason}", None, None, entry.variant.name)
                 self._end(entry, "unavailable", reason)
         self.recorder.models(self.id, digests)
-        for entry in self._alive():
-            self._tell("preparing", f"{entry.variant.shown}: preparing", None, None, entry.variant.name)
-            try:
-                prepared = self.preparer.prepare(entry.variant)
-            except BuildError as error:
-                self._end(entry, "failed", f"preparing: {one_line(error)}")
+        waiting = {entry.variant.name: entry for entry in self._alive()}
+        for variant, prepared in self.preparer.prepare_all([entry.variant for entry in waiting.values()]):
+            entry = waiting[variant.name]
+            if isinstance(prepared, BuildError):
+                self._end(entry, "failed", f"preparing: {one_line(prepared)}")
                 continue
+            self._tell("preparing", f"{variant.shown}: prepared", None, None, variant.name)
             entry.prepared = prepared
             self._alignment(entry)
         self.recorder.prepared_s(self.id, time.monotonic() - began_s)

@@ -22,7 +22,7 @@ import psutil
 import pytest
 from test_corpus import Hub, asking, serving
 
-from engine import paths
+from engine import hardware, paths
 from engine.artefacts import BuildError, Prepared, Preparer, _making
 from engine.errors import RequestError
 from engine.spec import Suite, load_suite
@@ -152,6 +152,51 @@ def test_a_killed_build_leaves_nothing_and_the_next_one_succeeds(exported, suite
         with pytest.raises(BuildError, match="code -9"):
             preparer.prepare(suite.variant[1])
         assert not list(artefacts.glob(".*.draft")) and build_processes() == []
+
+
+@pytest.mark.skipif(hardware.usable_cores() < 2, reason="one core builds one thing at a time")
+def test_variants_are_built_beside_each_other(shaped_models, suite_of, tmp_path, wait_until):
+    model = copied(shaped_models["wide"], tmp_path / "model", 2)
+    int8 = {"precision": "int8"}
+    suite = suite_of(model, {"name": "fp32"}, *({"name": f"int8-{one}", **int8, "options": {"operators": [one]}}
+                                                for one in ("MatMul", "Gather")), {"name": "torch", "backend": "pytorch"})  # fmt: skip
+    told: list[str] = []
+    at_once: list[int] = []
+
+    def report(text: str, share: float | None) -> None:
+        told.append(text)
+        at_once.append(len(build_processes()))
+
+    with Preparer(suite, report=report) as preparer:
+        found = {variant.name: made for variant, made in preparer.prepare_all(suite.variant)}
+    assert list(found) != [] and {name: type(made) for name, made in found.items()} == dict.fromkeys(
+        ("fp32", "int8-MatMul", "int8-Gather", "torch"), Prepared
+    )
+    assert sum(text.endswith("building onnx-fp32") for text in told) == 1, "what all need is built once"
+    assert max(at_once) >= 2 and build_processes() == []
+    alone = prepared(suite)
+    assert alone == (list(map(found.get, suite.variants)), False), "the same as one after another"
+
+
+def test_a_build_that_fails_ends_no_other_and_a_stop_ends_all(exported, suite_of, wait_until):
+    int8 = {"precision": "int8", "options": {"operators": ["MatMul"], "keep": ["none"]}}
+    suite = suite_of(exported, {"name": "wrong", **int8}, {"name": "right", "precision": "int8"})
+    with Preparer(suite) as preparer:
+        found = {variant.name: made for variant, made in preparer.prepare_all(suite.variant)}
+        assert isinstance(found["wrong"], BuildError) and isinstance(found["right"], Prepared)
+
+    class Stop(Exception):
+        pass
+
+    def report(text: str, share: float | None) -> None:
+        raise Stop(text)
+
+    others = [{"name": f"v{i}", "precision": "int8", "options": {"operators": [one], "per_channel": True}}
+              for i, one in enumerate(("MatMul", "Gather"))]  # fmt: skip
+    with Preparer(suite_of(exported, *others), report=report) as preparer:
+        with pytest.raises(Stop, match="building onnx-int8"):
+            list(preparer.prepare_all(list(preparer.suite.variant)))
+        assert build_processes() == [] and not list(paths.local_folder("artefacts").glob(".*.draft"))
 
 
 def test_a_build_that_fails_says_so_and_leaves_nothing(shaped_models, suite_of, tmp_path):
