@@ -110,6 +110,9 @@ class Run(Base):
     measurements: Mapped[list[Measurement]] = relationship(
         back_populates="run", order_by="Measurement.position", cascade="all, delete-orphan"
     )
+    scenarios: Mapped[list[Scenario]] = relationship(
+        back_populates="run", order_by="Scenario.id", cascade="all, delete-orphan", passive_deletes=True
+    )
     example_set: Mapped[ExampleSet | None] = relationship()
     tag_rows: Mapped[list[RunTag]] = relationship(
         cascade="all, delete-orphan", order_by="RunTag.tag", lazy="selectin", passive_deletes=True
@@ -328,6 +331,42 @@ class Prediction(Base):
     """float32 [rows, columns]; row i is the example set's position i."""
 
     measurement: Mapped[Measurement] = relationship(back_populates="prediction")
+
+
+class Scenario(Base):
+    """What one variant gave under a service's load in one run."""
+
+    __tablename__ = "scenario"
+    __table_args__ = (UniqueConstraint("run_id", "variant"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"))
+    variant: Mapped[str] = mapped_column(String(64))
+    status: Mapped[str] = mapped_column(String(16))
+    """measured or failed."""
+    status_reason: Mapped[str | None] = mapped_column(Text)
+    validity: Mapped[str | None] = mapped_column(String(16))
+    """valid or unstable."""
+    validity_reason: Mapped[str | None] = mapped_column(Text)
+    measured_at: Mapped[datetime]
+    p99_limit_s: Mapped[float]
+    max_batch: Mapped[int]
+    """Texts answered together, at most."""
+    max_wait_s: Mapped[float]
+    """How long a text waited for others, at most."""
+    padding: Mapped[str] = mapped_column(String(16))
+    single_texts: Mapped[int | None]
+    single_p90_s: Mapped[float | None]
+    """From text to answer, one text after another."""
+    offline_texts_per_s: Mapped[float | None]
+    server_texts_per_s: Mapped[float | None]
+    """The highest rate of arrivals that held the limit; NULL where none did."""
+    trials: Mapped[list[Any]]
+    """Each rate tried, in order, as `engine.scenarios.Trial` has it."""
+    conditions: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    """What the machine was like meanwhile, and for how long: as in a measurement."""
+
+    run: Mapped[Run] = relationship(back_populates="scenarios")
 
 
 class Published(Base):

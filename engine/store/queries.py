@@ -18,7 +18,7 @@ from sqlalchemy.orm.attributes import set_committed_value
 
 from engine import batching, processes
 from engine.errors import RequestError
-from engine.store.models import Block, Example, ExampleSet, Measurement, Prediction, Published, Run, RunTag
+from engine.store.models import Block, Example, ExampleSet, Measurement, Prediction, Published, Run, RunTag, Scenario
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,6 +127,25 @@ FURTHER_FIELDS: tuple[str, ...] = (
 """What the flat JSON says beyond them, as stored."""
 DERIVED_FIELDS = ("max_batch_tokens", "examples_per_call")
 """What follows from these and the run's suite: its batches' token budget, their mean number of examples."""
+
+SCENARIO_FIELDS: tuple[str, ...] = (
+    "variant",
+    "status",
+    "status_reason",
+    "validity",
+    "validity_reason",
+    "p99_limit_s",
+    "max_batch",
+    "max_wait_s",
+    "padding",
+    "single_texts",
+    "single_p90_s",
+    "offline_texts_per_s",
+    "server_texts_per_s",
+    "trials",
+    "conditions",
+)
+"""The fields of a variant's flat JSON under load, as stored; when it was measured follows them."""
 
 
 class RunRow(NamedTuple):
@@ -357,6 +376,17 @@ def measurements(session: Session, run_id: str) -> list[Measurement]:
     """The measurements of a run in the order of its suite."""
     query = select(Measurement).where(Measurement.run_id == run_id)
     return list(session.scalars(query.order_by(Measurement.position, Measurement.batch_size)))
+
+
+def scenarios(session: Session, run_id: str) -> list[dict[str, Any]]:
+    """What each variant of a run gave under load, as JSON-ready objects in the order of its suite."""
+    rows = session.scalars(select(Scenario).where(Scenario.run_id == run_id).order_by(Scenario.id)).all()
+    order = select(Measurement.variant, func.min(Measurement.position)).where(Measurement.run_id == run_id)
+    at: dict[str, int] = {row[0]: row[1] for row in session.execute(order.group_by(Measurement.variant))}
+    return [
+        {name: plain(getattr(row, name)) for name in SCENARIO_FIELDS} | {"measured_at": _iso(row.measured_at)}
+        for row in sorted(rows, key=lambda row: at.get(row.variant, len(at)))
+    ]
 
 
 def packed(array: ArrayLike, dtype: Literal["<f4", "<f8"]) -> bytes:

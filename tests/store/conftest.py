@@ -14,7 +14,7 @@ import pytest
 from ulid import ULID
 
 from engine.store import Store, open_store
-from engine.store.models import Measurement, Run
+from engine.store.models import Measurement, Run, Scenario
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -121,6 +121,32 @@ def new_measurement(variant: str, position: int = 0, **columns: Any) -> Measurem
         "status": "pending",
     }
     return Measurement(**given | columns)
+
+
+def new_scenario(variant: str, **columns: Any) -> Scenario:
+    trial = {"rate_per_s": 80.0, "texts": 1200, "late": 3, "answered": 1200, "p99_s": 0.04, "mean_batch": 1.5}
+    given = {
+        "variant": variant,
+        "status": "measured",
+        "validity": "valid",
+        "measured_at": datetime.now(UTC),
+        "p99_limit_s": 0.05,
+        "max_batch": 32,
+        "max_wait_s": 0.0,
+        "padding": "longest",
+        "single_texts": 64,
+        "single_p90_s": 0.01,
+        "offline_texts_per_s": 120.0,
+        "server_texts_per_s": 80.0,
+        "trials": [trial | {"holds": True}],
+        "conditions": {"seconds": 70.0},
+    }
+    return Scenario(**given | columns)
+
+
+@pytest.fixture(name="new_scenario")
+def _new_scenario() -> Callable[..., Scenario]:
+    return new_scenario
 
 
 @pytest.fixture(name="new_measurement")

@@ -19,15 +19,17 @@ import numpy as np
 import psutil
 import pytest
 from sqlalchemy import delete, event, func, select
+from sqlalchemy.exc import IntegrityError
 
 from engine import processes
 from engine.errors import RequestError
 from engine.store import Store
-from engine.store.models import Block, Example, ExampleSet, Measurement, Prediction, Run, RunTag
+from engine.store.models import Block, Example, ExampleSet, Measurement, Prediction, Run, RunTag, Scenario
 from engine.store.queries import (
     DERIVED_FIELDS,
     FIXED_FIELDS,
     FURTHER_FIELDS,
+    SCENARIO_FIELDS,
     STATUSES,
     Search,
     add_example_set,
@@ -49,6 +51,7 @@ from engine.store.queries import (
     new_prediction,
     positions_with,
     run_summary,
+    scenarios,
     set_tags,
     suite_names,
     tag_names,
@@ -518,7 +521,7 @@ def test_the_summary_of_a_run_gives_times_in_utc(store: Store, new_run: NewRun) 
 
 
 @pytest.fixture
-def full(store: Store, new_run: NewRun) -> Run:
+def full(store: Store, new_run: NewRun, new_scenario: Callable[..., Scenario]) -> Run:
     """A run with something in every table below it, and another one beside it."""
     with store.session() as session:
         add_example_set(session, "d" * 64, "news", None, ["one"], None, [0])
@@ -527,41 +530,57 @@ def full(store: Store, new_run: NewRun) -> Run:
         for measurement in run.measurements:
             measurement.blocks.append(new_block(0, 0, "timed", 0.0, 8, 8, 8, [1.0]))
             measurement.prediction = new_prediction([[1.0, 2.0]], ["no", "yes"])
+        run.scenarios = [new_scenario("int8"), new_scenario("fp32", status="failed", status_reason="it died")]
     with store.session() as session:
         for run in runs:
             add_run(session, run)
     return runs[0]
 
 
+def test_scenarios_come_in_the_order_of_the_suite(store: Store, full: Run) -> None:
+    with store.session() as session:
+        first, second = scenarios(session, full.id)
+    assert (first["variant"], first["status"], first["status_reason"]) == ("fp32", "failed", "it died")
+    assert second["variant"] == "int8" and second["trials"][0]["late"] == 3
+    assert list(second) == [*SCENARIO_FIELDS, "measured_at"] and second["measured_at"].endswith("+00:00")
+
+
+def test_a_variant_has_one_result_under_load_in_a_run(
+    store: Store, full: Run, new_scenario: Callable[..., Scenario]
+) -> None:
+    with pytest.raises(IntegrityError), store.session() as session:
+        session.add(new_scenario("int8", run_id=full.id))
+
+
 @pytest.mark.parametrize("way", ["object", "statement"])
 def test_deleting_a_run_deletes_what_it_gave(store: Store, full: Run, way: str) -> None:
-    tables = (Run, Measurement, Block, Prediction, ExampleSet, Example)
-    assert [count(store, table) for table in tables] == [2, 4, 4, 4, 1, 1]
+    tables = (Run, Measurement, Block, Prediction, Scenario, ExampleSet, Example)
+    assert [count(store, table) for table in tables] == [2, 4, 4, 4, 4, 1, 1]
     with store.session() as session:
         if way == "object":
             session.delete(session.get_one(Run, full.id))
         else:
             session.execute(delete(Run).where(Run.id == full.id))
-    assert [count(store, table) for table in tables] == [1, 2, 2, 2, 1, 1]
+    assert [count(store, table) for table in tables] == [1, 2, 2, 2, 2, 1, 1]
 
 
 def test_examples_go_with_the_last_run_that_has_them(store: Store, full: Run) -> None:
-    tables = (Run, Measurement, Block, Prediction, RunTag, ExampleSet, Example)
+    tables = (Run, Measurement, Block, Prediction, Scenario, RunTag, ExampleSet, Example)
     with store.session() as session:
         set_tags(session, full.id, ["one", "two"])
         [other] = session.scalars(select(Run.id).where(Run.id != full.id))
         session.get_one(Run, other).status = "running"
-    assert [count(store, table) for table in tables] == [2, 4, 4, 4, 2, 1, 1]
+    assert [count(store, table) for table in tables] == [2, 4, 4, 4, 4, 2, 1, 1]
     with store.session() as session:
         assert delete_run(session, full.id)
         assert not delete_run(session, full.id), "it is gone"
         assert not delete_run(session, other), "it is under way"
-    assert [count(store, table) for table in tables] == [1, 2, 2, 2, 0, 1, 1]
+    assert [count(store, table) for table in tables] == [1, 2, 2, 2, 2, 0, 1, 1]
     with store.session() as session:
         session.get_one(Run, other).status = "finished"
         session.flush()
         assert delete_run(session, other)
-    assert [count(store, table) for table in tables] == [0] * 7
+    assert [count(store, table) for table in tables] == [0] * 8
 
 
 @pytest.fixture
