@@ -243,18 +243,21 @@ def _measure(work: Callable[[Any], str], json_file: str | None) -> None:
     except (KeyboardInterrupt, runner.Cancelled):
         print("cancelled; what was measured is stored: `python -m engine show latest`", file=sys.stderr)
         raise typer.Exit(STOPPED) from None
-    summary, rows = _stored(run_id)
+    summary, rows, scenarios = _stored(run_id)
     if json_file:
-        _write(json_file, json.dumps({"run": summary, "measurements": rows}, indent=2))
+        _write(json_file, json.dumps({"run": summary, "measurements": rows, "scenarios": scenarios}, indent=2))
     if json_file != "-":
-        _print_run(summary, rows)
+        _print_run(summary, rows, scenarios)
     failed = [row for row in rows if row["status"] == "failed"]
     for row in failed:
         print(f"failed: {row['variant']}: {row['status_reason']}", file=sys.stderr)
+    overloaded = [row for row in scenarios if row["status"] == "failed"]
+    for row in overloaded:
+        print(f"failed under load: {row['variant']}: {row['status_reason']}", file=sys.stderr)
     # Somebody else's process measured it, and could not.
     if summary["status"] != "finished":
         print(f"{summary['status']}: {summary['status_reason']}", file=sys.stderr)
-    raise typer.Exit(SOME_FAILED if failed or summary["status"] != "finished" else MEASURED)
+    raise typer.Exit(SOME_FAILED if failed or overloaded or summary["status"] != "finished" else MEASURED)
 
 
 @app.command()
@@ -445,10 +448,10 @@ def show(
     from engine import jobs
     from engine.store import queries
 
-    summary, rows = _stored(run)
+    summary, rows, scenarios = _stored(run)
     status, reason = summary["status"], summary["status_reason"]
     if rows:
-        _print_run(summary, rows, hourly_price)
+        _print_run(summary, rows, scenarios, hourly_price)
     if status in queries.LIVE or (status != "finished" and reason):
         said = jobs.standing(status, summary["progress"], summary["spec"]) + (f": {reason}" if reason else "")
         _console().print(f"Run {summary['id']} on {summary['host']}: {said}", markup=False, highlight=False)
@@ -472,9 +475,10 @@ def compare(
     ] = None,
 ) -> None:
     """Print what a run shows against its baseline, or two runs beside each other."""
-    from engine import tables, takeaways
+    from engine import serving, tables, takeaways
 
-    first = _stored(run)
+    summary, rows, scenarios = _stored(run)
+    first = (summary, rows)
     console = _console()
 
     def say(sentence: str) -> None:
@@ -489,9 +493,11 @@ def compare(
             say("Not shown:")
             for sentence in unshown:
                 say(f"  {sentence}")
+        if scenarios:
+            say(f"Under load: {serving.headline(serving.joined(scenarios, rows))}")
         worse = [] if threshold is None else takeaways.regressions(first[1], threshold / 100)
     else:
-        second = _stored(other)
+        second = _stored(other)[:2]
         console.print(tables.beside(first, second))
         for sentence in takeaways.differences(first, second):
             say(sentence)
@@ -652,28 +658,42 @@ def classify(
 def scenarios(
     suite: SuiteName,
     variant: Annotated[str, typer.Option(help="The variant to put under load.")],
-    p99_ms: Annotated[float, typer.Option("--p99-ms", min=0.001, help="What the 99th percentile must be within.")],
-    max_batch: Annotated[int, typer.Option(min=1, help="Texts answered together, at most.")] = 32,
-    max_wait_ms: Annotated[float, typer.Option(min=0, help="How long a text waits for others, at most.")] = 0.0,
+    p99_ms: Annotated[
+        float | None, typer.Option("--p99-ms", help="What the 99th percentile must be within; else the suite's own.")
+    ] = None,
+    max_batch: Annotated[int | None, typer.Option(help="Texts answered together, at most; 32 by default.")] = None,
+    max_wait_ms: Annotated[float | None, typer.Option(help="How long a text waits for others, at most; 0.")] = None,
     device: Device = "auto",
     settings: Settings = None,
     offline: Offline = False,
+    quick: Quick = False,
     json_file: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="Write every trial; - for stdout.")
     ] = None,
 ) -> None:
-    """Put a variant under a service's load: single stream, offline, and the highest rate that holds a p99."""
+    """Put a variant under a service's load: single stream, offline, and the highest rate that holds a p99.
+
+    A look that is not stored. With a table [scenarios] in a suite, or --set scenarios.p99_ms=MS, a run puts all its
+    variants under load and keeps what they give.
+    """
     from engine import scenarios
 
-    asked = _suite(suite, settings, variant)
+    given = {"p99_ms": p99_ms, "max_batch": max_batch, "max_wait_ms": max_wait_ms}
+    settings = [*(settings or []), *(f"scenarios.{key}={value}" for key, value in given.items() if value is not None)]
+    asked = _suite(suite, settings, variant, offline if quick else None)
+    if asked.scenarios is None:
+        raise RequestError(f"suite {asked.name!r} has no [scenarios]; give the limit in milliseconds: --p99-ms MS")
+    chosen = asked.variants[variant]
+    if max_batch is not None:
+        # What is said here stands before the variant's own.
+        chosen = chosen.model_copy(update={"batch_size": None})
     with _progress() as listener:
-        found = scenarios.run(
-            asked, asked.variants[variant], device, p99_ms / 1e3, max_batch, max_wait_ms / 1e3, offline, listener
-        )
+        found = scenarios.look(asked, chosen, device, offline, listener)
     if json_file:
         _write(json_file, json.dumps(found.to_json(), indent=2))
     if json_file != "-":
         print("\n".join(scenarios.show(found)))
+        print("not stored: [scenarios] in a suite, or `run --set scenarios.p99_ms=MS`, stores it", file=sys.stderr)
 
 
 @app.command()
@@ -722,8 +742,8 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=200)
 
 
-def _stored(reference: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A run and its measurements as the store has them. Raises RequestError where there is none."""
+def _stored(reference: str) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+    """A run, its measurements and its scenarios as the store has them. Raises RequestError where there is none."""
     from engine import slurm
     from engine.store import open_store, queries
 
@@ -734,7 +754,7 @@ def _stored(reference: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             queries.mark_interrupted(session)
             found = queries.get_run(session, reference)
             rows = [queries.flat(m) for m in queries.measurements(session, found.id)]
-            return queries.run_summary(found), rows
+            return queries.run_summary(found), rows, queries.scenarios(session, found.id)
 
 
 def _say_read_only(store: Store) -> None:
@@ -756,14 +776,20 @@ def _finished(suite: Suite) -> str | None:
     return None
 
 
-def _print_run(summary: dict[str, Any], rows: list[dict[str, Any]], hourly_price: float | None = None) -> None:
-    from engine import tables
+def _print_run(
+    summary: dict[str, Any],
+    rows: list[dict[str, Any]],
+    scenarios: list[dict[str, Any]],
+    hourly_price: float | None = None,
+) -> None:
+    from engine import serving, tables
 
     console = _console()
-    for _, title, columns in tables.parts(rows, hourly_price):
-        for part in tables.fitting(rows, columns, title, console.width):
-            console.print(part)
-    for note in tables.notes(rows):
+    loads = serving.joined(scenarios, rows)
+    for part in tables.parts(rows, hourly_price, loads):
+        for fits in tables.fitting(part.rows, part.columns, part.title, console.width):
+            console.print(fits)
+    for note in [*tables.notes(rows), *serving.notes(loads)]:
         console.print(f"· {note}", markup=False, highlight=False)
     console.print(tables.caption(summary, rows), markup=False, highlight=False, style="dim")
 

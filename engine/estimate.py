@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from engine import batching, runner
+from engine import batching, runner, scenarios
 from engine.spec import Suite
 from engine.units import duration
 
@@ -33,6 +33,10 @@ class Earlier:
     variants: int
     latencies_s: dict[tuple[str, int], float]
     """(variant, batch size) -> median of a call."""
+    serving_s: float = 0.0
+    """Of its length, under a service's load."""
+    rates_per_s: dict[str, float] = field(default_factory=dict)
+    """Variant -> texts a second around which its load was tried."""
 
 
 def earlier(session: Session, suite_name: str, device_name: str) -> Earlier | None:
@@ -50,6 +54,7 @@ def earlier(session: Session, suite_name: str, device_name: str) -> Earlier | No
     if run is None or run.started_at is None or run.finished_at is None:
         return None
     rows = queries.measurements(session, run.id)
+    loads = queries.scenarios(session, run.id)
     ids = [row.id for row in rows]
     starts = session.scalars(
         select(models.Block.started_s).where(models.Block.measurement_id.in_(ids), models.Block.kind == "timed")
@@ -61,6 +66,8 @@ def earlier(session: Session, suite_name: str, device_name: str) -> Earlier | No
         float(run.environment.get("preparing_s") or 0.0),
         len({row.variant for row in rows}),
         {(row.variant, row.batch_size): row.latency_p50_s for row in rows if row.latency_p50_s},
+        sum((load["conditions"] or {}).get("seconds") or 0.0 for load in loads),
+        {load["variant"]: min(trial["rate_per_s"] for trial in load["trials"]) for load in loads if load["trials"]},
     )
 
 
@@ -87,14 +94,44 @@ def timing_seconds(suite: Suite, latencies_s: dict[tuple[str, int], float]) -> f
     return total_s
 
 
+def serving_seconds(suite: Suite, before: Earlier) -> float | None:
+    """How long the service's load takes that the suite asks for, at most; None where a variant's speed is not known."""
+    effort = scenarios.QUICK if suite.protocol.quick else scenarios.WHOLE
+    total_s = 0.0
+    for variant in suite.variant:
+        rates = [size / call_s for (name, size), call_s in before.latencies_s.items() if name == variant.name]
+        rate_per_s = before.rates_per_s.get(variant.name, max(rates, default=0.0))
+        if not rate_per_s:
+            return None
+        total_s += 2 * effort.offline_s + effort.trials * scenarios.trial_texts(rate_per_s, effort.trial_s) / rate_per_s
+    return total_s
+
+
+def _load_words(suite: Suite, before: Earlier | None) -> str:
+    """What can be said of the load's length, as a sentence; empty where the suite asks for none."""
+    if suite.scenarios is None:
+        return ""
+    total_s = None if before is None else serving_seconds(suite, before)
+    if total_s is not None:
+        return f" A service's load takes up to about {duration(total_s)} more."
+    effort = scenarios.QUICK if suite.protocol.quick else scenarios.WHOLE
+    each_s = 2 * effort.offline_s + effort.trials * effort.trial_s
+    slow = scenarios.trial_texts(0.0, 0.0) / effort.trial_s
+    return (
+        f" A service's load takes up to about {duration(each_s)} more a variant, longer where one answers fewer than "
+        f"{slow:.0f} texts/s."
+    )
+
+
 def words(suite: Suite, before: Earlier | None) -> str:
-    """What can honestly be said of a run's length, in one to three sentences."""
+    """What can honestly be said of a run's length, in one to four sentences."""
     sizes = len(suite.workload.batch_size)
     limit = f"Timing ends after at most {duration(suite.protocol.max_seconds)}{' a batch size' if sizes > 1 else ''}"
     if before is None:
-        return f"{limit}; how long preparing, loading and answering take, no earlier run of this suite here says."
+        said = f"{limit}; how long preparing, loading and answering take, no earlier run of this suite here says."
+        return said + _load_words(suite, before)
     name = f"run …{before.id[-6:]}"
-    rest_s = duration(max(before.seconds - before.timing_s - before.preparing_s, 0))
+    rest_s = duration(max(before.seconds - before.timing_s - before.preparing_s - before.serving_s, 0))
     variants = f"its {before.variants} variants" if before.variants > 1 else "its one variant"
     timing_s = timing_seconds(suite, before.latencies_s)
     if timing_s is None:
@@ -106,4 +143,4 @@ def words(suite: Suite, before: Earlier | None) -> str:
         )
     if before.preparing_s > BRIEF_S:
         said += f" It prepared models for {duration(before.preparing_s)} before: what is built is kept."
-    return said
+    return said + _load_words(suite, before)

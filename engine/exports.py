@@ -7,17 +7,24 @@ import io
 import json
 from typing import Any
 
-from engine import tables
+from engine import serving, tables
 from engine.errors import RequestError
 
 FORMULA = tuple("=+-@\t\n＝＋－＠")
 """What makes a spreadsheet read a cell of text as a formula."""
+LOAD_FIELDS = (
+    "status", "status_reason", "validity", "validity_reason", "p99_limit_s", "max_batch", "max_wait_s", "padding",
+    "single_p90_s", "offline_texts_per_s", "server_texts_per_s", "beyond_texts_per_s", "ratio", "ratio_low",
+    "ratio_high", "comparison",
+)  # fmt: skip
+"""What a CSV has of a variant under load."""
 
 
 def measurements(reference: str, form: str) -> str:
     """The run's measurements: CSV with a row a measurement, JSON with `run` and `measurements`, or tables.
 
-    `form`: csv, json, markdown or latex.
+    `form`: csv, json, markdown or latex. What its variants gave under load is a list `scenarios` in JSON, a table in
+    Markdown and LaTeX, and in CSV columns of each row's variant that begin with load_, where there is any.
     """
     from engine.store import open_store, queries
 
@@ -25,15 +32,20 @@ def measurements(reference: str, form: str) -> str:
         run = queries.get_run(session, reference)
         rows = [queries.flat(m) for m in queries.measurements(session, run.id)]
         summary = queries.run_summary(run)
+        scenarios = queries.scenarios(session, run.id)
     if form == "json":
-        return json.dumps({"run": summary, "measurements": rows}, indent=2)
+        return json.dumps({"run": summary, "measurements": rows, "scenarios": scenarios}, indent=2)
+    loads = serving.joined(scenarios, rows)
     if form == "latex":
-        return tables.document(summary, rows)
+        return tables.document(summary, rows, loads)
     if form == "markdown":
-        parts = [tables.markdown(rows, columns) for _, _, columns in tables.parts(rows)]
-        if notes := tables.notes(rows):
+        parts = [tables.markdown(part.rows, part.columns) for part in tables.parts(rows, loads=loads)]
+        if notes := [*tables.notes(rows), *serving.notes(loads)]:
             parts.append("\n".join(f"- {tables.literal(note)}" for note in notes))
         return "\n\n".join([*parts, tables.literal(tables.caption(summary, rows))])
+    if loads:
+        of = {load["variant"]: load for load in loads}
+        rows = [row | {f"load_{name}": of.get(row["variant"], {}).get(name) for name in LOAD_FIELDS} for row in rows]
     return _csv([{key: _cell(value) for key, value in row.items()} for row in rows])
 
 

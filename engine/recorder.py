@@ -333,6 +333,19 @@ class Recorder:
         with self._store.session() as session:
             session.execute(update(models.Measurement).where(models.Measurement.id == measurement_id).values(**values))
 
+    def under_load(self, run_id: str) -> set[str]:
+        """The variants whose scenarios a run has: of what failed under load none."""
+        with self._store.session() as session:
+            return {row["variant"] for row in queries.scenarios(session, run_id) if row["status"] == "measured"}
+
+    @_patient
+    def scenario(self, run_id: str, variant: str, values: dict[str, Any]) -> None:
+        """What a variant gave under load, in the place of what is stored of it; `values`: the row's columns."""
+        with self._store.session() as session:
+            mine = (models.Scenario.run_id == run_id, models.Scenario.variant == variant)
+            session.execute(delete(models.Scenario).where(*mine))
+            session.add(models.Scenario(run_id=run_id, variant=variant, measured_at=_now(), **values))
+
     @_patient
     def forget_blocks(self, measurement_ids: list[int]) -> None:
         """Drop the calls of an attempt that is made again in another way."""

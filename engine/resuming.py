@@ -2,22 +2,24 @@
 
 A resumed run keeps every measurement that is whole, and every timed call of the others. What is missing is measured by
 fresh workers, as further processes beside the first ones; the baseline works again where it is what the rest is
-compared with, as a speed-up is taken over rounds that both worked in.
+compared with, as a speed-up is taken over rounds that both worked in. A measured variant whose load was not measured is
+put under it.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine import hardware, paths
 from engine.errors import RequestError
 from engine.spec import Protocol, Suite, parse_suite
 
 if TYPE_CHECKING:
+    from engine.store.models import Measurement
     from engine.summary import Block
 
 LEAST_SHARE = 0.2
@@ -56,7 +58,8 @@ def resumable(reference: str) -> Resumable:
         if run.host != socket.gethostname():
             raise RequestError(f"run {run.id} was begun on {run.host}; resume it there")
         rows = queries.measurements(session, run.id)
-        if rows and all(row.status in ("measured", "unavailable") for row in rows):
+        whole = all(row.status in ("measured", "unavailable") for row in rows)
+        if rows and whole and not lacking_load(found.suite, rows, queries.scenarios(session, run.id)):
             raise RequestError(f"run {run.id} lacks nothing: every variant is measured, or unavailable here")
         before = run.environment.get("distributions") or {}
     now = hardware.environment().get("distributions") or {}
@@ -64,6 +67,14 @@ def resumable(reference: str) -> Resumable:
         told = ", ".join(f"{name} {before[name]} then, {now.get(name) or 'none'} now" for name in changed[:3])
         raise RequestError(f"run {found.id} was begun with other versions ({told}); measure the suite anew")
     return found
+
+
+def lacking_load(suite: Suite, rows: Sequence[Measurement], scenarios: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The measured variants that a run was to put under load, and that have no result of it."""
+    if suite.scenarios is None:
+        return []
+    there = {row["variant"] for row in scenarios if row["status"] == "measured"}
+    return [name for name in dict.fromkeys(r.variant for r in rows if r.status == "measured") if name not in there]
 
 
 def stored(reference: str) -> Resumable:

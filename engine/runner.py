@@ -17,7 +17,21 @@ from typing import Any
 
 import numpy as np
 
-from engine import backends, batching, ceilings, corpus, hardware, labels, limits, paths, pool, resuming, stats, summary
+from engine import (
+    backends,
+    batching,
+    ceilings,
+    corpus,
+    hardware,
+    labels,
+    limits,
+    paths,
+    pool,
+    resuming,
+    scenarios,
+    stats,
+    summary,
+)
 from engine.artefacts import BuildError, Prepared, Preparer
 from engine.batching import Batching
 from engine.corpus import Corpus
@@ -56,7 +70,7 @@ class Progress:
     """Where a run stands."""
 
     phase: str
-    """queued, preparing, loading, answering, timing or finished."""
+    """queued, preparing, loading, answering, timing, serving or finished."""
     text: str
     done: float | None = None
     """Share of the phase, 0 to 1; None where unknown."""
@@ -83,7 +97,7 @@ class Cell:
     blocks: list[summary.Block] = field(default_factory=list)
     audit: dict[str, Any] | None = None
     kept: bool = False
-    """Measured before the run was resumed: only a baseline is timed again, beside what was missing."""
+    """Stored as measured; where the run was resumed since, only a baseline is timed again, beside what was missing."""
     disturbed: int = 0
     doubts: list[str] = field(default_factory=list)
     """Why its figures may not be those of a steady state."""
@@ -311,12 +325,16 @@ class Runner:
             self._measure_ceilings()
             self.schedule = self._choose_schedule()
             self.recorder.state(self.id, "running")
-            try:
-                self._measure()
-            except _DoesNotFit:
-                self._start_over_one_by_one()
-                self._measure()
-            self._derive()
+            # A resumed run may lack its load alone.
+            if not all(entry.kept for entry in self._alive()):
+                try:
+                    self._measure()
+                except _DoesNotFit:
+                    self._start_over_one_by_one()
+                    self._measure()
+                # Before the load: whatever ends the run there costs no measurement.
+                self._derive()
+            overloaded = self._serve()
         except (KeyboardInterrupt, Cancelled) as stop:
             self._close("cancelled", "the run was cancelled", stop)
             raise
@@ -324,7 +342,9 @@ class Runner:
             self._close("failed", f"the run ended early: {one_line(error)}", error)
             raise
         failed = [entry.variant.name for entry in self.entries if entry.ended == "failed" and not entry.kept]
-        self.recorder.end(self.id, "finished", f"failed: {', '.join(failed)}" if failed else None)
+        said = [f"failed: {', '.join(failed)}"] if failed else []
+        said += [f"failed under load: {', '.join(overloaded)}"] if overloaded else []
+        self.recorder.end(self.id, "finished", "; ".join(said) or None)
         self._tell("finished", "finished", 1.0)
         return self.id
 
@@ -769,6 +789,59 @@ class Runner:
         except WorkerError as error:
             return {"reason": f"the profiled call ended the worker: {one_line(error)}"}
 
+    # A service's load
+
+    def _serve(self) -> list[str]:
+        """Every measured variant under load, one after another and alone, unless that is stored.
+
+        Returns the names of those that failed under it; their measurements stay what they are.
+        """
+        if self.suite.scenarios is None:
+            return []
+        there = self.recorder.under_load(self.id)
+        wanted = [entry for entry in self._alive() if entry.kept and entry.variant.name not in there]
+        failed = []
+        for index, entry in enumerate(wanted):
+            asked = scenarios.asked_for(self.suite, entry.variant, self.device.spec)
+            values = {name: getattr(asked, name) for name in ("p99_limit_s", "max_batch", "max_wait_s", "padding")}
+            try:
+                values |= self._under_load(entry, index, len(wanted))
+            except (UnavailableError, WorkerError) as error:
+                values |= {"status": "failed", "status_reason": str(error), "trials": []}
+                failed.append(entry.variant.name)
+            finally:
+                entry.worker = None
+            self.recorder.scenario(self.id, entry.variant.name, values)
+        return failed
+
+    def _under_load(self, entry: Entry, index: int, of: int) -> dict[str, Any]:
+        """The columns of what one variant gives under load."""
+        assert entry.prepared is not None
+        name = entry.variant.name
+
+        def tell(text: str, done: float) -> None:
+            self._tell("serving", text, (index + done) / of, None, name)
+
+        tell(f"{entry.variant.shown}: loading", 0.0)
+        deadline_s = self.suite.protocol.deadline_seconds
+        log = self.logs / f"{name}-load.log"
+        with Worker(entry.variant, self.device, self.threads, log, deadline_s) as worker:
+            entry.worker = worker
+            scenarios.load(worker, entry.prepared, self.suite)
+            watch = self._watch()
+            found = scenarios.under_load(worker, self.suite, self.examples.texts, tell)
+            seen = watch.stop()
+        doubts = conditions.disturbances(seen, self.device.kind)
+        doubts += [summary.SLOWER.format(self._slower)] if self._slower > 1 else []
+        return {
+            **{name: getattr(found, name) for name in scenarios.FIGURES},
+            "trials": [asdict(trial) for trial in found.trials],
+            "conditions": seen.to_json(),
+            "status": "measured",
+            "validity": "unstable" if doubts else "valid",
+            "validity_reason": "; ".join(doubts) or None,
+        }
+
     # Ending
 
     def _end(self, entry: Entry, status: str, reason: str) -> None:
@@ -842,6 +915,7 @@ class Runner:
             summary.corrected([cell.values for _, cell in measured if self._phase_of(cell) == phase])
         for _, cell in measured:
             self.recorder.finish(cell.id, cell.values | {"status": "measured", "status_reason": None})
+            cell.kept = True
 
     def _figures(self, entry: Entry, cell: Cell, baseline: Entry, calm: list[np.ndarray]) -> dict[str, Any]:
         known = baseline.ended is None or baseline.kept

@@ -2,35 +2,49 @@
 
 Texts go in and answers come out: tokenising counts. The server scenario finds the highest rate of Poisson arrivals at
 which the 99th percentile of the time from a text's intended arrival to its answer is shown to be within a limit.
+A run stores what its variants give (`engine.runner`); `look` asks one of them and stores nothing.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from engine import corpus, hardware, paths, pool
-from engine.artefacts import Preparer
+from engine.artefacts import Prepared, Preparer
 from engine.errors import RequestError, UnavailableError
 from engine.measure import arrivals
 from engine.measure.arrivals import Served
 from engine.pool import Worker
-from engine.runner import Listener, Progress
 from engine.spec import Suite, Variant
 from engine.units import milliseconds, significant
 
+if TYPE_CHECKING:
+    from engine.runner import Listener
+
 P99, P90 = 0.99, 0.9
-OFFLINE_SECONDS = 5.0
 LATE = 1
 """A trial has at least as many texts as show a percentile within a limit where so many are late: 662 for p99."""
-TRIAL_SECONDS = 15.0
-"""A trial lasts at least so long, as a queue takes time to grow."""
-MAX_TRIALS = 8
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long the scenarios are measured. What it takes to say that a rate holds is the same for every effort."""
+
+    offline_s: float
+    """Of the offline scenario, and of the single stream at least."""
+    trial_s: float
+    """A trial lasts at least so long, as a queue takes time to grow."""
+    trials: int
+    """At most: fewer leave the highest rate less narrowly bounded."""
+
+
+WHOLE, QUICK = Effort(5.0, 15.0, 8), Effort(2.0, 5.0, 5)
 
 
 @dataclass(frozen=True)
@@ -41,8 +55,10 @@ class Trial:
     texts: int
     late: int
     """Of them, answered later than the limit."""
+    answered: int
+    """All of them, unless too many were late before the end."""
     p99_s: float
-    """Of the texts answered: of all of them, unless too many were late before the end."""
+    """Of the texts answered."""
     mean_batch: float
     holds: bool
 
@@ -57,6 +73,7 @@ class Scenarios:
     p99_limit_s: float
     max_batch: int
     max_wait_s: float
+    padding: str
     single_texts: int = 0
     single_p90_s: float = 0.0
     offline_texts_per_s: float = 0.0
@@ -68,67 +85,104 @@ class Scenarios:
         return asdict(self)
 
 
-def run(
+FIGURES = ("single_texts", "single_p90_s", "offline_texts_per_s", "server_texts_per_s")
+"""What is measured, but for the trials."""
+Tell = Callable[[str, float], None]
+"""What is done now, and the share of all that may be to do."""
+
+
+def look(
     suite: Suite,
     variant: Variant,
     device_request: str,
-    p99_limit_s: float,
-    max_batch: int,
-    max_wait_s: float,
     offline: bool = False,
     listener: Listener = lambda progress: None,
 ) -> Scenarios:
-    """Put `variant` under load with the workload's texts. Raises RequestError where it cannot run here."""
+    """Put `variant` under the load that the suite's [scenarios] ask for, with the workload's texts; nothing is stored.
+
+    Raises RequestError where it cannot run here.
+    """
+    from engine.runner import Progress
+
     device = hardware.resolve_device(device_request)
     threads = suite.protocol.threads or hardware.usable_cores()
     texts = corpus.load(suite, suite.workload, offline=offline).texts
     report = lambda text, share: listener(Progress("preparing", text, share))  # noqa: E731
     with Preparer(suite, device.spec, threads, offline, report) as preparer:
         prepared = preparer.prepare(variant)
-    padding = variant.padding or suite.workload.padding
-    if reason := pool.refusal(variant, device, prepared.source, padding):
+    if reason := pool.refusal(variant, device, prepared.source, variant.padding or suite.workload.padding):
         raise RequestError(f"variant {variant.name!r} cannot run here: {reason}")
     log = paths.local_folder("logs") / f"scenarios-{variant.name}.log"
     with pool.device_lock(device, "scenarios", timeout_s=5), Worker(variant, device, threads, log) as worker:
         listener(Progress("loading", f"{variant.shown}: loading", None, None, variant.name))
         try:
-            worker.start()
-            worker.finish()
-            worker.load(prepared, suite.workload.max_length)
+            load(worker, prepared, suite)
         except UnavailableError as error:
             raise RequestError(f"variant {variant.name!r} cannot run here: {error}") from error
-
-        def answer(numbers: range) -> None:
-            worker.ask("answer", texts=[texts[i % len(texts)] for i in numbers], padding=padding)
-
-        found = Scenarios(variant.name, variant.shown, device.spec, p99_limit_s, max_batch, max_wait_s)
-        measure(found, answer, suite.workload.seed, lambda text: listener(Progress("timing", text)))
-        return found
+        tell = lambda text, done: listener(Progress("serving", text, done, None, variant.name))  # noqa: E731
+        return under_load(worker, suite, texts, tell)
 
 
-def measure(found: Scenarios, answer: Callable[[range], None], seed: int, tell: Callable[[str], None]) -> None:
+def load(worker: Worker, prepared: Prepared, suite: Suite) -> None:
+    """Have a fresh worker ready to answer. Raises WorkerError, and UnavailableError where the technique cannot run."""
+    worker.start()
+    worker.finish()
+    worker.load(prepared, suite.workload.max_length)
+
+
+def asked_for(suite: Suite, variant: Variant, device: str) -> Scenarios:
+    """What `variant` is put under, with nothing measured yet; how its texts are batched and padded is its own."""
+    wanted = suite.scenarios
+    assert wanted is not None
+    padding = variant.padding or suite.workload.padding
+    most = variant.batch_size or wanted.max_batch
+    return Scenarios(
+        variant.name, variant.shown, device, wanted.p99_ms / 1e3, most, wanted.max_wait_ms / 1e3, padding
+    )
+
+
+def under_load(worker: Worker, suite: Suite, texts: Sequence[str], tell: Tell) -> Scenarios:
+    """What a loaded worker gives with `texts`, over and over. Raises what its requests do, and what `tell` raises."""
+    found = asked_for(suite, worker.variant, worker.device.spec)
+
+    def answer(numbers: range) -> None:
+        worker.ask("answer", texts=[texts[i % len(texts)] for i in numbers], padding=found.padding)
+
+    measure(found, answer, suite.workload.seed, tell, QUICK if suite.protocol.quick else WHOLE)
+    return found
+
+
+def measure(found: Scenarios, answer: Callable[[range], None], seed: int, tell: Tell, effort: Effort = WHOLE) -> None:
     """The three scenarios of a server that answers texts by number, written to `found`."""
-    tell(f"{found.title}: offline, in batches of {found.max_batch}")
+    steps = 2 + effort.trials
+    tell(f"{found.title}: offline, in batches of {found.max_batch}", 0.0)
     arrivals.serve(np.zeros(2 * found.max_batch), answer, found.max_batch, 0.0)  # warms up, at full size
-    backlog = _until(answer, found.max_batch, OFFLINE_SECONDS, least=1)
+    backlog = _until(answer, found.max_batch, effort.offline_s, least=1)
     found.offline_texts_per_s = sum(backlog.batches) / backlog.seconds
-    tell(f"{found.title}: single stream")
-    single = _until(answer, 1, OFFLINE_SECONDS, least=arrivals.least_count(LATE, P90))
+    tell(f"{found.title}: single stream", 1 / steps)
+    single = _until(answer, 1, effort.offline_s, least=arrivals.least_count(LATE, P90))
     # Of each text's own call: nobody waits for another.
     found.single_texts, found.single_p90_s = len(single.calls_s), float(np.quantile(single.calls_s, P90))
 
     def holds_at(rate_per_s: float) -> bool:
-        tell(f"{found.title}: server, {significant(rate_per_s)} texts/s")
-        trial = server(answer, rate_per_s, found, seed + len(found.trials))
+        tell(f"{found.title}: server, {significant(rate_per_s)} texts/s", (2 + len(found.trials)) / steps)
+        trial = server(answer, rate_per_s, found, seed + len(found.trials), effort.trial_s)
         found.trials.append(trial)
         return trial.holds
 
-    found.server_texts_per_s = arrivals.highest(holds_at, found.offline_texts_per_s, most=MAX_TRIALS)
+    found.server_texts_per_s = arrivals.highest(holds_at, found.offline_texts_per_s, most=effort.trials)
 
 
-def server(answer: Callable[[range], None], rate_per_s: float, found: Scenarios, seed: int) -> Trial:
+def trial_texts(rate_per_s: float, trial_s: float) -> int:
+    """How many texts a trial has, unless it ends early."""
+    return max(arrivals.least_count(LATE, P99), math.ceil(rate_per_s * trial_s))
+
+
+def server(
+    answer: Callable[[range], None], rate_per_s: float, found: Scenarios, seed: int, trial_s: float = WHOLE.trial_s
+) -> Trial:
     """One trial of the server scenario; it ends early where it cannot hold any more."""
-    count = max(arrivals.least_count(LATE, P99), math.ceil(rate_per_s * TRIAL_SECONDS))
+    count = trial_texts(rate_per_s, trial_s)
     allowed = arrivals.most_late(count, P99)
     limit_s = found.p99_limit_s
     served = arrivals.serve(
@@ -139,8 +193,15 @@ def server(answer: Callable[[range], None], rate_per_s: float, found: Scenarios,
         lambda latencies_s: int((latencies_s > limit_s).sum()) > allowed,
     )
     late = int((served.latencies_s > limit_s).sum())
-    p99_s = float(np.quantile(served.latencies_s, P99))
-    return Trial(rate_per_s, count, late, p99_s, float(np.mean(served.batches)), late <= allowed)
+    return Trial(
+        rate_per_s,
+        count,
+        late,
+        len(served.latencies_s),
+        float(np.quantile(served.latencies_s, P99)),
+        float(np.mean(served.batches)),
+        late <= allowed,
+    )
 
 
 def _until(answer: Callable[[range], None], batch: int, seconds: float, least: int) -> Served:

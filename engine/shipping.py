@@ -519,7 +519,7 @@ def _plain(value: object) -> str:
 
 def _readme(run: dict[str, Any], row: Row, labels: list[str], expected: dict[str, Any], names: list[str]) -> str:
     literal = tables.literal
-    figures = "\n\n".join(tables.markdown([row], columns) for _, _, columns in tables.parts([row]))
+    figures = "\n\n".join(tables.markdown(part.rows, part.columns) for part in tables.parts([row]))
     notes = "".join(f"- {literal(note)}\n" for note in tables.notes([row]))
     files = "".join(f"- `{name}`\n" for name in sorted([*names, "README.md", SUMS, CHECKED]))
     device = f"{literal(run['device_name'])} ({literal(run['device'])}, {run['environment']['threads']} threads)"

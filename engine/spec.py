@@ -13,7 +13,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from engine import paths
 from engine.errors import RequestError, did_you_mean, one_line
@@ -103,6 +112,26 @@ class Protocol(Spec):
     """The longest that a worker may take for one answer, loading included; then it counts as hung and is ended."""
     quick: bool = False
     """A first look (`Suite.shortened`): said wherever its figures are shown."""
+
+
+class Scenarios(Spec):
+    """A service's load, which a run puts every measured variant under (`engine.scenarios`)."""
+
+    p99_ms: Annotated[float, Field(ge=0.001, le=3_600_000)]
+    """What the 99th percentile of the time from a text's arrival to its answer must be within."""
+    max_batch: Annotated[int, Field(ge=1, le=65_536)] = 32
+    """Texts answered together, at most; a variant's own `batch_size` stands before it."""
+    max_wait_ms: Annotated[float, Field(ge=0)] = 0.0
+    """How long a text waits for others, at most."""
+
+    @model_validator(mode="after")
+    def _in_time(self) -> Scenarios:
+        if self.max_wait_ms >= self.p99_ms:
+            raise ValueError(
+                f"max_wait_ms: found {self.max_wait_ms:g}; allowed: less than p99_ms, {self.p99_ms:g}, as who has "
+                "waited so long is late"
+            )
+        return self
 
 
 class NewTokenizer(Spec):
@@ -229,10 +258,20 @@ class Suite(Spec):
     baseline: Name
     workload: Workload
     protocol: Protocol = Protocol()
+    scenarios: Scenarios | None = None
+    """None: the variants are not put under load."""
     checkpoint: list[Checkpoint] = []
     variant: Annotated[list[Variant], Field(min_length=1)]
     folder: Path = Field(default=Path(), exclude=True, strict=False)
     """The folder of the suite file: relative paths start there."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A suite without load is stored as it was before there was any: it is known again by what is stored."""
+        made: dict[str, Any] = write(self)
+        if made.get("scenarios", made) is None:
+            del made["scenarios"]
+        return made
 
     @model_validator(mode="after")
     def _consistent(self) -> Suite:
@@ -466,6 +505,7 @@ def _keys(model: type[BaseModel]) -> list[str]:
 _TABLES: dict[str, type[BaseModel]] = {
     "workload": Workload,
     "protocol": Protocol,
+    "scenarios": Scenarios,
     "checkpoint": Checkpoint,
     "variant": Variant,
 }

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from engine import operators, takeaways
+from engine import operators, serving, takeaways
 from engine.operators import KINDS
 from engine.sweep import sweeps
 from engine.takeaways import Row, Stored
@@ -172,14 +172,66 @@ def price(hourly_price: float) -> Column:
     )
 
 
-def parts(rows: list[Row], hourly_price: float | None = None) -> list[tuple[str, str, list[Column]]]:
-    """A run's tables: a name, a title and the columns of each; `hourly_price` adds what a million texts cost."""
-    return [
-        ("speed", "Speed", SPEED if hourly_price is None else [*SPEED, price(hourly_price)]),
-        *([("batches", "Batches", BATCHES)] if batched_apart(rows) else []),
-        ("answers", "Answers and memory", REST),
-        ("evidence", "What the figures carry", EVIDENCE),
+def _held(row: Row) -> str:
+    if row["status"] != "measured":
+        return NOTHING
+    return significant(row["server_texts_per_s"]) if row["server_texts_per_s"] else "none"
+
+
+def _ratio(row: Row) -> str:
+    if row["baseline"]:
+        return "1 (baseline)" if row["status"] == "measured" else NOTHING
+    if row["ratio"] is None:
+        return NOTHING
+    return f"{significant(row['ratio'])} ({between(row['ratio_low'], row['ratio_high'])})"
+
+
+def _load_verdict(row: Row) -> str:
+    if row["status"] != "measured":
+        return STATES.get(row["status"], str(row["status"]))
+    return "" if row["baseline"] else serving.VERDICTS.get(row["comparison"], NOTHING)
+
+
+LOAD: list[Column] = [
+    ("Single p90 ms", lambda r: milliseconds(r["single_p90_s"])),
+    ("Offline texts/s", lambda r: significant(r["offline_texts_per_s"])),
+    ("Holds texts/s", _held),
+    ("Fails at", lambda r: significant(r["beyond_texts_per_s"])),
+    ("Ratio (bounds)", _ratio),
+    ("Verdict", _load_verdict),
+]
+"""Of the rows of `engine.serving.joined`."""
+
+
+class Part(NamedTuple):
+    """One of a run's tables."""
+
+    name: str
+    title: str
+    columns: list[Column]
+    rows: list[Row]
+
+
+def parts(rows: list[Row], hourly_price: float | None = None, loads: Sequence[Row] = ()) -> list[Part]:
+    """A run's tables; `hourly_price` adds what a million texts cost, `loads` (`engine.serving.joined`) their table."""
+    found = [
+        Part("speed", "Speed", SPEED if hourly_price is None else [*SPEED, price(hourly_price)], rows),
+        *([Part("batches", "Batches", BATCHES, rows)] if batched_apart(rows) else []),
     ]
+    if loads:
+        title = f"Under a service's load: {serving.limit_words(loads)}, {load_batches(loads)}"
+        found.append(Part("load", title, LOAD, list(loads)))
+    return [
+        *found,
+        Part("answers", "Answers and memory", REST, rows),
+        Part("evidence", "What the figures carry", EVIDENCE, rows),
+    ]
+
+
+def load_batches(loads: Sequence[Row]) -> str:
+    """How texts under load were batched: in the words of `engine.serving.batches` where all are alike."""
+    ways = list(dict.fromkeys(map(serving.batches, loads)))
+    return ways[0] if len(ways) == 1 else "batches of each variant's own"
 
 
 def notes(rows: list[Row]) -> list[str]:
@@ -351,13 +403,19 @@ def latex(rows: list[Row], columns: list[Column], about: str, label: str, remark
     return "\n".join([*lines, r"\end{table}"])
 
 
-def document(run: dict[str, Any], rows: list[Row]) -> str:
-    """A run's tables in LaTeX, to be put into a document; its notes stand below the last."""
+def document(run: dict[str, Any], rows: list[Row], loads: Sequence[Row] = ()) -> str:
+    """A run's tables in LaTeX, to be put into a document; its notes stand below the last, of the load below its own."""
     about = caption(run, rows)
-    said = notes(rows)
+    remarks = {"evidence": notes(rows), "load": serving.notes(loads)}
     made = [
-        latex(rows, columns, f"{title}. {about}", f"tab:{run['id'].lower()}-{name}", said if name == "evidence" else ())
-        for name, title, columns in parts(rows)
+        latex(
+            part.rows,
+            part.columns,
+            f"{part.title}. {about}",
+            f"tab:{run['id'].lower()}-{part.name}",
+            remarks.get(part.name, ()),
+        )
+        for part in parts(rows, loads=loads)
     ]
     needs = r"% Needs \usepackage{booktabs} and, with pdfLaTeX, \usepackage[T1]{fontenc}."
     return "\n\n".join([needs, *made])

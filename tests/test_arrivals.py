@@ -149,18 +149,34 @@ def test_the_highest_rate_is_found_from_below(true):
 
 
 def test_a_server_of_known_speed_gets_the_rate_that_queueing_theory_allows(clock):
-    found = scenarios.Scenarios("a", "A", "cpu", p99_limit_s=0.05, max_batch=1, max_wait_s=0.0)
-    told: list[str] = []
-    scenarios.measure(found, lambda texts: clock.sleep(0.01), seed=0, tell=told.append)
+    found = scenarios.Scenarios("a", "A", "cpu", 0.05, max_batch=1, max_wait_s=0.0, padding="longest")
+    told: list[float] = []
+    scenarios.measure(found, lambda texts: clock.sleep(0.01), seed=0, tell=lambda text, done: told.append(done))
     assert found.offline_texts_per_s == pytest.approx(100) and found.single_p90_s == pytest.approx(0.01)
     # By Lindley's recursion over 300,000 arrivals p99 is 50 ms at 57 texts/s; a trial of 850 texts varies.
     assert found.server_texts_per_s is not None and 45 < found.server_texts_per_s < 62
     held = [trial for trial in found.trials if trial.holds]
-    assert all(trial.texts >= 662 and trial.p99_s <= 0.05 for trial in held) and len(told) == 2 + len(found.trials)
+    assert all(trial.texts == trial.answered >= 662 and trial.p99_s <= 0.05 for trial in held)
+    assert len(told) == 2 + len(found.trials) and told == sorted(told) and told[0] == 0 and told[-1] < 1
     assert f"{found.server_texts_per_s:.1f} texts/s hold p99 within 50.0 ms" in "\n".join(scenarios.show(found))
 
 
 def test_where_no_rate_holds_it_says_so(clock):
-    found = scenarios.Scenarios("a", "A", "cpu", p99_limit_s=0.005, max_batch=1, max_wait_s=0.0)
-    scenarios.measure(found, lambda texts: clock.sleep(0.01), 0, lambda text: None)
+    found = scenarios.Scenarios("a", "A", "cpu", 0.005, max_batch=1, max_wait_s=0.0, padding="longest")
+    scenarios.measure(found, lambda texts: clock.sleep(0.01), 0, lambda text, done: None)
     assert found.server_texts_per_s is None and "no rate held" in scenarios.show(found)[-1]
+    # A trial ends as soon as it cannot hold any more.
+    assert all(trial.answered < trial.texts and trial.late > 1 for trial in found.trials)
+
+
+def test_a_first_look_asks_for_the_same_evidence_with_fewer_and_shorter_trials(clock):
+    whole, quick = (
+        scenarios.Scenarios("a", "A", "cpu", 0.05, max_batch=1, max_wait_s=0.0, padding="longest") for _ in range(2)
+    )
+    spent_s = []
+    for found, effort in ((whole, scenarios.WHOLE), (quick, scenarios.QUICK)):
+        began_s = clock.now_s
+        scenarios.measure(found, lambda texts: clock.sleep(0.01), 0, lambda text, done: None, effort)
+        spent_s.append(clock.now_s - began_s)
+    assert spent_s[1] < spent_s[0] and len(quick.trials) <= scenarios.QUICK.trials
+    assert all(trial.texts >= 662 for trial in quick.trials) and quick.single_texts >= 64

@@ -216,7 +216,7 @@ def test_a_run_tells_what_it_does_and_prints_its_tables(first):
 
 def test_the_fixed_names_are_those_of_the_design(first):
     assert list(FIXED_FIELDS) == FIXED
-    assert set(first.raw) == {"run", "measurements"}
+    assert set(first.raw) == {"run", "measurements", "scenarios"} and first.raw["scenarios"] == []
     for row in first.raw["measurements"]:
         assert list(row)[: len(FIXED)] == FIXED
         assert list(row) == [*FIXED_FIELDS, *FURTHER_FIELDS, *DERIVED_FIELDS]

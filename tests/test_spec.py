@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import string
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +64,7 @@ COMPLETE: dict[str, Any] = {
         "quick": False,
         "deadline_seconds": 60,
     },
+    "scenarios": {"p99_ms": 50, "max_batch": 16, "max_wait_ms": 2},
     "checkpoint": [
         {
             "name": "tiny",
@@ -119,6 +121,7 @@ TABLES: dict[str, tuple[str | int, ...]] = {
     "": (),
     "workload.": ("workload",),
     "protocol.": ("protocol",),
+    "scenarios.": ("scenarios",),
     "checkpoint 'tiny': ": ("checkpoint", 0),
     "variant 'fp32': ": ("variant", 0),
 }
@@ -199,6 +202,34 @@ def test_a_suite_survives_being_stored_and_read_again():
     assert parse(stored) == suite
 
 
+def test_a_suite_without_load_is_stored_as_it_was_before_there_was_any():
+    assert parse(MINIMAL).scenarios is None and "scenarios" not in parse(MINIMAL).model_dump(mode="json")
+    assert parse(COMPLETE).model_dump(mode="json")["scenarios"] == {"p99_ms": 50, "max_batch": 16, "max_wait_ms": 2}
+
+
+def test_a_limit_alone_is_a_load():
+    found = parse(MINIMAL | {"scenarios": {"p99_ms": 50}}).scenarios
+    assert found and (found.p99_ms, found.max_batch, found.max_wait_ms) == (50, 32, 0)
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({}, "scenarios.p99_ms: missing; this key is required"),
+        (5, "scenarios: found 5; should be a table of keys"),
+        ({"p99_ms": 0}, "scenarios.p99_ms: found 0; should be greater than or equal to 0.001"),
+        ({"p99_ms": math.inf}, "scenarios.p99_ms: found inf"),
+        ({"p99_ms": "50"}, "scenarios.p99_ms: found '50'; should be a valid number"),
+        ({"p99_ms": True}, "scenarios.p99_ms: found True; should be a valid number"),
+        ({"p99_ms": 50, "max_batch": 0}, "scenarios.max_batch: found 0; should be greater than or equal to 1"),
+        ({"p99_ms": 50, "max_wait_ms": -1}, "scenarios.max_wait_ms: found -1"),
+        ({"p99_ms": 50, "max_wait_ms": 50}, "scenarios: max_wait_ms: found 50; allowed: less than p99_ms, 50"),
+    ],
+)
+def test_a_load_that_cannot_be_is_refused(table, words):
+    assert refusal(MINIMAL | {"scenarios": table}).startswith(words)
+
+
 def test_a_suite_cannot_be_changed():
     suite = parse(MINIMAL)
     with pytest.raises(ValueError):
@@ -258,7 +289,8 @@ def test_a_strange_key_is_refused_like_any_other(shown, key):
 def test_a_key_that_resembles_none_gets_no_guess():
     message = refusal(MINIMAL | {"zzzz": 1})
     assert message == (
-        "zzzz: unknown key; allowed: name, title, description, baseline, workload, protocol, checkpoint, variant"
+        "zzzz: unknown key; allowed: name, title, description, baseline, workload, protocol, scenarios, "
+        "checkpoint, variant"
     )
 
 
@@ -269,6 +301,7 @@ def test_a_missing_key_is_named(shown):
         "": ["name", "baseline", "workload", "variant"],
         "workload.": ["dataset"],
         "protocol.": [],
+        "scenarios.": ["p99_ms"],
         "checkpoint 'tiny': ": [],
         "variant 'fp32': ": ["model", "backend", "precision"],
     }[shown]
@@ -704,6 +737,8 @@ def test_an_override_makes_a_table_that_is_not_in_the_file(tmp_path):
         '[[variant]]\nname = "a"\nmodel = "org/m"\nbackend = "pytorch"\nprecision = "fp32"\n'
     )
     assert load_suite(str(path), ["protocol.rounds=4"]).protocol.rounds == 4
+    load = load_suite(str(path), ["scenarios.p99_ms=50"]).scenarios
+    assert load is not None and load.p99_ms == 50
 
 
 @pytest.mark.parametrize(
