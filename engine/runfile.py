@@ -3,7 +3,7 @@
 A zip of six parts, nothing of which is code:
 
     manifest.json   format, version, and each part's length and sha256
-    run.json        the run's columns, tags, and measurements with their blocks' and predictions' heads
+    run.json        the run's columns, tags, measurements with their blocks' and predictions' heads, and scenarios
     examples.json   {} or data set, label names, texts, labels and positions in the data set, in order
     latencies.f8    float64, little-endian: every block's calls, block after block in the order of run.json
     logits.f4       float32, little-endian: every prediction's [rows, columns], one after another
@@ -49,12 +49,13 @@ from engine.corpus import digest
 from engine.errors import RequestError, one_line
 from engine.store import open_store, queries
 from engine.store.migrations import HEAD
-from engine.store.models import Block, Measurement, Prediction, Run, UtcDateTime
+from engine.store.models import Block, Measurement, Prediction, Run, Scenario, UtcDateTime
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-FORMAT, VERSION = "inference-bench run", 1
+FORMAT, VERSION = "inference-bench run", 2
+"""Without scenarios a file is one of version 1, so that an older bench can read it."""
 SUFFIX = ".run.zip"
 MANIFEST = "manifest.json"
 PARTS = {
@@ -69,6 +70,8 @@ MAX_BYTES = 200_000_000
 """Of the file, and of all its parts together when they are unpacked."""
 MAX_MANIFEST_BYTES = MAX_DIRECTORY_BYTES = 4096
 MAX_DEPTH = 16
+MAX_TRIALS = 100
+"""Of one variant under load."""
 MAX_TEXT = 100_000
 """The longest text of a column without a length of its own, in characters."""
 LOG_BYTES = 60_000
@@ -279,6 +282,42 @@ class _Quality(_Open):
         return self
 
 
+class _Trial(_Strict):
+    """As `engine.scenarios.Trial` has it."""
+
+    rate_per_s: Positive
+    texts: Count
+    late: Count
+    answered: Count
+    p99_s: Positive
+    mean_batch: Positive
+    holds: bool
+
+
+class _Conditions(_Open):
+    seconds: Amount | None = None
+    others_cpu_share: Amount | None = None
+
+
+class _UnderLoad(_Strict):
+    """What every row of a variant under load keeps to, beyond its columns."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> _UnderLoad:
+        row: Any = self
+        figures = (row.single_texts, row.single_p90_s, row.offline_texts_per_s)
+        if row.status != "measured":
+            if row.trials or any(value is not None for value in (*figures, row.server_texts_per_s, row.validity)):
+                raise ValueError("a variant that failed under load has no figures")
+            return self
+        if None in figures or row.validity is None or not row.trials:
+            raise ValueError("a variant that was measured under load lacks a figure")
+        held = max((trial["rate_per_s"] for trial in row.trials if trial["holds"]), default=None)
+        if row.server_texts_per_s != held:
+            raise ValueError("server_texts_per_s is not the highest rate that held")
+        return self
+
+
 class _Figures(_Strict):
     """What every measurement keeps to, beyond its columns."""
 
@@ -319,6 +358,16 @@ COLUMNS: dict[str, Any] = {
             "throughput_samples_per_s_high", "speedup", "speedup_low", "speedup_high",
         )
     },
+    "scenario.status": Literal["measured", "failed"],
+    "scenario.validity": Literal["valid", "unstable"],
+    "scenario.p99_limit_s": Positive,
+    "scenario.max_batch": Annotated[int, Field(gt=0, lt=2**31)],
+    "scenario.max_wait_s": Amount,
+    "scenario.single_p90_s": Positive,
+    "scenario.offline_texts_per_s": Positive,
+    "scenario.server_texts_per_s": Positive,
+    "scenario.trials": _like(Annotated[list[_Trial], Field(max_length=MAX_TRIALS)]),
+    "scenario.conditions": _like(_Conditions),
     "prediction.model_labels": list[Line],
     # Warm-up comes before round 0.
     "block.round": Annotated[int, Field(ge=-1, lt=2**31)],
@@ -375,7 +424,14 @@ _Measurement = _model(
     blocks=(list[_Block], []),  # type: ignore[valid-type]
     prediction=(_Prediction | None, None),
 )
-_Run = _model(Run, ELSEWHERE, tags=(list[Line], []), measurements=(list[_Measurement], []))  # type: ignore[valid-type]
+_Scenario = _model(Scenario, KEYS, _UnderLoad)
+_Run = _model(
+    Run,
+    ELSEWHERE,
+    tags=(list[Line], []),
+    measurements=(list[_Measurement], []),  # type: ignore[valid-type]
+    scenarios=(list[_Scenario], []),  # type: ignore[valid-type]
+)
 
 
 class _Examples(_Strict):
@@ -414,7 +470,7 @@ class _Part(_Strict):
 
 class _Manifest(_Strict):
     format: Literal["inference-bench run"]
-    version: Literal[1]
+    version: Literal[1, 2]
     db_schema: Annotated[str, Field(alias="schema", max_length=32)]
     parts: dict[Literal["run.json", "examples.json", "latencies.f8", "logits.f4", "logs.json"], _Part]
 
@@ -429,13 +485,14 @@ def dump(reference: str) -> tuple[str, bytes]:
         if run.status in queries.LIVE:
             raise RequestError(f"run {run.id} is under way ({run.status}); export its file when it has ended")
         parts = dict(zip(PARTS, _parts(session, run), strict=True))
+        version = VERSION if run.scenarios else 1
         name = f"{run.suite_name}-{run.id[-6:].lower()}{SUFFIX}"
     if sum(map(len, parts.values())) > MAX_BYTES or any(len(parts[part]) > PARTS[part] for part in PARTS):
         most = max(parts, key=lambda part: len(parts[part]))
         raise RequestError(f"run {run.id} is too large for a file: {most} has {len(parts[most]) // 1_000_000} MB")
     manifest = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": version,
         "schema": HEAD,
         "parts": {
             part: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -476,8 +533,13 @@ def _parts(session: Session, run: Run) -> tuple[bytes, ...]:
             "labels": [example.label for example in found],
             "source_indices": [example.source_index for example in found],
         }
+    loads = [_columns(row, KEYS) for row in run.scenarios]
     return (
-        _json(_columns(run, ELSEWHERE) | {"tags": run.tags, "measurements": rows}),
+        _json(
+            _columns(run, ELSEWHERE)
+            | {"tags": run.tags, "measurements": rows}
+            | ({"scenarios": loads} if loads else {})
+        ),
         _json(examples),
         b"".join(latencies),
         b"".join(logits),
@@ -682,6 +744,9 @@ def _checked(parts: dict[str, bytes]) -> _Content:
     names = [(row.variant, row.batch_size) for row in run.measurements]
     if len(set(names)) != len(names):
         raise ValueError("a variant has two measurements at one batch size")
+    loaded = [row.variant for row in run.scenarios]
+    if len(set(loaded)) != len(loaded) or not set(loaded) <= {name for name, _ in names}:
+        raise ValueError("scenarios are not of one variant each that the run has")
     predictions = [(row, row.prediction) for row in run.measurements if row.prediction is not None]
     for row, prediction in predictions:
         _check_prediction(row, prediction, examples)
@@ -758,6 +823,8 @@ def _store(session: Session, content: _Content, log: Path | None) -> None:
             values = _values(row.prediction, Prediction, KEYS)
             session.execute(insert(Prediction).values(measurement_id=key, logits=raw, **values))
             value += size
+    if run.scenarios:
+        session.execute(insert(Scenario), [{"run_id": run.id, **_values(s, Scenario, KEYS)} for s in run.scenarios])
 
 
 def _values(checked: BaseModel, model: Any, without: Sequence[str]) -> dict[str, Any]:

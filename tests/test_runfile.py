@@ -77,6 +77,7 @@ def everything(run_id: str) -> dict[str, Any]:
         return {
             "run": {key: value for key, value in queries.run_summary(run).items() if key not in anew},
             "rows": [queries.flat(row) for row in rows],
+            "scenarios": queries.scenarios(session, run.id),
             "positions": [row.position for row in rows],
             "blocks": [
                 [(*block[:6], block.latencies_s.tolist()) for block in queries.latencies(session, row.id, kind)]
@@ -99,7 +100,7 @@ def tables(folder: Path) -> dict[str, int]:
     if not database.exists():
         return {}
     with closing(sqlite3.connect(database)) as connection:
-        names = ("run", "run_tag", "measurement", "block", "prediction", "example_set", "example")
+        names = ("run", "run_tag", "measurement", "block", "prediction", "scenario", "example_set", "example")
         return {name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in names}
 
 
@@ -119,6 +120,25 @@ def test_a_run_is_the_same_on_the_other_side(
         run = queries.get_run(session, run_id)
         assert run.imported_at is not None and run.pid is None and run.heartbeat_at is None
         assert queries.mark_interrupted(session) == []
+
+
+def test_only_a_run_that_was_put_under_load_needs_a_bench_that_knows_of_it(
+    sent: Path, at: Callable[[Path], None]
+) -> None:
+    at(sent)
+    for run_id, version in ((FULL, 2), (SIZES, 1)):
+        parts = parts_of(runfile.dump(run_id)[1])
+        assert json.loads(parts[runfile.MANIFEST])["version"] == version
+        assert ("scenarios" in json.loads(parts["run.json"])) is (version == 2)
+
+
+def test_a_file_of_a_bench_that_knew_no_load_is_still_read(file: bytes, tmp_path: Path) -> None:
+    parts = parts_of(file)
+    run, manifest = json.loads(parts["run.json"]), json.loads(parts[runfile.MANIFEST])
+    del run["scenarios"]
+    parts |= {"run.json": json.dumps(run).encode(), runfile.MANIFEST: json.dumps(manifest | {"version": 1}).encode()}
+    assert runfile.load(packed(parts)) == (FULL, True)
+    assert everything(FULL)["scenarios"] == [] and tables(tmp_path / "received")["scenario"] == 0
 
 
 def test_the_end_of_its_log_comes_along(file: bytes, tmp_path: Path) -> None:
@@ -234,6 +254,7 @@ def setting(*path: str | int, value: Any) -> Edit:
 
 
 ROW = ("measurements", 0)
+LOAD = ("scenarios", 0)
 
 
 @pytest.mark.parametrize(
@@ -281,6 +302,28 @@ ROW = ("measurements", 0)
         ("run.json", setting(*ROW, "blocks", 0, "kind", value="x"), "kind"),
         ("run.json", setting(*ROW, "run_id", value="x"), "run_id: Extra inputs"),
         ("run.json", lambda run: run["measurements"].append(run["measurements"][0]), "two measurements at one batch"),
+        ("run.json", setting(*LOAD, "status", value="unavailable"), "scenarios 0 status"),
+        ("run.json", setting(*LOAD, "validity", value="invalid"), "scenarios 0 validity"),
+        ("run.json", setting(*LOAD, "validity", value=None), "lacks a figure"),
+        ("run.json", setting(*LOAD, "single_p90_s", value=None), "lacks a figure"),
+        ("run.json", setting(*LOAD, "trials", value=[]), "lacks a figure"),
+        ("run.json", setting(*LOAD, "trials", value="<b>"), "trials"),
+        ("run.json", setting(*LOAD, "trials", 0, "rate_per_s", value=-1), "rate_per_s"),
+        ("run.json", setting(*LOAD, "trials", 0, "p99_s", value="<b>"), "p99_s"),
+        ("run.json", setting(*LOAD, "trials", 0, "texts", value=1e9), "texts"),
+        ("run.json", setting(*LOAD, "trials", 0, "more", value=1), "more: Extra inputs"),
+        ("run.json", setting(*LOAD, "trials", 1, "holds", value=True), "not the highest rate that held"),
+        ("run.json", lambda run: run["scenarios"][0]["trials"].extend(run["scenarios"][0]["trials"] * 99), "trials"),
+        ("run.json", setting(*LOAD, "server_texts_per_s", value=1e6), "not the highest rate that held"),
+        ("run.json", setting(*LOAD, "server_texts_per_s", value=None), "not the highest rate that held"),
+        ("run.json", setting(*LOAD, "offline_texts_per_s", value=0), "offline_texts_per_s"),
+        ("run.json", setting(*LOAD, "max_batch", value=0), "max_batch"),
+        ("run.json", setting(*LOAD, "measured_at", value="9999-12-31T23:59:59+00:00"), "measured_at"),
+        ("run.json", setting(*LOAD, "run_id", value="x"), "run_id: Extra inputs"),
+        ("run.json", setting(*LOAD, "variant", value="nobody"), "scenarios are not of one variant each"),
+        ("run.json", setting(*LOAD, "variant", value="nf4"), "scenarios are not of one variant each"),
+        ("run.json", setting("scenarios", 5, "single_texts", value=5), "that failed under load has no figures"),
+        ("run.json", setting("scenarios", value={}), "scenarios: Input should be a valid list"),
         ("examples.json", lambda found: found["texts"].pop(), "199 texts"),
         ("examples.json", setting("labels", 0, value=4), "a label 4 of 4"),
         ("examples.json", setting("labels", 0, value=None), "some have none"),
@@ -292,7 +335,8 @@ ROW = ("measurements", 0)
         ("logs.json", setting("/etc/cron.d/x", value="x"), "plain name"),
         ("logs.json", setting(".bashrc", value="x"), "plain name"),
         ("logs.json", setting("run.log", value=5), "plain name"),
-        (runfile.MANIFEST, setting("version", value=2), "its format is 2, which a newer bench wrote"),
+        (runfile.MANIFEST, setting("version", value=3), "its format is 3, which a newer bench wrote"),
+        (runfile.MANIFEST, setting("version", value=0), "version"),
         (runfile.MANIFEST, setting("format", value="something else"), "format"),
         (runfile.MANIFEST, setting("parts", "run.json", "sha256", value="0" * 64), "run.json is damaged"),
         (runfile.MANIFEST, setting("parts", "run.json", "bytes", value=5), "run.json is longer"),

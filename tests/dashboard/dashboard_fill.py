@@ -11,7 +11,7 @@ import numpy as np
 
 from engine import labels, operators, summary
 from engine.store import open_store, queries
-from engine.store.models import Measurement, Run
+from engine.store.models import Measurement, Run, Scenario
 from engine.summary import Block, Raw, answers, speed
 
 LABELS = ["World", "Sports", "Business", "Sci/Tech"]
@@ -88,6 +88,8 @@ def fill(url: str) -> None:
         lacking = _empty(8, "tf32", "DistilBERT TF32", "unavailable", "TF32 needs a GPU")
         _compare([*rows, chance, wrong], truth)
         run.measurements = [*rows, chance, wrong, failed, lacking]
+        run.suite = run.suite | {"scenarios": {"p99_ms": 100.0, "max_batch": 32, "max_wait_ms": 0.0}}
+        run.scenarios = loads()
         queries.add_run(session, run)
 
         run = _run(SIZES, "finished", hours=4, sizes=[1, 8, 32])
@@ -127,6 +129,55 @@ def fill(url: str) -> None:
                 _empty(p + len(group), values[0], values[1], "cancelled", reason) for p, values in enumerate(rest)
             ]
             queries.add_run(session, run)
+
+
+def loads() -> list[Scenario]:
+    """Under load: the baseline, one in doubt, the fastest, one no rate of which held, one as good as the baseline."""
+    doubt = {"validity": "unstable", "validity_reason": "other processes used 1.2 of 4 CPUs while it was timed"}
+    none = dict.fromkeys(
+        ("validity", "single_texts", "single_p90_s", "offline_texts_per_s", "server_texts_per_s", "conditions")
+    )
+    died = {"status": "failed", "status_reason": "the worker was ended by SIGKILL", "trials": []}
+    return [
+        _load("fp32", 200.0, [(140.0, True), (167.0, False), (153.0, True), (160.0, False)]),
+        _load("nf4", 150.0, [(105.0, True), (125.0, False), (115.0, False)], **doubt),
+        _load("student", 1100.0, [(770.0, True), (920.0, True), (1006.0, False), (962.0, True)]),
+        _load("onnx", 205.0, [(143.0, True), (171.0, False), (157.0, True), (164.0, False)]),
+        _load("int8", 520.0, [(364.0, False), (182.0, False), (91.0, False)]),
+        _load("sst2", 1.0, [], **none | died),
+    ]
+
+
+def _load(variant: str, offline_per_s: float, tried: list[tuple[float, bool]], **columns: Any) -> Scenario:
+    trials = [
+        {
+            "rate_per_s": rate,
+            "texts": (count := max(662, round(15 * rate))),
+            "late": count // 200 if holds else count // 80,
+            "answered": count if holds else count // 2,
+            "p99_s": 0.1 * (0.55 + 0.4 * rate / offline_per_s if holds else 1.5 + 3 * rate / offline_per_s),
+            "mean_batch": 1 + 4 * rate / offline_per_s,
+            "holds": holds,
+        }
+        for rate, holds in tried
+    ]
+    given = {
+        "variant": variant,
+        "status": "measured",
+        "validity": "valid",
+        "measured_at": START,
+        "p99_limit_s": 0.1,
+        "max_batch": 32,
+        "max_wait_s": 0.0,
+        "padding": "max_length",
+        "single_texts": 400,
+        "single_p90_s": 1.2 / offline_per_s,
+        "offline_texts_per_s": offline_per_s,
+        "server_texts_per_s": max((rate for rate, holds in tried if holds), default=None),
+        "trials": trials,
+        "conditions": {"seconds": 72.0, "cpus": 4, "others_cpu_share": 0.02, "steal_share": 0.0},
+    }
+    return Scenario(**given | columns)
 
 
 def _run(run_id: str, status: str, hours: float, sizes: list[int] | None = None, example_set: str = "labelled") -> Run:

@@ -8,7 +8,7 @@ from dashboard_fill import fill
 from sqlalchemy import select
 
 from engine.store import open_store, queries
-from engine.store.models import Example, ExampleSet, Measurement, Run
+from engine.store.models import Example, ExampleSet, Measurement, Run, Scenario
 
 SHORT = "<b class=hurt>"
 """For columns of 16 characters."""
@@ -53,6 +53,12 @@ def fill_hostile(url: str) -> None:
             if row.validity == "invalid":
                 row.backend, row.precision, row.options = NAME, SHORT, {NAME: TEXT}
                 row.padding = row.order = SHORT
+        for load in session.scalars(select(Scenario)):
+            load.variant = _key(load.variant)
+            for name in ("status_reason", "validity_reason"):
+                setattr(load, name, getattr(load, name) and TEXT)
+            if load.status == "failed":
+                load.padding = SHORT
 
 
 def _key(variant: str) -> str:

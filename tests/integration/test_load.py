@@ -1,0 +1,172 @@
+"""A run puts its variants under a service's load, keeps what they give, and goes on where it was ended meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import jobs, runfile
+from engine.measure import arrivals
+from engine.store import open_store, queries
+
+pytestmark = pytest.mark.slow
+
+SHORT = {"rounds": 6, "block_seconds": 0.02, "min_calls": 6, "max_seconds": 10.0, "quick": True}
+"""`quick` as `--quick` sets it: whole efforts take minutes a variant."""
+LIMIT_MS = 5000.0
+"""So long that some rate holds also on a machine that others use."""
+
+
+@pytest.fixture
+def suite(shaped_models, write_suite, tmp_path):
+    """suite(*variants, **keys of [scenarios]): light variants named after what they say of themselves; its file."""
+
+    def make(*variants: dict[str, Any], **load: Any) -> Path:
+        usual = {"model": shaped_models["wide"], "backend": "onnxruntime"}
+        table = {"p99_ms": LIMIT_MS, "max_batch": 8} | load
+        filled = [usual | variant for variant in variants]
+        return write_suite(tmp_path, filled, name="loaded", protocol=SHORT, scenarios=table)
+
+    return make
+
+
+def stored(run_id: str = "latest") -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """A run, variant -> its measurement, variant -> its scenarios."""
+    with open_store(create=False) as store, store.session() as session:
+        run = queries.get_run(session, run_id)
+        rows = {row.variant: queries.flat(row) for row in queries.measurements(session, run.id)}
+        return queries.run_summary(run), rows, {row["variant"]: row for row in queries.scenarios(session, run.id)}
+
+
+def check(found: dict[str, Any]) -> None:
+    """What holds of any result, whatever the machine was like."""
+    assert found["status"] == "measured" and found["validity"] in ("valid", "unstable")
+    assert (found["validity"] == "valid") is (found["validity_reason"] is None)
+    assert found["p99_limit_s"] == LIMIT_MS / 1e3 and found["single_p90_s"] > 0 and found["single_texts"] >= 64
+    assert 1 <= len(found["trials"]) <= 5 and found["conditions"]["seconds"] > 4
+    held = [trial["rate_per_s"] for trial in found["trials"] if trial["holds"]]
+    assert found["server_texts_per_s"] == max(held, default=None)
+    for trial in found["trials"]:
+        assert trial["rate_per_s"] < found["offline_texts_per_s"] and trial["texts"] >= 662
+        assert trial["holds"] is (trial["late"] <= arrivals.most_late(trial["texts"], 0.99))
+        assert 1 <= trial["mean_batch"] <= found["max_batch"]
+        if trial["holds"]:
+            assert trial["answered"] == trial["texts"] and trial["p99_s"] <= found["p99_limit_s"]
+
+
+def test_every_measured_variant_is_put_under_load_its_own_way(suite, bench, shaped_models, tmp_path):
+    own = {"name": "own", "batch_size": 4, "padding": "longest", "order": "length"}
+    packed = {"name": "packed", "model": shaped_models["wide"], "backend": "pytorch", "padding": "packed"}
+    lacking = {"name": "tf32", "model": shaped_models["wide"], "backend": "pytorch", "precision": "tf32"}
+    file = tmp_path / "run.json"
+    done = bench("run", suite({"name": "plain"}, own, packed, lacking), "--device", "cpu", "--json", file)
+    assert done.returncode == 0, done.stderr
+    written = json.loads(file.read_text())
+    found = {row["variant"]: row for row in written["scenarios"]}
+    assert list(found) == ["plain", "own", "packed"], "not what cannot run here"
+    for row in found.values():
+        check(row)
+        assert row["server_texts_per_s"], row
+    assert [(row["padding"], row["max_batch"]) for row in found.values()] == [
+        ("max_length", 8), ("longest", 4), ("packed", 8),
+    ]  # fmt: skip
+    told = [line for line in done.stderr.splitlines() if line.startswith("serving: ")]
+    # Each at its beginning, and again where it takes long.
+    assert list(dict.fromkeys(line.split(": ")[1] for line in told)) == ["plain", "own", "packed"]
+    assert done.stderr.index("timing: ") < done.stderr.index("serving: ") < done.stderr.index("finished: ")
+    assert "Under a service's load: p99 within 5,000 ms, batches of each variant's own" in done.stdout
+    run, rows, again = stored()
+    assert run["spec"]["scenarios"] == {"p99_ms": LIMIT_MS, "max_batch": 8, "max_wait_ms": 0.0}
+    assert again == found and {row["status"] for row in rows.values()} == {"measured", "unavailable"}
+    assert bench("resume", run["id"]).stderr.strip().endswith("every variant is measured, or unavailable here")
+
+    elsewhere = tmp_path / "one.run.zip"
+    runfile.write(run["id"], elsewhere)
+    env = {"BENCH_DATA_DIR": str(tmp_path / "other")}
+    assert bench("import", elsewhere, env=env).returncode == 0
+    shown = bench("show", run["id"], env=env).stdout
+    assert "Holds texts/s" in shown
+    exported = json.loads(bench("export", run["id"], "--format", "json", env=env).stdout)
+    assert exported["scenarios"] == list(again.values())
+    assert bench("delete", run["id"], "--yes", env=env).returncode == 0
+    url = f"sqlite:///{tmp_path / 'other' / 'bench.sqlite'}"
+    with open_store(url, create=False) as store, store.session() as session:
+        assert queries.scenarios(session, run["id"]) == []
+
+
+def test_a_worker_that_dies_under_load_is_a_row_with_its_reason(suite, live, bench, wait_until):
+    run = live("run", suite({"name": "fp32"}, {"name": "other"}), "--device", "cpu")
+    run.wait_for("serving: other", 240)
+    pid = wait_until(lambda: run.workers().get("other"), 60)
+    # Not while it starts: then there would be nothing under load yet.
+    wait_until(lambda: "offline" in str(stored()[0]["progress"]), 60)
+    os.kill(pid, signal.SIGKILL)
+    assert run.end(240) == 1, run.said
+    summary, rows, found = stored()
+    assert summary["status"] == "finished" and summary["status_reason"] == "failed under load: other"
+    assert {row["status"] for row in rows.values()} == {"measured"} and rows["other"]["speedup"]
+    check(found["fp32"])
+    lost = found["other"]
+    assert lost["status"] == "failed" and lost["status_reason"] == "the worker was ended by SIGKILL"
+    assert lost["trials"] == [] and lost["validity"] is None and lost["offline_texts_per_s"] is None
+    assert "failed under load: other: the worker was ended by SIGKILL" in run.said
+
+    done = bench("resume", summary["id"])
+    assert done.returncode == 0, done.stderr
+    after = stored()[2]
+    check(after["other"])
+    assert after["fp32"] == found["fp32"], "what is stored stays"
+
+
+@pytest.mark.parametrize("way", ["cancelled", "killed"])
+def test_a_run_that_ends_under_load_goes_on_with_the_load_alone(suite, live, bench, wait_until, way):
+    run = live("run", suite({"name": "fp32"}, {"name": "other"}), "--device", "cpu")
+    run.wait_for("serving: other", 240)
+    run_id = stored()[0]["id"]
+    if way == "killed":
+        os.killpg(run.process.pid, signal.SIGKILL)
+        run.process.wait()
+        with open_store() as store, store.session() as session:
+            queries.mark_interrupted(session)
+    else:
+        jobs.cancel(run_id)
+        assert run.end(60) == 130, run.said
+    summary, rows, found = stored(run_id)
+    assert summary["status"] == ("interrupted" if way == "killed" else "cancelled")
+    assert {row["status"] for row in rows.values()} == {"measured"} and list(found) == ["fp32"]
+
+    done = bench("resume", run_id)
+    assert done.returncode == 0, done.stderr
+    phases = {line.split(":")[0] for line in done.stderr.splitlines()}
+    assert "serving" in phases and not phases & {"loading", "answering", "timing"}
+    assert "serving: fp32" not in done.stderr
+    summary, after, load = stored(run_id)
+    assert (summary["status"], summary["status_reason"]) == ("finished", None)
+    assert after == rows, "no measurement is touched"
+    assert load["fp32"] == found["fp32"]
+    check(load["other"])
+
+
+def test_a_look_stores_nothing_and_says_what_does(suite, bench, write_suite, tmp_path, shaped_models):
+    file = suite({"name": "fp32"}, {"name": "own", "batch_size": 4})
+    done = bench("scenarios", file, "--variant", "own", "--device", "cpu", "--json", "-")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["p99_limit_s"], found["max_batch"]) == (LIMIT_MS / 1e3, 4) and found["trials"]
+    done = bench("scenarios", file, "--variant", "own", "--device", "cpu", "--p99-ms", 150, "--max-batch", 6)
+    assert done.returncode == 0 and "p99 within 150 ms" in done.stdout and "in batches of 6" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith("not stored: [scenarios] in a suite")
+    variants = [{"name": "fp32", "model": shaped_models["wide"], "backend": "onnxruntime"}]
+    bare = write_suite(tmp_path / "bare", variants, name="bare")
+    for arguments, words in (
+        ((), "suite 'bare' has no [scenarios]; give the limit in milliseconds: --p99-ms MS"),
+        (("--p99-ms", 5, "--max-wait-ms", 5), "max_wait_ms: found 5; allowed: less than p99_ms"),
+        (("--p99-ms", 0), "scenarios.p99_ms: found 0"),
+    ):
+        done = bench("scenarios", bare, "--variant", "fp32", *arguments)
+        assert done.returncode == 2 and words in done.stderr and len(done.stderr.strip().splitlines()) == 1
