@@ -67,6 +67,7 @@ VIEWS: dict[str, tuple[str, str]] = {
     "classify": ("classify", "text"),
     "run": ("run", "table"),
     "roofline": ("roofline", "table"),
+    "load": ("load", "table"),
     "runs": ("runs", "grid"),
 }
 """Page -> its path, and the part of it that answers."""

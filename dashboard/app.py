@@ -16,6 +16,7 @@ PAGES = (
     ("examples", "Examples", "The texts on which variants disagree."),
     ("decide", "Decide", "Set your limits: what remains, which is fastest, what each limit costs."),
     ("roofline", "Roofline", "How near each variant comes to this device's measured limit, and what its time goes to."),
+    ("load", "Load", "How many texts a second each variant holds within a limit on p99, as they come at random."),
     ("ship", "Ship it", "The chosen variant as a folder, with a snippet that loads it."),
     ("classify", "Classify", "Type a text and watch each variant answer."),
     ("run", "Run", "Choose a suite and measure it on this machine, with live progress."),

@@ -15,7 +15,7 @@ from engine.spec import Suite, load_suite, suite_files
 
 FILE = "a file …"
 FIRST = "demo"
-OF_SUITE = ("variants", "batch_size", "examples", "rounds", "max_seconds")
+OF_SUITE = ("variants", "batch_size", "examples", "rounds", "max_seconds", "p99_ms")
 """The choices in the URL that are a suite's own: another suite begins with what it says itself."""
 Value = TypeVar("Value")
 

@@ -15,7 +15,7 @@ import streamlit as st
 
 from dashboard import disagreements, frame
 from dashboard.disagreements import Answers
-from engine import batching, exports, history, paths, runfile, slurm
+from engine import batching, exports, history, paths, runfile, serving, slurm
 from engine.errors import RequestError, one_line
 from engine.store import Store, open_store, queries
 from engine.store.queries import Search
@@ -129,7 +129,7 @@ def delete(run_id: str) -> None:
 
 def _forget() -> None:
     """What was read of the history before it was changed here."""
-    for read in (_runs, _number, _names, _ended_measurements):
+    for read in (_runs, _number, _names, _ended_measurements, _ended_scenarios):
         read.clear()
 
 
@@ -171,6 +171,33 @@ def _ended_measurements(
 def _read_measurements(url: str, run_id: str) -> pd.DataFrame:
     with _store(url).session() as session:
         return frame.build([queries.flat(row) | {"id": row.id} for row in queries.measurements(session, run_id)])
+
+
+def loads(summary: dict[str, Any], measured: pd.DataFrame) -> list[frame.Row]:
+    """What a run's variants gave under a service's load (`engine.serving.joined`), given its summary and frame."""
+    url, run_id = paths.database_url(), summary["id"]
+    if summary["status"] in LIVE:
+        found = _live_scenarios(url, run_id)
+    else:
+        found = _ended_scenarios(url, run_id, summary["status"], summary["finished_at"], summary["imported_at"])
+    return serving.joined(found, frame.rows_of(measured))
+
+
+@st.cache_data(ttl=2, max_entries=8, show_spinner=False)
+def _live_scenarios(url: str, run_id: str) -> list[dict[str, Any]]:
+    return _read_scenarios(url, run_id)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _ended_scenarios(
+    url: str, run_id: str, status: str, finished_at: str | None, imported_at: str | None
+) -> list[dict[str, Any]]:
+    return _read_scenarios(url, run_id)
+
+
+def _read_scenarios(url: str, run_id: str) -> list[dict[str, Any]]:
+    with _store(url).session() as session:
+        return queries.scenarios(session, run_id)
 
 
 @st.cache_data(ttl=60, max_entries=4, show_spinner=False)

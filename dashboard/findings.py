@@ -12,8 +12,8 @@ from typing import Any
 
 from dashboard.frame import Row, baseline_of, pareto, usable
 from dashboard.metrics import METRICS
-from engine import tables, takeaways
-from engine.units import between, megabytes, milliseconds, percent, point_interval, times
+from engine import serving, tables, takeaways
+from engine.units import between, megabytes, milliseconds, percent, point_interval, significant, times
 
 
 @dataclass(frozen=True)
@@ -313,6 +313,31 @@ def limit_detail(rows: Sequence[Row]) -> str:
     share = fastest["limit_share"]
     reached = "" if share is None else f"reaches {percent(share, 0)}% of its ceiling and "
     return f"The fastest, {fastest['name']}, {reached}waits most for {BINDS[fastest['binds']]}."
+
+
+def load_title(loads: Sequence[Row]) -> str:
+    """How much of what they answer offline the variants hold as texts come; over rows of `engine.serving.joined`."""
+    done = [row for row in loads if row["status"] == "measured"]
+    shares = [row["server_texts_per_s"] / row["offline_texts_per_s"] for row in done if row["server_texts_per_s"]]
+    if not shares:
+        return "No variant held a rate that was tried" if loads else "No variant was put under load"
+    low, high = percent(min(shares), 0), percent(max(shares), 0)
+    none = [row["name"] for row in done if not row["server_texts_per_s"]]
+    rest = "" if not none else f"; none by {joined(none) if len(none) < 3 else f'{len(none)} of them'}"
+    return f"Held within the limit: {low if low == high else f'{low} to {high}'}% of the offline rate{rest}"
+
+
+def load_trials_title(loads: Sequence[Row]) -> str:
+    """Between which rates the best variant's p99 leaves the limit."""
+    best = max((row for row in loads if row["server_texts_per_s"]), key=lambda r: r["server_texts_per_s"], default=None)
+    if best is None:
+        return load_title(loads)
+    beyond = best["beyond_texts_per_s"]
+    until = f", and not at {significant(beyond)}" if beyond else ", the most that was tried"
+    rate = significant(best["server_texts_per_s"])
+    # A chart's title breaks into lines of its own.
+    limit = serving.limit_words(loads).replace(" ms", "\u00a0ms")
+    return f"{best['name']} keeps {limit} at {rate} texts/s{until}"
 
 
 def operators_title(rows: Sequence[Row]) -> str:

@@ -20,7 +20,7 @@ from engine.errors import RequestError
 from engine.store import models, queries
 from engine.units import NOTHING, milliseconds, significant
 
-PHASES = ("queued", "preparing", "loading", "answering", "timing", "finished")
+PHASES = ("queued", "preparing", "loading", "answering", "timing", "serving", "finished")
 
 
 @dataclass(frozen=True)
@@ -155,9 +155,12 @@ def series(found: list[Lane], look: Theme) -> tuple[pd.DataFrame, list[Any]]:
 def strip(summary: dict[str, Any]) -> str:
     """The phases in a row as HTML, the present one marked."""
     now = phase(summary)
+    load = summary["spec"].get("scenarios") is not None
     at = PHASES.index(now) if now in PHASES else -1
     parts = []
     for index, name in enumerate(PHASES):
+        if name == "serving" and not load:
+            continue
         sign = "✓" if index < at else "▶" if index == at else "·"
         css = "ib-now" if index == at else "ib-past" if index < at else "ib-next"
         current = ' aria-current="step"' if index == at else ""
@@ -207,10 +210,12 @@ def _line(summary: dict[str, Any], lane: Lane, mark: Mark, several: bool, wanted
 
 def state(summary: dict[str, Any], lane: Lane) -> str:
     """What one measurement is doing, with a sign."""
-    if lane.status != "pending":
-        return {"measured": "✓ measured"}.get(lane.status) or scorecard.STATES.get(lane.status, lane.status)
     progress = summary["progress"] or {}
     doing = progress.get("phase")
+    if doing == "serving" and progress.get("variant") == lane.variant and lane.status == "measured":
+        return "▶ under load"
+    if lane.status != "pending":
+        return {"measured": "✓ measured"}.get(lane.status) or scorecard.STATES.get(lane.status, lane.status)
     if progress.get("variant") == lane.variant and doing in ("preparing", "loading", "answering"):
         share = progress.get("done")
         shown = f" {share * 100:.0f}%" if doing == "answering" and share is not None and math.isfinite(share) else ""

@@ -30,6 +30,7 @@ ALSO: Mapping[str, tuple[str, ...]] = {
     "compare": (CHARTS,),
     "decide": (CHARTS,),
     "roofline": (CHARTS, CODE),
+    "load": (CHARTS,),
     "runs": (GRID, CODE),
     "ship": (CODE,),
 }

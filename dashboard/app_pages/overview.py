@@ -201,11 +201,11 @@ def _deck(summary: dict[str, Any], measured: pd.DataFrame, size: int | None, loo
     # python-pptx is loaded by the first who asks for slides.
     from dashboard.export import deck
 
-    return deck.build(summary, measured, data.published(), look, size)
+    return deck.build(summary, measured, data.published(), look, size, data.loads(summary, measured))
 
 
 def _report(summary: dict[str, Any], measured: pd.DataFrame, size: int | None, look: Theme) -> str:
-    return report.build(summary, measured, data.published(), look, size)
+    return report.build(summary, measured, data.published(), look, size, data.loads(summary, measured))
 
 
 main()

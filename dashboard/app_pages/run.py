@@ -163,7 +163,7 @@ def _context(summary: dict[str, Any]) -> str:
 
 def _cancel(summary: dict[str, Any]) -> None:
     if summary["cancel_requested"]:
-        st.caption("Ends after this round.")
+        st.caption(f"Ends after this {'trial' if live.phase(summary) == 'serving' else 'round'}.")
         if st.button("End at once", key="cancel_now", width="stretch", help="What was measured until then is kept."):
             try:
                 jobs.cancel(summary["id"], at_once=True)
@@ -272,11 +272,24 @@ def _controls() -> Choice | None:
         persist_state="session",
         help="For each batch size.",
     )
+    usual_ms = suite.scenarios.p99_ms if suite.scenarios else None
+    limit_ms = one.number_input(
+        "p99 limit under load (ms)",
+        value=link.first("p99_ms", f"p99:{key}", usual_ms, choices.at_least(0.001, float)),
+        min_value=0.001,
+        format="%g",
+        placeholder="none: no load",
+        key=f"p99:{key}",
+        persist_state="session",
+        help="Also puts the variants under a service's load: after the rounds, each alone, how many randomly arriving "
+        "texts a second it answers with 99% of them within this limit. Some minutes a variant.",
+    )
     for name, value, usual in (
         ("batch_size", sizes, usual_sizes),
         ("examples", examples, workload.examples),
         ("rounds", rounds, protocol.rounds),
         ("max_seconds", seconds, protocol.max_seconds),
+        ("p99_ms", "" if limit_ms is None else f"{limit_ms:g}", "" if usual_ms is None else f"{usual_ms:g}"),
     ):
         link.remember(name, value, usual)
     asked_of_slurm = _slurm()
@@ -291,6 +304,7 @@ def _controls() -> Choice | None:
             f"workload.examples={examples}",
             f"protocol.rounds={rounds}",
             f"protocol.max_seconds={float(seconds)}",
+            *([f"scenarios.p99_ms={limit_ms}"] if limit_ms is not None else []),
         ]
         asked = load_suite(reference, overrides).select(chosen)
         cluster = [] if asked_of_slurm is None else slurm.profiles(**asked_of_slurm)

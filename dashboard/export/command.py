@@ -63,24 +63,25 @@ def make(reference: str, ending: str, chart: str | None, dark: bool, batch_size:
         raise RequestError(f"--chart gives {', '.join(IMAGES)} or .html; a .pptx holds all charts")
     if ending in IMAGES and not chart:
         raise RequestError(f"a {ending} holds one chart: --chart tradeoff, latency, throughput, memory, accuracy ...")
-    summary, measured, reported = _read(reference)
+    summary, measured, reported, loads = _read(reference)
     _check_batch_size(measured, batch_size)
     look = style.DARK if dark else style.LIGHT
     if chart:
-        return _chart(summary, measured, reported, look, batch_size, chart, ending.lstrip("."))
+        return _chart(summary, measured, reported, loads, look, batch_size, chart, ending.lstrip("."))
     if ending == ".html":
         from dashboard.export import report
 
-        return report.build(summary, measured, reported, style.DARK if dark else None, batch_size).encode()
+        return report.build(summary, measured, reported, style.DARK if dark else None, batch_size, loads).encode()
     from dashboard.export import deck
 
-    return deck.build(summary, measured, reported, look, batch_size)
+    return deck.build(summary, measured, reported, look, batch_size, loads)
 
 
 def _chart(
     summary: dict[str, Any],
     measured: pd.DataFrame,
     reported: pd.DataFrame,
+    loads: list[dict[str, Any]],
     look: Any,
     batch_size: int | None,
     name: str,
@@ -88,7 +89,7 @@ def _chart(
 ) -> bytes:
     from dashboard.export import content, images
 
-    made = content.charts(summary, measured, reported, look, batch_size)
+    made = content.charts(summary, measured, reported, look, batch_size, loads)
     if not made:
         raise RequestError(f"run {summary['id']} holds no chart: nothing was measured")
     if name not in made:
@@ -105,11 +106,15 @@ def _check_batch_size(measured: pd.DataFrame, batch_size: int | None) -> None:
         raise RequestError(f"--batch-size {batch_size}: the baseline was not measured there; allowed: {allowed}")
 
 
-def _read(reference: str) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
-    """A run, its measurements and what was published. Not through `dashboard.data`, which is Streamlit's cache."""
+def _read(reference: str) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame, list[dict[str, Any]]]:
+    """A run, its measurements, what was published, and what the run gave under load.
+
+    Not through `dashboard.data`, which is Streamlit's cache.
+    """
     import pandas as pd
 
     from dashboard import frame
+    from engine import serving
     from engine.store import open_store, queries
 
     with open_store(create=False) as store, store.session() as session:
@@ -119,4 +124,5 @@ def _read(reference: str) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
             {column.name: getattr(row, column.name) for column in row.__table__.columns}
             for row in queries.published(session)
         ]
-        return queries.run_summary(found), frame.build(rows), pd.DataFrame(reported, dtype=object)
+        loads = serving.joined(queries.scenarios(session, found.id), rows)
+        return queries.run_summary(found), frame.build(rows), pd.DataFrame(reported, dtype=object), loads

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -40,10 +40,11 @@ def charts(
     reported: pd.DataFrame,
     look: Theme,
     batch_size: int | None = None,
+    loads: Sequence[frame.Row] = (),
 ) -> dict[str, go.Figure]:
     """The run's charts by name, signed; empty where nothing was measured.
 
-    `reported`: what others published.
+    `reported`: what others published; `loads`: what the run gave under load, as `engine.serving.joined` has it.
     """
     shown = at(measured, batch_size)
     rows = frame.rows_of(shown)
@@ -62,6 +63,9 @@ def charts(
         made["roofline"] = figures.roofline(measured, summary["ceilings"], look, size)
     if any(profiled(row) for row in rows):
         made["operators"] = figures.by_kind(rows, look)
+    if loads:
+        made["load"] = figures.load_rates(measured, loads, look)
+        made["load-p99"] = figures.load_trials(measured, loads, look)
     if measured["batch_size"].nunique() > 1:
         made["batches"] = figures.over_batch_size(measured, look)
     if figures.pairs(shown, reported):

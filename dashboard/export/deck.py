@@ -28,7 +28,7 @@ from dashboard.figures.tradeoff import place
 from dashboard.frame import Row
 from dashboard.metrics import METRICS, Metric
 from dashboard.style import LIGHT, Theme, marks
-from engine import takeaways
+from engine import serving, takeaways
 from engine.tables import ACCURACY_VERDICTS, SPEED_VERDICTS
 from engine.units import between, megabytes, milliseconds, percent, point_interval, points, significant
 
@@ -58,9 +58,13 @@ def build(
     published: pd.DataFrame,
     look: Theme = LIGHT,
     batch_size: int | None = None,
+    loads: Sequence[Row] = (),
 ) -> bytes:
-    """The deck of a run as a .pptx file, at one batch size: the baseline's largest where none is given."""
-    return _Deck(summary, measured, published, look, batch_size).save()
+    """The deck of a run as a .pptx file, at one batch size: the baseline's largest where none is given.
+
+    `loads`: what the run gave under load, as `engine.serving.joined` has it.
+    """
+    return _Deck(summary, measured, published, look, batch_size, loads).save()
 
 
 class _Deck:
@@ -71,7 +75,9 @@ class _Deck:
         published: pd.DataFrame,
         look: Theme,
         batch_size: int | None,
+        loads: Sequence[Row],
     ) -> None:
+        self.loads = loads
         self.summary, self.look, self.every = summary, look, measured
         shown = content.at(measured, batch_size)
         rows = frame.rows_of(shown)
@@ -99,6 +105,7 @@ class _Deck:
             self._dots(METRICS["accuracy_difference"], _difference_title(self.rows))
             self._limits()
             self._roofline()
+            self._load()
             if any(not row["baseline"] for row, _, _ in self.pairs):
                 self._published()
         notes = [(f"{name}: {kind}. ", text) for name, kind, text in findings.notes(self.rows)]
@@ -542,6 +549,53 @@ class _Deck:
         native.log_axis(chart.value_axis, low, high, base_y)
         native.log_axis(chart.category_axis, left, right, base_x)
 
+    def _load(self) -> None:
+        """The highest rate that each variant holds under load, beside what it answers offline."""
+        rows = [row for row in self.loads if row["status"] == "measured"]
+        if not rows:
+            return
+        held = [row["server_texts_per_s"] for row in rows]
+        data = CategoryChartData()
+        data.categories = _categories(rows)
+        data.add_series(f"holds {serving.limit_words(rows)}", held)
+        data.add_series("offline", [row["offline_texts_per_s"] for row in rows])
+        title = serving.headline(rows)
+        alt = f"{title} " + "; ".join(f"{row['title']}: {_holds(row)}" for row in rows)
+        said = serving.notes(self.loads)
+        slide = self._slide(title, self._load_footer(rows), "\n".join(said))
+        chart = self._chart(slide, XL_CHART_TYPE.LINE_MARKERS, data, alt)
+        self._legend(chart)
+        mine, offline = chart.plots[0].series
+        for series, symbol, color in ((mine, "circle", self.look.accent), (offline, "diamond", self.look.muted)):
+            series.format.line.fill.background()
+            series.smooth = False
+            native.marker(series, symbol, color, 11, None)
+        ups = [
+            row["beyond_texts_per_s"] - rate if rate and row["beyond_texts_per_s"] else None
+            for row, rate in zip(rows, held, strict=True)
+        ]
+        native.error_bars(mine, ups, [None] * len(rows), "y", self.look.accent)
+        for index, rate in enumerate(held):
+            if rate:
+                self._label(mine.points[index], significant(rate))
+        self._axis(chart.value_axis, "Texts a second, log scale", grid=True)
+        self._axis(chart.category_axis, None, grid=False)
+        chart.category_axis.tick_label_position = XL_TICK_LABEL_POSITION.LOW
+        every = [rate for row in rows for rate in (row["server_texts_per_s"], row["offline_texts_per_s"]) if rate]
+        native.log_axis(chart.value_axis, *_log_ends(every, every))
+
+    def _load_footer(self, rows: Sequence[Row]) -> str:
+        trials = sorted(trial["answered"] for row in rows for trial in row["trials"] if trial["holds"])
+        many = f"{trials[0]:,} to {trials[-1]:,} arrivals a trial that held" if trials else "no trial held"
+        examples = sorted({row["examples"] for row in self.measured if row["examples"]})
+        n = f"n = {examples[-1]:,} examples, {many}" if examples else many
+        most = sorted({row["max_batch"] for row in rows})
+        return (
+            f"{self.summary['device_name']} ({self.summary['device']}) · batches of at most "
+            f"{' or '.join(map(str, most))} · {n} · bars: the interval up to the lowest rate that did not hold · "
+            f"run {self.summary['id'][-6:]}"
+        )
+
     def _list(self, title: str, items: Sequence[tuple[str, str]]) -> None:
         """Sentences, each with a bold beginning, on as many slides as they need."""
         width = Emu(BODY[2]).pt
@@ -643,6 +697,13 @@ def _difference_title(rows: Sequence[Row]) -> str:
 
 def _binds(row: Row) -> str:
     return row["binds"] or "bound by something else"
+
+
+def _holds(row: Row) -> str:
+    rate, beyond = row["server_texts_per_s"], row["beyond_texts_per_s"]
+    said = f"holds {significant(rate)} texts/s" if rate else "holds no rate that was tried"
+    said += f", not {significant(beyond)}" if beyond else ""
+    return f"{said}, offline {significant(row['offline_texts_per_s'])}"
 
 
 def _speedup(row: Row) -> str:

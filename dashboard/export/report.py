@@ -10,13 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from dashboard import figures, findings, frame, scorecard
+from dashboard import figures, findings, frame, load_tables, scorecard
 from dashboard.export import content, images
 from dashboard.frame import Row
 from dashboard.style import DARK, FONT, LIGHT, Theme
-from engine import takeaways
+from engine import serving, takeaways
 
-WIDE = ("tradeoff", "roofline", "operators", "batches", "published")
+WIDE = ("tradeoff", "roofline", "operators", "load-p99", "batches", "published")
 """The charts that take the whole width."""
 
 
@@ -26,16 +26,17 @@ def build(
     reported: pd.DataFrame,
     look: Theme | None = None,
     batch_size: int | None = None,
+    loads: Sequence[Row] = (),
 ) -> str:
     """The report of a run at one batch size, the baseline's largest where none is given.
 
     It opens in the reader's own appearance, or as `look`; a button changes that, and paper is always light.
-    `reported`: what others published.
+    `reported`: what others published; `loads`: what the run gave under load, as `engine.serving.joined` has it.
     """
     shown = content.at(measured, batch_size)
     rows = frame.rows_of(shown)
     said = findings.headline(rows) if rows else findings.Headline("This run holds no measurements.", "")
-    charts = content.charts(summary, measured, reported, LIGHT, batch_size)
+    charts = content.charts(summary, measured, reported, LIGHT, batch_size, loads)
     found = takeaways.takeaways(rows)
     body = [
         _header(summary, said, rows),
@@ -46,6 +47,10 @@ def build(
     ]
     if charts:
         body.append(_section("What the figures carry", _looks(lambda theme: scorecard.evidence(rows, theme))))
+    if loads:
+        words = f"<p>{escape(serving.headline(loads))}</p>"
+        table = _looks(lambda theme: load_tables.variants(measured, loads, theme))
+        body.append(_section("Under a service's load", words + table))
     if labels := scorecard.by_label(rows, LIGHT):
         body.append(_section("By label", _looks(lambda theme: scorecard.by_label(rows, theme)) if labels else ""))
     if limits := [(r["name"], r["binds"] or "unknown", r["limits"]["sentence"]) for r in rows if r["limits"]]:
@@ -59,7 +64,7 @@ def build(
         body.append(_section("Notes", _plain(scorecard.notes_table(notes))))
     body.append(_section("Method", f"<p>{escape(content.METHOD)}</p>"))
     body.append(_settings(summary))
-    drawn = {theme.name: _drawings(summary, measured, reported, theme, batch_size) for theme in (LIGHT, DARK)}
+    drawn = {theme.name: _drawings(summary, measured, reported, theme, batch_size, loads) for theme in (LIGHT, DARK)}
     script = f"const drawn={images.literal(json.dumps(drawn))},config={json.dumps(images.CONFIG)};{SCRIPT}"
     title = f"{summary['suite']} on {summary['device_name']}: {said.finding}"
     html = images.page(title, CSS, f"<main>{''.join(body)}</main>", script, plotly=bool(charts))
@@ -67,9 +72,14 @@ def build(
 
 
 def _drawings(
-    summary: dict[str, Any], measured: pd.DataFrame, reported: pd.DataFrame, look: Theme, batch_size: int | None
+    summary: dict[str, Any],
+    measured: pd.DataFrame,
+    reported: pd.DataFrame,
+    look: Theme,
+    batch_size: int | None,
+    loads: Sequence[Row],
 ) -> dict[str, Any]:
-    made = content.charts(summary, measured, reported, look, batch_size)
+    made = content.charts(summary, measured, reported, look, batch_size, loads)
     return {name: json.loads(figure.to_json()) for name, figure in made.items()}
 
 

@@ -6,6 +6,7 @@ from dashboard.figures.decision import decision
 from dashboard.figures.differences import accuracy_differences, speedups
 from dashboard.figures.ecdf import ecdf
 from dashboard.figures.latency import latency
+from dashboard.figures.load import load_rates, load_trials
 from dashboard.figures.memory import memory
 from dashboard.figures.operators import by_kind, by_operator
 from dashboard.figures.published import pairs, published
@@ -21,6 +22,8 @@ __all__ = [
     "decision",
     "ecdf",
     "latency",
+    "load_rates",
+    "load_trials",
     "memory",
     "over_batch_size",
     "pairs",

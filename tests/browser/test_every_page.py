@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from test_dashboard import FULL, RUNNING, is_local, settled, until
 
-PAGES = ["", "compare", "decide", "roofline", "ship", "examples", "run", "classify", "runs", "method"]
-FOLLOWING = ["", "compare", "decide", "roofline", "examples", "run", "runs"]
+PAGES = ["", "compare", "decide", "roofline", "load", "ship", "examples", "run", "classify", "runs", "method"]
+FOLLOWING = ["", "compare", "decide", "roofline", "load", "examples", "run", "runs"]
 """Pages on which a run that goes on is read again every two seconds."""
 STREAMLITS = [("scrollable-region-focusable", "<pre")]
 """axe-core's rule and the beginning of the HTML, where the finding is in Streamlit's own elements."""

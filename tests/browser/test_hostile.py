@@ -32,6 +32,7 @@ PAGES = [
     f"examples?run={FULL}",
     f"decide?run={FULL}&max_memory_mb=1",
     f"roofline?run={FULL}",
+    f"load?run={FULL}",
     f"ship?run={FULL}",
     f"run?run={RUNNING}",
     *(f"runs?run={FULL}&tab={tab}" for tab in ("Variants", "Environment", "Suite", "Log")),

@@ -21,7 +21,8 @@ from dashboard.export import deck
 
 def opened(run_id: str, look: style.Theme = style.LIGHT, batch_size: int | None = None) -> Presentation:
     summary = data.run(run_id)
-    made = deck.build(summary, data.measurements(summary), data.published(), look, batch_size)
+    measured = data.measurements(summary)
+    made = deck.build(summary, measured, data.published(), look, batch_size, data.loads(summary, measured))
     return Presentation(io.BytesIO(made))
 
 
@@ -38,7 +39,7 @@ def test_wide_slides_with_findings_as_titles(made: Presentation) -> None:
     assert made.slide_width / made.slide_height == pytest.approx(16 / 9, rel=1e-3)
     titles = [slide.shapes.title.text for slide in made.slides]
     assert titles[0].startswith("Student FP32 answers")
-    assert all(titles) and len(made.slides) == 13
+    assert all(titles) and len(made.slides) == 14
 
 
 def test_every_slide_says_device_n_and_interval_and_carries_the_method(made: Presentation) -> None:
@@ -58,11 +59,23 @@ def test_charts_and_tables_have_text_alternatives(made: Presentation) -> None:
 
 def test_native_charts_hold_the_databases_figures(made: Presentation, full: pd.DataFrame) -> None:
     found = charts(made)
-    assert len(found) == 9
+    assert len(found) == 10
     rows = [row for row in frame.rows_of(full) if row["latency_p50_s"] is not None]
     latency = found[1].plots[0]
     assert list(latency.categories) == [row["title"] for row in rows]
     assert list(latency.series[0].values) == pytest.approx([row["latency_p50_s"] * 1e3 for row in rows])
+
+
+def test_under_load_the_highest_rates_stand_beside_the_offline_ones(made: Presentation) -> None:
+    (slide,) = [slide for slide in made.slides if "holds 962 texts/s" in slide.shapes.title.text]
+    (chart,) = [shape.chart for shape in slide.shapes if shape.has_chart]
+    held, offline = chart.plots[0].series
+    assert list(held.values) == [153.0, 105.0, 962.0, 157.0, None]
+    assert list(offline.values) == [200.0, 150.0, 1100.0, 205.0, 520.0]
+    plus = [float(v.text) for v in held._element.find(qn("c:errBars")).find(qn("c:plus")).iter(qn("c:v"))]
+    assert plus == [7.0, 10.0, 44.0, 7.0, 0.0], "up to the lowest rate that did not hold"
+    assert "SST-2 head: failed under load" in slide.notes_slide.notes_text_frame.text
+    assert "Under" not in " ".join(s.shapes.title.text for s in opened(SIZES).slides), "a run without has no such slide"
 
 
 def test_error_bars_reach_the_intervals(made: Presentation, full: pd.DataFrame) -> None:
@@ -174,7 +187,7 @@ def test_a_title_keeps_to_its_box(length: int) -> None:
 @pytest.mark.parametrize("count", [3, 40])
 def test_lists_go_on_on_further_slides(count: int, database: str) -> None:
     summary = data.run(FULL)
-    made = deck._Deck(summary, data.measurements(summary), data.published(), style.LIGHT, None)
+    made = deck._Deck(summary, data.measurements(summary), data.published(), style.LIGHT, None, ())
     made._list("Notes", [("Name: ", "a sentence that says something " * 4)] * count)
     slides = list(made.file.slides)
     assert (len(slides) > 1) == (count == 40)

@@ -18,7 +18,7 @@ from hostile_fill import fill_hostile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dashboard import data, sheets
+from dashboard import data, load_tables, sheets, style
 from dashboard.export import deck, report
 from engine import answering, exports, runfile
 from engine.errors import RequestError
@@ -84,8 +84,10 @@ def signed(parts: dict[str, bytes]) -> bytes:
 def shown_everywhere(run_id: str) -> None:
     summary = data.run(run_id)
     measured = data.measurements(summary)
-    report.build(summary, measured, data.published())
-    with zipfile.ZipFile(io.BytesIO(deck.build(summary, measured, data.published()))) as slides:
+    loads = data.loads(summary, measured)
+    report.build(summary, measured, data.published(), loads=loads)
+    load_tables.variants(measured, loads, style.LIGHT)
+    with zipfile.ZipFile(io.BytesIO(deck.build(summary, measured, data.published(), loads=loads))) as slides:
         for name in slides.namelist():
             if name.endswith(".xlsx"):
                 with zipfile.ZipFile(io.BytesIO(slides.read(name))) as book:

@@ -30,7 +30,9 @@ needs_chrome = pytest.mark.skipif(images.chrome().path is None, reason="no Chrom
 @pytest.fixture
 def charts(database: str) -> dict[str, go.Figure]:
     summary = data.run(FULL)
-    return content.charts(summary, data.measurements(summary), data.published(), style.LIGHT)
+    measured = data.measurements(summary)
+    loads = data.loads(summary, measured)
+    return content.charts(summary, measured, data.published(), style.LIGHT, loads=loads)
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def stand_in(folder: Path, script: str) -> str:
 
 def test_a_run_has_its_charts_by_name(charts: dict[str, go.Figure]) -> None:
     single = ["tradeoff", "latency", "throughput", "memory", "accuracy"]
-    assert list(charts) == [*single, "roofline", "operators", "published"]
+    assert list(charts) == [*single, "roofline", "operators", "load", "load-p99", "published"]
 
 
 def test_every_saved_chart_names_device_n_and_run(charts: dict[str, go.Figure]) -> None:

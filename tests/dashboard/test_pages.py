@@ -55,7 +55,7 @@ def test_no_runs_yet_says_the_command(empty: Path) -> None:
 
 
 @pytest.mark.parametrize("run", ALL)
-@pytest.mark.parametrize("name", ["overview", "compare", "examples", "decide", "roofline", "ship", "runs"])
+@pytest.mark.parametrize("name", ["overview", "compare", "examples", "decide", "roofline", "load", "ship", "runs"])
 def test_every_run_on_every_page(name: str, run: str, database: str) -> None:
     test = page(name, run)
     assert not test.exception
@@ -66,7 +66,7 @@ def test_every_page_reads_postgresql(migrated_postgres: Callable[[], str], monke
     url = migrated_postgres()
     monkeypatch.setenv("BENCH_DATABASE_URL", url)
     fill(url)
-    for name in ("overview", "compare", "examples", "decide", "ship", "run", "runs"):
+    for name in ("overview", "compare", "examples", "decide", "load", "ship", "run", "runs"):
         test = page(name, FULL)
         assert not test.exception and not test.error, name
         assert PASSWORD not in text(test)

@@ -215,7 +215,7 @@ def test_what_an_imported_run_says_is_text(own: Path, monkeypatch: pytest.Monkey
     content = runfile.dump(SIZES)[1]
     monkeypatch.setenv("BENCH_DATA_DIR", str(own / "other"))
     runfile.load(content)
-    for name in ("overview", "roofline", "runs"):
+    for name in ("overview", "roofline", "load", "runs"):
         test = page(name, SIZES)
         assert not test.exception
         for element in test.get("html"):

@@ -1,0 +1,96 @@
+"""What each variant holds under a service's load: texts that come at random, within a limit on p99."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import streamlit as st
+
+from dashboard import data, figures, findings, frame, load_tables, widgets
+from engine import serving
+from engine.spec import suite_files
+from engine.units import milliseconds
+
+RUN = "app_pages/run.py"
+USUAL_MS = 100
+"""The limit that the way to a first result offers."""
+
+
+def main() -> None:
+    left, _ = st.columns([6, 5], vertical_alignment="center")
+    with left:
+        run_id = widgets.choose_run()
+    summary = data.run(run_id)
+    measured = data.measurements(summary)
+    look = widgets.look()
+    widgets.state_of(summary)
+    loads = data.loads(summary, measured)
+    if not loads:
+        _how_to(summary)
+        return
+    st.header(findings.literal(serving.headline(loads)), anchor=False)
+    st.caption(findings.literal(_context(summary, loads)))
+    stem = widgets.stem(summary)
+    rates, trials = figures.load_rates(measured, loads, look), figures.load_trials(measured, loads, look)
+    with st.grid(2, min_column_width=560, gap="medium"):
+        widgets.chart(rates, "load", f"{stem}-load")
+        widgets.chart(trials, "load_p99", f"{stem}-load-p99")
+    st.html(load_tables.variants(measured, loads, look))
+    st.caption(
+        "Holds: of the rates that were tried, the highest at which so few of a trial's texts were late that p99 is "
+        "shown to be within the limit with 99% confidence. The true one lies between it and the lowest that did not "
+        "hold; a ratio's bounds are what both brackets allow, and a verdict is given where they lie apart. Near the "
+        "edge a rate may hold by luck. The page Method has the rules."
+    )
+    _trials(loads)
+    widgets.save_charts(f"{stem}-load")
+
+
+def _context(summary: dict[str, Any], loads: list[frame.Row]) -> str:
+    """How the texts came, and where."""
+    waits = sorted({row["max_wait_s"] for row in loads})
+    most = sorted({row["max_batch"] for row in loads})
+    waiting = f"waiting at most {milliseconds(waits[-1])} ms" if any(waits) else "going as soon as the server is free"
+    quick = "A first look: fewer and shorter trials. " if summary["spec"].get("protocol", {}).get("quick") else ""
+    return (
+        f"{quick}Texts of the workload arrive by a Poisson process; each variant's own worker, alone, tokenises and "
+        f"answers one batch at a time: batches of at most {' or '.join(map(str, most))}, {waiting}. "
+        f"{summary['device_name']} ({summary['device']})."
+    )
+
+
+def _how_to(summary: dict[str, Any]) -> None:
+    """What to do where a run has nothing to show here."""
+    st.header("This run was not put under a service's load.", anchor=False)
+    if summary["spec"].get("scenarios") and summary["status"] in data.LIVE:
+        st.write("Its variants are put under load one after another when all rounds are done.")
+        return
+    st.write(
+        "With a limit on p99 a run finds, after its rounds, how many randomly arriving texts a second each variant "
+        "answers in time."
+    )
+    known = {"suite": summary["suite"]} if summary["suite"] in suite_files() else {}
+    st.page_link(RUN, label="Measure a suite with a limit", query_params=known | {"p99_ms": f"{USUAL_MS}"})
+    st.caption("Or from a terminal; a table `[scenarios]` with `p99_ms` in the suite's file does the same:")
+    suite = shlex.quote(summary["suite"])
+    st.code(f"python -m engine run {suite} --set scenarios.p99_ms={USUAL_MS}", language="bash", wrap_lines=True)
+
+
+def _trials(loads: list[frame.Row]) -> None:
+    done = {row["variant"]: row for row in loads if row["trials"]}
+    if not done:
+        return
+    st.subheader("The rates that were tried", anchor=False)
+    with st.container(width=360):
+        chosen = st.selectbox(
+            "Trials of",
+            list(done),
+            format_func=lambda name: findings.literal(done[name]["name"]),
+            key="variant",
+            bind="query-params",
+        )
+    st.html(load_tables.trials(done[str(chosen)]))
+
+
+main()
