@@ -494,7 +494,8 @@ def compare(
             for sentence in unshown:
                 say(f"  {sentence}")
         if scenarios:
-            say(f"Under load: {serving.headline(serving.joined(scenarios, rows))}")
+            loads = serving.joined(scenarios, rows)
+            say(f"Under load: {serving.headline(loads)} {serving.doubt(loads)}".rstrip())
         worse = [] if threshold is None else takeaways.regressions(first[1], threshold / 100)
     else:
         second = _stored(other)[:2]

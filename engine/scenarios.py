@@ -156,7 +156,8 @@ def measure(found: Scenarios, answer: Callable[[range], None], seed: int, tell: 
     """The three scenarios of a server that answers texts by number, written to `found`."""
     steps = 2 + effort.trials
     tell(f"{found.title}: offline, in batches of {found.max_batch}", 0.0)
-    arrivals.serve(np.zeros(2 * found.max_batch), answer, found.max_batch, 0.0)  # warms up, at full size
+    for size in warm_up_sizes(found.max_batch):
+        answer(range(size))
     backlog = _until(answer, found.max_batch, effort.offline_s, least=1)
     found.offline_texts_per_s = sum(backlog.batches) / backlog.seconds
     tell(f"{found.title}: single stream", 1 / steps)
@@ -171,6 +172,11 @@ def measure(found: Scenarios, answer: Callable[[range], None], seed: int, tell: 
         return trial.holds
 
     found.server_texts_per_s = arrivals.highest(holds_at, found.offline_texts_per_s, most=effort.trials)
+
+
+def warm_up_sizes(max_batch: int) -> list[int]:
+    """The batches of a warm-up: every power of two, as some libraries prepare for each shape, and full ones."""
+    return [1 << power for power in range(max_batch.bit_length()) if 1 << power < max_batch] + [max_batch] * 2
 
 
 def trial_texts(rate_per_s: float, trial_s: float) -> int:

@@ -99,6 +99,15 @@ def headline(rows: Sequence[Row]) -> str:
     return f"{said}, {significant(best['ratio'])} times the baseline's ({bounds})."
 
 
+def doubt(rows: Sequence[Row]) -> str:
+    """Which of the rows that the headline speaks of are in doubt, and how to find out why; empty where none is."""
+    done = [row for row in rows if row["status"] == "measured"]
+    best = max(done, key=lambda row: row["low_texts_per_s"], default=None)
+    told = [row for row in done if row is best or row["baseline"]]
+    names = [row["title"] for row in told if row["validity"] == "unstable"]
+    return f"In doubt, by what the machine did meanwhile: {' and '.join(names)}." if names else ""
+
+
 def notes(rows: Sequence[Row]) -> list[str]:
     """One sentence for each row that failed or is in doubt."""
     said = []

@@ -161,6 +161,21 @@ def test_a_server_of_known_speed_gets_the_rate_that_queueing_theory_allows(clock
     assert f"{found.server_texts_per_s:.1f} texts/s hold p99 within 50.0 ms" in "\n".join(scenarios.show(found))
 
 
+def test_batches_of_many_sizes_warm_a_server_up_before_anything_counts(clock):
+    found = scenarios.Scenarios("a", "A", "cpu", 0.05, max_batch=12, max_wait_s=0.0, padding="longest")
+    sizes: list[int] = []
+
+    def answer(texts: range) -> None:
+        # What is prepared at the first batch of a size takes long.
+        clock.sleep(0.001 if len(texts) in sizes else 5.0)
+        sizes.append(len(texts))
+
+    scenarios.measure(found, answer, 0, lambda text, done: None)
+    assert sizes[:7] == [1, 2, 4, 8, 12, 12, 12] and found.single_p90_s == pytest.approx(0.001)
+    assert found.offline_texts_per_s == pytest.approx(12_000)
+    assert scenarios.warm_up_sizes(1) == [1, 1] and scenarios.warm_up_sizes(32)[-3:] == [16, 32, 32]
+
+
 def test_where_no_rate_holds_it_says_so(clock):
     found = scenarios.Scenarios("a", "A", "cpu", 0.005, max_batch=1, max_wait_s=0.0, padding="longest")
     scenarios.measure(found, lambda texts: clock.sleep(0.01), 0, lambda text, done: None)

@@ -80,6 +80,18 @@ def test_the_headline_says_no_more_than_the_bounds_show():
     assert say(base | FAILED) == "No variant could be put under load."
 
 
+def test_a_headline_in_doubt_says_so():
+    unstable = {"validity": "unstable", "validity_reason": "others"}
+    base, other = loaded("fp32", 50.0, [60.0]), loaded("int8", 100.0, [110.0])
+    assert serving.doubt(joined([base, other], MEASURED)) == ""
+    both = joined([base | unstable, other | unstable], MEASURED)
+    assert serving.doubt(both) == "In doubt, by what the machine did meanwhile: FP32 and INT8."
+    # Neither the best nor the baseline: the headline does not speak of it.
+    third = [*MEASURED, {"variant": "nf4", "title": "NF4", "baseline": False, "batch_size": 8}]
+    assert serving.doubt(joined([base, other, loaded("nf4", 10.0, [20.0], **unstable)], third)) == ""
+    assert serving.doubt(joined([base | FAILED], MEASURED)) == ""
+
+
 def test_doubts_and_failures_are_noted():
     rows = joined([loaded("fp32", 50.0, [60.0], validity="unstable", validity_reason="others"), loaded("int8", 1.0, [])
                    | FAILED], MEASURED)  # fmt: skip

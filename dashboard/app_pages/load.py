@@ -30,6 +30,8 @@ def main() -> None:
         _how_to(summary)
         return
     st.header(findings.literal(serving.headline(loads)), anchor=False)
+    if doubt := serving.doubt(loads):
+        st.write(findings.literal(doubt))
     st.caption(findings.literal(_context(summary, loads)))
     stem = widgets.stem(summary)
     rates, trials = figures.load_rates(measured, loads, look), figures.load_trials(measured, loads, look)

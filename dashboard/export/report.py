@@ -48,7 +48,7 @@ def build(
     if charts:
         body.append(_section("What the figures carry", _looks(lambda theme: scorecard.evidence(rows, theme))))
     if loads:
-        words = f"<p>{escape(serving.headline(loads))}</p>"
+        words = f"<p>{escape(f'{serving.headline(loads)} {serving.doubt(loads)}'.strip())}</p>"
         table = _looks(lambda theme: load_tables.variants(measured, loads, theme))
         body.append(_section("Under a service's load", words + table))
     if labels := scorecard.by_label(rows, LIGHT):

@@ -133,7 +133,8 @@ def load_trials(measured: pd.DataFrame, loads: Sequence[Row], look: Theme) -> go
     done = [row for row in loads if row["trials"]]
     subtitle = (
         "Mark: p99 of one trial's texts, from arrival to answer, at the rate offered; ×: the rate did not hold by 99% "
-        f"confidence; {texts_words(done)}. Dashed: the limit."
+        "confidence, and ended early: its p99 is that of the texts answered until then. Dashed: the limit; "
+        f"{texts_words(done)}."
     )
     figure = base.titled(
         look, findings.load_trials_title(loads), subtitle if done else "", PLOT_HEIGHT if done else 0
