@@ -155,11 +155,12 @@ def test_a_killed_build_leaves_nothing_and_the_next_one_succeeds(exported, suite
 
 
 @pytest.mark.skipif(hardware.usable_cores() < 2, reason="one core builds one thing at a time")
-def test_variants_are_built_beside_each_other(shaped_models, suite_of, tmp_path, wait_until):
+def test_variants_are_built_beside_each_other(shaped_models, suite_of, tmp_path):
     model = copied(shaped_models["wide"], tmp_path / "model", 2)
-    int8 = {"precision": "int8"}
-    suite = suite_of(model, {"name": "fp32"}, *({"name": f"int8-{one}", **int8, "options": {"operators": [one]}}
-                                                for one in ("MatMul", "Gather")), {"name": "torch", "backend": "pytorch"})  # fmt: skip
+    int8 = [
+        {"name": f"int8-{one}", "precision": "int8", "options": {"operators": [one]}} for one in ("MatMul", "Gather")
+    ]
+    suite = suite_of(model, {"name": "fp32"}, *int8, {"name": "torch", "backend": "pytorch"})
     told: list[str] = []
     at_once: list[int] = []
 
@@ -169,16 +170,15 @@ def test_variants_are_built_beside_each_other(shaped_models, suite_of, tmp_path,
 
     with Preparer(suite, report=report) as preparer:
         found = {variant.name: made for variant, made in preparer.prepare_all(suite.variant)}
-    assert list(found) != [] and {name: type(made) for name, made in found.items()} == dict.fromkeys(
-        ("fp32", "int8-MatMul", "int8-Gather", "torch"), Prepared
-    )
+    kinds = {name: type(made) for name, made in found.items()}
+    assert kinds == dict.fromkeys(("fp32", "int8-MatMul", "int8-Gather", "torch"), Prepared)
     assert sum(text.endswith("building onnx-fp32") for text in told) == 1, "what all need is built once"
     assert max(at_once) >= 2 and build_processes() == []
     alone = prepared(suite)
     assert alone == (list(map(found.get, suite.variants)), False), "the same as one after another"
 
 
-def test_a_build_that_fails_ends_no_other_and_a_stop_ends_all(exported, suite_of, wait_until):
+def test_a_build_that_fails_ends_no_other_and_a_stop_ends_all(exported, suite_of):
     int8 = {"precision": "int8", "options": {"operators": ["MatMul"], "keep": ["none"]}}
     suite = suite_of(exported, {"name": "wrong", **int8}, {"name": "right", "precision": "int8"})
     with Preparer(suite) as preparer:
