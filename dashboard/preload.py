@@ -54,6 +54,10 @@ STYLE = f"""<style>
 :is({ELEMENT}:has({LATE}),:is(.stColumn,.stTabs,[data-testid=stLayoutWrapper],[data-testid=stGridCell]):has(
 {ELEMENT} {LATE}))~*{{visibility:hidden}}
 </style>"""
+# Chromium keeps what it compiled of a script at the second visit and takes it from the third on, but of a module only
+# where it was asked for as a script: else it compiles all 8 MB at every visit again.
+MODULE, SCRIPT = '<link rel="modulepreload"', '<link rel="preload" as="script"'
+ENTRY = re.compile(r'<script type="module" crossorigin src="\./static/js/([^"]+)">')
 IMPORT = re.compile(r"""(?:\bfrom|\bimport)\s*["`']\./([^"`']+\.js)["`']""")
 
 
@@ -82,14 +86,18 @@ def document(static: Path, elements: Iterable[str]) -> str | None:
     folder = static / "static" / "js"
     drawing = scripts(folder, elements)
     later = [name for name in drawing if name.startswith(f"{CHARTS}.")]
+    page = page.replace(MODULE, SCRIPT)
     tags = [
-        f'<link rel="modulepreload" crossorigin {"data-later " if name in later else ""}href="{_url(name)}">'
-        for name in _needed(folder, drawing)
+        f'{SCRIPT} crossorigin {"data-later " if name in later else ""}href="{_url(name)}">'
+        for name in _needed(folder, [*ENTRY.findall(page), *drawing])
     ]
+    named = "".join(tag for tag in tags if tag not in page)
     # Modules run in the order of the page: these after Streamlit's own.
-    tags += [f'<script type="module" crossorigin src="{_url(name)}"></script>' for name in drawing if name not in later]
+    run = [f'<script type="module" crossorigin src="{_url(name)}"></script>' for name in drawing if name not in later]
     script = f"<script>{LATER}</script>" if later else ""
-    return page.replace("</head>", STYLE + script + "".join(tag for tag in tags if tag not in page) + "</head>", 1)
+    page = page.replace("</head>", STYLE + script + "".join(run) + "</head>", 1)
+    # First of all: a script is what it was first asked for as.
+    return page.replace("<head>", f"<head>{named}", 1)
 
 
 def scripts(folder: Path, names: Iterable[str]) -> list[str]:
