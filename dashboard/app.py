@@ -28,7 +28,7 @@ st.set_page_config(page_title="Inference Bench", page_icon=str(HERE / "assets" /
 # Streamlit writes white on the accent, which the dark one is too light for.
 accent = f"[data-testid^=stBaseButton-primary]{{color:{widgets.look().background}}}"
 # A page names its run above its charts: the line that says it stands in what is saved.
-source = ".stPlotlyChart .infolayer>:nth-last-child(1 of .annotation){display:none}"
+source = ".ib-chart .infolayer>:nth-last-child(1 of .annotation){display:none}"
 st.html(f"<style>{accent}{source}{link.STYLE}</style>")
 pages = [
     st.Page(str(HERE / "app_pages" / f"{name}.py"), title=title, help=about, default=name == "overview", url_path=name)

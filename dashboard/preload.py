@@ -1,9 +1,9 @@
 """Streamlit's page, told beforehand which scripts this dashboard's pages draw with.
 
 Streamlit's browser side asks for the script of an element when the first element of that kind comes: by then what
-stands below it is painted, and jumps; and everybody waits while the charts' 4.7 MB are read. Named in the page, all are
-fetched at once, and all but the charts' run before the page asks the server for its content. The charts' take a second
-of a slow machine: they run from that question on, while the server works at its answer.
+stands below it is painted, and jumps. Named in the page, all are fetched at once, and run before the page asks the
+server for its content. The charts' 4.8 MB, which dashboard/drawing.py draws with, take a second of a slow machine: they
+run from that question on, while the server works at its answer.
 """
 
 from __future__ import annotations
@@ -14,35 +14,42 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from hashlib import sha256
 from html import escape
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
-from starlette.responses import HTMLResponse
+from starlette.responses import FileResponse, HTMLResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 EVERYWHERE = (
     "Html", "BidiComponent", "Selectbox", "PageLink", "Button", "ButtonGroup", "DownloadButton", "Multiselect",
     "NumberInput", "TextInput", "TextArea", "Checkbox", "Pagination", "Progress", "FileUploader",
 )  # fmt: skip
-GRID, CODE, CHARTS = "DataFrame", "StreamlitSyntaxHighlighter", "PlotlyChart"
-ALSO: Mapping[str, tuple[str, ...]] = {
-    "": (CHARTS,),
-    "overview": (CHARTS,),
-    "compare": (CHARTS,),
-    "decide": (CHARTS,),
-    "roofline": (CHARTS, CODE),
-    "load": (CHARTS,),
-    "runs": (GRID, CODE),
-    "ship": (CODE,),
-}
+GRID, CODE = "DataFrame", "StreamlitSyntaxHighlighter"
+ALSO: Mapping[str, tuple[str, ...]] = {"roofline": (CODE,), "runs": (GRID, CODE), "ship": (CODE,)}
 """A page's path -> the large scripts that its first view needs."""
-LATER = """{
-const {send} = WebSocket.prototype
-WebSocket.prototype.send = function (...data) {
+CHARTS = ("", "overview", "compare", "decide", "roofline", "load")
+"""The paths of pages with charts."""
+LIBRARY = Path(str(find_spec("plotly").origin)).parent / "package_data" / "plotly.min.js"  # type: ignore[union-attr]
+"""Plotly's script, which draws the charts; found without loading Plotly."""
+LIBRARY_URL = f"/plotly-{version('plotly')}.js"
+"""Of each version another, so that a browser may keep it."""
+LOAD = f"""(window.chartsLibrary ??= new Promise((done, failed) => {{
+  const script = document.createElement("script")
+  script.src = "{LIBRARY_URL}"
+  script.onload = () => done(window.Plotly)
+  script.onerror = () => failed(Error("The charts' script did not come; load the page again."))
+  document.head.append(script)
+}}))"""
+"""Runs Plotly's script, once a page; a promise of Plotly."""
+LATER = f"""{{
+const {{send}} = WebSocket.prototype
+WebSocket.prototype.send = function (...data) {{
   WebSocket.prototype.send = send
-  setTimeout(() => document.querySelectorAll("link[data-later]").forEach((link) => import(link.href)))
+  setTimeout(() => {LOAD})
   return send.apply(this, data)
-}}"""
-"""Runs the charts' script from the first message to the server on."""
+}}}}"""
+"""Runs it from the first message to the server on."""
 LATER_HASH = b64encode(sha256(LATER.encode()).digest()).decode()
 """For the policy that names the scripts which may run."""
 ELEMENT = ".stElementContainer:not([class*=st-key-chart_])"
@@ -67,35 +74,41 @@ class Preload:
     def __init__(self, app: ASGIApp, static: Path, pages: Iterable[str]) -> None:
         """`static`: the folder of Streamlit's own files; where it is not as expected, Streamlit answers alone."""
         self._app = app
-        self._pages = {f"/{page}": document(static, (*EVERYWHERE, *ALSO.get(page, ()))) for page in ("", *pages)}
+        self._pages = {
+            f"/{page}": document(static, (*EVERYWHERE, *ALSO.get(page, ())), page in CHARTS) for page in ("", *pages)
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = scope["type"] == "http" and scope["method"] == "GET"
-        html = self._pages.get(scope["path"]) if asked else None
-        # Streamlit's own page has a tag that does not change with ours: without one it is asked for every time.
-        answer = self._app if html is None else HTMLResponse(html, headers={"Cache-Control": "no-cache"})
+        answer = self._app
+        if asked and scope["path"] == LIBRARY_URL:
+            answer = FileResponse(LIBRARY, headers={"Cache-Control": "public, immutable, max-age=31536000"})
+        elif asked and (html := self._pages.get(scope["path"])) is not None:
+            # Streamlit's own page has a tag that does not change with ours: without one it is asked for every time.
+            answer = HTMLResponse(html, headers={"Cache-Control": "no-cache"})
         await answer(scope, receive, send)
 
 
-def document(static: Path, elements: Iterable[str]) -> str | None:
-    """Streamlit's page with the scripts that draw `elements` in its head; None where there is no such page."""
+def document(static: Path, elements: Iterable[str], charts: bool = False) -> str | None:
+    """Streamlit's page with the scripts that draw `elements` in its head, and with `charts` Plotly's.
+
+    None where there is no such page.
+    """
     try:
         page = (static / "index.html").read_text(encoding="utf-8")
     except OSError:
         return None
     folder = static / "static" / "js"
     drawing = scripts(folder, elements)
-    later = [name for name in drawing if name.startswith(f"{CHARTS}.")]
     page = page.replace(MODULE, SCRIPT)
-    tags = [
-        f'{SCRIPT} crossorigin {"data-later " if name in later else ""}href="{_url(name)}">'
-        for name in _needed(folder, [*ENTRY.findall(page), *drawing])
-    ]
+    tags = [f'{SCRIPT} crossorigin href="{_url(name)}">' for name in _needed(folder, [*ENTRY.findall(page), *drawing])]
     named = "".join(tag for tag in tags if tag not in page)
     # Modules run in the order of the page: these after Streamlit's own.
-    run = [f'<script type="module" crossorigin src="{_url(name)}"></script>' for name in drawing if name not in later]
-    script = f"<script>{LATER}</script>" if later else ""
-    page = page.replace("</head>", STYLE + script + "".join(run) + "</head>", 1)
+    run = "".join(f'<script type="module" crossorigin src="{_url(name)}"></script>' for name in drawing)
+    if charts:
+        named += f'{SCRIPT} href="{LIBRARY_URL}">'
+        run = f"<script>{LATER}</script>{run}"
+    page = page.replace("</head>", f"{STYLE}{run}</head>", 1)
     # First of all: a script is what it was first asked for as.
     return page.replace("<head>", f"<head>{named}", 1)
 

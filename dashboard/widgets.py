@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from dashboard import data, findings, link, style
+from dashboard import data, drawing, findings, link, style
 from dashboard.export import images
 from dashboard.figures import base
 from dashboard.frame import Row, baseline_of, rows_of
@@ -165,14 +165,11 @@ def chart(figure: go.Figure, key: str, file_name: str, alt: str | None = None, s
     """
     base.sign(figure, look(), source or _source())
     _drawn()[key] = (file_name, figure)
-    # Its room, until it is drawn: what stands below does not move.
-    st.html(f"<style>.st-key-{CHART}{key}{{min-height:{figure.layout.height}px}}</style>")
-    st.plotly_chart(
+    drawing.draw(
         figure,
-        key=f"{CHART}{key}",
-        theme=None,
-        config=image_config(file_name, st.session_state.get(FORMAT) or "PNG", figure),
-        alt=alt or images.words(figure)[0],
+        f"{CHART}{key}",
+        image_config(file_name, st.session_state.get(FORMAT) or "PNG", figure),
+        alt or images.words(figure)[0],
     )
 
 

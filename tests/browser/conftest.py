@@ -118,6 +118,15 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture
+def regular(chromium: Any, site: str, tmp_path: Path) -> Iterator[Any]:
+    """The context of a browser with a profile on disk, which has been let in at `site`: it keeps what it compiled."""
+    context = chromium.browser_type.launch_persistent_context(tmp_path, executable_path=CHROMIUM, args=FLAGS)
+    context.request.get(door.link(site, TOKEN))
+    yield context
+    context.close()
+
+
+@pytest.fixture
 def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
     """open_page(url, **context options): a page in a context of its own, which has been let in.
 

@@ -82,7 +82,8 @@ def test_examples_that_differ_are_said(database: str) -> None:
 
 def test_no_chart_has_nothing_to_say(database: str) -> None:
     def charts(test: AppTest) -> set[str]:
-        return {chart.proto.id.rpartition("chart_compare_")[2] for chart in test.get("plotly_chart")}
+        keys = (component.proto.id.rpartition("chart_compare_") for component in test.get("bidi_component"))
+        return {name for _, found, name in keys if found}
 
     assert charts(compare(FULL)) == {"ecdf", "speedup", "accuracy", "memory", "published"}
     assert charts(compare(UNLABELLED)) == {"ecdf", "speedup", "memory", "published"}
