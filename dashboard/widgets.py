@@ -17,7 +17,7 @@ from dashboard import data, drawing, findings, link, style
 from dashboard.export import images
 from dashboard.figures import base
 from dashboard.frame import Row, baseline_of, rows_of
-from engine import jobs
+from engine import jobs, paths
 from engine.errors import RequestError, one_line
 from engine.store.queries import Search
 from engine.units import duration, megabytes
@@ -192,8 +192,12 @@ def stem(summary: dict[str, Any]) -> str:
 def _source() -> str:
     """Device, n and id of the chosen run."""
     run_id = st.session_state.get(CHOICE)
-    if not run_id:
-        return "Inference Bench"
+    return _source_of(paths.database_url(), run_id) if run_id else "Inference Bench"
+
+
+# Read once for all charts of a page: a frame out of the cache is copied each time.
+@st.cache_data(ttl=LIVE_SECONDS, max_entries=64, show_spinner=False)
+def _source_of(url: str, run_id: str) -> str:
     summary = data.run(run_id)
     return base.source(summary, rows_of(data.measurements(summary)))
 
