@@ -120,8 +120,8 @@ def test_the_page_says_which_holds_most_and_by_how_much(database: str) -> None:
         "batches of at most 32, padding max_length", "● held", "✕ did not hold", "1,200 of 2,400",
     ):  # fmt: skip
         assert words in said, words
-    keys = [chart.proto.id for chart in test.get("plotly_chart")]
-    assert len(keys) == 2 and "chart_load" in keys[0] and "chart_load_p99" in keys[1]
+    keys = [component.proto.id.partition("-chart_") for component in test.get("bidi_component")]
+    assert [name for _, found, name in keys if found] == ["load", "load_p99"]
 
 
 def test_the_trials_of_each_variant_can_be_seen(database: str) -> None:
