@@ -111,9 +111,9 @@ WATCH = f"""(selector) => {{
     painted('changed')
   }})
   observer.observe(document, {{subtree: true, childList: true, characterData: true}})
-  for (const chart of [...document.querySelectorAll('.js-plotly-plot')].filter({IN_WINDOW})) {{
-    if (!chart.watched) chart.on('plotly_afterplot', () => painted('redrawn'))
-    chart.watched = true
+  const drawn = new MutationObserver(() => painted('redrawn'))
+  for (const chart of [...document.querySelectorAll('[class*=st-key-chart_]')].filter({IN_WINDOW})) {{
+    drawn.observe(chart, {{subtree: true, childList: true}})
   }}
 }}"""
 """Notes when the next key or click came, and when the text of an element and the charts in the window changed."""
@@ -241,7 +241,7 @@ def change_s(page: Any, act: Callable[[], None], watched: str) -> dict[str, floa
     page.evaluate(THERE, "changed")
     page.wait_for_selector(SETTLED)
     settled = time.perf_counter() - begun
-    page.wait_for_timeout(300)
+    page.wait_for_timeout(1500)
     acted, changed, redrawn = page.evaluate("[acted, changed, redrawn]")
     found = {FILTER_CHANGE: (max(changed, redrawn) - acted) / 1e3, "answer alone": (changed - acted) / 1e3}
     return found | {"at rest": settled}
