@@ -33,7 +33,9 @@ from dashboard import door
 from engine import paths
 from engine.store import open_store, queries
 
-PAGES = ("overview", "compare", "examples", "decide", "ship", "classify", "run", "runs", "method")
+PAGES = (
+    "overview", "compare", "examples", "decide", "roofline", "load", "ship", "classify", "run", "runs", "method",
+)  # fmt: skip
 MARKS = (100, 500, 1000, 1500, 2000)
 """After how many reruns the server's memory is read."""
 PATIENCE_S = 120.0
