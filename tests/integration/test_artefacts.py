@@ -31,13 +31,19 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 NOWHERE = "http://127.0.0.1:9"
 
 
-def copied(model: Path, folder: Path, byte: int = 0) -> Path:
-    """A copy of `model` with its last bit of weights changed in a way of its own, so that nothing is cached."""
+taken: set[int] = set()
+"""What the last weight's lowest byte has been in all models here, the copied ones too."""
+
+
+def copied(model: Path, folder: Path) -> Path:
+    """A copy of `model` whose last weight is as no other model's here, not a copy's copy's, so nothing is cached."""
     made = shutil.copytree(model, folder)
     file = made / "model.safetensors"
     content = bytearray(file.read_bytes())
     # The lowest byte of a float32: another model by content, and the same by its answers.
-    content[-4] = (content[-4] + byte) % 256
+    taken.add(content[-4])
+    content[-4] = next(byte for byte in range(256) if byte not in taken)
+    taken.add(content[-4])
     file.write_bytes(content)
     return made
 
@@ -85,7 +91,7 @@ def exported(shaped_models, write_suite, tmp_path_factory) -> Path:
 
 
 def test_artefacts_are_cached_by_content(shaped_models, suite_of, tmp_path):
-    model = copied(shaped_models["wide"], tmp_path / "model", 1)
+    model = copied(shaped_models["wide"], tmp_path / "model")
     both = ({"name": "fp32"}, {"name": "int8", "precision": "int8"})
     (fp32, int8), built = prepared(suite_of(model, *both))
     assert built and build_processes() == []
@@ -106,7 +112,7 @@ def test_artefacts_are_cached_by_content(shaped_models, suite_of, tmp_path):
     assert not built and there.folder == fp32.folder and there.tokenizer == fp32.tokenizer
 
     # A recipe's option makes another artefact, out of the same export; one byte of the weights makes all anew.
-    changed = copied(moved, tmp_path / "changed", 1)
+    changed = copied(moved, tmp_path / "changed")
     before = folders()
     suite = suite_of(
         moved, {"precision": "int8", "options": {"per_channel": True}}, {"name": "changed", "model": str(changed)}
@@ -156,7 +162,7 @@ def test_a_killed_build_leaves_nothing_and_the_next_one_succeeds(exported, suite
 
 @pytest.mark.skipif(hardware.usable_cores() < 2, reason="one core builds one thing at a time")
 def test_variants_are_built_beside_each_other(shaped_models, suite_of, tmp_path):
-    model = copied(shaped_models["wide"], tmp_path / "model", 2)
+    model = copied(shaped_models["wide"], tmp_path / "model")
     int8 = [
         {"name": f"int8-{one}", "precision": "int8", "options": {"operators": [one]}} for one in ("MatMul", "Gather")
     ]
@@ -200,7 +206,7 @@ def test_a_build_that_fails_ends_no_other_and_a_stop_ends_all(exported, suite_of
 
 
 def test_a_build_that_fails_says_so_and_leaves_nothing(shaped_models, suite_of, tmp_path):
-    model = copied(shaped_models["wide"], tmp_path / "model", 4)
+    model = copied(shaped_models["wide"], tmp_path / "model")
     file = model / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
     before = folders()
