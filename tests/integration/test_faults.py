@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -79,14 +78,12 @@ def suite(shaped_models, write_suite, tmp_path):
 
 
 @pytest.fixture
-def small_disk(own_folders, tmp_path):
-    """A data folder on a disk of 24 MB of its own, with all that is prepared; skips where mounting is not allowed."""
+def small_disk(tmp_path):
+    """An empty data folder on a disk of 24 MB of its own; skips where mounting is not allowed."""
     place = tmp_path / "disk"
     place.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", place], check=False).returncode:
         pytest.skip("mounting is not allowed")
-    if (own_folders / "artefacts").is_dir():
-        shutil.copytree(own_folders / "artefacts", place / "artefacts")
     yield place
     subprocess.run(["umount", "--lazy", place], check=True)
 
