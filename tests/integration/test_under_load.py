@@ -102,10 +102,14 @@ def test_every_measured_variant_is_put_under_load_its_own_way(suite, bench, shap
 def test_a_worker_that_dies_under_load_is_a_row_with_its_reason(suite, live, bench, wait_until):
     run = live("run", suite({"name": "fp32"}, {"name": "other"}), "--device", "cpu")
     run.wait_for("serving: other", 240)
-    pid = wait_until(lambda: run.workers().get("other"), 60)
-    # Not while it starts: then there would be nothing under load yet.
-    wait_until(lambda: "offline" in str(stored()[0]["progress"]), 60)
-    os.kill(pid, signal.SIGKILL)
+
+    def under_load() -> bool:
+        told = stored()[0]["progress"]
+        # Any step after its start: a run stores where it stands once a second at most, so not every step.
+        return told["variant"] == "other" and "loading" not in told["text"]
+
+    wait_until(under_load, 240, lambda: run.said, lambda: run.process.poll() is None)
+    os.kill(run.workers()["other"], signal.SIGKILL)
     assert run.end(240) == 1, run.said
     summary, rows, found = stored()
     assert summary["status"] == "finished" and summary["status_reason"] == "failed under load: other"
