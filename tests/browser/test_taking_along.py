@@ -61,28 +61,29 @@ def test_the_report_works_alone_in_both_appearances_and_on_paper(
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
 
-    def ground() -> tuple[str, ...]:
-        return tuple(
-            page.evaluate(
-                "[getComputedStyle(document.body).backgroundColor, "
-                "...[...document.querySelectorAll('.js-plotly-plot')].map(p => p._fullLayout.paper_bgcolor)]"
-            )
+    def grounds() -> dict[str, str | None]:
+        """The page's colour, and that of each chart it has a place for; none where nothing is drawn there."""
+        return page.evaluate(
+            "Object.fromEntries([['page', getComputedStyle(document.body).backgroundColor], "
+            "...[...document.querySelectorAll('figure > div')].map(p => [p.id, p._fullLayout?.paper_bgcolor ?? null])])"
         )
 
     page.wait_for_selector("#chart-published .main-svg")
-    light = ground()
-    assert light == ("rgb(255, 255, 255)", *["#ffffff"] * 8), "as the page was that it is from"
+    light = grounds()
+    charts = light.keys() - {"page"}
+    assert {"chart-tradeoff", "chart-roofline", "chart-load", "chart-published"} < charts
+    assert light == {"page": "rgb(255, 255, 255)"} | dict.fromkeys(charts, "#ffffff"), "as the page was that it is from"
     page.get_by_role("button", name="Dark").click()
-    assert ground() == ("rgb(18, 22, 27)", *["#12161b"] * 8)
+    assert grounds() == {"page": "rgb(18, 22, 27)"} | dict.fromkeys(charts, "#12161b")
     assert page.locator(".on-dark table").first.is_visible() and not page.locator(".on-light table").first.is_visible()
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print")
-    assert ground() == light, "paper is light"
+    assert grounds() == light, "paper is light"
     printed = page.pdf(prefer_css_page_size=True)
     assert re.findall(rb"/Type\s*/Page\b", printed)
     page.emulate_media(media="screen")
     page.evaluate("dispatchEvent(new Event('afterprint'))")
-    assert ground()[0] == "rgb(18, 22, 27)"
+    assert grounds()["page"] == "rgb(18, 22, 27)"
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.requested == [report_file.as_uri()] and not problems
     (tmp := report_file.with_suffix(".pdf")).write_bytes(printed)
