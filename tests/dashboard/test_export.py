@@ -209,7 +209,7 @@ def test_libreoffice_opens_it(database: str, tmp_path: Path) -> None:
     command = ["soffice", profile, "--headless", "--convert-to", "pdf", "deck.pptx"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=180)
     pages = re.findall(rb"/Type\s*/Page\b", (tmp_path / "deck.pdf").read_bytes())
-    assert len(pages) == 12
+    assert len(pages) == len(Presentation(str(tmp_path / "deck.pptx")).slides)
 
 
 @pytest.mark.parametrize("run_id", [SIZES, UNLABELLED, RUNNING, CANCELLED, FAILED])
