@@ -297,7 +297,7 @@ def limit_title(rows: Sequence[Row]) -> str:
 
 BINDS = {
     "compute": "its products",
-    "bandwidth": "reading its weights",
+    "bandwidth": "memory",
     "launches": "launching its kernels",
     "host": "what the host does beside the products",
 }

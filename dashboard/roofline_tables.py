@@ -58,7 +58,7 @@ def _share(row: Row, mark: Any) -> str:
 
 def profile(found: Mapping[str, Any]) -> str:
     """A line an operator, the longest first: kind, calls, time and share of a call."""
-    heads = (found["by"].removesuffix("s").capitalize(), "Kind", "Calls", "ms", "% of a call")
+    heads = (operators.HEADS[found["by"]], "Kind", "Calls", "ms", "% of a call")
     head = "".join(f'<th scope="col"{" class=ib-left" if text in heads[:2] else ""}>{text}</th>' for text in heads)
     body = "".join(
         f'<tr><th scope="row" class="ib-why">{escape(line.name)}</th>'

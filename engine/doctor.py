@@ -275,13 +275,14 @@ def _prove(gpu: hardware.Gpu | None) -> dict[tuple[str, str], Proof]:
     """A proof for each installed backend, on the CPU and on the GPU where there is one."""
     installed = [name for name in backends.REGISTRY if _missing(name) == []]
     jobs = [(name, "cpu") for name in installed]
+    alone: list[tuple[str, str]] = []
     if gpu is not None:
-        jobs += [(name, f"cuda:{gpu.index}") for name in installed]
-    # On the GPU one at a time: in compute mode EXCLUSIVE_PROCESS two would refuse each other.
-    parallel = [job for job in jobs if job[1] == "cpu"]
-    with ThreadPoolExecutor(max(1, min(len(parallel), hardware.usable_cores()))) as pool:
-        found = dict(zip(parallel, pool.map(lambda job: prove(*job), parallel), strict=True))
-    found |= {job: prove(*job) for job in jobs if job[1] != "cpu"}
+        # Where the GPU admits one process, two would refuse each other.
+        one_at_a_time = gpu.compute_mode == "EXCLUSIVE_PROCESS"
+        (alone if one_at_a_time else jobs).extend((name, f"cuda:{gpu.index}") for name in installed)
+    with ThreadPoolExecutor(max(1, min(len(jobs), hardware.usable_cores()))) as pool:
+        found = dict(zip(jobs, pool.map(lambda job: prove(*job), jobs), strict=True))
+    found |= {job: prove(*job) for job in alone}
     return {(name, where.partition(":")[0]): proof for (name, where), proof in found.items()}
 
 

@@ -6,12 +6,12 @@ Pure functions over plain values: ceilings as `engine.ceilings.measure` gives th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from engine.operations import evaluate
-from engine.operators import KINDS
+from engine.operators import BETWEEN, KINDS
 from engine.units import megabytes, milliseconds, significant
 
 Binds = Literal["compute", "bandwidth", "launches", "host"]
@@ -109,17 +109,19 @@ def assess(row: Row, ceilings: Facts | None, operations: Facts | None, baseline:
     What binds, by the first rule that holds:
 
     1. host: INT8 products run on the CPU while the device is a GPU.
-    2. host: the GPU is busy (`device_s`) for less than IDLE of a call.
+    2. host: the GPU is busy for less than IDLE of a call, by its kernels in the row's profile or else by `device_s`.
     3. The largest of three shares, where it is at least EXPLAINS. compute: operations by the fastest products of the
        row's own library, which it cannot exceed. bandwidth: bytes_per_call by the copy bandwidth, unless so few
        bytes stay in the last-level cache between calls. launches: operators by what an empty one costs; on a CPU,
        which launches nothing, that is the host.
     4. compute: no limit explains even EXPLAINS of the call, but by the row's profile products take MOST of it, far
        below their best.
-    5. host: what is left is calling operators, those that are no products (softmax, normalisation, unpacking),
-       products too small to be fast, and other work on the machine.
+    5. On a GPU, which rule 2 found busy: bandwidth where its other kernels take more of a call than products do; they
+       do little beyond moving what passes between products. Else compute.
+    6. On a CPU: host. What is left is calling operators, those that are no products (softmax, normalisation,
+       unpacking), products too small to be fast, and other work on the machine.
 
-    Rules whose figures are missing are left out; `binds` is None where neither ceilings nor rules 1 and 2 say.
+    Rules whose figures are missing are left out; `binds` is None where no rule says.
     """
     found = _figures(row, ceilings or {"reason": "no ceilings were measured"}, operations or {})
     found = replace(found, binds=_binds(row, found, ceilings or {}))
@@ -213,10 +215,15 @@ def _read_bytes(row: Row, operations: Facts) -> float | None:
 def _launches_s(row: Row, ceilings: Facts, operations: Facts) -> float | None:
     """Seconds that the call's operators cost without their work; None where that is not known."""
     each_s = (ceilings.get("launch") or {}).get("seconds")
-    nodes = row.settings.get("nodes_by_provider")
-    if nodes is not None or _library(row) != "torch":
-        # They call their own kernels: on a CPU what torch's operators cost says nothing about them.
-        count = (nodes or {}).get("CUDAExecutionProvider") if row.device == "cuda" else None
+    profile = _seen(row)
+    if _library(row) != "torch":
+        # They call their own kernels: what torch's operators cost says nothing about them.
+        count = None
+    elif row.settings.get("cuda_graphs"):
+        # All are launched at once.
+        count = None
+    elif profile is not None and profile["by"] == "kernels":
+        count = sum(item["calls"] for item in (*profile["top"], profile["rest"]))
     else:
         count = operations.get("operators")
         # Unpacking or quantising is one more, at least, in each quantised layer.
@@ -257,6 +264,10 @@ def _binds(row: Row, found: Limits, ceilings: Facts) -> Binds | None:
         return "host" if largest == "launches" and row.device == "cpu" else largest
     if _multiplying(row) >= MOST:
         return "compute"
+    if row.device == "cuda":
+        if not _multiplying(row) and not _moving(row):
+            return None
+        return "bandwidth" if _moving(row) > _multiplying(row) else "compute"
     # What is left can only be named where nothing that was measured may be it.
     return None if found.compute_share is None or found.bandwidth_share is None else "host"
 
@@ -275,15 +286,34 @@ def _own_ceiling(row: Row, found: Limits, ceilings: Facts) -> float:
 
 def _multiplying(row: Row) -> float:
     """The share of a profiled call that products and fused attention take; 0.0 where there is no profile."""
+    return _share_of_profile(row, ("products", "attention"))
+
+
+def _moving(row: Row) -> float:
+    """The share of a profiled call that what multiplies nothing takes; 0.0 where there is no profile."""
+    return _share_of_profile(row, ("quantising", "copies", "elementwise"))
+
+
+def _share_of_profile(row: Row, kinds: Sequence[str]) -> float:
     profile = _seen(row)
     if profile is None:
         return 0.0
-    seconds = sum(profile["kinds"].get(key, 0.0) for key in ("products", "attention"))
+    seconds = sum(profile["kinds"].get(key, 0.0) for key in kinds)
     return float(seconds / max(profile["wall_s"], profile["seconds"]))
 
 
+def _busy_s(row: Row) -> float | None:
+    """How long the GPU works on a call; None where that is not known.
+
+    Device events stand around all that a call does, gaps between kernels included: they say at most how long.
+    """
+    profile = _seen(row)
+    return profile["seconds"] if profile is not None and profile["by"] == "kernels" else row.device_s
+
+
 def _idle(row: Row) -> bool:
-    return bool(row.device == "cuda" and row.device_s and row.latency_s and row.device_s < IDLE * row.latency_s)
+    busy_s = _busy_s(row)
+    return bool(row.device == "cuda" and busy_s and row.latency_s and busy_s < IDLE * row.latency_s)
 
 
 # Words
@@ -330,6 +360,12 @@ def _binding(row: Row, found: Limits, ceilings: Facts) -> str:
                 "the machine was not free."
             )
         return f"Of the limits compute binds most: at their best its products would take {_percent(own)} of a call."
+    if found.binds == "bandwidth" and (found.bandwidth_share or 0.0) < EXPLAINS:
+        most = "" if found.traffic_share is None else f", at the copy bandwidth {_percent(found.traffic_share)} at most"
+        return (
+            "Memory traffic binds, far from its best: kernels that multiply nothing take "
+            f"{_percent(_moving(row))} of a profiled call{most}."
+        )
     if found.binds == "bandwidth":
         read = megabytes(int(found.bytes_per_call or 0))
         share = _percent(found.bandwidth_share)
@@ -337,12 +373,14 @@ def _binding(row: Row, found: Limits, ceilings: Facts) -> str:
     if found.binds == "launches":
         return f"Launches bind: its kernels would take {_percent(found.launches_share)} of a call if they did nothing."
     if found.binds is None:
-        return ""
+        return _unexplained(row, found)
     if _on_host(row):
         return "The host binds."
     if _idle(row):
-        times = f"{milliseconds(row.device_s)} of {milliseconds(row.latency_s)} ms"
-        return f"The host binds: the device is busy for {times} of a call."
+        times = f"{milliseconds(_busy_s(row))} of {milliseconds(row.latency_s)} ms"
+        launching = found.launches_share or 0.0
+        more = f"; launching its kernels alone takes {_percent(launching)} of it" if launching >= EXPLAINS else ""
+        return f"The host binds: the device is busy for {times} of a call{more}."
     if (found.launches_share or 0.0) >= EXPLAINS:
         share = _percent(found.launches_share)
         return f"The host binds: calling its operators would take {share} of a call if they did nothing."
@@ -357,30 +395,57 @@ def _binding(row: Row, found: Limits, ceilings: Facts) -> str:
     )
 
 
-def _seen(row: Row) -> Facts | None:
+def _unexplained(row: Row, found: Limits) -> str:
+    """What can be said where no limit explains a call on a GPU whose kernels nobody timed; else empty."""
+    if row.device != "cuda" or found.compute_share is None or found.traffic_share is None:
+        return ""
+    return (
+        "What binds is not known: its kernels were not timed, and no limit explains the call (moving all that passes "
+        f"between operators would take {_percent(found.traffic_share)} of it at most)."
+    )
+
+
+def _profile(row: Row) -> Facts | None:
     """The row's profile, where it has one."""
     found = row.operators
     return found if found and not found.get("reason") and found.get("wall_s") and found.get("seconds") else None
 
 
+def _seen(row: Row) -> Facts | None:
+    """The row's profile, where it tells how long the work itself took."""
+    found = _profile(row)
+    # What ran on the CPU was waited for.
+    return None if found and found["by"] == "launches" and not _on_host(row) else found
+
+
 def _profiled(row: Row, found: Limits, operations: Facts) -> str:
     """Where a profiled call's time went, and how fast its products were while they ran."""
-    profile = _seen(row)
+    profile = _profile(row)
     if profile is None:
         return ""
     whole_s = max(profile["wall_s"], profile["seconds"])
+    if _seen(row) is None:
+        waiting = _percent(1 - profile["seconds"] / whole_s)
+        return f"Of a profiled call the host waits {waiting} for the device."
     shares = {key: profile["kinds"].get(key, 0.0) / whole_s for key in KINDS}
     shares["between"] = 1 - profile["seconds"] / whole_s
     said = []
     for key, share in sorted(shares.items(), key=lambda item: -item[1]):
         if share < TOLD:
             continue
-        name = KINDS[key][0] if key in KINDS else f"between {profile['by']}"
+        name = KINDS[key][0] if key in KINDS else BETWEEN[profile["by"]]
         more = _while_multiplying(row, profile, found, operations) if key == "products" else ""
         said.append(f"{name} {_percent(share)}{more}")
     slower = _ratio(profile["wall_s"], row.latency_s) or 0.0
     under = f", {significant(slower, 2)} times as long as a timed one" if slower >= SLOWED else ""
-    return f"Of a profiled call{under}: {', '.join(said)}."
+    return f"Of a profiled call{under}: {', '.join(said)}.{_attending(row, profile)}"
+
+
+def _attending(row: Row, profile: Facts) -> str:
+    """Where PyTorch was to take a fused kernel and none ran; else empty."""
+    if profile["by"] != "kernels" or row.settings.get("attention") != "sdpa" or profile["kinds"].get("attention"):
+        return ""
+    return " None of PyTorch's fused attention kernels took its heads: they attend step by step, in several kernels."
 
 
 def _while_multiplying(row: Row, profile: Facts, found: Limits, operations: Facts) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from engine.units import milliseconds
 
-By = Literal["operators", "kernels"]
+By = Literal["operators", "kernels", "launches"]
 
 TOP = 12
 """How many operators are kept by name; the rest is summed."""
@@ -19,7 +19,8 @@ KINDS: dict[str, tuple[str, str]] = {
     "attention": ("fused attention", r"attention|flash|fmha|sdpa"),
     "products": (
         "matrix products",
-        r"matmul|gemm|gemv|addmm|bmm|baddbmm|einsum|(^|::)_?mm\b|_int_mm|(^|[:_])linear|xmma|cutlass|fullyconnected|splitk",
+        r"matmul|gemm|gemv|addmm|bmm|baddbmm|einsum|(^|::)_?mm\b|_int_mm|(^|[:_])linear|xmma|cutlass|fullyconnected|splitk"
+        r"|nvjet|triton_tem_",
     ),
     "quantising": ("quantising", r"quant"),
     "copies": (
@@ -36,6 +37,8 @@ KINDS: dict[str, tuple[str, str]] = {
     "other": ("other work", r""),
 }
 """Key -> what a reader calls it, and what the names of such operators contain; the first that fits."""
+_GENERATED = re.compile(r"triton_(poi|per|red)_fused_")
+"""torch.compile's own kernels, named after all that they fuse: each goes over its elements once."""
 _KINDS = {key: re.compile(pattern, re.IGNORECASE) for key, (_, pattern) in KINDS.items()}
 
 EVENT_KEYS = ("ph", "cat", "name", "pid", "tid", "ts", "dur", "id", "bp", "s")
@@ -46,6 +49,16 @@ ARGUMENTS = (
     "memory bandwidth (GB/s)", "est. achieved occupancy %", "name", "sort_index", "labels",
 )  # fmt: skip
 """What of an event's own facts may leave the machine: shapes and the device, never a path or a host."""
+
+
+BETWEEN: dict[By, str] = {
+    "operators": "between operators",
+    "kernels": "between kernels",
+    "launches": "waiting for the device",
+}
+"""What the rest of a call is."""
+HEADS: dict[By, str] = {"operators": "Operator", "kernels": "Kernel", "launches": "Launch"}
+"""What a column of them is called."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +76,8 @@ class Profile:
     """What a backend saw of some calls of one batch."""
 
     by: By
-    """operators, timed on the host; kernels, timed on the device."""
+    """operators, timed on the host that computes them; kernels, timed on the device; launches: operators of a device,
+    timed on the host, which does not wait for them."""
     operators: list[Operator]
     wall_s: float
     """What all the calls took, profiler and all."""
@@ -73,6 +87,8 @@ class Profile:
 
 def kind(name: str) -> str:
     """What kind of work an operator or kernel does, by its name: a key of KINDS."""
+    if _GENERATED.match(name):
+        return "elementwise"
     return next(key for key, pattern in _KINDS.items() if pattern.search(name))
 
 
@@ -128,7 +144,7 @@ def lines(found: Mapping[str, Any]) -> list[Line]:
     if rest["operators"]:
         name = f"{rest['operators']} others"
         made.append(Line(name, None, rest["calls"], rest["seconds"], rest["seconds"] / whole_s))
-    made.append(Line(f"between {found['by']}", None, None, between_s, between_s / whole_s))
+    made.append(Line(BETWEEN[found["by"]], None, None, between_s, between_s / whole_s))
     return made
 
 
@@ -136,9 +152,13 @@ def caption(found: Mapping[str, Any]) -> str:
     """What the figures of a profile are, in two sentences."""
     rows, tokens = found["shape"]
     calls = "one call" if found["calls"] == 1 else f"a mean of {found['calls']} calls"
-    where = "on the host" if found["by"] == "operators" else "on the device"
+    what = {
+        "operators": "Own time of each of the operators on the host",
+        "kernels": "Own time of each of the kernels on the device",
+        "launches": "What the host takes to launch each operator, whose time on the device is not known",
+    }[found["by"]]
     return (
-        f"Own time of each of the {found['by']} {where}, {calls} of {rows} x {tokens} tokens: together "
+        f"{what}, {calls} of {rows} x {tokens} tokens: together "
         f"{milliseconds(found['seconds'])} of the {milliseconds(found['wall_s'])} ms that a call takes under the "
         "profiler. Profiled after all timing; a profiler slows what it sees, short operators most."
     )

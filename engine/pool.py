@@ -27,7 +27,10 @@ from engine.spec import Variant
 DEADLINE_S = 900.0
 """The longest that a worker may take for one answer, where the protocol says nothing else."""
 PATIENCE_S, PATIENCE_TIMES = 60.0, 20.0
-"""A request that was answered before, at this batch size: at most so many seconds, or times as long as it took."""
+"""A request that was answered before, at this batch size and padding (for others a model may have to be compiled
+anew): at most so many seconds, or times as long as it took."""
+Work = tuple[str, int, str | None]
+"""A request's name, its largest batch and its padding."""
 WAIT_STEP_S = 5.0
 KILL_SECONDS = 10.0
 """How long a killed process is waited for: one that hangs in a driver may never end."""
@@ -72,9 +75,9 @@ class Worker:
         self.log = log
         self.deadline_s = deadline_s
         self.scratch = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-"))
-        self._took_s: dict[tuple[str, int], float] = {}
-        self._asked: tuple[str, int | None, float] = ("", None, 0.0)
-        """The request under way: its name, its batch size if it is one of batches, and when it was made."""
+        self._took_s: dict[Work, float] = {}
+        self._asked: tuple[str, Work | None, float] = ("", None, 0.0)
+        """The request under way: its name, its work if it is one of batches, and when it was made."""
         self._out_of_memory = _memory_kills()
         log.parent.mkdir(parents=True, exist_ok=True)
         self._connection, theirs = Pipe()
@@ -100,8 +103,10 @@ class Worker:
 
     def begin(self, name: str, **request: Any) -> None:
         """Send a request without waiting; `finish` takes the reply."""
-        batch_size = max(map(len, request["batches"]), default=0) if "batches" in request else None
-        self._asked = (name, batch_size, time.monotonic())
+        work = None
+        if "batches" in request:
+            work = (name, max(map(len, request["batches"]), default=0), request.get("padding"))
+        self._asked = (name, work, time.monotonic())
         try:
             self._connection.send({"do": name, **request})
         except (BrokenPipeError, ConnectionResetError) as error:
@@ -113,8 +118,7 @@ class Worker:
         Raises WorkerDied where the process ended or did not answer in time, UnavailableError where the
         technique cannot run here, WorkerError otherwise.
         """
-        name, batch_size, asked_s = self._asked
-        key = None if batch_size is None else (name, batch_size)
+        name, key, asked_s = self._asked
         limit_s = self.deadline_s
         if key in self._took_s:
             limit_s = min(limit_s, max(PATIENCE_S, PATIENCE_TIMES * self._took_s[key]))

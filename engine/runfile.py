@@ -218,7 +218,7 @@ class _Operators(_Strict):
     """Of a profile, as `engine.operators.facts` has it."""
 
     reason: None
-    by: Literal["operators", "kernels"]
+    by: Literal["operators", "kernels", "launches"]
     calls: Count
     shape: list[Count]
     wall_s: Amount

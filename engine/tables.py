@@ -481,7 +481,7 @@ def operators_table(found: dict[str, Any], title: str) -> Any:
     from rich.text import Text
 
     made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    made.add_column(found["by"].capitalize().removesuffix("s"))
+    made.add_column(operators.HEADS[found["by"]])
     made.add_column("Kind")
     for header in ("Calls", "ms", "%"):
         made.add_column(header, justify="right", no_wrap=True)

@@ -25,6 +25,7 @@ from engine.errors import UnavailableError, says_out_of_memory
 from engine.measure import memory, timing
 
 MEMORY_CALLS = 5
+DEVICE_WARM_SECONDS = 0.2
 
 
 class Host:
@@ -127,8 +128,10 @@ class Host:
         return {"latencies_s": np.array(latencies_s)}
 
     def device_time(self, positions: np.ndarray, padding: str, calls: int) -> dict[str, Any]:
-        """Seconds on the device by events, for a few calls; None where there are no events."""
+        """Seconds between device events around a call, for a few calls; None where there are no events."""
         batch = self._batch(positions, padding)
+        # The first calls after a rest are slower, and these are few.
+        timing.warm_up(self.backend, [batch], DEVICE_WARM_SECONDS, DEVICE_WARM_SECONDS)
         found = [self.backend.device_seconds(batch) for _ in range(calls)]
         return {"seconds": None if None in found else np.array(found, dtype=np.float64)}
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +27,12 @@ def why_not() -> str | None:
 
 
 REASON = why_not()
+QUICK = [
+    part
+    for setting in ("workload.examples=32", "protocol.rounds=8", "protocol.min_calls=8", "protocol.max_seconds=60")
+    for part in ("--set", setting)
+]
+TRAIN = Path(__file__).resolve().parent.parent / "data" / "news" / "train.csv"
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
 
 
@@ -29,9 +40,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(REASON is not None, reason=str
 def shapes(bench, tmp_path_factory) -> dict[str, Any]:
     """variant -> its measurement and, as "logits", its answers; "run" -> the run."""
     file = tmp_path_factory.mktemp("gpu") / "run.json"
-    settings = ["workload.examples=32", "protocol.rounds=8", "protocol.min_calls=8", "protocol.max_seconds=60"]
-    changed = [part for setting in settings for part in ("--set", setting)]
-    done = bench("run", "shapes", "--device", "cuda", "--json", file, *changed, timeout=540)
+    done = bench("run", "shapes", "--device", "cuda", "--json", file, *QUICK, timeout=540)
     assert done.returncode == 0, done.stderr
     written = json.loads(file.read_text())
     found: dict[str, Any] = {row["variant"]: row for row in written["measurements"]}
@@ -84,7 +93,21 @@ def test_fp32_is_fp32(measured):
 def test_the_device_is_busy_for_no_longer_than_a_call(measured):
     for name in ("fp32", "fp16", "tinybert"):
         row = measured[name]
-        assert 0 < row["device_p50_s"] <= 1.1 * row["latency_p50_s"], name
+        profile = row["audit"]["operators"]
+        assert profile["by"] == "kernels" and profile["kinds"]["products"] > 0, name
+        assert 0 < profile["seconds"] <= 1.1 * row["latency_p50_s"], name
+        # Events stand around all that a call does.
+        assert 0.9 * profile["seconds"] <= row["device_p50_s"] < 3 * row["latency_p50_s"], name
+
+
+def test_what_binds_is_told_by_the_kernels_alone(measured):
+    for name, row in measured.items():
+        profile = row["audit"]["operators"]
+        if row["backend"] == "onnxruntime":
+            assert profile["by"] == "launches", name
+            assert "while they run" not in row["limits"]["sentence"] or "host binds" in row["limits"]["sentence"], name
+        elif row["binds"] == "host":
+            assert profile["seconds"] < 0.7 * row["latency_p50_s"], name
 
 
 def test_dynamic_int8_runs_on_the_cpu_and_the_row_says_so(measured):
@@ -126,4 +149,88 @@ def test_onnx_in_fp16_runs_by_the_provider_that_was_asked_for(measured, variant,
 
 
 def test_openvino_is_unavailable_on_a_gpu(shapes):
-    assert "needs --device cpu" in shapes["openvino-fp32"]["status_reason"]
+    assert shapes["openvino-fp32"]["status"] == "unavailable"
+    assert (
+        "openvino" in shapes["openvino-fp32"]["status_reason"]
+        or "--device cpu" in shapes["openvino-fp32"]["status_reason"]
+    )
+
+
+def test_memory_of_the_device_is_the_same_alone_and_beside_all_others(bench, measured, tmp_path):
+    assert len(measured) > 4
+    file = tmp_path / "alone.json"
+    done = bench("run", "shapes", "--device", "cuda", "--variants", "fp32", "--json", file, *QUICK, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (alone,) = json.loads(file.read_text())["measurements"]
+    beside = measured["fp32"]
+    assert alone["vram_source"] == beside["vram_source"]
+    assert alone["vram_peak_bytes"] == pytest.approx(beside["vram_peak_bytes"], rel=0.02)
+    for key in ("torch_allocated_peak_bytes", "torch_reserved_peak_bytes"):
+        assert alone["memory"][key] == pytest.approx(beside["memory"][key], rel=0.02), key
+
+
+def test_energy_is_the_devices_own_above_idle(measured):
+    from_counter = {name: row["energy_j_per_1000_examples"] for name, row in measured.items()}
+    if None in from_counter.values():
+        pytest.skip("this GPU has no energy counter")
+    assert all(joules > 0 for joules in from_counter.values())
+    # Half as many bytes and faster products: the same answers for less.
+    assert from_counter["fp16"] < from_counter["fp32"]
+    for name, row in measured.items():
+        energy = row["energy"]
+        used_w = energy["joules"] / energy["seconds"]
+        assert energy["idle_w"] < used_w < 2000 and energy["seconds"] > 1, name
+
+
+def test_the_ceilings_are_the_gpus(shapes):
+    found = shapes["run"]["ceilings"]
+    rates = {dtype: item["operations_per_s"] for dtype, item in found["products"].items()}
+    assert all(rates.values()), found["products"]
+    assert rates["fp32"] < rates["tf32"] < rates["fp16"] < 5e15
+    assert found["copy"]["bytes_per_s"] > found["host_to_device"]["bytes_per_s"] > 1e9
+    assert 0 < found["launch"]["seconds"] < 1e-3
+
+
+HOLDING = """
+import sys, torch
+free, _ = torch.cuda.mem_get_info()
+held = torch.empty(free - int(sys.argv[1]), dtype=torch.uint8, device="cuda")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def all_memory_held_but(left_bytes: int) -> Iterator[None]:
+    """Another process holds the GPU's memory, all but `left_bytes`."""
+    command = [sys.executable, "-c", HOLDING, str(left_bytes)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin and process.stdout
+        assert process.stdout.readline() == "held\n"
+        yield
+        process.stdin.close()
+
+
+def test_a_variant_that_gets_no_memory_of_the_gpu_fails_alone_with_that_reason(bench, write_suite, tmp_path):
+    wide = {"model_type": "distilbert", "dim": 768, "n_layers": 2, "n_heads": 12, "hidden_dim": 6144}
+    checkpoint = {
+        "name": "wide",
+        "architecture": wide | {"vocab_size": 4000},
+        "tokenizer": {"vocab_size": 4000},
+        "dataset": TRAIN,
+        "epochs": 0,
+    }
+    variants = [{"model": "checkpoint:wide", "batch_size": size, "name": f"batch-{size}"} for size in (8, 640)]
+    workload = {"examples": 640, "max_length": 128, "padding": "max_length"}
+    suite = write_suite(tmp_path, variants, workload=workload, checkpoints=[checkpoint])
+    file = tmp_path / "run.json"
+    # Two contexts and the small batches need about 1.6 GB; two activations of the large one 4 GB.
+    with all_memory_held_but(3 * 2**30):
+        done = bench("run", suite, "--device", "cuda", "--json", file, timeout=300)
+    assert "Traceback" not in done.stderr
+    rows = {row["variant"]: row for row in json.loads(file.read_text())["measurements"]}
+    assert rows["batch-640"]["status"] == "failed" and "out of memory" in rows["batch-640"]["status_reason"]
+    assert rows["batch-8"]["status"] == "measured"
+    # That somebody else is on the GPU is seen, too.
+    assert rows["batch-8"]["validity"] == "unstable"
+    assert "1 other process was on the GPU" in rows["batch-8"]["validity_reason"]

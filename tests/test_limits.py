@@ -196,7 +196,7 @@ def test_tables_are_not_read_whatever_they_are_kept_in():
     ("row", "found", "binds", "words"),
     [
         # The study's baseline: 44 ms, of which the products need 4.7.
-        (cuda(0.044, 0.043), A100, "host", "no limit explains the call"),
+        (cuda(0.044, 0.043), A100, None, "What binds is not known: its kernels were not timed"),
         (cuda(0.044, 0.044 * IDLE - 0.001), A100, "host", "busy for 29.8 of 44.0 ms of a call"),
         (cuda(0.006, 0.0059), A100, "compute", "Compute binds."),
         (cuda(0.0012, 0.0012, rows=1, tokens=16), A100, "launches", "would take 55% of a call if they did nothing"),
@@ -309,6 +309,8 @@ def test_every_row_has_true_shares_and_one_that_binds(
     }
     if limits.binds in shares:
         assert shares[limits.binds] >= EXPLAINS and not (on_gpu and busy < IDLE - 1e-9)
+    elif limits.binds is None:
+        assert on_gpu and "What binds is not known" in limits.sentence
     else:
         assert limits.binds == "host"
     if limits.binds == "compute":
@@ -548,3 +550,96 @@ def test_a_ceiling_that_a_row_disproves_explains_nothing():
     assert "Why it wins does not follow from these figures." in int8.sentence and "times as fast" not in int8.sentence
     onnx = assess(cpu(0.5, settings=ONNX_FP32), found, DISTILBERT, beside(cpu(2.0), "better", found))
     assert "another library" not in onnx.sentence
+
+
+# On a GPU: figures as measured on an H200
+
+H200 = ceilings(
+    products={
+        name: product(way("torch", f"torch.matmul in {name}", rate))
+        for name, rate in {"fp32": 51e12, "tf32": 422e12, "bf16": 750e12, "fp16": 738e12, "int8": 829e12}.items()
+    },
+    copy={"bytes_per_s": 4.1e12},
+    launch={"seconds": 6.2e-6},
+    cache_bytes=60 * 2**20,
+    features=None,
+)
+TORCH_FP16 = {"torch": "2.11.0", "parameters_by_dtype": {"float16": ELEMENTS}, "tf32": False, "attention": "sdpa"}
+
+
+def kernels(wall_s: float, calls: int = 100, **kinds: float) -> dict[str, Any]:
+    """A profile of 256 x 128 tokens by kernels; `kinds` in seconds."""
+    return {
+        "reason": None,
+        "by": "kernels",
+        "calls": 5,
+        "shape": [256, 128],
+        "wall_s": wall_s,
+        "seconds": sum(kinds.values()),
+        "kinds": kinds,
+        "top": [{"name": "kernel", "calls": calls - 10, "seconds": 0.001}],
+        "rest": {"operators": 3, "calls": 10, "seconds": 0.0001},
+    }
+
+
+def full(latency_s: float, operators: dict[str, Any], **settings: Any) -> Row:
+    """DistilBERT-base in FP16 over 256 x 128 tokens."""
+    row = cuda(latency_s, latency_s, "fp16", settings=TORCH_FP16 | settings, weights_bytes=FP32_BYTES // 2)
+    return dataclasses.replace(row, rows=256, tokens=256 * 128, operators=operators)
+
+
+def test_a_gpu_that_is_kept_busy_is_bound_by_its_products():
+    profile = kernels(0.0086, products=0.0042, attention=0.0008, elementwise=0.0022, copies=0.0002)
+    found = assess(full(0.0082, profile), H200, DISTILBERT)
+    assert found.binds == "compute" and found.compute_share == pytest.approx(0.47, abs=0.01)
+    # Of its kernels, not of what eager operators would be.
+    assert found.launches_share == pytest.approx(100 * 6.2e-6 / 0.0082)
+
+
+def test_the_kernels_say_how_long_a_gpu_works_though_events_stand_around_the_whole_call():
+    few = kernels(0.0038, products=0.0003, elementwise=0.0001, attention=0.00002)
+    found = assess(dataclasses.replace(full(0.0028, few), rows=8, tokens=1024), H200, DISTILBERT)
+    assert found.binds == "host"
+    assert "the device is busy for 0.420 of 2.80 ms of a call" in found.sentence
+    assert "launching" not in found.sentence, "100 of 6.2 us are no quarter of it"
+    many = assess(
+        dataclasses.replace(full(0.0028, few | {"top": [{"calls": 140, "seconds": 1e-4}]}), rows=8, tokens=1024),
+        H200,
+        DISTILBERT,
+    )
+    assert "of a call; launching its kernels alone takes 33% of it." in many.sentence
+
+
+def test_a_busy_gpu_whose_kernels_multiply_little_waits_for_memory():
+    # Heads of 26, which no fused kernel takes.
+    profile = kernels(0.0093, elementwise=0.0032, copies=0.0021, products=0.0019)
+    found = assess(full(0.0800, profile | {"wall_s": 0.09, "seconds": 0.0720}), H200, DISTILBERT)
+    assert found.binds == "bandwidth" and "host" not in found.sentence
+    assert "Memory traffic binds, far from its best: kernels that multiply nothing take" in found.sentence
+    assert "None of PyTorch's fused attention kernels took its heads" in found.sentence
+    mostly = assess(full(0.0800, kernels(0.0800, products=0.0300, attention=0.0070, copies=0.0300)), H200, DISTILBERT)
+    assert mostly.binds == "compute" and "fused attention kernels" not in mostly.sentence
+    eager = full(0.0800, profile | {"wall_s": 0.09, "seconds": 0.0720}, attention="eager")
+    assert "fused attention kernels" not in assess(eager, H200, DISTILBERT).sentence
+
+
+def test_kernels_of_a_cuda_graph_are_launched_together():
+    profile = kernels(0.0009, products=0.0005, elementwise=0.0001)
+    graphs = dataclasses.replace(full(0.0007, profile, cuda_graphs=True), rows=8, tokens=1024)
+    assert assess(graphs, H200, DISTILBERT).launches_share is None
+
+
+def test_launches_tell_nothing_of_the_work_but_how_long_the_host_waits():
+    settings = {
+        "onnxruntime": "1.31",
+        "parameters_by_dtype": {"float16": ELEMENTS},
+        "nodes_by_provider": {"CUDAExecutionProvider": 54},
+    }
+    launched = kernels(0.0072, products=0.0007, elementwise=0.0005, attention=0.0005) | {"by": "launches"}
+    row = dataclasses.replace(full(0.0073, launched), settings=settings, device_s=None)
+    found = assess(row, H200, DISTILBERT)
+    assert found.binds == "compute" and found.launches_share is None
+    assert "Of a profiled call the host waits 76% for the device." in found.sentence
+    assert "while they run" not in found.sentence
+    slow = assess(dataclasses.replace(row, latency_s=0.07), H200, DISTILBERT)
+    assert slow.binds is None and "What binds is not known: its kernels were not timed" in slow.sentence

@@ -42,6 +42,13 @@ from engine.operators import Operator, Profile
         ("Softmax", "elementwise"),
         ("aten::add", "elementwise"),
         ("void at::native::vectorized_elementwise_kernel<4>", "elementwise"),
+        # As an H200 names them.
+        ("nvjet_sm90_hsh_256x128_64x4_1x2_h_bz_coopA_bias_TNT", "products"),
+        ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7_64x128x64", "attention"),
+        ("triton_tem_fused_addmm_gelu_4", "products"),
+        ("triton_per_fused_add_native_layer_norm_view_2", "elementwise"),
+        ("triton_poi_fused__scaled_dot_product_cudnn_attention__to_copy_expand_masked_fill_sub", "elementwise"),
+        ("triton_red_fused__safe_softmax__to_copy_add_exp_expand_masked_fill", "elementwise"),
         ("mystery", "other"),
     ],
 )
@@ -66,6 +73,9 @@ def test_figures_are_those_of_one_call_and_add_up() -> None:
     assert lines[-1].seconds == pytest.approx(2.0) and lines[0].kind == "products"
     assert json.loads(json.dumps(facts)) == facts
     assert "together 3,000 of the 5,000 ms" in operators.caption(facts)
+    launches = facts | {"by": "launches"}
+    assert operators.lines(launches)[-1].name == "waiting for the device"
+    assert "whose time on the device is not known" in operators.caption(launches)
 
 
 def test_operators_of_one_name_are_one_and_many_at_once_are_no_negative_time() -> None:

@@ -39,8 +39,12 @@ def hues(look: Theme) -> dict[str | None, str]:
 
 
 def by_kind(rows: Sequence[Row], look: Theme) -> go.Figure:
-    """A bar a variant: a profiled call in ms, by what kind of work its operators do."""
-    known = [(row, found) for row in rows if row["status"] == "measured" and (found := of(row))]
+    """A bar a variant: a profiled call in ms, by what kind of work its operators do.
+
+    Without those of which only the launches were timed: they say nothing about the work.
+    """
+    found_of = [(row, of(row)) for row in rows if row["status"] == "measured"]
+    known = [(row, found) for row, found in found_of if found and found["by"] != "launches"]
     figure = base.titled(
         look,
         findings.operators_title([row for row, _ in known]),

@@ -223,7 +223,7 @@ class Backend(ABC):
         """Wait until the device is idle; nothing to do where `call` runs on the host."""
 
     def device_seconds(self, batch: Batch) -> float | None:
-        """Seconds that one call keeps the device busy, by device events; None where there are none."""
+        """Seconds between two device events around one call, gaps included; None where there are none."""
         return None
 
     def profile(self, batch: Batch, calls: int, folder: Path | None = None) -> Profile | None:
