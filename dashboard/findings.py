@@ -13,7 +13,7 @@ from typing import Any
 from dashboard.frame import Row, baseline_of, pareto, usable
 from dashboard.metrics import METRICS
 from engine import serving, tables, takeaways
-from engine.units import between, megabytes, milliseconds, percent, point_interval, significant, times
+from engine.units import between, megabytes, milliseconds, percent, point_interval, share_percent, significant, times
 
 
 @dataclass(frozen=True)
@@ -291,8 +291,8 @@ def limit_title(rows: Sequence[Row]) -> str:
     most = max(row["limit_share"] for row in known)
     nearest = [row["name"] for row in known if row["limit_share"] == most]
     if len(nearest) > 1:
-        return f"At most {percent(most, 0)}% of what this device was measured to do is reached"
-    return f"{nearest[0]} comes nearest to what this device was measured to do: {percent(most, 0)}% of it"
+        return f"At most {share_percent(most)}% of what this device was measured to do is reached"
+    return f"{nearest[0]} comes nearest to what this device was measured to do: {share_percent(most)}% of it"
 
 
 BINDS = {
@@ -311,7 +311,7 @@ def limit_detail(rows: Sequence[Row]) -> str:
         return ""
     fastest = max(known, key=lambda row: row["throughput_samples_per_s"])
     share = fastest["limit_share"]
-    reached = "" if share is None else f"reaches {percent(share, 0)}% of its ceiling and "
+    reached = "" if share is None else f"reaches {share_percent(share)}% of its ceiling and "
     return f"The fastest, {fastest['name']}, {reached}waits most for {BINDS[fastest['binds']]}."
 
 

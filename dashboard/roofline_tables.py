@@ -7,12 +7,13 @@ from html import escape
 from typing import Any
 
 from dashboard.frame import Row
+from dashboard.kernel_names import readable
 from dashboard.scorecard import glyph, table
 from dashboard.style import Theme, marks
 from engine import operators
 from engine.limits import operation_rate
 from engine.operators import KINDS
-from engine.units import NOTHING, milliseconds, percent, significant
+from engine.units import NOTHING, milliseconds, percent, share_percent, significant
 
 
 def shares(rows: Sequence[Row], look: Theme) -> str:
@@ -40,10 +41,10 @@ def _share(row: Row, mark: Any) -> str:
     dtype = str(found.get("compute_dtype") or "")
     ceiling, read = found.get("ceiling_operations_per_s"), found.get("bandwidth_share")
     cells = (
-        percent(row["limit_share"], 0),
+        share_percent(row["limit_share"]),
         operation_rate(found.get("operations_per_s"), dtype),
         NOTHING if ceiling is None else f"{dtype.upper()} {operation_rate(ceiling, dtype)}",
-        percent(read, 0),
+        share_percent(read),
     )
     why = found.get("sentence") or "No limits were computed for this row."
     css = ' class="ib-base"' if row["baseline"] else ""
@@ -61,8 +62,9 @@ def profile(found: Mapping[str, Any]) -> str:
     heads = (operators.HEADS[found["by"]], "Kind", "Calls", "ms", "% of a call")
     head = "".join(f'<th scope="col"{" class=ib-left" if text in heads[:2] else ""}>{text}</th>' for text in heads)
     body = "".join(
-        f'<tr><th scope="row" class="ib-why">{escape(line.name)}</th>'
-        f'<td class="ib-left">{KINDS[line.kind][0] if line.kind else ""}</td><td>{significant(line.calls)}</td>'
+        f'<tr><th scope="row" class="ib-why ib-name" title="{escape(line.name)}">{escape(readable(line.name))}</th>'
+        f'<td class="ib-left">{KINDS[line.kind][0] if line.kind else ""}</td>'
+        f"<td>{significant(line.calls)}</td>"
         f"<td>{milliseconds(line.seconds)}</td><td>{percent(line.share)}</td></tr>"
         for line in operators.lines(found)
     )

@@ -20,6 +20,7 @@ from engine.units import (
     point_interval,
     points,
     price_per_million,
+    share_percent,
     significant,
     times,
 )
@@ -73,6 +74,7 @@ CSS = """
 .ib-card .ib-strong{font-weight:600}
 .ib-card .ib-asked{white-space:normal;min-width:10.5rem}
 .ib-card .ib-value{max-width:26rem;font-weight:600;overflow-wrap:anywhere}
+.ib-card .ib-name{overflow-wrap:anywhere;min-width:9rem}
 .ib-said{margin:0 0 .6rem;padding-left:1.1rem;line-height:1.4;max-width:72rem}
 .ib-said li{margin:.15rem 0}
 .ib-muted{opacity:.75;font-size:.92rem}
@@ -277,7 +279,7 @@ def evidence(rows: Sequence[Row], look: Theme, hourly_price: float | None = None
         ("Batch flips", "% of answers", _batch_flips),
         *([("Energy", "J/1,000", lambda r: significant(r["energy_j_per_1000_examples"]))] if energy else []),
         *([("Price", "a million texts", _price(hourly_price))] if hourly_price else []),
-        ("Of the limit", "%", lambda r: percent(r["limit_share"], 0)),
+        ("Of the limit", "%", lambda r: share_percent(r["limit_share"])),
         ("Bound by", "", lambda r: r["binds"] or NOTHING),
     ]
     head = '<th scope="col">Variant</th>' + "".join(

@@ -22,6 +22,7 @@ from engine.units import (
     point_interval,
     points,
     price_per_million,
+    share_percent,
     significant,
     whole,
 )
@@ -117,7 +118,7 @@ EVIDENCE: list[Column] = [
     ("ECE %", lambda r: percent(r["ece"])),
     ("Batch flips %", lambda r: percent(r["batch_flip_rate"], 2)),
     ("J/1,000", lambda r: significant(r["energy_j_per_1000_examples"])),
-    ("Of the limit %", lambda r: percent(r["limit_share"], 0)),
+    ("Of the limit %", lambda r: share_percent(r["limit_share"])),
     ("Bound by", lambda r: r["binds"] or NOTHING),
 ]
 

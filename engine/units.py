@@ -39,6 +39,13 @@ def percent(share: float | None, places: int = 1) -> str:
     return NOTHING if share is None else f"{share * 100:.{places}f}"
 
 
+def share_percent(share: float | None) -> str:
+    """Whole percent; below one a single significant digit, so that little does not read as nothing."""
+    if share is None:
+        return NOTHING
+    return significant(share * 100, 1) if 0 < share < 0.01 else percent(share, 0)
+
+
 def between(low: float | None, high: float | None, show: object = significant) -> str:
     """ "low to high" in the form of `show`, or an empty string."""
     if low is None or high is None:

@@ -30,7 +30,7 @@ from dashboard.metrics import METRICS, Metric
 from dashboard.style import LIGHT, Theme, marks
 from engine import serving, takeaways
 from engine.tables import ACCURACY_VERDICTS, SPEED_VERDICTS
-from engine.units import between, megabytes, milliseconds, percent, point_interval, points, significant
+from engine.units import between, megabytes, milliseconds, percent, point_interval, points, share_percent, significant
 
 WIDTH, HEIGHT = Inches(13.333), Inches(7.5)
 MARGIN = Inches(0.6)
@@ -476,7 +476,7 @@ class _Deck:
         most = max(row["limit_share"] for row in rows)
         title = findings.limit_title(rows)
         said = [f"{row['title']}: {row['limits']['sentence']}" for row in rows if row["limits"]]
-        alt = f"{title}. " + "; ".join(f"{r['title']}: {percent(r['limit_share'], 0)}%, {_binds(r)}" for r in rows)
+        alt = f"{title}. " + "; ".join(f"{r['title']}: {share_percent(r['limit_share'])}%, {_binds(r)}" for r in rows)
         slide = self._slide(title, self._footer("one figure each, no interval"), "\n".join(said))
         chart = self._chart(slide, XL_CHART_TYPE.COLUMN_CLUSTERED, data, alt)
         plot = chart.plots[0]
@@ -485,7 +485,7 @@ class _Deck:
             point = plot.series[0].points[index]
             point.format.fill.solid()
             point.format.fill.fore_color.rgb = native.rgb(self.marks[row["variant"]].color)
-            share = f"{percent(row['limit_share'], 0)}%"
+            share = f"{share_percent(row['limit_share'])}%"
             label = f"{share}, {_binds(row)}" if len(rows) < 9 else share
             self._label(point, label, XL_LABEL_POSITION.OUTSIDE_END)
         self._axis(chart.value_axis, "Share of the device's measured limit (%)", grid=True)
@@ -501,7 +501,7 @@ class _Deck:
             return
         bound = findings.limit_detail(self.measured)
         title = bound or findings.limit_title(self.measured)
-        alt = "; ".join(f"{p.row['title']}: {percent(p.row['limit_share'], 0)}%, {_binds(p.row)}" for p in drawn)
+        alt = "; ".join(f"{p.row['title']}: {share_percent(p.row['limit_share'])}%, {_binds(p.row)}" for p in drawn)
         notes = "\n".join(f"{p.row['title']}: {p.row['limits']['sentence']}" for p in drawn)
         slide = self._slide(title, self._footer("one figure each, no interval"), notes)
         top, per_byte = above[-1].operations_per_s, copy["bytes_per_s"]
@@ -537,7 +537,7 @@ class _Deck:
             )
             for p in drawn
         ]
-        names = [f"{_short(p.row['title'], 28)} {percent(p.row['limit_share'], 0)}%" for p in drawn]
+        names = [f"{_short(p.row['title'], 28)} {share_percent(p.row['limit_share'])}%" for p in drawn]
         offsets = place(names, centres, [14.0] * len(drawn), PLOT)
         for point, series, name, offset in zip(drawn, every[len(lines) :], names, offsets, strict=True):
             mark = self.marks[point.row["variant"]]

@@ -10,13 +10,16 @@ import plotly.graph_objects as go
 from dashboard import findings
 from dashboard.figures import base
 from dashboard.frame import Row
+from dashboard.kernel_names import fitted, readable
 from dashboard.style import Theme, fade
 from engine import operators
 from engine.operators import KINDS
-from engine.units import milliseconds, percent
+from engine.units import milliseconds, percent, share_percent
 
 BETWEEN = "between"
 LEGEND = 30
+NAME_AT_BAR, NAME_IN_TITLE = 34, 48
+"""Characters of an operator's name."""
 
 
 def of(row: Row) -> dict[str, Any] | None:
@@ -33,7 +36,7 @@ def hues(look: Theme) -> dict[str | None, str]:
         "quantising": look.hues["eight-bit"],
         "elementwise": look.muted,
         "copies": fade(look.muted, 0.5),
-        "other": look.line,
+        "other": fade(look.hues["options"], 0.6),
         None: look.grid,
     }
 
@@ -103,7 +106,7 @@ def by_operator(row: Row, look: Theme) -> go.Figure:
     first = lines[0]
     figure = base.titled(
         look,
-        f"{row['name']}: {percent(first.share, 0)}% of a call is {first.name}",
+        f"{row['name']}: {share_percent(first.share)}% of a call is {fitted(readable(first.name), NAME_IN_TITLE)}",
         f"Own time of each of its {found['by']} in ms and % of a call, {found['calls']} profiled.",
         26 * len(lines),
     )
@@ -115,7 +118,7 @@ def by_operator(row: Row, look: Theme) -> go.Figure:
             orientation="h",
             name=row["name"],
             marker={"color": [colours[line.kind] for line in lines]},
-            text=[f"{milliseconds(line.seconds)}, {percent(line.share, 0)}%" for line in lines],
+            text=[f"{milliseconds(line.seconds)}, {share_percent(line.share)}%" for line in lines],
             textposition="outside",
             textfont={"size": 12, "color": look.text},
             cliponaxis=False,
@@ -123,11 +126,7 @@ def by_operator(row: Row, look: Theme) -> go.Figure:
             hovertemplate="%{customdata}<extra></extra>",
         )
     )
-    base.name_rows(figure, [_short(line.name) for line in lines])
+    base.name_rows(figure, [fitted(readable(line.name), NAME_AT_BAR) for line in lines])
     figure.update_layout(bargap=0.3, margin={"r": 84})
     figure.update_xaxes(title_text="Own time a call (ms)", rangemode="tozero")
     return figure
-
-
-def _short(name: str, limit: int = 34) -> str:
-    return name if len(name) <= limit else f"{name[: limit - 1]}…"

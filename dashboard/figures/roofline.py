@@ -16,7 +16,7 @@ from dashboard.figures.tradeoff import place
 from dashboard.frame import Row, rows_of
 from dashboard.style import Theme, fade, marks
 from engine.limits import DISPROVED, FASTER, operation_rate
-from engine.units import megabytes, percent, significant
+from engine.units import megabytes, share_percent, significant
 
 PLOT_WIDTH, PLOT_HEIGHT = 820, 400
 ROOF_LABEL = 30
@@ -204,7 +204,7 @@ def _mark(point: Point, mark: Any, look: Theme, big: bool) -> go.Scatter:
         marker=base.filled(row, mark, look, size=13 if big else 7),
         error_x=base.error_bar(point.least, point.intensity, point.intensity, fade(mark.color, 0.55), thickness=1.2),
         hovertemplate=(
-            f"<b>{base.escape(row['name'])}</b><br>{rate}: {percent(row['limit_share'], 0)}% of its "
+            f"<b>{base.escape(row['name'])}</b><br>{rate}: {share_percent(row['limit_share'])}% of its "
             f"{found['compute_dtype'].upper()} ceiling<br>bound by {row['binds'] or 'what is not known'}<br>"
             f"{significant(point.least)} to {significant(point.intensity)} FLOP/B<extra></extra>"
         ),
@@ -215,7 +215,7 @@ def _labels(
     drawn: Sequence[Point], look: Theme, corner: tuple[float, float], scale_x: float, scale_y: float
 ) -> list[dict[str, Any]]:
     """Each mark's name and share beside it, moved apart where they would meet."""
-    names = [f"{point.row['name']} {percent(point.row['limit_share'], 0)}%" for point in drawn]
+    names = [f"{point.row['name']} {share_percent(point.row['limit_share'])}%" for point in drawn]
     centres = [
         (scale_x * math.log(p.intensity / corner[0]), scale_y * math.log(corner[1] / p.operations_per_s)) for p in drawn
     ]
@@ -224,7 +224,7 @@ def _labels(
         {
             "x": math.log10(point.intensity),
             "y": math.log10(point.operations_per_s),
-            "text": f"{base.escape(point.row['name'])} <b>{percent(point.row['limit_share'], 0)}%</b>",
+            "text": f"{base.escape(point.row['name'])} <b>{share_percent(point.row['limit_share'])}%</b>",
             "showarrow": False,
             "xshift": dx,
             "yshift": -dy,

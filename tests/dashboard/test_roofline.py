@@ -110,6 +110,22 @@ def test_bars_add_up_to_the_profiled_call(full: pd.DataFrame) -> None:
     assert figures.by_kind([], style.LIGHT).to_json()
 
 
+def test_a_kernels_signature_leaves_the_figures_beside_it_in_sight(full: pd.DataFrame) -> None:
+    row = copy.deepcopy(frame.rows_of(full)[0])
+    signature = "void at::native::vectorized_elementwise_kernel<8, at::native::CUDAFunctor_add<c10::Half>, std::array<c"
+    row["audit"]["operators"]["top"][0]["name"] = signature
+    figure = figures.by_operator(row, style.LIGHT)
+    assert "CUDAFunctor_add&lt;Half&gt;" in figure.layout.yaxis.ticktext[0]
+    assert "% of a call is CUDAFunctor_add&lt;Half&gt;" in figure.layout.title.text
+    table = roofline_tables.profile(row["audit"]["operators"])
+    assert ">CUDAFunctor_add&lt;Half&gt;</th>" in table and "vectorized_elementwise_kernel&lt;8" in table
+
+
+def test_a_small_share_of_the_limit_is_not_none(full: pd.DataFrame) -> None:
+    row = frame.rows_of(full)[0] | {"limit_share": 0.0039}
+    assert "<td class=ib-open>0.4</td>" in roofline_tables.shares([row], style.LIGHT)
+
+
 def test_the_page_says_what_binds_and_where_time_goes(database: str) -> None:
     test = page("roofline", FULL)
     assert not test.exception
