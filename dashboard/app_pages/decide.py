@@ -49,6 +49,9 @@ def _controls(rows: list[frame.Row]) -> tuple[Limits, bool]:
             found = [figure.estimate for row in rows if frame.usable(row) and (figure := quantity.read(row))]
             if key == "energy_j_per_1000_examples" and not found and KEYS[key] not in st.query_params:
                 continue  # no counter here, and nobody asks
+            others = [row for row in rows if frame.usable(row) and not row["baseline"]]
+            if key == "accuracy_lost" and not any(quantity.read(row) for row in others):
+                found = []  # the baseline's own, which is none by definition
             measured = f"{quantity.text(min(found))} to {quantity.text(max(found))}" if found else "not measured"
             value = st.number_input(
                 f"{quantity.label}, at most ({quantity.unit})",

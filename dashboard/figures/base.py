@@ -23,6 +23,8 @@ TITLE_SHIFT = 10
 PAD = 8
 LETTER = 7.4
 """The width of a letter at the size of a row's name, in the widest font that an image may fall back to."""
+NARROW, GAP = 29, 3
+"""Letters that the narrowest chart has room for at its axis, and between two ticks."""
 SOURCE, SOURCE_HEIGHT = "source", 16
 
 
@@ -116,11 +118,11 @@ def sign(figure: go.Figure, look: Theme, text: str) -> go.Figure:
     return figure
 
 
-def log_ticks(low: float, high: float) -> list[float]:
-    """Ticks at 1, 2, 5 of each decade between `low` and `high`; more of them where the span is short."""
-    steps: tuple[float, ...] = (1, 2, 5) if high / low > 4 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
-    if high / low > 300:
-        steps = (1,)
+def log_ticks(low: float, high: float, steps: tuple[float, ...] = ()) -> list[float]:
+    """Ticks at `steps` of each decade between `low` and `high`: 1, 2, 5, or more of them where the span is short."""
+    if not steps:
+        steps = (1, 2, 5) if high / low > 4 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
+        steps = (1,) if high / low > 300 else steps
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     ticks = [step * 10.0**power for power in range(first, last + 1) for step in steps]
     return [tick for tick in ticks if low <= tick <= high]
@@ -138,14 +140,20 @@ def plain(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
 
 
-def log_axis(low: float, high: float) -> dict[str, Any]:
-    """A Plotly log axis from `low` to `high`."""
+def log_axis(low: float, high: float, letters: int | None = None) -> dict[str, Any]:
+    """A Plotly log axis from `low` to `high`, its ticks with their gaps in about `letters` letters where given."""
     ticks = log_ticks(low, high)
+    for steps in ((1, 3), (1,)):
+        if letters is None or sum(len(plain(tick)) + GAP for tick in ticks) <= letters:
+            break
+        fewer = log_ticks(low, high, steps)
+        ticks = fewer if len(fewer) > 1 else ticks
     return {
         "type": "log",
         "range": [math.log10(low), math.log10(high)],
         "tickvals": ticks,
         "ticktext": [plain(tick) for tick in ticks],
+        "tickangle": 0,
     }
 
 
@@ -268,6 +276,7 @@ def dots(
                 name=row["name"],
                 marker=filled(row, mark, look),
                 error_x=bar,
+                cliponaxis=False,
                 hovertemplate=(
                     f"<b>{escape(row['name'])}</b><br>{metric.text(value)} {metric.unit}"
                     + (f"<br>95%: {limits}" if limits else "")

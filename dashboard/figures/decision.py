@@ -10,11 +10,13 @@ import plotly.graph_objects as go
 from dashboard import deciding
 from dashboard.deciding import Decision, Judged, Quantity
 from dashboard.figures import base
-from dashboard.figures.tradeoff import PLOT_HEIGHT, PLOT_WIDTH, place
+from dashboard.figures.tradeoff import PLOT_HEIGHT, PLOT_WIDTH, beside, place
 from dashboard.style import Theme, fade, marks
 from engine.stats import Interval
 
 SIZE = 13.0
+SPREAD = 6.0
+"""The largest over the smallest from which on the axis is a log one."""
 OUT_OF_REACH = 1e3
 """How many decades or spans the shade of a region reaches beyond the axis."""
 
@@ -45,8 +47,11 @@ def decision(decided: Decision, look: Theme, against: str, height: int = PLOT_HE
     x_limit = decided.limits.latency_p95_s
     x_limit = None if x_limit is None or not tails else x_limit * 1e3
     x_range = base.log_range([*xs, *([x_limit] if x_limit else [])], pad=0.14)
-    y_range = _span([value for y in ys for value in y] + ([] if y_limit is None else [y_limit]))
-    _shade(figure, look, x_limit, y_limit, sign, x_range, y_range)
+    values = [value for y in ys for value in y] + ([] if y_limit is None else [y_limit])
+    # Where one takes many times what others take, those would all lie on the axis.
+    log_y = sign > 0 and min(values) > 0 and max(values) / min(values) > SPREAD
+    y_range = base.log_range(values, pad=0.16) if log_y else _span(values)
+    _shade(figure, look, x_limit, y_limit, sign, x_range, y_range, log_y)
     shades = marks([j.row for j in decided.judged], look)
     for judged, x, (low, value, high) in zip(drawn, xs, ys, strict=True):
         mark = shades[judged.row["variant"]]
@@ -70,10 +75,13 @@ def decision(decided: Decision, look: Theme, against: str, height: int = PLOT_HE
                 ),
             )
         )
-    _labels(figure, look, decided, drawn, xs, [y[1] for y in ys], x_range, y_range)
+    _labels(figure, look, decided, drawn, xs, [y[1] for y in ys], x_range, y_range, log_y)
     which = "p95" if tails else "p50"
     figure.update_xaxes(title_text=f"Latency of a batch, {which} (ms, log scale)", **base.log_axis(*x_range))
-    figure.update_yaxes(title_text=label, range=list(y_range), nticks=7)
+    if log_y:
+        figure.update_yaxes(title_text=f"{label.removesuffix(')')}, log scale)", **base.log_axis(*y_range))
+    else:
+        figure.update_yaxes(title_text=label, range=list(y_range), nticks=7)
     return figure
 
 
@@ -115,6 +123,7 @@ def _shade(
     sign: float,
     x_range: tuple[float, float],
     y_range: tuple[float, float],
+    log_y: bool,
 ) -> None:
     """Fills what lies beyond each limit, and says so at the line."""
     fill = {"fillcolor": fade(look.line, 0.2), "line": {"width": 0}, "layer": "below"}
@@ -129,10 +138,11 @@ def _shade(
     if y_limit is not None:
         span = y_range[1] - y_range[0]
         far = y_range[1] + OUT_OF_REACH * span if sign > 0 else y_range[0] - OUT_OF_REACH * span
+        at = math.log10(y_limit) if log_y else y_limit
         figure.add_shape(type="rect", x0=0, x1=1, xref="paper", y0=y_limit, y1=far, **fill)
         figure.add_hline(y=y_limit, line=line, layer="below")
         figure.add_annotation(
-            x=1, xref="paper", y=y_limit, text=f"{y_limit:g}".replace("-", "−"), xanchor="right",
+            x=1, xref="paper", y=at, text=f"{y_limit:g}".replace("-", "−"), xanchor="right",
             yanchor="bottom" if sign > 0 else "top", **note,
         )  # fmt: skip
 
@@ -146,13 +156,17 @@ def _labels(
     ys: Sequence[float],
     x_range: tuple[float, float],
     y_range: tuple[float, float],
+    log_y: bool,
 ) -> None:
     """Names at the marks; the fastest in bold, those that are out muted."""
     x_low, x_high = (math.log(value) for value in x_range)
+    # Plotly places annotations on a log axis by their logarithm, unlike all else.
+    ys = [math.log10(y) for y in ys] if log_y else ys
+    bottom, top = (math.log10(value) for value in y_range) if log_y else y_range
     centres = [
         (
             PLOT_WIDTH * (math.log(x) - x_low) / (x_high - x_low),
-            PLOT_HEIGHT * (1 - (y - y_range[0]) / (y_range[1] - y_range[0])),
+            PLOT_HEIGHT * (1 - (y - bottom) / (top - bottom)),
         )
         for x, y in zip(xs, ys, strict=True)
     ]
@@ -163,9 +177,7 @@ def _labels(
             x=math.log10(x),
             y=y,
             text=f"<b>{name}</b>" if judged.row is decided.fastest else name,
-            showarrow=False,
-            xshift=dx,
-            yshift=-dy,
+            **beside(dx, dy, SIZE, look),
             font={"size": 13, "color": look.text if judged.remains else look.muted},
             bgcolor=fade(look.background, 0.72),
             borderpad=1,

@@ -34,7 +34,7 @@ def speedups(frame: pd.DataFrame, look: Theme) -> go.Figure:
     metric = METRICS["speedup"]
     drawn = base.dots(figure, shown, marks(rows, look), look, metric, _why_no_speedup, baseline_of(shown))
     if drawn:
-        figure.update_xaxes(title_text="Speed-up (×, log scale)", **base.log_axis(*base.log_range(drawn)))
+        figure.update_xaxes(title_text="Speed-up (×, log scale)", **base.log_axis(*base.log_range(drawn), base.NARROW))
     return figure
 
 

@@ -49,5 +49,6 @@ def latency(frame: pd.DataFrame, look: Theme) -> go.Figure:
             )
         )
     if drawn:
-        figure.update_xaxes(title_text="Latency of a batch (ms, log scale)", **base.log_axis(*base.log_range(drawn)))
+        axis = base.log_axis(*base.log_range(drawn), base.NARROW)
+        figure.update_xaxes(title_text="Latency of a batch (ms, log scale)", **axis)
     return figure

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from dashboard import findings
 from dashboard.figures import base
-from dashboard.figures.tradeoff import place
+from dashboard.figures.tradeoff import beside, place
 from dashboard.frame import Row, rows_of
 from dashboard.style import Theme, fade, marks
 from engine.limits import DISPROVED, FASTER, operation_rate
@@ -225,9 +225,7 @@ def _labels(
             "x": math.log10(point.intensity),
             "y": math.log10(point.operations_per_s),
             "text": f"{base.escape(point.row['name'])} <b>{share_percent(point.row['limit_share'])}%</b>",
-            "showarrow": False,
-            "xshift": dx,
-            "yshift": -dy,
+            **beside(dx, dy, 13.0, look),
             "font": {"size": 13, "color": look.text},
             "bgcolor": fade(look.background, 0.72),
             "borderpad": 1,

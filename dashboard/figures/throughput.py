@@ -24,5 +24,6 @@ def throughput(frame: pd.DataFrame, look: Theme) -> go.Figure:
     metric = METRICS["throughput_samples_per_s"]
     drawn = base.dots(figure, rows, marks(rows, look), look, metric, base.missing, baseline_of(rows))
     if drawn:
-        figure.update_xaxes(title_text="Throughput (samples/s, log scale)", **base.log_axis(*base.log_range(drawn)))
+        axis = base.log_axis(*base.log_range(drawn), base.NARROW)
+        figure.update_xaxes(title_text="Throughput (samples/s, log scale)", **axis)
     return figure

@@ -286,6 +286,21 @@ def test_the_chart_shades_beyond_the_limits_and_names_who_is_there(full: pd.Data
     assert "300\u00a0MB: DistilBERT FP32" in title and "30\u00a0ms" in title
 
 
+def test_what_takes_many_times_less_does_not_all_lie_on_the_axis(full: pd.DataFrame) -> None:
+    spent = iter([161.0, 22.4, 20.6, 23.0, 10.3, 29.6])
+    rows = [
+        row | {"energy_j_per_1000_examples": next(spent, None) if frame.usable(row) else None}
+        for row in frame.rows_of(full)
+    ]
+    found = decide(rows, Limits(energy_j_per_1000_examples=50.0))
+    figure = figures.decision(found, style.LIGHT, "energy_j_per_1000_examples")
+    assert figure.layout.yaxis.type == "log" and "log scale" in figure.layout.yaxis.title.text
+    (limit,) = [note for note in figure.layout.annotations if note.text == "50"]
+    assert 10**limit.y == pytest.approx(50.0)
+    ys = {10**note.y for note in figure.layout.annotations if note is not limit}
+    assert max(ys) == pytest.approx(161.0) and min(ys) == pytest.approx(10.3)
+
+
 def test_the_table_says_sign_word_and_value_and_no_markup_of_others(full: pd.DataFrame) -> None:
     found = decide(frame.rows_of(full), Limits(memory_bytes=200e6, accuracy_lost=0.01))
     html = decision_table.verdicts(found, style.LIGHT)
