@@ -115,7 +115,7 @@ def chosen(rows: Sequence[Row], sizes: Sequence[int], names: Sequence[str], base
     """The rows of these batch sizes and variants `names`, the baseline first; named by batch size if several."""
     kept = [row for row in rows if row["phase"] in sizes and row["variant"] in {*names, baseline}]
     several = len({row["batch_size"] for row in kept}) > 1
-    named = [row | {"name": f"{row['title']} @ {row['batch_size']}" if several else row["title"]} for row in kept]
+    named = [row | {"name": takeaways.sized(row) if several else row["title"]} for row in kept]
     return sorted(named, key=lambda row: row["variant"] != baseline)
 
 
@@ -319,7 +319,7 @@ def changes(sides: Sequence[Side], rows: Sequence[Row]) -> tuple[list[str], list
     if len(sides) == 1:
         kinds = ("speed", "accuracy", "answers", "memory", "energy")
         found = [item for item in takeaways.takeaways(list(rows)) if item.kind in kinds]
-        return [item.sentence for item in found if item.shown], [item.sentence for item in found if not item.shown]
+        return findings.told([item for item in found if item.shown]), [i.sentence for i in found if not i.shown]
     wanted = {row["plain"] for row in rows}
     said = []
     for other in sides[1:]:

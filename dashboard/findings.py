@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dashboard.frame import Row, baseline_of, pareto, usable
+from dashboard.frame import Row, baseline_of, pareto, untaught, usable
 from dashboard.metrics import METRICS
 from engine import serving, tables, takeaways
 from engine.units import between, megabytes, milliseconds, percent, point_interval, share_percent, significant, times
+
+ENERGY = "energy_j_per_1000_examples"
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,16 @@ def headline(rows: Sequence[Row]) -> Headline:
     best = faster[0]
     limits = between(best["speedup_low"], best["speedup_high"])
     finding = (
-        f"{best['name']} answers {times(best['speedup'])} as many samples/s as {baseline['title']} "
+        f"{best['name']} answers {times(best['speedup'])} as many samples/s as {_beside(best, baseline)} "
         f"({limits}){_cost(best)}"
     )
     detail = [_rivals(best, faster[1:]), _lossless(best, faster[1:]), _doubt(best)]
     return Headline(finding, " ".join(filter(None, detail)))
+
+
+def _beside(row: Row, baseline: Row) -> str:
+    """The baseline as it is called beside `row`: with its batch size where that is another one."""
+    return str(baseline["title"] if row["batch_size"] == baseline["batch_size"] else takeaways.sized(baseline))
 
 
 def _cost(row: Row) -> str:
@@ -63,6 +70,8 @@ def _cost(row: Row) -> str:
             return f"; no difference in accuracy is shown ({limits} points, n = {row['examples']})."
         word = "loses" if row["accuracy_comparison"] == "worse" else "gains"
         return f" and {word} {abs(row['accuracy_difference']) * 100:.1f} points of accuracy ({limits})."
+    if takeaways.untaught(row):
+        return "; its weights are random, so its answers say nothing."
     if row["agreement"] is not None:
         return f" and gives the same answer to {percent(row['agreement'])}% of {row['examples']} texts."
     return "; its accuracy is not known."
@@ -130,6 +139,8 @@ def latency_title(rows: Sequence[Row]) -> str:
     ]
     if baseline is None or baseline not in known:
         return "Latency of a batch"
+    if len(known) > 1 and all(row["baseline"] or row["batch_size"] != baseline["batch_size"] for row in known):
+        return f"Latency of batches of {_batch_words(known)} texts, which do not compare"
     if not faster:
         return f"No variant is shown to answer a batch sooner than {baseline['title']}"
     best = min(faster, key=lambda row: row["latency_p50_s"])
@@ -149,7 +160,7 @@ def throughput_title(rows: Sequence[Row]) -> str:
         return f"No speed-up over {baseline['title']} is shown"
     best = max(faster, key=lambda row: row["speedup"])
     limits = between(best["speedup_low"], best["speedup_high"])
-    return f"{best['name']}: {times(best['speedup'])} ({limits}) the samples/s of {baseline['title']}"
+    return f"{best['name']}: {times(best['speedup'])} ({limits}) the samples/s of {_beside(best, baseline)}"
 
 
 def memory_title(rows: Sequence[Row]) -> str:
@@ -161,7 +172,7 @@ def memory_title(rows: Sequence[Row]) -> str:
     least = min(known, key=lambda row: row["memory_bytes"])
     said = f"{least['name']} peaks lowest, at {megabytes(least['memory_bytes'])} MB of {kind}"
     if baseline is not None and least["memory_ratio"] is not None and not least["baseline"]:
-        said += f": {times(least['memory_ratio'])} {baseline['title']}'s"
+        said += f": {times(least['memory_ratio'])} {_beside(least, baseline)}'s"
     return said
 
 
@@ -171,7 +182,8 @@ def accuracy_title(rows: Sequence[Row]) -> str:
         if any(row["accuracy"] is not None for row in rows):
             return "Accuracy"
         if any(row["agreement"] is not None for row in rows):
-            return "How often each variant answers as the baseline does"
+            doubt = ", all of random weights" if untaught(rows) else ""
+            return f"How often each variant answers as the baseline does{doubt}"
         return "No variant's accuracy is known"
     n = max(row["examples"] for row in compared)
     worse = [row["name"] for row in compared if row["accuracy_comparison"] == "worse"]
@@ -184,14 +196,34 @@ def accuracy_title(rows: Sequence[Row]) -> str:
     return f"{'; '.join(said) or 'No difference in accuracy is shown'} (n = {n:,})"
 
 
+def energy_title(rows: Sequence[Row]) -> str:
+    """Which row takes the least energy for its texts."""
+    baseline = baseline_of(rows)
+    known = [row for row in rows if usable(row) and row[ENERGY] is not None]
+    if not known:
+        return "Energy was not measurable in this run"
+    least = min(known, key=lambda row: row[ENERGY])
+    said = f"{least['name']} takes the least energy, {significant(least[ENERGY])} J for 1,000 texts"
+    if baseline is not None and baseline in known and not least["baseline"]:
+        said += f"; {_beside(least, baseline)} {significant(baseline[ENERGY])} J"
+    return said
+
+
+def _batch_words(rows: Sequence[Row]) -> str:
+    return joined([f"{size:,}" for size in sorted({row["batch_size"] for row in rows})])
+
+
 def tradeoff_title(rows: Sequence[Row], gain: str) -> str:
+    """`gain`: accuracy, agreement, or memory_saved where answers say nothing."""
+    word = {"accuracy": "accuracy", "agreement": "agreement", "memory_saved": "memory"}[gain]
+    if len({row["batch_size"] for row in rows}) > 1:
+        return f"{word.capitalize()} and latency of batches of {_batch_words(rows)} texts"
     front = pareto(rows, "latency_p50_s", gain)
-    word = "accuracy" if gain == "accuracy" else "agreement"
     if not front:
         return f"Latency and {word}: nothing to compare"
     names = [row["name"] for row in front]
     if len(names) == 1:
-        return f"{names[0]} has the lowest latency and the highest {word}"
+        return f"{names[0]} has the lowest latency and the {'lowest' if gain == 'memory_saved' else 'highest'} {word}"
     return f"Not beaten in both latency and {word}: {joined(names)}"
 
 
@@ -216,8 +248,30 @@ def published_title(pairs: Sequence[tuple[Row, Row, Row]]) -> str:
     return said
 
 
+def told(items: Sequence[takeaways.Takeaway]) -> list[str]:
+    """What is said of each measurement in a paragraph of its own, which names it once."""
+    paragraphs: dict[str, list[str]] = {}
+    for item in items:
+        said = paragraphs.setdefault(item.name, [])
+        again = bool(said) and item.sentence.startswith(f"{item.name} ")
+        said.append(f"It {item.sentence.removeprefix(f'{item.name} ')}" if again else item.sentence)
+    return [" ".join(said) for said in paragraphs.values()]
+
+
 def notes(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
-    """Variant, kind and text of each thing that a reader must know about a row."""
+    """Variants, kind and text of each thing that a reader must know about them; what holds for several, once."""
+    measured = [row["name"] for row in rows if row["status"] == "measured"]
+    holders: dict[tuple[str, str], list[str]] = {}
+    for name, kind, text in _notes(rows):
+        holders.setdefault((kind, text), []).append(name)
+    everyone = len(measured) > 2
+    return [
+        (f"All {len(measured)} that were measured" if everyone and names == measured else joined(names), kind, text)
+        for (kind, text), names in holders.items()
+    ]
+
+
+def _notes(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
     said = []
     for row in rows:
         name = row["name"]
@@ -230,7 +284,7 @@ def notes(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
             said.append((name, "deviation", row["validity_reason"]))
         if row["accuracy"] is None and row["accuracy_reason"]:
             said.append((name, "no accuracy", row["accuracy_reason"]))
-            if row["index_match_rate"] is not None and not takeaways.flags(row):
+            if row["index_match_rate"] is not None and not takeaways.flags(row) and not takeaways.untaught(row):
                 said.append(
                     (
                         name,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from engine import stats
+from engine import stats, takeaways
 
 Row = dict[str, Any]
 
@@ -25,7 +25,7 @@ def build(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     built = []
     for row in rows:
         made: Row = {**row, **dict.fromkeys(DERIVED)}
-        made["name"] = f"{row['title']} @ {row['batch_size']}" if several else row["title"]
+        made["name"] = takeaways.sized(made) if several else row["title"]
         made["memory_kind"] = "vram" if device_memory else "ram"
         made["memory_bytes"] = row["vram_peak_bytes"] if device_memory else row["ram_peak_bytes"]
         if row["flips"] is not None and row["examples"]:
@@ -68,6 +68,21 @@ def baseline_of(rows: Sequence[Row], row: Row | None = None) -> Row | None:
 def paired(rows: Sequence[Row]) -> list[Row]:
     """The baseline and the rows that share rounds with it: those of which a speed-up may be said."""
     return [row for row in rows if row["baseline"] or row["speedup"] is not None]
+
+
+def untaught(rows: Sequence[Row]) -> bool:
+    """Whether all that was measured are models of random weights, whose answers say nothing."""
+    measured = [row for row in rows if row["status"] == "measured"]
+    return bool(measured) and all(map(takeaways.untaught, measured))
+
+
+def swept(rows: Sequence[Row], key: str) -> bool:
+    """Whether some variant has a figure at several batch sizes."""
+    sizes: dict[str, set[int]] = {}
+    for row in rows:
+        if usable(row) and row[key] is not None:
+            sizes.setdefault(row["variant"], set()).add(row["batch_size"])
+    return any(len(each) > 1 for each in sizes.values())
 
 
 def usable(row: Row) -> bool:

@@ -133,6 +133,15 @@ METRICS: dict[str, Metric] = {
             "The most memory that the variant's process held on the host while it loaded and worked. 1 MB = 10⁶ bytes.",
         ),
         Metric(
+            "energy_j_per_1000_examples",
+            "Energy",
+            "J for 1,000 texts",
+            "lower",
+            1.0,
+            "log",
+            "By the device's own counter, over a window of calls after the rounds; what it takes idle is subtracted.",
+        ),
+        Metric(
             "weights_bytes",
             "Weights",
             "MB",

@@ -67,6 +67,7 @@ CSS = """
 .ib-card .ib-sub{display:block;font-size:.8rem;font-weight:400;opacity:.72}
 .ib-card .ib-mark{display:inline-block;width:1.15rem;font-weight:400}
 .ib-card .ib-why{white-space:normal;opacity:.92}
+.ib-card .ib-who{white-space:normal;min-width:11rem;max-width:24rem}
 .ib-card .ib-open{border-bottom:0;padding-bottom:0}
 .ib-card .ib-told{padding:.1rem .38rem .5rem 1.15rem;font-size:.88rem;line-height:1.35}
 .ib-card .ib-mark~.ib-sub{padding-left:1.15rem}
@@ -282,6 +283,8 @@ def evidence(rows: Sequence[Row], look: Theme, hourly_price: float | None = None
         ("Of the limit", "%", lambda r: share_percent(r["limit_share"])),
         ("Bound by", "", lambda r: r["binds"] or NOTHING),
     ]
+    # A run without labels, or of random weights, has nothing of its answers to carry.
+    columns = [column for column in columns if any(column[2](row) not in ("", NOTHING) for row in ordered)]
     head = '<th scope="col">Variant</th>' + "".join(
         f'<th scope="col"{" class=ib-left" if label == "Bound by" else ""}>{label}'
         f"{f'<span class=ib-sub>{unit}</span>' if unit else ''}</th>"
@@ -396,7 +399,8 @@ def notes_table(said: Sequence[tuple[str, str, str]]) -> str:
     """Variant, kind and text of each note."""
     head = "".join(f'<th scope="col" class="ib-left">{text}</th>' for text in ("Variant", "What", "Why"))
     body = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td class="ib-left">{escape(KINDS.get(kind, kind))}</td>'
+        f'<tr><th scope="row" class="ib-who">{escape(name)}</th>'
+        f'<td class="ib-left">{escape(KINDS.get(kind, kind))}</td>'
         f'<td class="ib-left ib-why">{escape(text)}</td></tr>'
         for name, kind, text in said
     )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from engine import labels as label_names
-from engine import limits, quality, stats
+from engine import limits, quality, stats, takeaways
 from engine.labels import Alignment
 
 SLOWER_MACHINE = 0.1
@@ -139,7 +139,7 @@ def answers(
     if labels is None:
         return found | {"accuracy_reason": "the workload is unlabelled"}
     names = dataset_labels or []
-    reason = "its head or all its weights are random: made for speed and memory alone" if random_weights else None
+    reason = takeaways.RANDOM_WEIGHTS if random_weights else None
     if reason or alignment.mapping is None:
         fault = None if reason else quality.study_fault(logits, labels, alignment, len(names))
         return found | {

@@ -48,8 +48,7 @@ STATES = {
 
 def _name(row: Row, several: bool) -> str:
     mark = {"unstable": " ~", "invalid": " ✗"}.get(row["validity"] or "", "")
-    size = f" @ {row['batch_size']}" if several else ""
-    return f"{row['title']}{size}{mark}"
+    return f"{takeaways.sized(row) if several else row['title']}{mark}"
 
 
 def _speedup(row: Row) -> str:
@@ -247,7 +246,7 @@ def notes(rows: list[Row]) -> list[str]:
             said.append(f"{name}: {row['validity']}: {row['validity_reason']}")
         if row["status"] == "measured" and row["accuracy"] is None and row["accuracy_reason"]:
             beside = ""
-            if row["index_match_rate"] is not None and not takeaways.flags(row):
+            if row["index_match_rate"] is not None and not takeaways.flags(row) and not takeaways.untaught(row):
                 beside = (
                     f" (comparing index with index would have said {percent(row['index_match_rate'])}%,"
                     " which measures nothing)"

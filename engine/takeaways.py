@@ -21,6 +21,8 @@ Kind = Literal["state", "labels", "speed", "accuracy", "answers", "memory", "ene
 LIGHTER, HEAVIER = 0.9, 1.1
 """Memory ratios worth a sentence: one reading each, so small differences are left alone."""
 SMALL_WEIGHTS = 0.7
+RANDOM_WEIGHTS = "its head or all its weights are random: made for speed and memory alone"
+"""Why a row has no accuracy whose model nobody has taught: its answers say nothing of what they are asked."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,18 @@ class Regression:
 def names(rows: Sequence[Row]) -> dict[int, str]:
     """Each row's name by its position in `rows`: the title, with its batch size where there are several."""
     several = len({row["batch_size"] for row in rows}) > 1
-    return {i: f"{r['title']} @ {r['batch_size']}" if several else r["title"] for i, r in enumerate(rows)}
+    return {index: sized(row) if several else row["title"] for index, row in enumerate(rows)}
+
+
+def sized(row: Row) -> str:
+    """A row's title with its batch size, unless the title says that itself."""
+    title, size = row["title"], row["batch_size"]
+    return title if title.endswith(f"batch {size}") else f"{title} @ {size}"
+
+
+def untaught(row: Row) -> bool:
+    """Whether the row's model has random weights."""
+    return row["accuracy_reason"] == RANDOM_WEIGHTS
 
 
 def baseline_for(row: Row, rows: Sequence[Row]) -> Row | None:
@@ -75,7 +88,7 @@ def takeaways(rows: Sequence[Row]) -> list[Takeaway]:
         base = baseline_for(row, rows)
         if row["baseline"] or base is None or base["status"] != "measured" or base["validity"] == "invalid":
             continue
-        title = base["title"]
+        title = base["title"] if base["batch_size"] == row["batch_size"] else sized(base)
         said += [*_speed(row, name, title), *_accuracy(row, name, title), *_answers(row, name, title)]
         said += [*_memory(row, name, base, title), *_energy(row, name, base, title), *_limit(row, name)]
     return said
@@ -132,7 +145,7 @@ def p_words(p: float | None) -> str:
 
 
 def _answers(row: Row, name: str, base: str) -> Iterator[Takeaway]:
-    if row["flips"] is None or not row["examples"]:
+    if row["flips"] is None or not row["examples"] or untaught(row):
         return
     if row["flips"] == 0:
         yield Takeaway("answers", name, f"{name} gives the same answer as {base} to all {row['examples']:,} examples.")
@@ -153,7 +166,7 @@ def _memory(row: Row, name: str, base: Row, title: str) -> Iterator[Takeaway]:
         weights = row["weights_bytes"] / base["weights_bytes"]
     if ratio <= LIGHTER or ratio >= HEAVIER:
         yield Takeaway("memory", name, f"{name} needs {times(ratio)} the {word} of {title}: {beside}.")
-    elif weights is not None and weights <= SMALL_WEIGHTS:
+    elif weights is not None and weights <= SMALL_WEIGHTS and row["batch_size"] == base["batch_size"]:
         sentence = f"{name} has {times(weights)} the bytes of weights of {title} and saves no {word}: {beside}."
         yield Takeaway("memory", name, sentence)
 

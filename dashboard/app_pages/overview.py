@@ -71,12 +71,15 @@ def _first_screen(summary: dict[str, Any], shown: pd.DataFrame, rows: list[frame
 
 
 def _comparisons(summary: dict[str, Any], measured: pd.DataFrame, shown: pd.DataFrame, look: Theme) -> None:
-    st.subheader("Latency, throughput, memory, accuracy", anchor=False)
+    rows = frame.rows_of(shown)
+    # Of random weights the answers say nothing.
+    energy = frame.untaught(rows) and any(row[findings.ENERGY] is not None for row in rows)
+    st.subheader(f"Latency, throughput, memory, {'energy' if energy else 'accuracy'}", anchor=False)
     draw: list[tuple[str, Callable[[pd.DataFrame, Theme], go.Figure]]] = [
         ("latency", figures.latency),
         ("throughput", figures.throughput),
         ("memory", figures.memory),
-        ("accuracy", figures.accuracy),
+        ("energy", figures.energy) if energy else ("accuracy", figures.accuracy),
     ]
     # Two by two, or four in a row: never three and one.
     with st.grid(2, min_column_width=1100, gap="medium"):
@@ -84,14 +87,14 @@ def _comparisons(summary: dict[str, Any], measured: pd.DataFrame, shown: pd.Data
             with st.grid(2, min_column_width=520, gap="medium"):
                 for name, make in pair:
                     widgets.chart(make(shown, look), name, f"{widgets.stem(summary)}-{name}")
-    if measured["batch_size"].nunique() > 1:
+    if frame.swept(frame.rows_of(measured), "throughput_samples_per_s"):
         widgets.chart(figures.over_batch_size(measured, look), "batches", f"{widgets.stem(summary)}-batch-size")
 
 
 def _takeaways(rows: list[frame.Row]) -> None:
     found = takeaways.takeaways(rows)
     # What binds a variant stands with the figures that say so.
-    shown = [item.sentence for item in found if item.shown and item.kind not in ("state", "limit")]
+    shown = findings.told([item for item in found if item.shown and item.kind not in ("state", "limit")])
     unshown = [item.sentence for item in found if not item.shown]
     if shown:
         st.subheader("What this run shows", anchor=False)
@@ -114,9 +117,13 @@ def _evidence(run_id: str, rows: list[frame.Row], look: Theme) -> None:
             help="In any currency: adds what a million texts cost at this batch size, the machine busy all the time.",
         )
     st.html(scorecard.evidence(rows, look, price))
-    st.caption(
+    paired = (
         "McNemar: on the same examples as the baseline. Would show: the difference in accuracy that this many "
-        "examples show with 80% power. Batch flips: answers that change when asked alone or under the other padding. "
+        "examples show with 80% power. "
+    )
+    st.caption(
+        f"{paired if any(row['accuracy_p'] is not None for row in rows) else ''}"
+        "Batch flips: answers that change when asked alone or under the other padding. "
         "Of the limit: the share of what this device was measured to do. The page Method has the formulas."
     )
     if any(row["limits"] for row in rows):

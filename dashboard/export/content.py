@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard import figures, frame
+from dashboard import figures, findings, frame
 from dashboard.figures import base
 from dashboard.figures.operators import of as profiled
 from dashboard.style import Theme
@@ -57,6 +57,8 @@ def charts(
         "memory": figures.memory,
         "accuracy": figures.accuracy,
     }
+    if any(row[findings.ENERGY] is not None for row in rows):
+        draw["energy"] = figures.energy
     made = {name: make(shown, look) for name, make in draw.items()}
     if (summary["ceilings"] or {}).get("products") and any(row["limit_share"] is not None for row in rows):
         size = next((row["batch_size"] for row in rows if row["baseline"]), None)
@@ -66,7 +68,7 @@ def charts(
     if loads:
         made["load"] = figures.load_rates(measured, loads, look)
         made["load-p99"] = figures.load_trials(measured, loads, look)
-    if measured["batch_size"].nunique() > 1:
+    if frame.swept(frame.rows_of(measured), "throughput_samples_per_s"):
         made["batches"] = figures.over_batch_size(measured, look)
     if figures.pairs(shown, reported):
         made["published"] = figures.published(shown, reported, look)

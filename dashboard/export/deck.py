@@ -96,12 +96,17 @@ class _Deck:
         if self.measured:
             gain = gain_key(self.rows)
             self._takeaways()
-            self._tradeoff(gain)
+            # Of random weights the answers say nothing.
+            untaught = frame.untaught(self.rows)
+            if not untaught:
+                self._tradeoff(gain)
             self._dots(METRICS["latency_p50_s"], findings.latency_title(self.rows))
             self._dots(METRICS["throughput_samples_per_s"], findings.throughput_title(self.rows))
             self._batches()
             self._memory()
-            self._dots(METRICS[gain], findings.accuracy_title(self.rows))
+            self._dots(METRICS[findings.ENERGY], findings.energy_title(self.rows))
+            if not untaught:
+                self._dots(METRICS[gain], findings.accuracy_title(self.rows))
             self._dots(METRICS["accuracy_difference"], _difference_title(self.rows))
             self._limits()
             self._roofline()
@@ -225,7 +230,8 @@ class _Deck:
 
     def _dots(self, metric: Metric, title: str) -> None:
         log = metric.scale == "log"
-        rows = [row for row in self.measured if row[metric.key] is not None]
+        # Idle power subtracted, a light variant's energy may be no more than nothing.
+        rows = [row for row in self.measured if row[metric.key] is not None and not (log and row[metric.key] <= 0)]
         if not rows:
             return
         data = CategoryChartData()
@@ -237,7 +243,8 @@ class _Deck:
         )
         missing = [row["title"] for row in self.rows if row not in rows]
         notes = f"{metric.explanation}" + (f"\nWithout a figure: {findings.joined(missing)}." if missing else "")
-        slide = self._slide(title, self._footer("bars: 95% intervals"), notes)
+        footer = self._footer("bars: 95% intervals" if metric.low else "one reading, no interval")
+        slide = self._slide(title, footer, notes)
         chart = self._chart(slide, XL_CHART_TYPE.LINE_MARKERS, data, alt)
         series = chart.plots[0].series[0]
         series.format.line.fill.background()
@@ -312,7 +319,9 @@ class _Deck:
         rows = [row for row in self.measured if row["latency_p50_s"] is not None and row[gain] is not None]
         if not rows:
             return
-        front = frame.pareto(rows, "latency_p50_s", gain)
+        # A larger batch takes longer because it holds more: that beats nobody.
+        alike = len({row["batch_size"] for row in rows}) < 2
+        front = frame.pareto(rows, "latency_p50_s", gain) if alike else []
         title = findings.tradeoff_title(rows, gain)
         alt = f"{title}. " + "; ".join(
             f"{row['title']}: {findings.interval_words(row, 'latency_p50_s')} ms, {findings.interval_words(row, gain)}%"
@@ -341,7 +350,7 @@ class _Deck:
         for row, series in zip(rows, drawn, strict=True):
             mark = self.marks[row["variant"]]
             series.format.line.fill.background()
-            native.marker(series, mark.symbol, mark.color, 13, self._pale(row in front))
+            native.marker(series, mark.symbol, mark.color, 13, self._pale(row in front or not alike))
             for direction, key in (("y", metric), ("x", latency)):
                 (low,), (high,) = _limits([row], key)
                 value = row[key.key] * key.factor
@@ -416,9 +425,9 @@ class _Deck:
             self._list("What this run shows" + (", and what it does not" if unshown else ""), items)
 
     def _batches(self) -> None:
-        if self.every["batch_size"].nunique() < 2:
-            return
         metric = METRICS["throughput_samples_per_s"]
+        if not frame.swept(frame.rows_of(self.every), metric.key):
+            return
         rows = [r for r in frame.rows_of(self.every) if frame.usable(r) and r[metric.key] is not None]
         sizes = sorted({row["batch_size"] for row in rows})
         if len(sizes) < 2:

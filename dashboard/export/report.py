@@ -100,7 +100,7 @@ def _section(title: str, body: str) -> str:
 def _takeaways(title: str, said: Sequence[takeaways.Takeaway]) -> str:
     if not said:
         return ""
-    return _section(title, _plain(scorecard.sentences([item.sentence for item in said])))
+    return _section(title, _plain(scorecard.sentences(findings.told(said))))
 
 
 def _charts(charts: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from dashboard.figures.batches import over_batch_size
 from dashboard.figures.decision import decision
 from dashboard.figures.differences import accuracy_differences, speedups
 from dashboard.figures.ecdf import ecdf
+from dashboard.figures.energy import energy
 from dashboard.figures.latency import latency
 from dashboard.figures.load import load_rates, load_trials
 from dashboard.figures.memory import memory
@@ -21,6 +22,7 @@ __all__ = [
     "by_operator",
     "decision",
     "ecdf",
+    "energy",
     "latency",
     "load_rates",
     "load_trials",

@@ -24,10 +24,11 @@ def accuracy(frame: pd.DataFrame, look: Theme) -> go.Figure:
     metric = METRICS[key]
     counts = sorted({row["examples"] for row in rows if row["examples"]})
     n = f"n = {counts[-1]:,} examples, the same for all" if len(counts) == 1 else "n differs between variants"
+    tested = " Differences are tested in pairs (McNemar, Holm)." if key == "accuracy" else ""
     figure = base.titled(
         look,
         findings.accuracy_title(rows),
-        f"Mark: share of examples; bar: Wilson's 95% interval; {n}. Differences are tested in pairs (McNemar, Holm).",
+        f"Mark: share of examples; bar: Wilson's 95% interval; {n}.{tested}",
         base.ROW_HEIGHT * len(rows),
     )
 

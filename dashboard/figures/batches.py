@@ -128,6 +128,8 @@ def _title(rows: list[Row], sizes: list[int], key: str) -> str:
         first = min(baseline, key=lambda row: row["batch_size"])
         last = max(baseline, key=lambda row: row["batch_size"])
         said = f"From batch {first['batch_size']} to {last['batch_size']}, {first['title']}"
+        if first is last:
+            return f"{METRICS[key].label} over batch size"
         ratio = times(last[key] / first[key])
         if METRICS[key].better == "lower":
             return f"{said} takes {ratio} as long for a batch"

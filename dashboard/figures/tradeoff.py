@@ -1,9 +1,10 @@
-"""Accuracy against latency, memory as area, the Pareto front, labels at the marks."""
+"""Accuracy, or memory where answers say nothing, against latency: the Pareto front, labels at the marks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -11,9 +12,10 @@ import plotly.graph_objects as go
 from dashboard import findings
 from dashboard.figures import base
 from dashboard.figures.accuracy import gain_key
-from dashboard.frame import pareto, rows_of
+from dashboard.frame import Row, pareto, rows_of, untaught
 from dashboard.metrics import METRICS
 from dashboard.style import Theme, fade, marks
+from engine import tables
 from engine.units import megabytes
 
 PLOT_WIDTH, PLOT_HEIGHT = 420, 262
@@ -27,29 +29,40 @@ LETTER = 6.9
 NEAR = 6
 """A label that is as near as this to another mark seems to name that one."""
 PASSES = 3
+COVERED = 3
+"""What a square pixel of a mark below a label costs, where one of another label costs 1."""
+OUTSIDE = 60
+"""What a pixel of a label beyond the plot costs, in the same."""
+SAVED = "memory_saved"
+"""Memory as something of which more is better."""
 
 Box = tuple[float, float, float, float]
 
 
 def tradeoff(frame: pd.DataFrame, look: Theme, height: int = PLOT_HEIGHT) -> go.Figure:
     """A mark a measurement: hollow where another is both faster and better, or where it is not valid."""
-    rows = rows_of(frame)
-    gain = gain_key(rows)
-    metric = METRICS[gain]
-    drawn = [row for row in rows if row["latency_p50_s"] is not None and row[gain] is not None]
+    rows = [row | {SAVED: None if row["memory_bytes"] is None else -row["memory_bytes"]} for row in rows_of(frame)]
+    gain = axis_key(rows)
+    key, metric = gain, METRICS["vram_peak_bytes" if gain == SAVED else gain]
+    if gain == SAVED:
+        key = "memory_bytes"
+        metric = METRICS[f"{rows[0]['memory_kind']}_peak_bytes"]
+    drawn = [row for row in rows if row["latency_p50_s"] is not None and row[key] is not None]
+    # A larger batch takes longer because it holds more: that beats nobody.
+    alike = len({row["batch_size"] for row in drawn}) < 2
     left_out = len([row for row in rows if row["status"] == "measured"]) - len(drawn)
-    front = pareto(drawn, "latency_p50_s", gain)
+    front = pareto(drawn, "latency_p50_s", gain) if alike else []
     area = ""
-    if any(row["memory_bytes"] for row in drawn):
+    if gain != SAVED and any(row["memory_bytes"] for row in drawn):
         kind = "VRAM" if drawn[0]["memory_kind"] == "vram" else "RAM"
         area = f" Area: peak {kind}."
     counts = sorted({row["examples"] for row in drawn if row["examples"]})
-    n = f" n = {counts[-1]:,} examples." if len(counts) == 1 else ""
+    n = f" n = {counts[-1]:,} examples." if len(counts) == 1 and gain != SAVED else ""
     missing = f" {left_out} without {metric.label.lower()} left out." if left_out else ""
     figure = base.titled(
         look,
         findings.tradeoff_title(drawn, gain),
-        f"Upper left is better. Bars: 95% intervals. Hollow: beaten in both, or not valid.{area}{n}{missing}",
+        f"{_directions(gain, alike, drawn)}{area}{n}{missing}",
         height,
         share=0.82,
     )
@@ -60,17 +73,18 @@ def tradeoff(frame: pd.DataFrame, look: Theme, height: int = PLOT_HEIGHT) -> go.
     shades = marks(rows, look)
     largest = max((row["memory_bytes"] or 0) for row in drawn)
     xs = [_shown(row, "latency_p50_s", "latency_p50_low_s", "latency_p50_high_s", 1e3) for row in drawn]
-    ys = [_shown(row, gain, metric.low, metric.high, 100.0) for row in drawn]
+    ys = [_shown(row, key, metric.low, metric.high, metric.factor) for row in drawn]
     x_low, x_high = base.log_range([value for x in xs for value in x], pad=0.12)
     y_span = max(max(y) for y in ys) - min(min(y) for y in ys)
-    y_low = max(-2.0, min(min(y) for y in ys) - max(0.12 * y_span, 0.5))
+    # Room below nothing for a mark that stands there, and for its name.
+    y_low = max(-max(2.0, 0.12 * y_span), min(min(y) for y in ys) - max(0.12 * y_span, 0.5))
     y_high = max(max(y) for y in ys) + max(0.12 * y_span, 0.5)
-    _draw_front(figure, look, front, gain)
+    _draw_front(figure, look, front, key, metric.factor)
     sizes = []
     for row, x, y in zip(drawn, xs, ys, strict=True):
         mark = shades[row["variant"]]
         size = 12.0
-        if row["memory_bytes"] and largest:
+        if area and row["memory_bytes"] and largest:
             size = max(SMALLEST, LARGEST * math.sqrt(row["memory_bytes"] / largest))
         sizes.append(size)
         pale = fade(mark.color, 0.55)
@@ -80,14 +94,15 @@ def tradeoff(frame: pd.DataFrame, look: Theme, height: int = PLOT_HEIGHT) -> go.
                 y=[y[1]],
                 mode="markers",
                 name=row["name"],
-                marker=base.filled(row, mark, look, solid=row in front, size=size),
+                marker=base.filled(row, mark, look, solid=not alike or row in front, size=size),
+                cliponaxis=False,
                 error_x=base.error_bar(*x, color=pale, thickness=1.2),
                 error_y=base.error_bar(*y, color=pale, thickness=1.2),
                 hovertemplate=(
                     f"<b>{base.escape(row['name'])}</b><br>"
                     f"{findings.interval_words(row, 'latency_p50_s')} ms<br>"
-                    f"{findings.interval_words(row, gain)}%<br>"
-                    f"{megabytes(row['memory_bytes'])} MB<extra></extra>"
+                    + ("" if gain == SAVED else f"{findings.interval_words(row, gain)}%<br>")
+                    + f"{megabytes(row['memory_bytes'])} MB<extra></extra>"
                 ),
             )
         )
@@ -98,21 +113,36 @@ def tradeoff(frame: pd.DataFrame, look: Theme, height: int = PLOT_HEIGHT) -> go.
         )
         for x, y in zip(xs, ys, strict=True)
     ]
-    for row, x, y, (dx, dy) in zip(drawn, xs, ys, place([row["name"] for row in drawn], centres, sizes), strict=True):
+    offsets = place([row["name"] for row in drawn], centres, sizes)
+    for row, x, y, size, (dx, dy) in zip(drawn, xs, ys, sizes, offsets, strict=True):
         figure.add_annotation(
             x=math.log10(x[1]),
             y=y[1],
             text=f"<b>{base.escape(row['name'])}</b>" if row in front else base.escape(row["name"]),
-            showarrow=False,
-            xshift=dx,
-            yshift=-dy,
+            **beside(dx, dy, size, look),
             font={"size": 13, "color": look.text if row in front else look.muted},
             bgcolor=fade(look.background, 0.72),
             borderpad=1,
         )
     figure.update_xaxes(title_text="Latency of a batch, p50 (ms, log scale)", **base.log_axis(x_low, x_high))
-    figure.update_yaxes(title_text=f"{metric.label} (%)", range=[y_low, y_high], nticks=7)
+    figure.update_yaxes(title_text=metric.header, range=[y_low, y_high], nticks=7)
     return figure
+
+
+def axis_key(rows: Sequence[Row]) -> str:
+    """What stands against latency: what a run says of its answers, or SAVED where those say nothing."""
+    return SAVED if untaught(rows) and any(row["memory_bytes"] for row in rows) else gain_key(list(rows))
+
+
+def _directions(gain: str, alike: bool, drawn: Sequence[Row]) -> str:
+    said = ["Lower left is better." if gain == SAVED else "Upper left is better."]
+    if not alike:
+        said = [f"Batches of {tables.batch_sizes(drawn)}: their latencies are not to be compared."]
+    said.append("Bars: 95% intervals; memory has none." if gain == SAVED else "Bars: 95% intervals.")
+    said.append("Hollow: beaten in both, or not valid." if alike else "Hollow: not valid.")
+    if gain == SAVED:
+        said.append("Answers of random weights say nothing.")
+    return " ".join(said)
 
 
 def _shown(row: dict, key: str, low: str | None, high: str | None, factor: float) -> tuple[float, float, float]:
@@ -122,13 +152,13 @@ def _shown(row: dict, key: str, low: str | None, high: str | None, factor: float
     return row[low] * factor, value, row[high] * factor
 
 
-def _draw_front(figure: go.Figure, look: Theme, front: Sequence[dict], gain: str) -> None:
+def _draw_front(figure: go.Figure, look: Theme, front: Sequence[dict], key: str, factor: float) -> None:
     if len(front) < 2:
         return
     figure.add_trace(
         go.Scatter(
             x=[row["latency_p50_s"] * 1e3 for row in front],
-            y=[row[gain] * 100 for row in front],
+            y=[row[key] * factor for row in front],
             mode="lines",
             line={"color": look.line, "width": 1.5, "shape": "hv"},
             name="Pareto front",
@@ -166,7 +196,8 @@ def place(
                     x + dx + width / 2,
                     y + dy + LABEL_HEIGHT / 2,
                 )
-                cost = sum(_overlap(box, other) for other in (*marks, *others)) + 8 * _outside(box, room) + 2 * rank
+                cost = sum(_overlap(box, other) for other in others) + COVERED * sum(_overlap(box, m) for m in marks)
+                cost += OUTSIDE * _outside(box, room) + 2 * rank
                 near = (box[0] - NEAR, box[1] - NEAR, box[2] + NEAR, box[3] + NEAR)
                 cost += sum(_overlap(near, mark) for other, mark in enumerate(marks) if other != index)
                 if cost < best:
@@ -180,8 +211,27 @@ def _options(size: float, width: float) -> list[tuple[float, float]]:
     near = [(side, 0.0), (-side, 0.0), (0.0, -above), (0.0, above)]
     corners = [(sign * side, turn * (above - 4)) for turn in (-1, 1) for sign in (1, -1)]
     shifted = [(sign * width / 3, turn * above) for turn in (-1, 1) for sign in (1, -1)]
-    far = [(shift, turn * (above + LABEL_HEIGHT)) for turn in (-1, 1) for shift in (0.0, width / 3, -width / 3)]
-    return near + corners + shifted + far
+    far = [
+        (shift, turn * (above + lines * LABEL_HEIGHT))
+        for lines in (1, 2, 3)
+        for turn in (-1, 1)
+        for shift in (0.0, width / 3, -width / 3, width / 2, -width / 2)
+    ]
+    aside = [
+        (sign * side, turn * (above - 4 + lines * LABEL_HEIGHT))
+        for lines in (1, 2)
+        for turn in (-1, 1)
+        for sign in (1, -1)
+    ]
+    return near + corners + shifted + far + aside
+
+
+def beside(dx: float, dy: float, size: float, look: Theme) -> dict[str, Any]:
+    """How an annotation stands `dx`, `dy` px from its mark: with a line to it where another mark may be nearer."""
+    if abs(dy) <= size / 2 + LABEL_HEIGHT:
+        return {"showarrow": False, "xshift": dx, "yshift": -dy}
+    line = {"arrowhead": 0, "arrowwidth": 1, "arrowcolor": look.line, "standoff": size / 2}
+    return {"showarrow": True, "ax": dx, "ay": dy, **line}
 
 
 def _overlap(a: Box, b: Box) -> float:

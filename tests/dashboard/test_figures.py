@@ -13,9 +13,9 @@ from dashboard_fill import FAILED, SIZES, UNLABELLED
 from dashboard import data, figures, frame, scorecard, style
 from dashboard.figures import base
 from dashboard.figures.memory import parts
-from dashboard.figures.tradeoff import place
+from dashboard.figures.tradeoff import beside, place
 
-SINGLE = (figures.latency, figures.throughput, figures.memory, figures.accuracy, figures.tradeoff)
+SINGLE = (figures.latency, figures.throughput, figures.memory, figures.accuracy, figures.energy, figures.tradeoff)
 
 
 def value(figure: go.Figure, name: str, axis: str = "x") -> float:
@@ -162,6 +162,34 @@ def test_a_label_at_the_right_edge_stays_at_its_own_mark() -> None:
     centres = [(330.0, 50.0), (330.0, 51.0), (374.0, 58.0)]
     dx, dy = place(names, centres, [26.0, 16.0, 26.0])[2]
     assert abs(dx) < 20 and dy > 0, "below it, not below its neighbour"
+
+
+def test_a_label_far_from_its_mark_has_a_line_to_it() -> None:
+    assert beside(40.0, -20.0, 13.0, style.LIGHT) == {"showarrow": False, "xshift": 40.0, "yshift": 20.0}
+    far = beside(40.0, -60.0, 13.0, style.LIGHT)
+    assert far["showarrow"] and (far["ax"], far["ay"]) == (40.0, -60.0) and far["arrowhead"] == 0
+
+
+def test_ticks_have_room_in_a_narrow_chart() -> None:
+    assert base.log_axis(150, 15_000)["ticktext"] == ["200", "500", "1,000", "2,000", "5,000", "10,000"]
+    assert base.log_axis(150, 15_000, base.NARROW)["ticktext"] == ["1,000", "10,000"]
+    assert base.log_axis(3.2, 9.0, 10)["ticktext"] == base.log_axis(3.2, 9.0)["ticktext"], "no decade lies in it"
+
+
+def test_one_batch_size_a_variant_is_no_sweep(full: pd.DataFrame) -> None:
+    rows = frame.rows_of(full)
+    other = [row if row["baseline"] else row | {"batch_size": 256} for row in rows]
+    assert not frame.swept(other, "throughput_samples_per_s")
+    assert frame.swept([*rows, rows[0] | {"batch_size": 256}], "throughput_samples_per_s")
+    figure = figures.over_batch_size(pd.DataFrame(other, dtype=object), style.LIGHT)
+    assert figure.layout.title.text == "Throughput over batch size"
+
+
+def test_what_no_row_has_is_no_column(full: pd.DataFrame) -> None:
+    rows = frame.rows_of(full)
+    none = [row | {"nll": None, "ece": None} for row in rows]
+    assert "NLL" in scorecard.evidence(rows, style.LIGHT)
+    assert "NLL" not in scorecard.evidence(none, style.LIGHT) and "Macro F1" in scorecard.evidence(none, style.LIGHT)
 
 
 @pytest.mark.parametrize(("low", "high"), [(1.0, 1.3), (3.0, 40.0), (0.02, 9000.0)])

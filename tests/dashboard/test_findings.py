@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from dashboard import findings, frame
-from engine import units
+from dashboard import figures, findings, frame, style
+from engine import takeaways, units
 
 
 @pytest.fixture
@@ -76,6 +76,52 @@ def test_notes_name_labels_that_cannot_be_right(rows: list[frame.Row]) -> None:
     flag = {"kind": "permuted", "sentence": "the labels look permuted", "figures": {}}
     flagged = changed(rows, ["student"], quality={"flags": [flag]})
     assert ("Student FP32", "labels", "the labels look permuted") in findings.notes(flagged)
+
+
+def test_of_random_weights_no_answer_is_praised(rows: list[frame.Row]) -> None:
+    known = {"accuracy": None, "accuracy_difference": None, "accuracy_comparison": None, "flips": 3}
+    random = [row | known | {"accuracy_reason": takeaways.RANDOM_WEIGHTS, "index_match_rate": 0.25} for row in rows]
+    assert findings.headline(random).finding.endswith("; its weights are random, so its answers say nothing.")
+    assert not any(item.kind == "answers" for item in takeaways.takeaways(random))
+    assert not any(kind == "index match" for _, kind, _ in findings.notes(random))
+    measured = [row for row in random if row["status"] == "measured"]
+    everyone = f"All {len(measured)} that were measured"
+    assert (everyone, "no accuracy", takeaways.RANDOM_WEIGHTS) in findings.notes(random)
+    assert findings.accuracy_title(random).endswith("as the baseline does, all of random weights")
+    figure = figures.tradeoff(pd.DataFrame(random, dtype=object), style.LIGHT)
+    assert "memory" in figure.layout.title.text and figure.layout.yaxis.title.text == "Peak RAM (MB)"
+
+
+def test_latencies_of_other_batch_sizes_are_no_match(rows: list[frame.Row]) -> None:
+    larger = [row if row["baseline"] else row | {"batch_size": 256} for row in rows[:4]]
+    assert findings.latency_title(larger) == "Latency of batches of 8 and 256 texts, which do not compare"
+    assert findings.tradeoff_title(larger, "accuracy") == "Accuracy and latency of batches of 8 and 256 texts"
+    assert "samples/s as DistilBERT FP32 @ 8 (" in findings.headline(larger).finding
+    figure = figures.tradeoff(pd.DataFrame(larger, dtype=object), style.LIGHT)
+    assert "are not to be compared" in figure.layout.title.subtitle.text.replace("<br>", " ")
+    assert "Pareto front" not in [trace.name for trace in figure.data]
+
+
+def test_a_title_that_says_its_batch_size_does_so_once(rows: list[frame.Row]) -> None:
+    assert takeaways.sized(rows[0] | {"title": "FP32, batch 8"}) == "FP32, batch 8"
+    assert takeaways.sized(rows[0] | {"title": "FP32, batch 8", "batch_size": 16}) == "FP32, batch 8 @ 16"
+
+
+def test_what_is_told_of_a_variant_names_it_once() -> None:
+    said = ["A answers twice as many.", "A needs half.", "A's answers vary.", "B is slower."]
+    items = [takeaways.Takeaway("speed", sentence[0], sentence) for sentence in said]
+    assert findings.told(items) == ["A answers twice as many. It needs half. A's answers vary.", "B is slower."]
+
+
+def test_energy_names_the_least(rows: list[frame.Row]) -> None:
+    spent = [row | {"energy_j_per_1000_examples": 161.0 if row["baseline"] else 22.4} for row in rows[:2]]
+    assert findings.energy_title(spent) == (
+        "DistilBERT 4-bit takes the least energy, 22.4 J for 1,000 texts; DistilBERT FP32 161 J"
+    )
+    none = [row | {"energy_j_per_1000_examples": None} for row in rows]
+    assert findings.energy_title(none) == "Energy was not measurable in this run"
+    figure = figures.energy(pd.DataFrame(spent + none[2:], dtype=object), style.DARK)
+    assert figure.layout.xaxis.type == "log" and len(figure.data) == 2
 
 
 def test_points_have_no_negative_zero() -> None:
