@@ -12,7 +12,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import answers, choices, data, findings, sheets, widgets
+from dashboard import answers, choices, data, findings, link, sheets, widgets
 from dashboard.style import marks
 from engine import answering, hardware, warm
 from engine.answering import Answer
@@ -26,6 +26,8 @@ CHOSEN = "chosen_example"
 URL_CHARACTERS = 1500
 """Longer texts are kept by the server, and the URL names them."""
 KEPT_TEXTS = 32
+KEPT_ANSWERS = 8
+"""Requests of a visit that the browser's Back finds answered."""
 KEPT_FILES = 8
 ROWS_SHOWN = 100
 """Of more texts the page shows so many, the file all."""
@@ -114,6 +116,7 @@ def main() -> None:
             request = Asked(chosen[0], texts, chosen[1], labels)
             _ask(request, status, slots)
             st.session_state["asked"] = request
+            st.session_state["answered"] = [*st.session_state.get("answered", []), request][-KEPT_ANSWERS:]
             warmth.caption(_warm_sentence())
             return
     if (done := st.session_state.get("asked")) is not None:
@@ -124,9 +127,14 @@ def main() -> None:
 
 
 def _restore() -> None:
-    """A reload begins with the text that the URL names, written out, kept here or an example of a run."""
+    """The text that the URL names, written out, kept here or an example of a run: for a reload, a link, and Back."""
+    moved = [link.moved(name) for name in (TEXT, KEPT, EXAMPLE, LINES)]
     if TEXT not in st.session_state:
         _read_text()
+    elif any(moved):
+        _read_text()
+        answered = reversed(st.session_state.get("answered", []))
+        st.session_state["asked"] = next((each for each in answered if each.texts == _texts()), None)
     # Which example is chosen follows from the text.
     st.session_state[CHOSEN] = next((n for n, text in EXAMPLES.items() if text == st.session_state[TEXT]), None)
 
@@ -153,20 +161,14 @@ def _example(reference: str) -> str:
 
 def _remember() -> None:
     """Write text and switch into the URL, or keep the text here where it is long."""
-    text = st.session_state[TEXT] or ""
-    for name in (KEPT, TEXT, EXAMPLE):
-        st.query_params.pop(name, None)
-    if len(text) <= URL_CHARACTERS:
-        if text.strip():
-            st.query_params[TEXT] = text
-    else:
+    text, name = st.session_state[TEXT] or "", ""
+    if len(text) > URL_CHARACTERS:
         name = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
         _keep(_kept(), name, text, KEPT_TEXTS)
-        st.query_params[KEPT] = name
-    if st.session_state[LINES]:
-        st.query_params[LINES] = "1"
-    else:
-        st.query_params.pop(LINES, None)
+    link.remember(EXAMPLE, "", "")
+    link.remember(KEPT, name, "")
+    link.remember(TEXT, text if text.strip() and not name else "", "")
+    link.remember(LINES, "1" if st.session_state[LINES] else "", "")
 
 
 def _question() -> bool:

@@ -59,6 +59,8 @@ def charts(
     }
     if any(row[findings.ENERGY] is not None for row in rows):
         draw["energy"] = figures.energy
+        if frame.untaught(rows):
+            del draw["accuracy"]
     made = {name: make(shown, look) for name, make in draw.items()}
     if (summary["ceilings"] or {}).get("products") and any(row["limit_share"] is not None for row in rows):
         size = next((row["batch_size"] for row in rows if row["baseline"]), None)

@@ -40,6 +40,8 @@ BODY: Box = (MARGIN, Inches(1.55), Emu(WIDTH - 2 * MARGIN), Inches(5.1))
 
 PLOT = (780.0, 300.0)
 """The plot area of a chart on a slide, in points, about."""
+MOST_SAID = 12
+"""Of more sentences those are left out that a chart of their own tells, too."""
 TITLE_SIZES = (24, 20, 18, 16, 14)
 TITLE_HEIGHT = 70.0
 """What a title may take, in points."""
@@ -419,6 +421,8 @@ class _Deck:
         found = takeaways.takeaways(self.rows)
         order: list[takeaways.Kind] = ["labels", "speed", "accuracy", "memory", "energy", "batching", "answers"]
         shown = [item for kind in order for item in found if item.shown and item.kind == kind]
+        if len(shown) > MOST_SAID:
+            shown = [item for item in shown if item.kind not in ("memory", "energy")]
         unshown = [item for item in found if not item.shown]
         items = [("", item.sentence) for item in shown] + [("Not shown: ", item.sentence) for item in unshown]
         if items:

@@ -104,8 +104,11 @@ def _takeaways(title: str, said: Sequence[takeaways.Takeaway]) -> str:
 
 
 def _charts(charts: dict[str, Any]) -> str:
+    narrow = [name for name in charts if name not in WIDE]
+    # None stands alone beside an empty half.
+    wide = {*WIDE, *narrow[len(narrow) // 2 * 2 :]}
     boxes = "".join(
-        f'<figure{" class=wide" if name in WIDE else ""} aria-label="{escape(images.alternative(figure))}">'
+        f'<figure{" class=wide" if name in wide else ""} aria-label="{escape(images.alternative(figure))}">'
         f'<div id="chart-{name}" style="height:{figure.layout.height}px"></div></figure>'
         for name, figure in charts.items()
     )

@@ -42,7 +42,8 @@ def accuracy(frame: pd.DataFrame, look: Theme) -> go.Figure:
     if drawn:
         low, high = min(drawn), max(drawn)
         free = max((high - low) * 0.08, 0.5)
-        figure.update_xaxes(
-            title_text=f"{metric.label} (%)", range=[max(0, low - free), min(100.6, high + free)], nticks=7
-        )
+        # Beyond 0 and 100 a mark that stands there needs room, and nothing else.
+        beyond = max(0.05 * (high - low), 0.6)
+        span = [max(-beyond, low - free), min(100 + beyond, high + free)]
+        figure.update_xaxes(title_text=f"{metric.label} (%)", range=span, nticks=7)
     return figure

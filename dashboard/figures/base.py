@@ -23,7 +23,7 @@ TITLE_SHIFT = 10
 PAD = 8
 LETTER = 7.4
 """The width of a letter at the size of a row's name, in the widest font that an image may fall back to."""
-NARROW, GAP = 29, 3
+NARROW, GAP = 20, 2
 """Letters that the narrowest chart has room for at its axis, and between two ticks."""
 SOURCE, SOURCE_HEIGHT = "source", 16
 
@@ -140,19 +140,25 @@ def plain(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
 
 
+def _short(value: float) -> str:
+    """The same with thousands as k."""
+    return f"{value / 1e3:,g}k" if value >= 1000 else plain(value)
+
+
 def log_axis(low: float, high: float, letters: int | None = None) -> dict[str, Any]:
     """A Plotly log axis from `low` to `high`, its ticks with their gaps in about `letters` letters where given."""
-    ticks = log_ticks(low, high)
-    for steps in ((1, 3), (1,)):
-        if letters is None or sum(len(plain(tick)) + GAP for tick in ticks) <= letters:
+    ticks, say = log_ticks(low, high), plain
+    for steps in ((), (1, 3), (1,)):
+        if letters is None or sum(len(say(tick)) + GAP for tick in ticks) <= letters:
             break
+        say = _short
         fewer = log_ticks(low, high, steps)
         ticks = fewer if len(fewer) > 1 else ticks
     return {
         "type": "log",
         "range": [math.log10(low), math.log10(high)],
         "tickvals": ticks,
-        "ticktext": [plain(tick) for tick in ticks],
+        "ticktext": [say(tick) for tick in ticks],
         "tickangle": 0,
     }
 

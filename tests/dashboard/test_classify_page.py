@@ -183,6 +183,30 @@ def test_answers_stay_when_something_else_changes(pool: type[Pool], empty: Path)
     assert len(pool.asked) == 1 and "= same answer" in html(test)
 
 
+def test_back_brings_an_earlier_text_and_its_answers(pool: type[Pool], empty: Path) -> None:
+    test = page()
+    long = "word " * 1000
+    ask(test, long)
+    earlier = test.query_params["kept"]
+    ask(test, "One.\nTwo.", lines=True)
+    ask(test, "The last one.")
+    assert "kept" not in test.query_params and "lines" not in test.query_params
+    del test.query_params["text"]
+    test.query_params["kept"] = earlier
+    test.run()
+    assert test.text_area(key="text").value == long and test.toggle(key="lines").value is False
+    assert "= same answer" in html(test) and len(pool.asked) == 3, "it is answered already"
+    del test.query_params["kept"]
+    test.query_params["text"], test.query_params["lines"] = "One.\nTwo.", "1"
+    test.run()
+    assert test.text_area(key="text").value == "One.\nTwo." and test.toggle(key="lines").value is True
+    # What nobody has asked here has no answers.
+    test.query_params["text"] = "From elsewhere."
+    test.run()
+    assert test.text_area(key="text").value == "From elsewhere." and "= same answer" not in html(test)
+    assert ask(test, "Once more.").query_params["text"] == "Once more." and len(pool.asked) == 4
+
+
 def test_only_the_chosen_variants_are_asked(pool: type[Pool], empty: Path) -> None:
     test = page()
     next(g for g in test.get("button_group") if g.key.startswith("asked:")).set_value(["onnx-int8"])

@@ -172,7 +172,8 @@ def test_a_label_far_from_its_mark_has_a_line_to_it() -> None:
 
 def test_ticks_have_room_in_a_narrow_chart() -> None:
     assert base.log_axis(150, 15_000)["ticktext"] == ["200", "500", "1,000", "2,000", "5,000", "10,000"]
-    assert base.log_axis(150, 15_000, base.NARROW)["ticktext"] == ["1,000", "10,000"]
+    assert base.log_axis(150, 15_000, 30)["ticktext"] == ["200", "500", "1k", "2k", "5k", "10k"]
+    assert base.log_axis(150, 15_000, base.NARROW)["ticktext"] == ["300", "1k", "3k", "10k"]
     assert base.log_axis(3.2, 9.0, 10)["ticktext"] == base.log_axis(3.2, 9.0)["ticktext"], "no decade lies in it"
 
 
