@@ -128,10 +128,11 @@ def _evidence(summary: dict[str, Any], decided: Decision, look: Theme) -> None:
                 "The fastest without this one limit, and its samples/s over those of the fastest now, in the rounds "
                 "that both share (95%)."
             )
+    others = [j.row for j in decided.judged if j.row["status"] == "measured" and not j.row["baseline"]]
     known = [
         key
         for key, quantity in decided.quantities.items()
-        if key != "latency_p95_s" and any(quantity.read(j.row) for j in decided.judged if not j.row["baseline"])
+        if key != "latency_p95_s" and any(quantity.read(row) for row in others)
     ]
     # What is limited comes first.
     known.sort(key=lambda key: (key not in decided.limits.given, key != "accuracy_lost"))

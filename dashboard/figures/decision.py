@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
 from dashboard import deciding
 from dashboard.deciding import Decision, Judged, Quantity
 from dashboard.figures import base
-from dashboard.figures.tradeoff import PLOT_HEIGHT, PLOT_WIDTH, beside, place
+from dashboard.figures.tradeoff import PLOT_WIDTH, beside, place, tall
 from dashboard.style import Theme, fade, marks
 from engine.stats import Interval
 
@@ -21,7 +22,7 @@ OUT_OF_REACH = 1e3
 """How many decades or spans the shade of a region reaches beyond the axis."""
 
 
-def decision(decided: Decision, look: Theme, against: str, height: int = PLOT_HEIGHT) -> go.Figure:
+def decision(decided: Decision, look: Theme, against: str) -> go.Figure:
     """A mark a variant: solid where it remains, hollow and grey where it does not.
 
     `against`: a key of QUANTITIES other than p95; for accuracy the axis is the difference to the baseline, up is
@@ -33,6 +34,7 @@ def decision(decided: Decision, look: Theme, against: str, height: int = PLOT_HE
     drawn = [j for j in decided.judged if j.row[x_key] is not None and quantity.read(j.row) is not None]
     sign = -1.0 if against == "accuracy_lost" else 1.0
     label = "Accuracy beside the baseline's (points)" if sign < 0 else f"{quantity.label} ({quantity.unit})"
+    height = tall(len(drawn))
     figure = base.titled(
         look, deciding.title(decided, against), _subtitle(decided, drawn, quantity, sign), height, share=0.82
     )
@@ -51,12 +53,14 @@ def decision(decided: Decision, look: Theme, against: str, height: int = PLOT_HE
     # Where one takes many times what others take, those would all lie on the axis.
     log_y = sign > 0 and min(values) > 0 and max(values) / min(values) > SPREAD
     y_range = base.log_range(values, pad=0.16) if log_y else _span(values)
-    _shade(figure, look, x_limit, y_limit, sign, x_range, y_range, log_y)
+    shapes, notes = _shade(look, x_limit, y_limit, sign, x_range, y_range, log_y)
     shades = marks([j.row for j in decided.judged], look)
+    # Added at once: Plotly checks all that are there again with each one more.
+    traces: list[go.Scatter] = []
     for judged, x, (low, value, high) in zip(drawn, xs, ys, strict=True):
         mark = shades[judged.row["variant"]]
         color = mark.color if judged.remains else look.muted
-        figure.add_trace(
+        traces.append(
             go.Scatter(
                 x=[x],
                 y=[value],
@@ -75,13 +79,15 @@ def decision(decided: Decision, look: Theme, against: str, height: int = PLOT_HE
                 ),
             )
         )
-    _labels(figure, look, decided, drawn, xs, [y[1] for y in ys], x_range, y_range, log_y)
+    notes += _labels(look, decided, drawn, xs, [y[1] for y in ys], x_range, y_range, log_y, height)
     which = "p95" if tails else "p50"
-    figure.update_xaxes(title_text=f"Latency of a batch, {which} (ms, log scale)", **base.log_axis(*x_range))
+    x_axis = {"title": {"text": f"Latency of a batch, {which} (ms, log scale)"}, **base.log_axis(*x_range)}
     if log_y:
-        figure.update_yaxes(title_text=f"{label.removesuffix(')')}, log scale)", **base.log_axis(*y_range))
+        y_axis = {"title": {"text": f"{label.removesuffix(')')}, log scale)"}, **base.log_axis(*y_range)}
     else:
-        figure.update_yaxes(title_text=label, range=list(y_range), nticks=7)
+        y_axis = {"title": {"text": label}, "range": list(y_range), "nticks": 7}
+    figure.add_traces(traces)
+    figure.update_layout(annotations=notes, shapes=shapes, xaxis=x_axis, yaxis=y_axis)
     return figure
 
 
@@ -116,7 +122,6 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _shade(
-    figure: go.Figure,
     look: Theme,
     x_limit: float | None,
     y_limit: float | None,
@@ -124,31 +129,32 @@ def _shade(
     x_range: tuple[float, float],
     y_range: tuple[float, float],
     log_y: bool,
-) -> None:
-    """Fills what lies beyond each limit, and says so at the line."""
-    fill = {"fillcolor": fade(look.line, 0.2), "line": {"width": 0}, "layer": "below"}
-    line = {"color": look.muted, "width": 1.2, "dash": "dash"}
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Shapes that fill what lies beyond each limit, and the annotations that say so at the line."""
+    fill = {"type": "rect", "fillcolor": fade(look.line, 0.2), "line": {"width": 0}, "layer": "below"}
+    line = {"type": "line", "line": {"color": look.muted, "width": 1.2, "dash": "dash"}, "layer": "below"}
     note = {"showarrow": False, "font": {"size": 12, "color": look.muted}}
+    shapes: list[dict[str, Any]] = []
+    notes: list[dict[str, Any]] = []
     if x_limit is not None:
-        figure.add_shape(type="rect", x0=x_limit, x1=x_range[1] * OUT_OF_REACH, y0=0, y1=1, yref="paper", **fill)
-        figure.add_vline(x=x_limit, line=line, layer="below")
-        figure.add_annotation(
-            x=math.log10(x_limit), y=0, yref="paper", text=f"{x_limit:g} ms", xanchor="left", yanchor="bottom", **note
-        )
+        tall = {"y0": 0, "y1": 1, "yref": "paper"}
+        shapes.append({"x0": x_limit, "x1": x_range[1] * OUT_OF_REACH, **tall, **fill})
+        shapes.append({"x0": x_limit, "x1": x_limit, **tall, **line})
+        at = {"x": math.log10(x_limit), "y": 0, "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
+        notes.append({"text": f"{x_limit:g} ms", **at, **note})
     if y_limit is not None:
+        wide = {"x0": 0, "x1": 1, "xref": "paper"}
         span = y_range[1] - y_range[0]
         far = y_range[1] + OUT_OF_REACH * span if sign > 0 else y_range[0] - OUT_OF_REACH * span
-        at = math.log10(y_limit) if log_y else y_limit
-        figure.add_shape(type="rect", x0=0, x1=1, xref="paper", y0=y_limit, y1=far, **fill)
-        figure.add_hline(y=y_limit, line=line, layer="below")
-        figure.add_annotation(
-            x=1, xref="paper", y=at, text=f"{y_limit:g}".replace("-", "−"), xanchor="right",
-            yanchor="bottom" if sign > 0 else "top", **note,
-        )  # fmt: skip
+        shapes.append({"y0": y_limit, "y1": far, **wide, **fill})
+        shapes.append({"y0": y_limit, "y1": y_limit, **wide, **line})
+        at = {"x": 1, "xref": "paper", "y": math.log10(y_limit) if log_y else y_limit, "xanchor": "right"}
+        said = {"text": f"{y_limit:g}".replace("-", "−"), "yanchor": "bottom" if sign > 0 else "top"}
+        notes.append({**said, **at, **note})
+    return shapes, notes
 
 
 def _labels(
-    figure: go.Figure,
     look: Theme,
     decided: Decision,
     drawn: Sequence[Judged],
@@ -157,7 +163,8 @@ def _labels(
     x_range: tuple[float, float],
     y_range: tuple[float, float],
     log_y: bool,
-) -> None:
+    height: int,
+) -> list[dict[str, Any]]:
     """Names at the marks; the fastest in bold, those that are out muted."""
     x_low, x_high = (math.log(value) for value in x_range)
     # Plotly places annotations on a log axis by their logarithm, unlike all else.
@@ -166,19 +173,23 @@ def _labels(
     centres = [
         (
             PLOT_WIDTH * (math.log(x) - x_low) / (x_high - x_low),
-            PLOT_HEIGHT * (1 - (y - bottom) / (top - bottom)),
+            height * (1 - (y - bottom) / (top - bottom)),
         )
         for x, y in zip(xs, ys, strict=True)
     ]
-    offsets = place([j.row["name"] for j in drawn], centres, [SIZE] * len(drawn))
+    offsets = place([j.row["name"] for j in drawn], centres, [SIZE] * len(drawn), (PLOT_WIDTH, height))
+    notes = []
     for judged, x, y, (dx, dy) in zip(drawn, xs, ys, offsets, strict=True):
         name = base.escape(judged.row["name"])
-        figure.add_annotation(
-            x=math.log10(x),
-            y=y,
-            text=f"<b>{name}</b>" if judged.row is decided.fastest else name,
-            **beside(dx, dy, SIZE, look),
-            font={"size": 13, "color": look.text if judged.remains else look.muted},
-            bgcolor=fade(look.background, 0.72),
-            borderpad=1,
+        notes.append(
+            {
+                "x": math.log10(x),
+                "y": y,
+                "text": f"<b>{name}</b>" if judged.row is decided.fastest else name,
+                **beside(dx, dy, SIZE, look),
+                "font": {"size": 13, "color": look.text if judged.remains else look.muted},
+                "bgcolor": fade(look.background, 0.72),
+                "borderpad": 1,
+            }
         )
+    return notes

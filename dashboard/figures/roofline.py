@@ -19,8 +19,10 @@ from engine.limits import DISPROVED, FASTER, operation_rate
 from engine.units import megabytes, share_percent, significant
 
 PLOT_WIDTH, PLOT_HEIGHT = 820, 400
-ROOF_LABEL = 30
-"""Height of a roof's two lines of text."""
+ROOF_LINE = 8
+"""Height of a roof with the room that it needs."""
+ROOF_LABEL, SLOPE_LABEL = 30, 44
+"""Height of a roof's two lines of text, and of the slope's with their distance."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,10 @@ def roofline(
     labelled = [shown is None or p.row["batch_size"] == shown or _alone(p, drawn, shown) for p in drawn]
     figure.add_traces([_mark(p, shades[p.row["variant"]], look, big) for p, big in zip(drawn, labelled, strict=True)])
     scale_x, scale_y = (PLOT_WIDTH / math.log(x_high / x_low), PLOT_HEIGHT / math.log(y_high / y_low))
-    notes = _labels([p for p, big in zip(drawn, labelled, strict=True) if big], look, (x_low, y_high), scale_x, scale_y)
+    named = [point for point, big in zip(drawn, labelled, strict=True) if big]
+    notes = _labels(named, above, look, (x_low, y_high), scale_x, scale_y)
     notes += _roof_labels(above, look, y_low, scale_y)
-    notes.append(_slope_label(ceilings["copy"], look, x_low, y_low))
+    notes.append(_slope_label(ceilings["copy"], look, x_low, y_low, above, scale_y))
     tera = y_high >= 2e12
     unit, size = ("T", 1e12) if tera else ("G", 1e9)
     axis = base.log_axis(y_low / size, y_high / size)
@@ -212,14 +215,21 @@ def _mark(point: Point, mark: Any, look: Theme, big: bool) -> go.Scatter:
 
 
 def _labels(
-    drawn: Sequence[Point], look: Theme, corner: tuple[float, float], scale_x: float, scale_y: float
+    drawn: Sequence[Point],
+    above: Sequence[Roof],
+    look: Theme,
+    corner: tuple[float, float],
+    scale_x: float,
+    scale_y: float,
 ) -> list[dict[str, Any]]:
     """Each mark's name and share beside it, moved apart where they would meet."""
     names = [f"{point.row['name']} {share_percent(point.row['limit_share'])}%" for point in drawn]
     centres = [
         (scale_x * math.log(p.intensity / corner[0]), scale_y * math.log(corner[1] / p.operations_per_s)) for p in drawn
     ]
-    offsets = place(names, centres, [13.0] * len(drawn), (PLOT_WIDTH, PLOT_HEIGHT))
+    heights = [scale_y * math.log(corner[1] / roof.operations_per_s) for roof in above]
+    lines = [(0.0, y - ROOF_LINE / 2, float(PLOT_WIDTH), y + ROOF_LINE / 2) for y in heights]
+    offsets = place(names, centres, [13.0] * len(drawn), (PLOT_WIDTH, PLOT_HEIGHT), lines)
     return [
         {
             "x": math.log10(point.intensity),
@@ -258,15 +268,22 @@ def _roof_labels(above: Sequence[Roof], look: Theme, y_low: float, scale_y: floa
     return made
 
 
-def _slope_label(copy: Mapping[str, Any], look: Theme, x_low: float, y_low: float) -> dict[str, Any]:
+def _slope_label(
+    copy: Mapping[str, Any], look: Theme, x_low: float, y_low: float, above: Sequence[Roof], scale_y: float
+) -> dict[str, Any]:
+    """The copy's rate beside the slope, at its lower end or above the roof that the label would cover there."""
     bytes_per_s = copy["bytes_per_s"]
     median = copy.get("median_bytes_per_s")
     spread = f"median {significant(median / 1e9)}, n = {copy.get('repeats')}" if median else ""
     small = f"<br><span style='color:{look.muted};font-size:11px'>{spread}</span>" if spread else ""
-    left = max(x_low, y_low / bytes_per_s)
+    at = max(x_low, y_low / bytes_per_s) * 1.12
+    for roof in above[:-1]:
+        below = scale_y * math.log(at * bytes_per_s / roof.operations_per_s)
+        if -4 < below < SLOPE_LABEL:
+            at *= math.exp((SLOPE_LABEL - below) / scale_y)
     return {
-        "x": math.log10(left * 1.12),
-        "y": math.log10(left * 1.12 * bytes_per_s),
+        "x": math.log10(at),
+        "y": math.log10(at * bytes_per_s),
         "text": f"Copy {significant(bytes_per_s / 1e9)} GB/s{small}",
         "showarrow": False,
         "xanchor": "left",

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -20,6 +21,8 @@ from engine.units import megabytes
 
 PLOT_WIDTH, PLOT_HEIGHT = 420, 262
 """The smallest plot area that labels are placed for, in CSS pixels."""
+FEW, MORE_HEIGHT = 6, 24
+"""With more marks than FEW a plot is that much taller for each: their names need the room."""
 RIGHT_MARGIN = 14
 """What a label may take of the figure's right margin: better than a place where it seems to name another mark."""
 LARGEST = 26
@@ -39,7 +42,12 @@ SAVED = "memory_saved"
 Box = tuple[float, float, float, float]
 
 
-def tradeoff(frame: pd.DataFrame, look: Theme, height: int = PLOT_HEIGHT) -> go.Figure:
+def tall(count: int) -> int:
+    """The height of a plot of `count` marks with their names, in CSS pixels."""
+    return PLOT_HEIGHT + MORE_HEIGHT * max(0, count - FEW)
+
+
+def tradeoff(frame: pd.DataFrame, look: Theme) -> go.Figure:
     """A mark a measurement: hollow where another is both faster and better, or where it is not valid."""
     rows = [row | {SAVED: None if row["memory_bytes"] is None else -row["memory_bytes"]} for row in rows_of(frame)]
     gain = axis_key(rows)
@@ -59,6 +67,7 @@ def tradeoff(frame: pd.DataFrame, look: Theme, height: int = PLOT_HEIGHT) -> go.
     counts = sorted({row["examples"] for row in drawn if row["examples"]})
     n = f" n = {counts[-1]:,} examples." if len(counts) == 1 and gain != SAVED else ""
     missing = f" {left_out} without {metric.label.lower()} left out." if left_out else ""
+    height = tall(len(drawn))
     figure = base.titled(
         look,
         findings.tradeoff_title(drawn, gain),
@@ -76,11 +85,17 @@ def tradeoff(frame: pd.DataFrame, look: Theme, height: int = PLOT_HEIGHT) -> go.
     ys = [_shown(row, key, metric.low, metric.high, metric.factor) for row in drawn]
     x_low, x_high = base.log_range([value for x in xs for value in x], pad=0.12)
     y_span = max(max(y) for y in ys) - min(min(y) for y in ys)
+    if gain == SAVED:
+        # One reading has no digits to tell apart what lies within some percent.
+        y_span = max(y_span, 0.4 * max(max(y) for y in ys))
     # Room below nothing for a mark that stands there, and for its name.
     y_low = max(-max(2.0, 0.12 * y_span), min(min(y) for y in ys) - max(0.12 * y_span, 0.5))
     y_high = max(max(y) for y in ys) + max(0.12 * y_span, 0.5)
     _draw_front(figure, look, front, key, metric.factor)
     sizes = []
+    # Added at once: Plotly checks all that are there again with each one more.
+    traces: list[go.Scatter] = []
+    notes: list[dict[str, Any]] = []
     for row, x, y in zip(drawn, xs, ys, strict=True):
         mark = shades[row["variant"]]
         size = 12.0
@@ -88,7 +103,7 @@ def tradeoff(frame: pd.DataFrame, look: Theme, height: int = PLOT_HEIGHT) -> go.
             size = max(SMALLEST, LARGEST * math.sqrt(row["memory_bytes"] / largest))
         sizes.append(size)
         pale = fade(mark.color, 0.55)
-        figure.add_trace(
+        traces.append(
             go.Scatter(
                 x=[x[1]],
                 y=[y[1]],
@@ -109,21 +124,25 @@ def tradeoff(frame: pd.DataFrame, look: Theme, height: int = PLOT_HEIGHT) -> go.
     centres = [
         (
             PLOT_WIDTH * (math.log(x[1]) - math.log(x_low)) / (math.log(x_high) - math.log(x_low)),
-            PLOT_HEIGHT * (1 - (y[1] - y_low) / (y_high - y_low)),
+            height * (1 - (y[1] - y_low) / (y_high - y_low)),
         )
         for x, y in zip(xs, ys, strict=True)
     ]
-    offsets = place([row["name"] for row in drawn], centres, sizes)
+    offsets = place([row["name"] for row in drawn], centres, sizes, (PLOT_WIDTH, height))
     for row, x, y, size, (dx, dy) in zip(drawn, xs, ys, sizes, offsets, strict=True):
-        figure.add_annotation(
-            x=math.log10(x[1]),
-            y=y[1],
-            text=f"<b>{base.escape(row['name'])}</b>" if row in front else base.escape(row["name"]),
-            **beside(dx, dy, size, look),
-            font={"size": 13, "color": look.text if row in front else look.muted},
-            bgcolor=fade(look.background, 0.72),
-            borderpad=1,
+        notes.append(
+            {
+                "x": math.log10(x[1]),
+                "y": y[1],
+                "text": f"<b>{base.escape(row['name'])}</b>" if row in front else base.escape(row["name"]),
+                **beside(dx, dy, size, look),
+                "font": {"size": 13, "color": look.text if row in front else look.muted},
+                "bgcolor": fade(look.background, 0.72),
+                "borderpad": 1,
+            }
         )
+    figure.add_traces(traces)
+    figure.update_layout(annotations=notes)
     figure.update_xaxes(title_text="Latency of a batch, p50 (ms, log scale)", **base.log_axis(x_low, x_high))
     figure.update_yaxes(title_text=metric.header, range=[y_low, y_high], nticks=7)
     return figure
@@ -172,37 +191,40 @@ def place(
     centres: Sequence[tuple[float, float]],
     sizes: Sequence[float],
     room: tuple[float, float] = (PLOT_WIDTH, PLOT_HEIGHT),
+    lines: Sequence[Box] = (),
 ) -> list[tuple[float, float]]:
     """Where each label's middle goes, in pixels right of and below its mark, so that few things overlap.
 
-    `centres` are the marks' places from the upper left of a plot of size `room`; each label takes the free place
-    nearest to its mark.
+    `centres` are the marks' places from the upper left of a plot of size `room`, `lines` the boxes of what else is
+    there; each label takes the free place nearest to its mark.
     """
-    marks: list[Box] = [
-        (x - size / 2, y - size / 2, x + size / 2, y + size / 2) for (x, y), size in zip(centres, sizes, strict=True)
-    ]
-    widths = [LETTER * len(name) + 6 for name in names]
-    labels: list[Box | None] = [None] * len(names)
-    offsets = [(0.0, 0.0)] * len(names)
+    if not names:
+        return []
+    middles, halves = np.array(centres, dtype=float), np.array(sizes, dtype=float)[:, None] / 2
+    marks = np.hstack([middles - halves, middles + halves])
+    drawn = np.array(lines, dtype=float).reshape(-1, 4)
+    options, boxes, fixed = [], [], []
+    for index, name in enumerate(names):
+        width = LETTER * len(name) + 6
+        offered = np.array(_options(sizes[index], width))
+        half = np.array([width / 2, LABEL_HEIGHT / 2])
+        where = middles[index] + offered
+        box = np.hstack([where - half, where + half])
+        near = box + np.array([-NEAR, -NEAR, NEAR, NEAR])
+        cost = COVERED * _overlaps(box, marks) + _overlaps(near, np.delete(marks, index, axis=0))
+        cost += _overlaps(box, drawn) + OUTSIDE * _outside(box, room) + 2 * np.arange(len(offered))
+        options.append(offered)
+        boxes.append(box)
+        fixed.append(cost)
+    labels = np.full((len(names), 4), np.inf)
+    chosen = [0] * len(names)
     # The first pass places greedily; later ones let early labels make way for late ones.
     for _ in range(PASSES):
-        for index, ((x, y), size, width) in enumerate(zip(centres, sizes, widths, strict=True)):
-            others = [box for other, box in enumerate(labels) if box is not None and other != index]
-            best = math.inf
-            for rank, (dx, dy) in enumerate(_options(size, width)):
-                box = (
-                    x + dx - width / 2,
-                    y + dy - LABEL_HEIGHT / 2,
-                    x + dx + width / 2,
-                    y + dy + LABEL_HEIGHT / 2,
-                )
-                cost = sum(_overlap(box, other) for other in others) + COVERED * sum(_overlap(box, m) for m in marks)
-                cost += OUTSIDE * _outside(box, room) + 2 * rank
-                near = (box[0] - NEAR, box[1] - NEAR, box[2] + NEAR, box[3] + NEAR)
-                cost += sum(_overlap(near, mark) for other, mark in enumerate(marks) if other != index)
-                if cost < best:
-                    best, labels[index], offsets[index] = cost, box, (dx, dy)
-    return offsets
+        for index in range(len(names)):
+            cost = fixed[index] + _overlaps(boxes[index], np.delete(labels, index, axis=0))
+            chosen[index] = int(np.argmin(cost))
+            labels[index] = boxes[index][chosen[index]]
+    return [(float(o[at, 0]), float(o[at, 1])) for o, at in zip(options, chosen, strict=True)]
 
 
 def _options(size: float, width: float) -> list[tuple[float, float]]:
@@ -234,12 +256,15 @@ def beside(dx: float, dy: float, size: float, look: Theme) -> dict[str, Any]:
     return {"showarrow": True, "ax": dx, "ay": dy, **line}
 
 
-def _overlap(a: Box, b: Box) -> float:
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    return width * height if width > 0 and height > 0 else 0.0
+def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """How many square pixels of `others` each box covers. Boxes [n, 4], others [m, 4]; infinite ones are nowhere."""
+    others = others[np.isfinite(others[:, 0])]
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    return np.clip(high - low, 0, None).prod(axis=2).sum(axis=1)
 
 
-def _outside(box: Box, room: tuple[float, float]) -> float:
-    """How far a box sticks out of the plot and of the margin to its right, in pixels."""
-    return max(0, -box[0]) + max(0, box[2] - room[0] - RIGHT_MARGIN) + max(0, -box[1]) + max(0, box[3] - room[1])
+def _outside(boxes: np.ndarray, room: tuple[float, float]) -> np.ndarray:
+    """How far each box sticks out of the plot and of the margin to its right, in pixels."""
+    beyond = np.hstack([-boxes[:, :2], boxes[:, 2:] - np.array([room[0] + RIGHT_MARGIN, room[1]])])
+    return np.clip(beyond, 0, None).sum(axis=1)

@@ -84,6 +84,17 @@ def test_without_ceilings_there_is_a_figure_that_says_nothing(ceilings: dict | N
     assert not figure.data and figure.layout.xaxis.visible is False
 
 
+def test_the_slopes_label_covers_no_roof(full: pd.DataFrame) -> None:
+    rows = [row for row in frame.rows_of(full) if row["limits"]]
+    ceilings = copy.deepcopy(CEILINGS)
+    figure = figures.roofline(pd.DataFrame(rows, dtype=object), ceilings, style.LIGHT)
+    (label,) = [note for note in figure.layout.annotations if note.text.startswith("Copy")]
+    low, high = figure.layout.yaxis.range
+    scale = 400 / (high - low)
+    roofs_at = [math.log10(trace.y[0]) for trace in figure.data if trace.mode == "lines" and len(set(trace.y)) == 1]
+    assert all(not 0 < scale * (label.y - at) < 40 for at in sorted(roofs_at)[:-1])
+
+
 def test_every_batch_size_has_a_mark_and_one_its_label(database: str) -> None:
     measured = data.measurements(data.run(SIZES))
     figure = figures.roofline(measured, CEILINGS, style.LIGHT, 8)
