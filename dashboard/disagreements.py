@@ -245,8 +245,11 @@ def headline(found: Answers, titles: dict[int, str], reference: int, others: Seq
         return f"{said}: {', '.join(told)}"
     texts = len(chosen(found, Wanted("other"), reference, others))
     ranked = sorted(zip(others, each, strict=True), key=lambda pair: -pair[1]["other"])
-    told = [f"{titles[column]} {count['other']:,}" for column, count in ranked[:5]]
-    more = [f"{len(ranked) - 5} more at most {ranked[5][1]['other']:,} each"] if len(ranked) > 5 else []
+    some = [(titles[column], count["other"]) for column, count in ranked if count["other"]]
+    told = [f"{number:,} by {title}" for title, number in some[:5]]
+    more = [f"at most {some[5][1]:,} by each of {len(some) - 5} more"] if len(some) > 5 else []
+    if none := len(ranked) - len(some):
+        more.append("none by the other" + (f" {none}" if none > 1 else ""))
     return (
         f"On {texts:,} of {n:,} texts at least one of {len(others)} variants answers otherwise than {base}: "
         f"{joined([*told, *more])}"

@@ -137,9 +137,9 @@ def latency_title(rows: Sequence[Row]) -> str:
         for row in known
         if row["comparison"] == "better" and baseline and row["batch_size"] == baseline["batch_size"]
     ]
-    if baseline is None or baseline not in known:
+    if baseline is None or baseline not in known or len(known) < 2:
         return "Latency of a batch"
-    if len(known) > 1 and all(row["baseline"] or row["batch_size"] != baseline["batch_size"] for row in known):
+    if all(row["baseline"] or row["batch_size"] != baseline["batch_size"] for row in known):
         return f"Latency of batches of {_batch_words(known)} texts, which do not compare"
     if not faster:
         return f"No variant is shown to answer a batch sooner than {baseline['title']}"
@@ -219,7 +219,7 @@ def tradeoff_title(rows: Sequence[Row], gain: str) -> str:
     if len({row["batch_size"] for row in rows}) > 1:
         return f"{word.capitalize()} and latency of batches of {_batch_words(rows)} texts"
     front = pareto(rows, "latency_p50_s", gain)
-    if not front:
+    if not front or len(rows) < 2:
         return f"Latency and {word}: nothing to compare"
     names = [row["name"] for row in front]
     if len(names) == 1:

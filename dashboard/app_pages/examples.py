@@ -109,6 +109,8 @@ def _context(summary: dict[str, Any], found: Answers, rows: list[frame.Row]) -> 
     dataset = summary["spec"]["workload"]["dataset"].rsplit("/", 1)[-1]
     sizes = ", ".join(str(size) for size in sorted({row["batch_size"] for row in rows if row["id"] in found.ids}))
     labels = "" if found.truth is not None else " · unlabelled: what is right is not known"
+    if frame.untaught(rows):
+        labels += " · random weights: what is right is chance"
     return (
         f"{len(found.answers):,} texts of {dataset} · batch {sizes} · {summary['device_name']} "
         f"({summary['device']}){labels} · counts of this run's texts, not estimates; whether accuracy differs is on "

@@ -156,7 +156,12 @@ def test_confusion(found: Answers) -> None:
             "INT8 answers 4 of 6 texts otherwise than FP32: 2 right to wrong, 1 wrong to right, "
             "1 wrong to another wrong",
         ),
-        ([2, 1], "On 4 of 6 texts at least one of 2 variants answers otherwise than FP32: INT8 4 and NF4 1"),
+        ([2, 1], "On 4 of 6 texts at least one of 2 variants answers otherwise than FP32: 4 by INT8 and 1 by NF4"),
+        (
+            [2, 1, 0],
+            "On 4 of 6 texts at least one of 3 variants answers otherwise than FP32: 4 by INT8, 1 by NF4 and none by "
+            "the other",
+        ),
         ([0], "FP32 answers all 6 texts as FP32 does"),
         ([], "Nothing answers beside FP32"),
     ],

@@ -92,6 +92,11 @@ def test_of_random_weights_no_answer_is_praised(rows: list[frame.Row]) -> None:
     assert "memory" in figure.layout.title.text and figure.layout.yaxis.title.text == "Peak RAM (MB)"
 
 
+def test_a_baseline_alone_is_not_the_best_of_anything(rows: list[frame.Row]) -> None:
+    assert findings.latency_title(rows[:1]) == "Latency of a batch"
+    assert findings.tradeoff_title(rows[:1], "accuracy") == "Latency and accuracy: nothing to compare"
+
+
 def test_latencies_of_other_batch_sizes_are_no_match(rows: list[frame.Row]) -> None:
     larger = [row if row["baseline"] else row | {"batch_size": 256} for row in rows[:4]]
     assert findings.latency_title(larger) == "Latency of batches of 8 and 256 texts, which do not compare"
