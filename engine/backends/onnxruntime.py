@@ -392,7 +392,7 @@ def _quantize_static(recipe: Recipe, source: Path, target: Path) -> None:
             return next(self._texts, None)
 
     quantize_static(
-        source / MODEL,
+        _loaded(source),
         target / MODEL,
         Reader(),
         quant_format=QuantFormat.QDQ,
@@ -407,12 +407,19 @@ def _quantize_static(recipe: Recipe, source: Path, target: Path) -> None:
     )
 
 
+def _loaded(source: Path) -> Any:
+    """The graph itself: of a path the quantiser leaves files beside it, in a folder that others build from."""
+    import onnx
+
+    return onnx.load(str(source / MODEL))
+
+
 def _quantize(recipe: Recipe, source: Path, target: Path) -> None:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(
-        source / MODEL,
+        _loaded(source),
         target / MODEL,
         op_types_to_quantize=recipe.settings["operators"],
         per_channel=recipe.settings["per_channel"],

@@ -184,6 +184,26 @@ def test_variants_are_built_beside_each_other(shaped_models, suite_of, tmp_path)
     assert alone == (list(map(found.get, suite.variants)), False), "the same as one after another"
 
 
+def test_no_build_step_writes_into_the_folder_that_it_builds_from(shaped_models, suite_of, tmp_path):
+    """Several build from it at a time: what one leaves there and removes again, another may be reading."""
+    model = copied(shaped_models["wide"], tmp_path / "model")
+    (export,), _ = prepared(suite_of(model, {"name": "fp32"}))
+    (tmp_path / "texts.csv").write_text("text\nA first text.\nAnd a second one.\n")
+    calibration = {"calibration": {"dataset": str(tmp_path / "texts.csv"), "examples": 2}}
+    variants = [
+        {"name": "dynamic", "precision": "int8"},
+        {"name": "static", "precision": "int8", "options": calibration},
+        {"name": "fused", "options": {"fused": True}},
+        {"name": "fp16", "precision": "fp16"},
+        {"name": "openvino", "backend": "openvino"},
+        {"name": "openvino-int8", "backend": "openvino", "precision": "int8", "options": calibration},
+    ]
+    before = export.folder.stat().st_mtime_ns
+    made, built = prepared(suite_of(model, *variants))
+    assert built and all(one.folder != export.folder for one in made)
+    assert export.folder.stat().st_mtime_ns == before
+
+
 def test_a_build_that_fails_ends_no_other_and_a_stop_ends_all(exported, suite_of):
     int8 = {"precision": "int8", "options": {"operators": ["MatMul"], "keep": ["none"]}}
     suite = suite_of(exported, {"name": "wrong", **int8}, {"name": "right", "precision": "int8"})
