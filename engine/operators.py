@@ -25,7 +25,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "quantising": ("quantising", r"quant"),
     "copies": (
         "copies and look-ups",
-        r"copy|cast|convert|transpose|reshape|permute|reorder|contiguous|memcpy|memset|concat|(^|::)cat\b|clone"
+        r"copy|(?<!no)cast|convert|transpose|reshape|permute|reorder|contiguous|memcpy|memset|concat|(^|::)cat\b|clone"
         r"|embedding|gather|index|slice|split|shape|expand|view|\bt\b|as_strided|squeeze|flatten|identity|empty|fill"
         r"|(^|::)to\b|bitcast",
     ),
