@@ -49,7 +49,7 @@ from engine.operators import Operator, Profile
         ("triton_per_fused_add_native_layer_norm_view_2", "elementwise"),
         ("triton_poi_fused__scaled_dot_product_cudnn_attention__to_copy_expand_masked_fill_sub", "elementwise"),
         ("triton_red_fused__safe_softmax__to_copy_add_exp_expand_masked_fill", "elementwise"),
-        ("void at::native::elementwise_kernel<128, 2, at::native::gpu_kernel_impl_nocast<CUDAFunctor_add<f", "elementwise"),
+        ("void at::native::elementwise_kernel<128, 2, gpu_kernel_impl_nocast<CUDAFunctor_add<f", "elementwise"),
         ("mystery", "other"),
     ],
 )
