@@ -14,7 +14,7 @@ run: install
 
 test: install-dev browser servers
 	@$(PY) -m ruff check .
-	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(PY) -m pytest -n 2 --dist loadfile
 
 lint: install-dev
 	@$(PY) -m ruff check .

@@ -26,18 +26,6 @@ Bench = Callable[..., "subprocess.CompletedProcess[str]"]
 WriteSuite = Callable[..., Path]
 
 
-LONGEST = (
-    "test_under_load.py", "test_variants.py", "test_run.py", "test_faults.py", "test_bundled_suites.py",
-    "test_shipping.py", "test_resume.py", "test_jobs.py", "test_run_and_classify.py", "test_slurm.py",
-)  # fmt: skip
-"""Files that take minutes: begun last, one of them would keep a single process busy at the end."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    rank = {name: index for index, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: rank.get(item.path.name, len(LONGEST)))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Nothing of the user's is read or written, and no hub is asked; the session's data folder."""

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -334,7 +334,9 @@ def test_behind_a_socket_no_token_is_asked_but_names_and_pages_are() -> None:
             sent.append(message)
 
         scope["headers"] = [(name.encode(), value.encode()) for name, value in given.items()]
-        asyncio.run(behind(scope, None, send))  # type: ignore[arg-type]
+        # In a thread: a browser that other tests opened keeps a loop running in this one.
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(asyncio.run, behind(scope, None, send)).result()  # type: ignore[arg-type]
         return int(sent[0]["status"])
 
     assert status() == 200
