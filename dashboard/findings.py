@@ -397,7 +397,7 @@ def load_trials_title(loads: Sequence[Row]) -> str:
 def operators_title(rows: Sequence[Row]) -> str:
     """How much of the baseline's call, or of the first row's, is products."""
     if not rows:
-        return "No variant was profiled"
+        return "Of no variant the work itself was timed"
     row = baseline_of(rows) or rows[0]
     found = row["audit"]["operators"]
     whole_s = max(found["wall_s"], found["seconds"])

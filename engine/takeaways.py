@@ -52,9 +52,8 @@ def names(rows: Sequence[Row]) -> dict[int, str]:
 
 
 def sized(row: Row) -> str:
-    """A row's title with its batch size, unless the title says that itself."""
-    title, size = row["title"], row["batch_size"]
-    return title if title.endswith(f"batch {size}") else f"{title} @ {size}"
+    """A row's title with its batch size."""
+    return f"{row['title']} @ {row['batch_size']}"
 
 
 def untaught(row: Row) -> bool:

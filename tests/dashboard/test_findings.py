@@ -107,11 +107,6 @@ def test_latencies_of_other_batch_sizes_are_no_match(rows: list[frame.Row]) -> N
     assert "Pareto front" not in [trace.name for trace in figure.data]
 
 
-def test_a_title_that_says_its_batch_size_does_so_once(rows: list[frame.Row]) -> None:
-    assert takeaways.sized(rows[0] | {"title": "FP32, batch 8"}) == "FP32, batch 8"
-    assert takeaways.sized(rows[0] | {"title": "FP32, batch 8", "batch_size": 16}) == "FP32, batch 8 @ 16"
-
-
 def test_what_is_told_of_a_variant_names_it_once() -> None:
     said = ["A answers twice as many.", "A needs half.", "A's answers vary.", "B is slower."]
     items = [takeaways.Takeaway("speed", sentence[0], sentence) for sentence in said]

@@ -119,6 +119,10 @@ def test_bars_add_up_to_the_profiled_call(full: pd.DataFrame) -> None:
     )
     assert "aten::&lt;b&gt;copy_" in roofline_tables.profile(rows[0]["audit"]["operators"])
     assert figures.by_kind([], style.LIGHT).to_json()
+    # Launches tell nothing of the work.
+    launches = rows[0]["audit"]["operators"] | {"by": "launches"}
+    nothing = figures.by_kind([rows[0] | {"audit": {"operators": launches}}], style.LIGHT)
+    assert not nothing.data and nothing.layout.title.text == "Of no variant the work itself was timed"
 
 
 def test_a_kernels_signature_leaves_the_figures_beside_it_in_sight(full: pd.DataFrame) -> None:
