@@ -7,6 +7,9 @@ by round. A pipeline tokenises, so it stands beside a worker's call and tokenisi
 
     python -m benchmarks.by_hand ../shared/suites/agnews-local.toml --model fp32
 
+Two processes of one loop differ by some percent for as long as they live, whoever wrote the loop. --processes 5 starts
+five bare loops and five workers and holds the mean of the ones against the mean of the others.
+
 With --optimum-benchmark and the interpreter of an environment that has it, the ratio of two models is measured by it
 too, a process each as it does by default, and by the bench; both are repeated, to see how far each moves.
 """
@@ -28,6 +31,7 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
+from scipy import stats
 
 from engine import corpus, hardware, pool
 from engine.artefacts import Prepared, Preparer
@@ -214,6 +218,18 @@ def table(tools: list[Tool], tokenizing_s: float) -> Table:
     return made
 
 
+def across_processes(workers: list[Tool], loops: list[Tool]) -> str:
+    """The loops' mean of medians over the workers', with a 95% interval from the differences between processes."""
+    mine, theirs = (np.log([np.median(tool.medians_s()) for tool in tools]) for tools in (workers, loops))
+    apart = stats.ttest_ind(theirs, mine, equal_var=False).confidence_interval(0.95)
+    ratio, low, high = np.exp([theirs.mean() - mine.mean(), apart.low, apart.high])
+    listed = [", ".join(f"{value:.1f}" for value in np.exp(sorted(one)) * 1e3) for one in (mine, theirs)]
+    return (
+        f"bare loops over workers: {ratio:.3f} (95%: {low:.3f} to {high:.3f}); workers {listed[0]} ms; "
+        f"loops {listed[1]} ms ({len(workers)} processes each, {len(workers[0].latencies_s)} rounds)"
+    )
+
+
 def ratios_of_other(interpreter: str, models: list[Path], given: dict[str, Any], repeats: int) -> list[float]:
     """The first model's median call over the second's by optimum-benchmark, `repeats` times."""
     found = []
@@ -244,6 +260,7 @@ def main(
     optimum_benchmark: Annotated[str | None, typer.Option(help="An interpreter that has it; needs --second.")] = None,
     count: Annotated[int, typer.Option("--rounds")] = 40,
     repeats: int = 5,
+    processes: Annotated[int, typer.Option(min=1, help="Above 1: so many bare loops beside as many workers.")] = 1,
 ) -> None:
     read = load_suite(suite)
     read = read.model_copy(update={"workload": read.workload.model_copy(update={"padding": "max_length"})})
@@ -285,6 +302,13 @@ def main(
             tools.append(by_hand(stack, name, beside, code, given))
         rounds(tools, count, read.workload.seed)
         console.print(table(tools, tokenizing_s))
+    if processes > 1:
+        with ExitStack() as stack:
+            started = [of_bench(stack, variants[0], prepared[variants[0].name], read, texts) for _ in range(processes)]
+            own = [Tool("worker", "worker", calls_of(one, timed)) for one in started]
+            loops = [by_hand(stack, "loop", "worker", BARE, given) for _ in range(processes)]
+            rounds([*own, *loops], count, read.workload.seed)
+            console.print(across_processes(own, loops))
     if optimum_benchmark and second:
         with Preparer(read, threads=threads) as preparer:
             models = [preparer.source(read.variants[name].model).folder for name in (model, second)]

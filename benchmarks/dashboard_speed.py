@@ -117,8 +117,13 @@ WATCH = f"""(selector) => {{
   }}
 }}"""
 """Notes when the next key or click came, and when the text of an element and the charts in the window changed."""
-THERE = """(name) => new Promise((done) => {
-  const look = () => (window.seen?.[name] ?? window[name] ? done() : setTimeout(look, 50))
+THERE = """(name) => new Promise((done, failed) => {
+  const giveUp = performance.now() + 60000
+  const look = () => {
+    if (window.seen?.[name] ?? window[name]) done()
+    else if (performance.now() > giveUp) failed(new Error(`${location.pathname} shows no ${name} in 60 s`))
+    else setTimeout(look, 50)
+  }
   look()
 })"""
 """Waits until a time is noted. Playwright's wait_for_function would run a string, which the pages do not let."""
@@ -129,7 +134,7 @@ def multiply(source: str, target: str, runs: int, answered: int, answers: int) -
 
     The first `answered` measurements, of the newest runs, keep `answers` answers each; the rest keep none.
     """
-    run_values, rows, labels, texts, names, dataset = _template(source, answers)
+    run_values, rows, labels, texts, names, dataset, scenarios = _template(source, answers)
     started = datetime.now(UTC) - timedelta(minutes=5 * runs)
     newest = ""
     with open_store(target) as store:
@@ -149,6 +154,8 @@ def multiply(source: str, target: str, runs: int, answered: int, answers: int) -
                     session.execute(insert(models.Block), [block | {"measurement_id": key} for block in blocks])
                     if with_answers and prediction:
                         session.execute(insert(models.Prediction).values(**prediction | {"measurement_id": key}))
+                if scenarios:
+                    session.execute(insert(models.Scenario), [one | {"run_id": newest} for one in scenarios])
     return newest
 
 
@@ -157,7 +164,7 @@ def _values(row: Any, *without: str) -> dict[str, Any]:
 
 
 def _template(source: str, answers: int) -> tuple[Any, ...]:
-    """The run's columns, its measurements filled up to VARIANTS, and an example set of `answers` texts."""
+    """The run's columns, its measurements filled up to VARIANTS, an example set of `answers` texts, its scenarios."""
     with open_store(create=False) as store, store.session() as session:
         run = queries.get_run(session, source)
         found = queries.measurements(session, run.id)
@@ -184,7 +191,14 @@ def _template(source: str, answers: int) -> tuple[Any, ...]:
             prediction |= {"rows": answers, "logits": queries.packed(logits[chosen], "<f4")}
             rows.append((values, [_values(block, "id", "measurement_id") for block in original.blocks], prediction))
         names, dataset = run.example_set.label_names, run.example_set.dataset
-        return _values(run), rows, labels, texts, names, dataset
+        scenarios = [_values(one, "id", "run_id") for one in run.scenarios]
+        return _values(run), rows, labels, texts, names, dataset, scenarios
+
+
+def under_load(source: str) -> bool:
+    """Whether the run was put under a service's load: without, the page Load has no answer to wait for."""
+    with open_store(create=False) as store, store.session() as session:
+        return bool(queries.get_run(session, source).scenarios)
 
 
 @contextmanager
@@ -263,6 +277,10 @@ def main(
     if chromium is None:
         raise typer.BadParameter("no Chromium on PATH")
     console = Console(width=None if sys.stdout.isatty() else 120)
+    chosen = pages.split(",")
+    if "load" in chosen and not under_load(run):
+        chosen.remove("load")
+        console.print("the page Load is left out: the run has no scenarios")
     taken: dict[int, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         # With a profile: only so does Chromium keep compiled scripts, as a person's does.
@@ -283,7 +301,7 @@ def main(
             console.print(f"{count} runs: {size_mb:,.0f} MB, filled in {time.perf_counter() - begun:.0f} s")
             with serving(target) as (url, process):
                 browser.request.get(door.link(url, TOKEN))
-                taken[count] = _measure(browser, url, newest, pages.split(","), repeats, empty_cache)
+                taken[count] = _measure(browser, url, newest, chosen, repeats, empty_cache)
                 mapped = {Path(m.path).as_posix() for m in process.memory_maps()}
                 loaded = [name for name in MODEL_LIBRARIES if any(f"/{name}/" in path for path in mapped)]
                 resident_mb = process.memory_info().rss / 1e6

@@ -241,6 +241,8 @@ class Variant(Spec):
                 f"allowed: {', '.join(cls.precisions)}"
             )
         cls.parse_options(self.options)
+        if self.precision != "int8" and (idle := [key for key in cls.int8_options if key in self.options]):
+            raise ValueError(f"options.{idle[0]}: is for precision 'int8'; this variant's is {self.precision!r}")
         return self
 
     @property

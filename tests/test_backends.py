@@ -28,6 +28,12 @@ def test_what_is_built_follows_from_precision_and_options():
     assert kinds("onnxruntime", "int8", calibration=TRAINING) == ["onnx-fp32", "onnx-int8-static"]
     assert kinds("openvino", "fp32") == ["onnx-fp32", "openvino"]
     assert kinds("openvino", "int8", calibration=TRAINING) == ["onnx-fp32", "openvino-int8"]
+    # What does not defer is built, and found again, as before there was deferring.
+    plain, deferring = (
+        backends.get("openvino").recipes("int8", {"calibration": TRAINING, **more})[1].settings
+        for more in ({}, {"defer_to": "fp32"})
+    )
+    assert "defer_to" not in plain and deferring == plain | {"defer_to": "fp32"}
     # Two backends share one export.
     assert backends.get("openvino").recipes("fp32", {})[0] == backends.get("onnxruntime").recipes("fp32", {})[0]
 
@@ -40,6 +46,9 @@ def test_what_is_built_follows_from_precision_and_options():
         ("pytorch", {"compile": "fast"}, "options.compile: found 'fast'; should be 'default', 'reduce-overhead' or"),
         ("torchao", {"quantization": "static"}, "options.quantization: found 'static'"),
         ("openvino", {"calibrate": TRAINING}, "did you mean 'calibration'"),
+        ("openvino", {"defer_to": "fp32"}, "options.defer_to: needs options.calibration, whose texts show how far"),
+        ("openvino", {"calibration": {**TRAINING, "examples": 4}, "defer_to": "fp32"}, "calibration.examples = 8"),
+        ("openvino", {"calibration": TRAINING, "defer_to": "int8"}, "options.defer_to: found 'int8'; should be 'fp32'"),
     ],
 )
 def test_a_wrong_option_is_named(backend, options, said):

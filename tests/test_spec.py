@@ -500,6 +500,11 @@ def test_a_mistyped_option_shows_what_was_found():
     assert refusal(raw).startswith("variant 'fp32': options.per_channel: found 'yes'; should be a valid boolean")
 
 
+def test_an_option_that_a_precision_ignores_is_refused():
+    raw = variants_of({"backend": "onnxruntime", "precision": "fp16", "options": {"per_channel": True}})
+    assert "options.per_channel: is for precision 'int8'; this variant's is 'fp16'" in refusal(raw)
+
+
 # Checkpoints
 
 

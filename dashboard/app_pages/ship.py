@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard import choices, data, decision_table, findings, frame, scorecard, widgets
-from engine import tables
+from engine import tables, takeaways
 from engine.errors import RequestError, one_line
 from engine.units import between, megabytes, point_interval, points, times
 
@@ -64,12 +64,15 @@ def _choose(rows: list[frame.Row]) -> frame.Row | None:
 def _headline(row: frame.Row, rows: list[frame.Row]) -> str:
     baseline = frame.baseline_of(rows, row)
     if row["baseline"] or baseline is None or row["speedup"] is None:
-        return f"Ship {row['name']}."
+        doubt = " for its speed and memory alone: its weights are random" if takeaways.untaught(row) else ""
+        return f"Ship {row['name']}{doubt}."
     limits = between(row["speedup_low"], row["speedup_high"])
     said = f"{times(row['speedup'])} ({limits}) the samples/s of {baseline['title']}"
     if row["comparison"] == "no_difference":
         said += ", no difference shown"
-    if row["accuracy_difference"] is not None:
+    if takeaways.untaught(row):
+        said += "; its weights are random, so its answers say nothing"
+    elif row["accuracy_difference"] is not None:
         verdict = {"worse": "it loses accuracy", "better": "it gains accuracy"}.get(
             row["accuracy_comparison"], "no difference in accuracy is shown"
         )

@@ -127,6 +127,8 @@ class Backend(ABC):
     modules: ClassVar[tuple[str, ...]]
     """Importable names that a worker needs."""
     options: ClassVar[type[Options]] = Options
+    int8_options: ClassVar[tuple[str, ...]] = ()
+    """Those of `options` that mean nothing in another precision."""
 
     @classmethod
     def parse_options(cls, raw: dict[str, Any]) -> Any:
@@ -143,7 +145,9 @@ class Backend(ABC):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             key = ".".join(str(part) for part in first["loc"])
-            message = first["msg"].replace("Input should be", "should be")
+            message = first["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+            if not key:
+                raise ValueError(f"options.{message}") from error
             raise ValueError(f"options.{key}: found {first['input']!r}; {message}") from error
 
     @classmethod

@@ -88,6 +88,7 @@ class OnnxRuntime(Backend):
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "tf32", "fp16", "int8")
     modules: ClassVar[tuple[str, ...]] = ("onnxruntime",)
     options: ClassVar[type[Options]] = OnnxRuntimeOptions
+    int8_options: ClassVar[tuple[str, ...]] = ("per_channel", "operators", "keep", "calibration")
 
     @classmethod
     def unavailable(cls, precision: str, options: dict[str, Any], device: str, source: Any) -> str | None:

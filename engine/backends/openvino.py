@@ -1,6 +1,7 @@
 """OpenVINO on CPUs: FP32, BF16 where the CPU multiplies it, and INT8 through NNCF.
 
-Models are exported and quantised in a build process; the worker needs openvino alone.
+Models are exported and quantised in a build process; the worker needs openvino alone. INT8 may defer what it is
+unsure of to the same model in FP32 (`deferral`).
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import sys
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+from pydantic import model_validator
 
+from engine.backends import deferral
 from engine.backends.base import (
     Audit,
     Backend,
@@ -34,6 +37,8 @@ from engine.hardware import cpu_features
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 IR = "model.xml"
+EXACT_IR = "exact.xml"
+"""Beside it, where INT8 defers: the same model in FP32."""
 FACTS = "weights.json"
 HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
 """What is computed that is not quantised; OpenVINO chooses by itself without."""
@@ -58,6 +63,29 @@ def call(batch):
     inputs = {{port.any_name: batch[port.any_name] for port in compiled.inputs}}
     return np.array(request.infer(inputs)[0], dtype=np.float32)
 """
+DEFERRING_CODE = """\
+def loaded(file):
+    settings = {{"INFERENCE_NUM_THREADS": THREADS, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}}
+    return ov.Core().compile_model(MODEL / file, "CPU", settings).create_infer_request()
+
+
+quantized, exact = loaded("model.xml"), loaded("exact.xml")
+
+
+def infer(request, batch):
+    inputs = {{name: batch[name] for port in request.model_inputs for name in port.names if name in batch}}
+    return np.array(request.infer(inputs)[0], dtype=np.float32)
+
+
+def call(batch):
+    found = infer(quantized, batch)
+    # FP32 answers where the two best logits are nearer to each other than quantisation moves them.
+    second, best = np.partition(found, (-2, -1), axis=1)[:, -2:].T
+    unsure = np.flatnonzero(best - second < {margin!r})
+    if len(unsure):
+        found[unsure] = infer(exact, {{name: array[unsure] for name, array in batch.items()}})
+    return found
+"""
 
 
 class OpenVINOOptions(Options):
@@ -68,6 +96,19 @@ class OpenVINOOptions(Options):
     smooth_quant_alpha: float | None = None
     """INT8 with calibration: how much of activations' outliers is moved into weights, 0 to 1; NNCF's own by default,
     -1 moves nothing."""
+    defer_to: Literal["fp32"] | None = None
+    """INT8 with calibration: texts are answered anew by the same model in FP32 where INT8's two best logits are
+    nearer to each other than quantisation was seen to move them (`deferral.margin`)."""
+
+    @model_validator(mode="after")
+    def _seen_somewhere(self) -> Self:
+        if self.defer_to and self.calibration is None:
+            raise ValueError("defer_to: needs options.calibration, whose texts show how far quantisation moves logits")
+        if self.defer_to and self.calibration and self.calibration.examples < 8:
+            raise ValueError(
+                "defer_to: needs calibration.examples = 8 or more: a quarter is calibrated over, the rest is compared"
+            )
+        return self
 
 
 class OpenVINO(Backend):
@@ -77,6 +118,7 @@ class OpenVINO(Backend):
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "int8")
     modules: ClassVar[tuple[str, ...]] = ("openvino",)
     options: ClassVar[type[Options]] = OpenVINOOptions
+    int8_options: ClassVar[tuple[str, ...]] = tuple(OpenVINOOptions.model_fields)
 
     @classmethod
     def unavailable(cls, precision: str, options: dict[str, Any], device: str, source: Source) -> str | None:
@@ -102,6 +144,8 @@ class OpenVINO(Backend):
         if parsed.calibration is None:
             return [EXPORT, Recipe("openvino-int8-weights", settings, ("openvino", "nncf"))]
         settings |= {"calibration": cls.calibration(options)}
+        if parsed.defer_to:
+            settings |= {"defer_to": parsed.defer_to}
         return [EXPORT, Recipe("openvino-int8", settings, ("openvino", "nncf"))]
 
     @classmethod
@@ -111,13 +155,17 @@ class OpenVINO(Backend):
         import openvino as ov
 
         model = ov.Core().read_model(source / "model.onnx")
-        if recipe.kind == "openvino-int8":
-            model = _quantized(model, recipe)
+        deferred: dict[str, Any] = {}
+        if "defer_to" in recipe.settings:
+            ov.save_model(model, target / EXACT_IR, compress_to_fp16=False)
+            model, deferred = _deferring(model, recipe, target / EXACT_IR)
+        elif recipe.kind == "openvino-int8":
+            model = _quantized(model, recipe, calibration_texts(recipe))
         elif recipe.kind == "openvino-int8-weights":
             model = _compressed(model, recipe)
         ov.save_model(model, target / IR, compress_to_fp16=False)
         shutil.copy(source / "config.json", target)
-        facts: dict[str, Any] = {"elements_by_dtype": _elements(model)}
+        facts: dict[str, Any] = {"elements_by_dtype": _elements(model), **deferred}
         if "calibration" in recipe.settings:
             facts["calibration_examples"] = len(calibration_texts(recipe))
         (target / FACTS).write_text(json.dumps(facts))
@@ -125,32 +173,57 @@ class OpenVINO(Backend):
 
     @classmethod
     def snippet(cls, precision: str, options: dict[str, Any], device: str, settings: dict[str, Any]) -> Snippet | None:
-        code = OPENVINO_CODE.format(hint=HINTS[precision])
-        return Snippet("import openvino as ov", code, ("openvino",), ("config.json", "model.xml", "model.bin"))
+        code, files = OPENVINO_CODE.format(hint=HINTS[precision]), ["config.json", "model.xml", "model.bin"]
+        if found := settings.get("deferral"):
+            code = DEFERRING_CODE.format(margin=found["margin"])
+            files += ["exact.xml", "exact.bin"]
+        return Snippet("import openvino as ov", code, ("openvino",), tuple(files))
 
     def load(self, request: LoadRequest) -> None:
         import openvino as ov
 
         self._request = request
         self._version = ov.__version__
-        settings = {
-            "INFERENCE_NUM_THREADS": request.threads,
-            "NUM_STREAMS": 1,
-            "INFERENCE_PRECISION_HINT": HINTS[request.precision],
-        }
-        self._compiled = ov.Core().compile_model(request.folder / IR, "CPU", settings)
+        self._facts: dict[str, Any] = json.loads((request.folder / FACTS).read_text())
+        self._compiled = self._compile(IR)
         self._inference = self._compiled.create_infer_request()
         self._inputs = [port.any_name for port in self._compiled.inputs]
+        self._exact = None
+        if self.parse_options(request.options).defer_to:
+            self._exact = self._compile(EXACT_IR).create_infer_request()
+            self._answered = self._deferred = 0
+
+    def _compile(self, file: str) -> Any:
+        import openvino as ov
+
+        settings = {
+            "INFERENCE_NUM_THREADS": self._request.threads,
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": HINTS[self._request.precision],
+        }
+        return ov.Core().compile_model(self._request.folder / file, "CPU", settings)
 
     def call(self, batch: Batch) -> np.ndarray:
-        found = self._inference.infer({name: batch[name] for name in self._inputs}, share_inputs=True)
+        found = self._infer(self._inference, batch)
+        if self._exact is None:
+            return found
+        unsure = deferral.unsure(found, self._facts["deferral"]["margin"])
+        self._answered += len(found)
+        self._deferred += len(unsure)
+        if len(unsure):
+            found[unsure] = self._infer(self._exact, {name: batch[name][unsure] for name in self._inputs})
+        return found
+
+    def _infer(self, request: Any, batch: Batch) -> np.ndarray:
+        found = request.infer({name: batch[name] for name in self._inputs}, share_inputs=True)
         return np.array(found[0], dtype=np.float32)
 
     def weights_bytes(self) -> int:
-        return (self._request.folder / IR).with_suffix(".bin").stat().st_size
+        files = [IR] if self._exact is None else [IR, EXACT_IR]
+        return sum((self._request.folder / file).with_suffix(".bin").stat().st_size for file in files)
 
     def audit(self) -> Audit:
-        facts = json.loads((self._request.folder / FACTS).read_text())
+        facts = self._facts
         products = Counter[str]()
         layers = Counter[str]()
         for node in self._compiled.get_runtime_model().get_ops():
@@ -174,6 +247,9 @@ class OpenVINO(Backend):
         )
         if calibrated := facts.get("calibration_examples"):
             audit.settings["calibration_examples"] = calibrated
+        if self._exact is not None:
+            share = self._deferred / self._answered if self._answered else None
+            audit.settings["deferral"] = facts["deferral"] | {"share": share}
         self._judge(audit, products)
         if threads != self._request.threads:
             audit.deviations.append(f"{threads} threads instead of {self._request.threads}")
@@ -196,12 +272,27 @@ class OpenVINO(Backend):
             )
 
 
-def _quantized(model: Any, recipe: Recipe) -> Any:
+def _deferring(model: Any, recipe: Recipe, exact: Path) -> tuple[Any, dict[str, Any]]:
+    """`model` in INT8, calibrated over a quarter of the texts, and the facts of its deferral: the rest shows them."""
+    import openvino as ov
+
+    texts = calibration_texts(recipe)
+    calibrated = len(texts) // 4
+    quantized = _quantized(model, recipe, texts[:calibrated])
+    answers = []
+    for one in (quantized, exact):
+        compiled = ov.Core().compile_model(one, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        answers.append(np.concatenate([compiled(text)[0] for text in texts[calibrated:]]))
+    margin = deferral.margin(*answers)
+    facts = {"to": recipe.settings["defer_to"], "margin": margin, "compared_examples": len(texts) - calibrated}
+    return quantized, {"deferral": facts}
+
+
+def _quantized(model: Any, recipe: Recipe, texts: list[Batch]) -> Any:
     """Weights and activations of the products in INT8, by NNCF's settings for transformers."""
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters, OverflowFix
 
-    texts = calibration_texts(recipe)
     advanced = nncf.AdvancedQuantizationParameters(
         overflow_fix=OverflowFix.ENABLE if recipe.settings["half_range"] else OverflowFix.DISABLE
     )

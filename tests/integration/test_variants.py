@@ -38,10 +38,13 @@ VARIANTS = {
     "ov-bf16": (OPENVINO, "bf16", {}),
     "ov-static": (OPENVINO, "int8", {"calibration": TRAINING}),
     "ov-weights": (OPENVINO, "int8", {}),
+    "ov-deferring": (OPENVINO, "int8", {"calibration": TRAINING, "defer_to": "fp32"}),
 }
 EXACT = ("eager", "compiled", "onnx", "onnx-fused", "ov")
-ROUNDED = ("ao-weights", "ao-dynamic", "onnx-fp16", "onnx-static", "onnx-kept", "ov-static", "ov-weights")
-SHIPPED = ("compiled", "ao-dynamic", "onnx-fused", "onnx-fp16", "onnx-static", "ov", "ov-static")
+ROUNDED = (
+    "ao-weights", "ao-dynamic", "onnx-fp16", "onnx-static", "onnx-kept", "ov-static", "ov-weights", "ov-deferring"
+)  # fmt: skip
+SHIPPED = ("compiled", "ao-dynamic", "onnx-fused", "onnx-fp16", "onnx-static", "ov", "ov-static", "ov-deferring")
 
 pytestmark = pytest.mark.slow
 
@@ -110,6 +113,22 @@ def test_what_was_asked_for_is_what_runs(measured):
     ov = settings(measured, "ov-static")
     assert ov["integer_nodes"] > 0 and ov["calibration_examples"] == 24 and ov["threads"] == static["threads"]
     assert settings(measured, "ov-weights")["parameters_by_dtype"]["int8"] > 50_000
+
+
+def test_what_int8_is_unsure_of_is_answered_in_fp32(measured):
+    deferring, exact = settings(measured, "ov-deferring"), measured.logits("ov")
+    assert deferring["calibration_examples"] == 24 and deferring["deferral"]["compared_examples"] == 18
+    assert deferring["deferral"]["to"] == "fp32" and deferring["integer_nodes"] > 0
+    assert 0 < deferring["deferral"]["share"] < 1
+    found = measured.logits("ov-deferring")
+    same = np.isclose(found, exact, atol=1e-4).all(axis=1)
+    assert 0 < same.sum() < len(same)
+    # What INT8 was sure of has its own logits, two of which are at least the margin apart.
+    best = np.sort(found[~same], axis=1)
+    assert (best[:, -1] - best[:, -2] >= deferring["deferral"]["margin"]).all()
+    assert (found.argmax(axis=1) == exact.argmax(axis=1)).all()
+    weights = {row["variant"]: row["weights_bytes"] for row in measured.measurements}
+    assert weights["ov-deferring"] > weights["ov"] + 0.2 * weights["ov-static"]
 
 
 def test_an_openvino_worker_has_no_torch_in_it(measured):
