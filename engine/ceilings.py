@@ -379,24 +379,16 @@ class Others:
     def __init__(self) -> None:
         self._began_s, self._own_s, self._busy_s = perf_counter(), process_time(), self._busy()
 
-    def cpus(self) -> float | None:
-        """CPUs' worth of time; None where the system does not tell it by CPU."""
-        busy_s = self._busy()
-        if busy_s is None or self._busy_s is None:
-            return None
-        others_s = busy_s - self._busy_s - (process_time() - self._own_s)
+    def cpus(self) -> float:
+        """CPUs' worth of time."""
+        others_s = self._busy() - self._busy_s - (process_time() - self._own_s)
         return max(0.0, others_s / (perf_counter() - self._began_s))
 
     @staticmethod
-    def _busy() -> float | None:
-        import psutil
-
-        every = psutil.cpu_times(percpu=True)
-        if not hasattr(os, "sched_getaffinity") or max(os.sched_getaffinity(0)) >= len(every):
-            return None
-        # What a virtual machine's host takes for others (steal) is lost as well; guests' time is in user's already.
-        names = ("user", "nice", "system", "irq", "softirq", "steal")
-        return sum(getattr(every[cpu], name, 0.0) for cpu in os.sched_getaffinity(0) for name in names)
+    def _busy() -> float:
+        times = hardware.cpu_times()
+        # What a virtual machine's host takes for others is lost as well.
+        return times.busy_s + (times.steal_s or 0.0)
 
 
 def _guarded(way: Way, work: Callable[..., None], *arguments: Any) -> None:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine import batching, runner, scenarios
+from engine.measure.timing import SLOW
 from engine.spec import Suite
+from engine.stats import SETTLING_CALLS
 from engine.units import duration
 
 if TYPE_CHECKING:
@@ -89,7 +91,11 @@ def timing_seconds(suite: Suite, latencies_s: dict[tuple[str, int], float]) -> f
             n * call_s + max(call_s, runner.UNTIMED_SECONDS) + BLOCK_OVERHEAD_S
             for n, call_s in zip(block_calls, calls_s, strict=True)
         )
-        warm_up_s = sum(max(runner.WARM_UP_SECONDS, call_s) for call_s in calls_s) * protocol.processes
+        warm_up_s = sum(
+            max(runner.WARM_UP_SECONDS, call_s, min(2 * SETTLING_CALLS * call_s, SLOW * runner.WARM_UP_MAX_SECONDS))
+            for call_s in calls_s
+        )
+        warm_up_s *= protocol.processes
         total_s += min(rounds * round_s, protocol.max_seconds) + warm_up_s
     return total_s
 

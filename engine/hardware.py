@@ -118,6 +118,29 @@ def _cgroup_folders(controller: str) -> list[Path]:
     return found
 
 
+@dataclass(frozen=True)
+class CpuTimes:
+    """Seconds that the CPUs which this process may use were busy, and taken by other machines, since the start."""
+
+    busy_s: float
+    steal_s: float | None
+    """None where the system does not tell."""
+    cpus: int
+    """How many they are; all of the machine's where the system does not tell them apart."""
+
+
+def cpu_times() -> CpuTimes:
+    """Read from the system's own counters, of every process."""
+    import psutil
+
+    every = psutil.cpu_times(percpu=True)
+    mine = [every[cpu] for cpu in _affinity()] if max(_affinity()) < len(every) else every
+    # Guest time is part of user time already.
+    busy_s = sum(getattr(one, name, 0.0) for one in mine for name in ("user", "nice", "system", "irq", "softirq"))
+    steal_s = sum(one.steal for one in mine) if hasattr(mine[0], "steal") else None
+    return CpuTimes(busy_s, steal_s, len(mine))
+
+
 def cpu_quota() -> float | None:
     """CPUs' worth of time that the cgroups grant this process; None where they set no limit."""
     quotas = []

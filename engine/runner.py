@@ -720,7 +720,10 @@ class Runner:
             seconds=WARM_UP_SECONDS,
             max_seconds=WARM_UP_MAX_SECONDS,
         )
-        if reply["settled"] is False:
+        if reply["settled"] is None:
+            calls = len(reply["latencies_s"])
+            cell.doubts.append(f"its warm-up had only {calls} calls, too few to see whether it came to rest")
+        elif not reply["settled"]:
             cell.doubts.append(f"its warm-up did not come to rest within {WARM_UP_MAX_SECONDS:.0f} s")
         block = summary.Block(process, -1, self._since_s(reply["started_ns"]), reply["latencies_s"], 0, 0, 0, "warmup")
         self.recorder.blocks([(cell, block)])
@@ -923,7 +926,9 @@ class Runner:
         raw = summary.Raw(cell.blocks, cell.logits)
         reference_raw = summary.Raw(reference.blocks, reference.logits) if reference else None
         found = self._alone(entry, cell) | {
-            **summary.comparison(raw, reference_raw, entry is baseline, calm, self._slower),
+            **summary.comparison(
+                raw, reference_raw, entry is baseline, calm, self._slower, self.schedule == "sequential"
+            ),
             **summary.validity(raw, cell.audit, self.suite.protocol.min_calls, cell.disturbed, cell.doubts),
         }
         return found | self._beside(entry, cell, baseline, reference, found)

@@ -15,13 +15,20 @@ BETWEEN_PROCESS_SD = 0.02
 Memory layout and page placement fix it for a process's life, so rounds do not show it. Measured by
 `benchmarks/same_variant.py`; see docs/method.md.
 """
+SEQUENTIAL_SD = 0.1
+"""How far a ratio of two variants that were timed one after another moves from run to run: of its logarithm.
+
+Measured by `benchmarks/repeatability.py --sequential`; see docs/method.md.
+"""
 BETWEEN_PROCESS_WEIGHT = 6
 """The degrees of freedom that the figure above counts for beside a run's own processes."""
 ROUND_SD = 0.15
 """The standard deviation of one round's log ratio where a run has too few to show it: that of a noisy machine."""
 CALM_SHARE = 1 / 3
 CALM_ROUNDS = 6
-"""The share of a process's rounds that a speed-up is taken from, and how many at least (all where there are fewer).
+CALM_NEIGHBOURS = (-3, -1, 1, 3)
+"""The share of a process's rounds that a speed-up is taken from, and how many at least (all where there are fewer);
+and the rounds beside one that tell whether it was calm.
 
 On a shared machine others slow the rounds down for half a minute at a time, and not every variant alike: INT8 to
 0.73 of its speed, FP32 in PyTorch to 0.93, so that a median over all rounds follows whichever state lasted longer.
@@ -78,29 +85,49 @@ def calm_rounds(rates: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
     """The rounds of each process in which the machine was least disturbed: one bool [rounds] array a process.
 
     `rates` holds for each variant of an experiment one float64 [rounds] array a process, in any unit; NaN marks a
-    round without a value. A round is as calm as its variants were fast, each beside its own median: what disturbs the
-    machine slows all of them. All variants are judged together, so that the choice favours none.
+    round without a value. A round is as calm as its variants, each beside its own median, were fast in its
+    CALM_NEIGHBOURS: what disturbs the machine outlasts a round and slows all variants. Judged by its own calls, those
+    rounds would be taken in which the noisiest variant happened to be fast. So even rounds are chosen among
+    themselves by odd ones, and odd ones by even ones: a round's own luck has no say, as in cross-fitting.
     """
     chosen = []
     for process in range(max(map(len, rates), default=0)):
         series = [variant[process] for variant in rates if process < len(variant)]
         length = max(map(len, series))
+        if not length:
+            chosen.append(np.zeros(0, dtype=bool))
+            continue
         logs = np.full((len(series), length), np.nan)
         for line, values in zip(logs, series, strict=True):
             line[: len(values)] = np.log(values)
             if np.isfinite(line).any():
                 line -= np.nanmedian(line)
         known = np.isfinite(logs).any(axis=0)
-        speed = np.where(known, np.nansum(logs, axis=0) / np.maximum(np.isfinite(logs).sum(axis=0), 1), -np.inf)
+        mean = np.nansum(logs, axis=0) / np.maximum(np.isfinite(logs).sum(axis=0), 1)
+        around = _beside(np.where(known, mean, 0)) / np.maximum(_beside(known.astype(float)), 1)
+        speed = np.where(known, around, -np.inf)
         count = min(int(known.sum()), max(CALM_ROUNDS, math.ceil(length * CALM_SHARE)))
         calm = np.zeros(length, dtype=bool)
-        calm[np.argsort(-speed, kind="stable")[:count]] = True
+        even = math.ceil(count * known[::2].sum() / max(known.sum(), 1))
+        for first, of_these in ((0, even), (1, count - even)):
+            calm[first + 2 * np.argsort(-speed[first::2], kind="stable")[:of_these]] = True
         chosen.append(calm)
     return chosen
 
 
+def _beside(values: np.ndarray) -> np.ndarray:
+    """For each of float64 [rounds] the sum of its CALM_NEIGHBOURS, of those that there are."""
+    reach = max(CALM_NEIGHBOURS)
+    weights = np.zeros(2 * reach + 1)
+    weights[[reach + step for step in CALM_NEIGHBOURS]] = 1
+    return np.convolve(values, weights)[reach:-reach]
+
+
 def speed_up(
-    rates: list[np.ndarray], baseline_rates: list[np.ndarray], calm: list[np.ndarray] | None = None
+    rates: list[np.ndarray],
+    baseline_rates: list[np.ndarray],
+    calm: list[np.ndarray] | None = None,
+    sequential: bool = False,
 ) -> Interval | None:
     """How many times the baseline's rate a variant reaches, taken round by round.
 
@@ -108,7 +135,8 @@ def speed_up(
     round without a value. `calm`: the rounds to take, as `calm_rounds` gives them; all by default. The estimate
     is the median of the log ratios over the rounds of a process, averaged over the processes. Its variance has two
     parts: of the median within a process, widened for neighbouring rounds that resemble each other, and between
-    processes, from the processes of this run and BETWEEN_PROCESS_SD together. None where no round has both.
+    processes, from the processes of this run and BETWEEN_PROCESS_SD together. `sequential`: the two were timed one
+    after another, so that SEQUENTIAL_SD comes on top. None where no round has both.
     """
     from scipy.stats import t
 
@@ -126,7 +154,7 @@ def speed_up(
         return None
     count = len(medians)
     within_mean = float(np.mean(within))
-    assumed = 2 * BETWEEN_PROCESS_SD**2
+    assumed = 2 * BETWEEN_PROCESS_SD**2 + (SEQUENTIAL_SD**2 if sequential else 0.0)
     observed = max(0.0, float(np.var(medians, ddof=1)) - within_mean) if count > 1 else 0.0
     freedom = BETWEEN_PROCESS_WEIGHT + count - 1
     between = (BETWEEN_PROCESS_WEIGHT * assumed + (count - 1) * observed) / freedom

@@ -105,15 +105,19 @@ def comparison(
     is_baseline: bool,
     calm: list[np.ndarray] | None = None,
     slower: float = 1.0,
+    sequential: bool = False,
 ) -> dict[str, Any]:
     """Speed-up columns against the baseline's rounds, of those that were `calm`; None where the baseline gave none.
 
+    `sequential`: the two were timed one after another; then no round was calm for both, and all are taken.
     `slower`: the machine's `slowdown`. Variants suffer between not at all and about twice as much as the median of
     them, so the interval reaches that factor further to both sides.
     """
     if is_baseline:
         return {"speedup": 1.0, "speedup_low": 1.0, "speedup_high": 1.0, "comparison": None}
-    interval = stats.speed_up(raw.rates(), baseline.rates(), calm) if baseline else None
+    interval = None
+    if baseline:
+        interval = stats.speed_up(raw.rates(), baseline.rates(), None if sequential else calm, sequential)
     if interval:
         interval = stats.Interval(interval.estimate, interval.low / slower, interval.high * slower)
     return {
@@ -312,7 +316,6 @@ def validity(
         doubts.append(reason)
     if disturbed > len(timed) // 10:
         doubts.append(f"{disturbed} of {len(timed)} blocks began while another worker still used the CPU")
-    if doubts:
-        return {"validity": "unstable", "validity_reason": "; ".join(doubts)}
-    deviations = audit["deviations"] if audit else []
-    return {"validity": "valid", "validity_reason": "; ".join(deviations) or None}
+    deviations = list(audit["deviations"]) if audit else []
+    verdict = "unstable" if doubts else "valid"
+    return {"validity": verdict, "validity_reason": "; ".join([*doubts, *deviations]) or None}

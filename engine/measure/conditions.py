@@ -31,9 +31,9 @@ class Conditions:
 
     seconds: float
     cpus: int
-    """CPUs of the machine."""
+    """CPUs that the bench may use; the shares below are of their time."""
     others_cpu_share: float | None
-    """Time that processes other than the bench's kept the CPUs busy, as a share of all CPUs' time."""
+    """Time that processes other than the bench's kept them busy."""
     steal_share: float | None
     """Time that a hypervisor gave to other machines, likewise; None where the system does not tell."""
     gpu_start: dict[str, Any] | None
@@ -56,24 +56,21 @@ class Watch:
         self._own_pids = {os.getpid(), *own_pids}
         self._began_s = time.monotonic()
         self._own_before_s = own_cpu_s()
-        self._busy_before_s, self._steal_before_s = _cpu_times_s()
+        self._before = hardware.cpu_times()
         self._gpu_before = _state(device)
 
     def stop(self) -> Conditions:
-        busy_s, steal_s = _cpu_times_s()
+        now = hardware.cpu_times()
         own_s = self._own_cpu_s() - self._own_before_s
         seconds = time.monotonic() - self._began_s
-        cpus = os.cpu_count() or 1
-        whole_s = max(seconds * cpus, 1e-9)
-        others = None
-        if busy_s is not None and self._busy_before_s is not None:
-            others = max(0.0, busy_s - self._busy_before_s - own_s) / whole_s
+        whole_s = max(seconds * now.cpus, 1e-9)
+        others = max(0.0, now.busy_s - self._before.busy_s - own_s) / whole_s
         steal = None
-        if steal_s is not None and self._steal_before_s is not None:
-            steal = max(0.0, steal_s - self._steal_before_s) / whole_s
+        if now.steal_s is not None and self._before.steal_s is not None:
+            steal = max(0.0, now.steal_s - self._before.steal_s) / whole_s
         return Conditions(
             seconds=seconds,
-            cpus=cpus,
+            cpus=now.cpus,
             others_cpu_share=others,
             steal_share=steal,
             gpu_start=self._gpu_before,
@@ -119,13 +116,3 @@ def disturbances(seen: Conditions, kind: str) -> list[str]:
 def _state(device: Device) -> dict[str, Any] | None:
     state: GpuState | None = hardware.nvml_state(device.uuid) if device.uuid else None
     return asdict(state) if state else None
-
-
-def _cpu_times_s() -> tuple[float | None, float | None]:
-    """CPU seconds that the whole machine was busy, and that were stolen from it, since it started."""
-    import psutil
-
-    times = psutil.cpu_times()
-    # Guest time is part of user time already.
-    busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
-    return busy, getattr(times, "steal", None)

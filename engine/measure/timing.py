@@ -37,13 +37,13 @@ def one_call(backend: Backend, batch: Batch) -> tuple[int, np.ndarray]:
 
 
 def block(backend: Backend, batches: list[Batch], seconds: float, untimed_seconds: float) -> Timed:
-    """Whole passes over `batches` until `seconds` are timed, after at least one untimed call.
+    """Whole passes over `batches` until `seconds` are timed, after `untimed_seconds` of calls that are not.
 
-    The untimed part lasts `untimed_seconds` too: caches, clocks and thread pools wake up in it.
+    In those, at least one, caches, clocks and thread pools wake up; with 0 there are none.
     """
     start = perf_counter_ns()
     index = 0
-    while index == 0 or perf_counter_ns() - start < untimed_seconds * 1e9:
+    while untimed_seconds and (index == 0 or perf_counter_ns() - start < untimed_seconds * 1e9):
         one_call(backend, batches[index % len(batches)])
         index += 1
     latencies_ns: list[int] = []
@@ -73,15 +73,26 @@ class WarmUp:
     """Whether the last calls passed the test of a steady state before the time was up; None for too few calls."""
 
 
+SLOW = 3
+"""How many times as long a warm-up may last whose calls are too slow to be tested within its time."""
+
+
 def warm_up(backend: Backend, batches: list[Batch], seconds: float, max_seconds: float) -> WarmUp:
-    """Calls until `stats.settled` holds for the last of them, for at least `seconds` and at most `max_seconds`."""
+    """One call of each batch, then of the largest alone until `stats.settled` holds for the last of those.
+
+    For at least `seconds` and at most `max_seconds`, or SLOW times as long where so few calls went into it that
+    nothing can be said. Only calls of one shape tell whether they become faster.
+    """
     started_ns = perf_counter_ns()
     latencies_ns: list[int] = []
+    largest = max(batches, key=lambda batch: batch["input_ids"].size)
     while True:
-        latencies_ns.append(one_call(backend, batches[len(latencies_ns) % len(batches)])[0])
+        first_pass = len(latencies_ns) < len(batches)
+        latencies_ns.append(one_call(backend, batches[len(latencies_ns)] if first_pass else largest)[0])
         elapsed_s = (perf_counter_ns() - started_ns) / 1e9
-        if elapsed_s < seconds:
+        if elapsed_s < seconds and elapsed_s < max_seconds:
             continue
-        settled = stats.settled(np.array(latencies_ns, dtype=np.float64))
-        if settled or elapsed_s > max_seconds:
+        alone = latencies_ns if len(batches) == 1 else latencies_ns[len(batches) :]
+        settled = stats.settled(np.array(alone, dtype=np.float64))
+        if settled or elapsed_s > max_seconds * (SLOW if settled is None else 1):
             return WarmUp(started_ns, np.array(latencies_ns, dtype=np.float64) / 1e9, settled)
