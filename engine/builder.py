@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from engine import backends, paths, processes
+from engine import backends, hardware, paths, processes
 from engine.backends.base import Recipe, first_line
 from engine.errors import one_line
 
@@ -32,11 +32,14 @@ class BuildError(RuntimeError):
 
 
 def json_lines(command: list[str], where: str) -> Iterator[dict[str, Any]]:
-    """The JSON objects that `command` prints, as they come. Raises BuildError where it fails."""
+    """The JSON objects that `command` prints, as they come. Raises BuildError where it fails.
+
+    Its "cuda:N" is the GPU that `hardware.resolve_device` names so, whose lock is held meanwhile.
+    """
     with subprocess.Popen(
         command,
         cwd=paths.REPOSITORY,
-        env=processes.tied(),
+        env=processes.tied(os.environ | hardware.worker_variables()),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,0 +1,68 @@
+"""How checkpoints and artefacts are prepared, without making any: processes of the tests' own stand in for training."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import artefacts, hardware
+from engine.artefacts import Preparer
+from engine.hardware import Gpu
+from engine.spec import Suite, load_suite
+
+TRAIN = Path(__file__).resolve().parent.parent / "data" / "news" / "train.csv"
+TINY = {"model_type": "distilbert", "dim": 64, "hidden_dim": 128, "n_layers": 1, "n_heads": 2}
+BLANK = {
+    "name": "blank", "architecture": TINY, "tokenizer": {"vocab_size": 300}, "dataset": TRAIN,
+    "examples": 16, "max_length": 32, "epochs": 0,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is made already."""
+    monkeypatch.setenv("BENCH_DATA_DIR", str(tmp_path / "data"))
+
+
+@pytest.fixture
+def suite_of(write_suite: Callable[..., Path], tmp_path: Path) -> Callable[..., Suite]:
+    """suite_of(*checkpoints): a suite that makes them, with a variant of each."""
+
+    def make(*checkpoints: dict[str, Any]) -> Suite:
+        variants = [{"name": c["name"], "model": f"checkpoint:{c['name']}"} for c in checkpoints]
+        return load_suite(str(write_suite(tmp_path, variants, checkpoints=list(checkpoints))))
+
+    return make
+
+
+@pytest.fixture
+def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """training(lines): lines of sh that run in place of every training; gives the file that each adds a line to."""
+
+    def put(lines: str) -> Path:
+        script, log = tmp_path / "training", tmp_path / "started"
+        script.write_text(f"#!/bin/sh\necho once >> '{log}'\n{lines}\n")
+        script.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(script))
+        return log
+
+    return put
+
+
+def test_training_sees_the_gpus_as_the_device_was_resolved(suite_of, training, monkeypatch):
+    gpus = [
+        Gpu(index, f"GPU-{letter * 8}", "GPU", 2**30, (8, 0), "580.65.06", (13, 0), "DEFAULT")
+        for index, letter in enumerate("ba")
+    ]
+    monkeypatch.setattr(hardware, "gpus", lambda: gpus)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    training('echo "{\\"result\\": {\\"visible\\": \\"$CUDA_VISIBLE_DEVICES\\"}}"')
+    suite = suite_of(BLANK)
+    with Preparer(suite, "cuda:1") as preparer:
+        folder = preparer.checkpoint(suite.checkpoints["blank"])
+    assert json.loads((folder / artefacts.FACTS).read_text())["visible"] == "GPU-bbbbbbbb,GPU-aaaaaaaa"
