@@ -104,6 +104,8 @@ class Preparer:
         self._told: SimpleQueue[tuple[str, float | None]] = SimpleQueue()
         self._stopped = False
         self._sources: dict[tuple[str, str | None], Source] = {}
+        self._unmade: dict[str, str] = {}
+        """Checkpoints whose training failed, and why: several variants, and other checkpoints, may ask for one."""
 
     def __enter__(self) -> Preparer:
         return self
@@ -115,7 +117,8 @@ class Preparer:
     def source(self, reference: str, revision: str | None = None, where: str = "model") -> Source:
         """The model that `reference` names: a checkpoint of the suite, a folder or a hub id.
 
-        Raises RequestError where there is none, or where it is no safetensors classifier.
+        Raises RequestError where there is none, or where it is no safetensors classifier, BuildError where
+        its training failed.
         """
         key = (reference, revision)
         if key not in self._sources:
@@ -135,7 +138,12 @@ class Preparer:
 
         What two of them need is built once. Raises RequestError as `prepare` does, and what `report` raises.
         """
-        plans = [self._plan(variant) for variant in variants]
+        plans = []
+        for variant in variants:
+            try:
+                plans.append(self._plan(variant))
+            except BuildError as error:
+                yield variant, error
         with ThreadPoolExecutor(self._lanes(plans), "build") as lanes:
             waiting = {lanes.submit(self._build, plan): plan.variant for plan in plans}
             try:
@@ -247,7 +255,7 @@ class Preparer:
     def model(self, variant: Variant) -> tuple[Source, Path, dict[str, Any]]:
         """The model of `variant`, the folder with its description, and the facts in it.
 
-        Raises RequestError for a model that cannot serve.
+        Raises RequestError for a model that cannot serve, BuildError for one whose training failed.
         """
         where = f"variant {variant.name!r}: model"
         source = self.source(variant.model, variant.revision, where)
@@ -273,10 +281,16 @@ class Preparer:
             raise RequestError(f"{where} {source.reference!r}: {one_line(error)}") from error
 
     def checkpoint(self, checkpoint: Checkpoint) -> Path:
-        """The folder of a checkpoint that the suite makes, made now where it is missing."""
+        """The folder of a checkpoint that the suite makes, made now where it is missing.
+
+        Raises RequestError for a recipe that cannot be followed, BuildError where its training failed, or its
+        teacher's.
+        """
         from engine import corpus
 
         where = f"checkpoint {checkpoint.name!r}"
+        if checkpoint.name in self._unmade:
+            raise BuildError(self._unmade[checkpoint.name])
         folders = {
             key: self._folder(ref, checkpoint.revision if key == "base" else None, f"{where}: {key}")
             for key, ref in (("base", checkpoint.base), ("teacher", checkpoint.teacher))
@@ -319,7 +333,11 @@ class Preparer:
                     "device": self.device,
                     "threads": self.threads,
                 }
-                self._distill(request, draft, where)
+                try:
+                    self._distill(request, draft, where)
+                except BuildError as error:
+                    self._unmade[checkpoint.name] = str(error)
+                    raise
         return target
 
     def _tokenizer_request(self, checkpoint: Checkpoint, folders: dict[str, Path]) -> dict[str, Any]:

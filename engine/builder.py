@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,7 @@ def json_lines(command: list[str], where: str) -> Iterator[dict[str, Any]]:
 
     Its "cuda:N" is the GPU that `hardware.resolve_device` names so, whose lock is held meanwhile.
     """
+    kills = processes.memory_kills()
     with subprocess.Popen(
         command,
         cwd=paths.REPOSITORY,
@@ -50,13 +52,18 @@ def json_lines(command: list[str], where: str) -> Iterator[dict[str, Any]]:
         reader.start()
         try:
             for line in process.stdout:
-                if line.startswith("{"):
+                if line.startswith("{") and line.endswith("\n"):
                     yield json.loads(line)
         except BaseException:
             process.terminate()
             raise
         code = process.wait()
         reader.join()
+    if code == -signal.SIGKILL and processes.memory_kills() > kills:
+        raise BuildError(f"{where}: the system ran out of memory and ended the process")
+    if code < 0:
+        # What it wrote before is seldom about its end.
+        raise BuildError(f"{where}: the process was ended by {signal.Signals(-code).name}")
     if code not in (0, 2):
         last = next((line for line in reversed(errors) if line.strip()), f"exit code {code}")
         raise BuildError(f"{where}: {last.strip()}")

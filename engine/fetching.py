@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from engine import corpus, hardware, pool
 from engine.artefacts import BuildError, Preparer
 from engine.errors import one_line
@@ -31,8 +33,10 @@ def fetch(suite: Suite, device_request: str, listener: Listener) -> tuple[list[s
     ):
         found = {variant.name: prepared for variant, prepared in preparer.prepare_all(suite.variant)}
         for variant in suite.variant:
-            reason = pool.refusal(variant, device, preparer.model(variant)[0])
-            prepared = found[variant.name]
+            prepared, reason = found[variant.name], None
+            # Where its model could not be made there is none to ask about.
+            with suppress(BuildError):
+                reason = pool.refusal(variant, device, preparer.model(variant)[0])
             if isinstance(prepared, BuildError):
                 # What cannot run here may lack what builds it, too; another device needs it all the same.
                 told = f"not prepared: {reason}" if reason else one_line(prepared)

@@ -78,7 +78,7 @@ class Worker:
         self._took_s: dict[Work, float] = {}
         self._asked: tuple[str, Work | None, float] = ("", None, 0.0)
         """The request under way: its name, its work if it is one of batches, and when it was made."""
-        self._out_of_memory = _memory_kills()
+        self._out_of_memory = processes.memory_kills()
         log.parent.mkdir(parents=True, exist_ok=True)
         self._connection, theirs = Pipe()
         with log.open("ab") as output:
@@ -196,7 +196,7 @@ class Worker:
             code = self.process.poll() or -signal.SIGKILL
         if code < 0:
             name = signal.Signals(-code).name
-            if name == "SIGKILL" and _memory_kills() > self._out_of_memory:
+            if name == "SIGKILL" and processes.memory_kills() > self._out_of_memory:
                 return WorkerDied("the system ran out of memory and ended the worker", out_of_memory=True)
             return WorkerDied(f"the worker was ended by {name}")
         words = self._last_words()
@@ -232,15 +232,6 @@ class Worker:
 def _tied(environment: dict[str, str]) -> dict[str, str]:
     """A run's workers end with it, whatever they do. A dashboard's threads end before the workers that they start."""
     return processes.tied(environment) if current_thread() is main_thread() else environment
-
-
-def _memory_kills() -> int:
-    """How many processes Linux has ended since it started because memory ran out; 0 where it does not tell."""
-    try:
-        found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
-    except OSError:
-        return 0
-    return int(found[1]) if found else 0
 
 
 def remove_scratch() -> None:

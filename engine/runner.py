@@ -236,7 +236,7 @@ def check_models(suite: Suite, preparer: Preparer, examples: Corpus) -> None:
     Checkpoints that the suite makes are left for later: making them may take long.
     """
     for variant in suite.variant:
-        if not variant.model.startswith(CHECKPOINT):
+        if not variant.needs_making:
             _, described, facts = preparer.model(variant)
             align(variant, facts["labels"], examples)
             if wanted := backends.get(variant.backend).calibration(variant.options):
@@ -365,9 +365,14 @@ class Runner:
 
     def _prepare(self) -> None:
         began_s = time.monotonic()
-        digests = {}
+        # Of a variant that fails before its model is there, a run that goes on keeps what it knew.
+        digests = dict(self.resume.models) if self.resume else {}
         for entry in self.entries:
-            source = self.preparer.model(entry.variant)[0]
+            try:
+                source = self.preparer.model(entry.variant)[0]
+            except BuildError as error:
+                self._end(entry, "failed", f"preparing: {one_line(error)}")
+                continue
             digests[entry.variant.name] = source.digest
             if self.resume:
                 resuming.check_same(self.resume, entry.variant.name, source.digest)

@@ -246,6 +246,11 @@ class Variant(Spec):
         return self
 
     @property
+    def needs_making(self) -> bool:
+        """Whether its model or tokenizer is a checkpoint that the suite makes."""
+        return any(ref is not None and ref.startswith(CHECKPOINT) for ref in (self.model, self.tokenizer))
+
+    @property
     def shown(self) -> str:
         """The title, or the name where there is none."""
         return self.title or self.name

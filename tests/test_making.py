@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from engine import artefacts, hardware
-from engine.artefacts import Preparer
+from engine import artefacts, hardware, processes
+from engine.artefacts import BuildError, Preparer
 from engine.hardware import Gpu
 from engine.spec import Suite, load_suite
 
@@ -66,3 +66,44 @@ def test_training_sees_the_gpus_as_the_device_was_resolved(suite_of, training, m
     with Preparer(suite, "cuda:1") as preparer:
         folder = preparer.checkpoint(suite.checkpoints["blank"])
     assert json.loads((folder / artefacts.FACTS).read_text())["visible"] == "GPU-bbbbbbbb,GPU-aaaaaaaa"
+
+
+def test_a_training_that_is_killed_fails_all_that_need_it_and_is_not_tried_again(suite_of, training):
+    started = training("kill -9 $$")
+    suite = suite_of(BLANK | {"name": "teacher"}, BLANK | {"name": "student", "teacher": "checkpoint:teacher"})
+    with Preparer(suite) as preparer:
+        found = {variant.name: error for variant, error in preparer.prepare_all(suite.variant)}
+    assert all(isinstance(error, BuildError) for error in found.values())
+    said = "checkpoint 'teacher': the process was ended by SIGKILL"
+    assert {name: str(error) for name, error in found.items()} == {"teacher": said, "student": said}
+    assert started.read_text() == "once\n"
+    # Another time is another chance.
+    with Preparer(suite) as preparer, pytest.raises(BuildError, match="ended by SIGKILL"):
+        preparer.checkpoint(suite.checkpoints["teacher"])
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("echo half of it >&2; kill -SEGV $$", "the process was ended by SIGSEGV"),
+        ("echo 'RuntimeError: CUDA error: unspecified launch failure' >&2; exit 1", "CUDA error: unspecified launch"),
+        ("exit 3", "exit code 3"),
+        ("printf '{\"phase\": \"trai'; kill -9 $$", "the process was ended by SIGKILL"),
+    ],
+)
+def test_whatever_ends_a_training_is_one_line(suite_of, training, lines, said):
+    training(lines)
+    suite = suite_of(BLANK)
+    with Preparer(suite) as preparer, pytest.raises(BuildError) as caught:
+        preparer.checkpoint(suite.checkpoints["blank"])
+    assert str(caught.value).startswith("checkpoint 'blank': ") and said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_where_memory_was_short_that_is_the_reason(suite_of, training, monkeypatch):
+    counts = iter([4, 5])
+    monkeypatch.setattr(processes, "memory_kills", lambda: next(counts))
+    training("kill -9 $$")
+    suite = suite_of(BLANK)
+    with Preparer(suite) as preparer, pytest.raises(BuildError, match="the system ran out of memory and ended"):
+        preparer.checkpoint(suite.checkpoints["blank"])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from engine import paths
@@ -130,6 +133,48 @@ def test_another_recipe_makes_another_checkpoint(first, family):
     (one,) = set((paths.local_data() / "checkpoints").glob("family-blank-*")) - {other}
     one, other = one / "model.safetensors", other / "model.safetensors"
     assert one.stat().st_size == other.stat().st_size and one.read_bytes() != other.read_bytes()
+
+
+def training_of(pid: int) -> int | None:
+    """The process that trains a checkpoint for process `pid`, if there is one."""
+    for child in psutil.Process(pid).children():
+        try:
+            if "engine.distill" in child.cmdline():
+                return child.pid
+        except psutil.Error:
+            continue
+    return None
+
+
+@pytest.mark.parametrize("command", ["run", "fetch"])
+def test_a_training_that_is_killed_fails_its_variants_alone(
+    tiny_models, write_suite, live, wait_until, tmp_path, command
+):
+    endless = {
+        "name": f"endless-{command}", "architecture": TINY, "tokenizer": {"vocab_size": 600}, "dataset": TRAIN,
+        "max_length": 32, "epochs": 100_000,
+    }  # fmt: skip
+    variants = [
+        {"name": "other", "model": tiny_models["distilbert"]},
+        {"name": "made", "model": f"checkpoint:{endless['name']}"},
+        {"name": "made-too", "model": f"checkpoint:{endless['name']}"},
+    ]
+    suite, file = write_suite(tmp_path, variants, checkpoints=[endless]), tmp_path / "run.json"
+    process = live(command, suite, "--device", "cpu", *(["--json", file] if command == "run" else []))
+    pid = wait_until(lambda: training_of(process.process.pid), 120, lambda: process.said)
+    os.kill(pid, signal.SIGKILL)
+    assert process.end(240) == 1 and "Traceback" not in process.said, process.said
+    why = f"checkpoint '{endless['name']}': the process was ended by SIGKILL"
+    if command == "fetch":
+        told = [line for line in process.lines if line.startswith("failed: ")]
+        assert told == [f"failed: made: {why}", f"failed: made-too: {why}"]
+    else:
+        rows = {row["variant"]: row for row in json.loads(file.read_text())["measurements"]}
+        assert {name: row["status"] for name, row in rows.items()} == {
+            "other": "measured", "made": "failed", "made-too": "failed"
+        }  # fmt: skip
+        assert rows["made"]["status_reason"] == rows["made-too"]["status_reason"] == f"preparing: {why}"
+    assert endless["name"] not in made() and not list((paths.local_data() / "checkpoints").glob(".*.draft"))
 
 
 def test_a_teacher_that_only_numbers_its_labels_needs_them_declared(tiny_models, write_suite, bench, tmp_path):
