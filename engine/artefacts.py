@@ -360,9 +360,10 @@ class Preparer:
         if "teacher" not in folders or not label_names:
             return None
         where = f"checkpoint {checkpoint.name!r}: teacher {checkpoint.teacher!r}"
-        config = json.loads((folders["teacher"] / "config.json").read_text())
+        teacher = _inspect(str(checkpoint.teacher), folders["teacher"], f"checkpoint {checkpoint.name!r}: teacher")
+        named = _labels_of(teacher.config, where)
         try:
-            aligned = labels.align(_labels_of(config), label_names, checkpoint.teacher_labels)
+            aligned = labels.align(named, label_names, checkpoint.teacher_labels)
         except RequestError as error:
             raise RequestError(f"{where}: teacher_labels: {error}") from error
         if aligned.mapping is None:
@@ -551,12 +552,19 @@ def _by_content(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {"calibration": Path(settings["calibration"]).parent.name}
 
 
-def _labels_of(config: dict[str, Any]) -> list[str]:
-    """A model's output names by config.json alone, in index order."""
-    named = config.get("id2label") or {}
-    if named:
-        return [str(named[key]) for key in sorted(named, key=int)]
-    return [f"LABEL_{i}" for i in range(int(config.get("num_labels") or 2))]
+def _labels_of(config: dict[str, Any], name: str) -> list[str]:
+    """A model's output names by config.json alone, in index order. Raises RequestError where it has no such map."""
+    named = config.get("id2label")
+    if not named:
+        count = config.get("num_labels")
+        named = {str(index): f"LABEL_{index}" for index in range(count if isinstance(count, int) else 2)}
+    keys = [str(index) for index in range(len(named))] if isinstance(named, dict) else []
+    if not keys or set(named) != set(keys):
+        raise RequestError(
+            f"{name}: id2label in its config.json is {one_line(ValueError(named), 80)}; needed is a name for each "
+            'output, counted from 0: {"0": "World", "1": "Sports"}'
+        )
+    return [str(named[key]) for key in keys]
 
 
 def _digest(folder: Path) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from engine import artefacts, hardware, processes
 from engine.artefacts import BuildError, Preparer
+from engine.errors import RequestError
 from engine.hardware import Gpu
 from engine.spec import Suite, load_suite
 
@@ -107,3 +108,38 @@ def test_where_memory_was_short_that_is_the_reason(suite_of, training, monkeypat
     suite = suite_of(BLANK)
     with Preparer(suite) as preparer, pytest.raises(BuildError, match="the system ran out of memory and ended"):
         preparer.checkpoint(suite.checkpoints["blank"])
+
+
+def teacher_folder(folder: Path, config: str | None) -> Path:
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"")
+    if config is not None:
+        (folder / "config.json").write_text(config)
+    return folder
+
+
+HEADED = {"architectures": ["DistilBertForSequenceClassification"]}
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (None, "has no config.json"),
+        ("{", "config.json is not readable"),
+        ("[1]", "it holds no JSON object"),
+        (json.dumps({"architectures": ["DistilBertModel"]}), "has no classification head"),
+        (json.dumps(HEADED | {"id2label": {"a": "x", "b": "y"}}), "id2label in its config.json is {'a': 'x'"),
+        (json.dumps(HEADED | {"id2label": {"0": "x", "2": "y"}}), "a name for each output, counted from 0"),
+        (json.dumps(HEADED | {"id2label": ["x", "y"]}), "id2label in its config.json is ['x', 'y']"),
+        (json.dumps(HEADED | {"id2label": "x"}), "id2label in its config.json is x;"),
+        (json.dumps(HEADED | {"num_labels": "four"}), "the model only calls its outputs LABEL_0..1"),
+    ],
+)
+def test_a_teacher_that_cannot_teach_is_one_line(suite_of, training, tmp_path, config, said):
+    started = training("exit 1")
+    student = BLANK | {"name": "student", "teacher": teacher_folder(tmp_path / "odd", config)}
+    suite = suite_of(student)
+    with Preparer(suite) as preparer, pytest.raises(RequestError) as caught:
+        preparer.checkpoint(suite.checkpoints["student"])
+    assert str(caught.value).startswith("checkpoint 'student': teacher ") and said in str(caught.value)
+    assert str(tmp_path / "odd") in str(caught.value) and not started.exists()
