@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine import processes
-from engine.errors import RequestError, did_you_mean, one_line
+from engine.errors import RequestError, did_you_mean, one_line, says_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +45,8 @@ PADDING_STEP = 8
 """Batches are padded to a multiple of this, so that few shapes occur."""
 POOL_BATCHES = 16
 """Examples are sorted by length within shuffled pools of this many batches."""
+TEACHER_BATCH = 32
+"""Texts that a teacher answers together, at least: without gradients it needs less memory than its student."""
 REPORT_SECONDS = 0.3
 _CHUNK = 2048
 
@@ -313,8 +315,12 @@ def _check_device(request: Request) -> None:
     if not torch.cuda.is_available():
         raise RequestError(f"device {request.device}: torch {torch.__version__} sees no CUDA device; use cpu")
     count = torch.cuda.device_count()
-    if (torch.device(request.device).index or 0) >= count:
+    index = torch.device(request.device).index or 0
+    if index >= count:
         raise RequestError(f"device {request.device}: there are {count} CUDA devices, counted from 0")
+    # What names no device, such as the question whether it is fast at bfloat16, means the current one.
+    with _enough_memory(request, "a start", "free some of it: `nvidia-smi` says who holds it"):
+        torch.cuda.set_device(index)
 
 
 def _quiet(transformers: Any) -> None:
@@ -331,6 +337,19 @@ def _blame(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise RequestError(f"{what}: {one_line(error)}") from error
+
+
+@contextmanager
+def _enough_memory(request: Request, what: str, remedy: str) -> Iterator[None]:
+    """Turn memory that is not there, in whoever's words, into one line: no room for `what`, and the `remedy`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not says_out_of_memory(f"{type(error).__name__} {error}"):
+            raise
+        raise RequestError(
+            f"checkpoint {request.name!r}: the memory of {request.device} has no room for {what}; {remedy}"
+        ) from error
 
 
 # Tokenizer
@@ -597,12 +616,12 @@ def _learn(
         soft = None if request.teacher is None else _teacher_logits(request, progress)
         # Loading a teacher draws random numbers too; the student's should not depend on that.
         torch.manual_seed(request.seed)
-        return _train(request, model, encoded, soft, progress)
-    except torch.OutOfMemoryError as error:
-        raise RequestError(
-            f"checkpoint {request.name!r}: batches of {request.batch_size} do not fit in the memory of "
-            f"{request.device}; lower batch_size"
-        ) from error
+        remedy = f"lower batch_size, which is {request.batch_size}, or max_length, or free some of it"
+        with _enough_memory(request, f"training in batches of {request.batch_size}", remedy):
+            facts = _train(request, model, encoded, soft, progress)
+        # Not where it failed: a device that is full or broken gives nothing back, and that error hid the first.
+        model.to("cpu")  # type: ignore[arg-type]
+        return facts
     except RuntimeError as error:
         if "use_deterministic_algorithms" not in str(error):
             raise
@@ -610,8 +629,6 @@ def _learn(
             f"checkpoint {request.name!r}: {model.config.model_type} has no deterministic training on "
             f"{request.device}; make it on the cpu: {one_line(error, 160)}"
         ) from error
-    finally:
-        model.to("cpu")  # type: ignore[arg-type]
 
 
 def _fast_bf16(device: str) -> bool:
@@ -659,17 +676,19 @@ def _teacher_logits(request: Request, progress: Progress) -> torch.Tensor:
     length = min(request.max_length, _positions(model) or request.max_length)
     encoded = _encode(tokenizer, request.texts, length, progress)
     order = encoded.lengths.argsort(stable=True)
-    encoded = encoded.to(request.device)
-    model.to(request.device).eval()  # type: ignore[arg-type]
 
     logits = torch.empty(len(request.texts), count)
-    done = 0
+    size, done = max(TEACHER_BATCH, request.batch_size), 0
+    smaller = "lower batch_size or max_length" if request.batch_size > TEACHER_BATCH else "lower max_length"
     progress.report("teacher", done, len(order))
-    with torch.inference_mode(), _autocast(request.device):
-        for indices in order.split(max(32, request.batch_size)):
-            logits[indices] = model(**encoded.batch(indices)).logits.float().cpu()
-            done += len(indices)
-            progress.report("teacher", done, len(order))
+    with _enough_memory(request, f"the teacher's answers to batches of {size}", f"{smaller}, or free some of it"):
+        encoded = encoded.to(request.device)
+        model.to(request.device).eval()  # type: ignore[arg-type]
+        with torch.inference_mode(), _autocast(request.device):
+            for indices in order.split(size):
+                logits[indices] = model(**encoded.batch(indices)).logits.float().cpu()
+                done += len(indices)
+                progress.report("teacher", done, len(order))
     if request.teacher_mapping is not None:
         aligned = torch.empty_like(logits)
         aligned[:, request.teacher_mapping] = logits

@@ -35,8 +35,9 @@ def did_you_mean(word: str, allowed: list[str] | tuple[str, ...]) -> str:
 
 def says_out_of_memory(text: str) -> bool:
     """Whether an error's type and message mean that the host or the device ran out of memory, whoever wrote them."""
-    # The last is the loader's, of a library that finds no room.
+    # The last two: cuBLAS, whose handle finds no room on a full GPU, and the loader, of a library that finds none.
     signs = (
-        "memoryerror", "outofmemory", "out of memory", "bad_alloc", "cannot allocate memory", "failed to map segment",
+        "memoryerror", "outofmemory", "out of memory", "bad_alloc", "cannot allocate memory",
+        "cublas_status_alloc_failed", "failed to map segment",
     )  # fmt: skip
     return any(sign in text.lower() for sign in signs)

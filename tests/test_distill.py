@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -461,6 +462,91 @@ def test_a_malformed_request_is_refused_with_its_key(tmp_path, capsys, text, mes
 def test_a_request_that_is_not_there_is_refused(tmp_path, capsys):
     assert distill.main([str(tmp_path / "none.json")]) == 2
     assert "none.json" in json.loads(capsys.readouterr().out)["error"]
+
+
+# -- The device ----------------------------------------------------------------------------------
+
+
+class AcceleratorError(RuntimeError):
+    """As torch calls what CUDA reports; no torch is imported here."""
+
+
+FULL = [
+    AcceleratorError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 20.00 MiB."),
+    MemoryError(),
+]
+
+
+def raising(error: BaseException) -> Any:
+    def stand_in(*arguments: Any, **options: Any) -> Any:
+        raise error
+
+    return stand_in
+
+
+def two_gpus(set_device: Any) -> SimpleNamespace:
+    """A torch that sees two GPUs."""
+    cuda = SimpleNamespace(is_available=lambda: True, device_count=lambda: 2, set_device=set_device)
+    device = lambda spec: SimpleNamespace(index=int(spec[5:]) if ":" in spec else None)  # noqa: E731
+    return SimpleNamespace(cuda=cuda, device=device, __version__="2")
+
+
+@pytest.mark.parametrize(("device", "chosen"), [("cuda:1", [1]), ("cuda", [0]), ("cpu", [])])
+def test_the_device_that_trains_is_the_current_one(tmp_path, monkeypatch, device, chosen):
+    seen: list[int] = []
+    monkeypatch.setitem(sys.modules, "torch", two_gpus(seen.append))
+    distill._check_device(distill.Request.model_validate(request_for(tmp_path, device=device)))
+    assert seen == chosen
+
+
+def test_a_device_that_is_not_there_or_full_is_refused(tmp_path, monkeypatch):
+    request = distill.Request.model_validate(request_for(tmp_path, device="cuda:2"))
+    monkeypatch.setitem(sys.modules, "torch", two_gpus(raising(FULL[0])))
+    with pytest.raises(RequestError, match="there are 2 CUDA devices, counted from 0"):
+        distill._check_device(request)
+    with pytest.raises(RequestError, match="the memory of cuda:1 has no room for a start; free some of it"):
+        distill._check_device(request.model_copy(update={"device": "cuda:1"}))
+
+
+@pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)
+def test_training_that_finds_no_memory_says_what_needs_less(tmp_path, monkeypatch, error):
+    request = distill.Request.model_validate(request_for(tmp_path, device="cuda:0"))
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(manual_seed=lambda seed: None))
+    monkeypatch.setattr(distill, "_encode", lambda *arguments: None)
+    monkeypatch.setattr(distill, "_train", raising(error))
+    # Where a device gives nothing back, bringing the model back would hide why.
+    model = SimpleNamespace(to=raising(AcceleratorError("another")))
+    with pytest.raises(RequestError) as caught:
+        distill._learn(request, model, None, distill.Progress(lambda event: None))
+    assert "the memory of cuda:0 has no room for training in batches of 8; lower batch_size, which is 8" in str(
+        caught.value
+    )
+
+
+def test_another_error_of_the_device_stays_what_it_is(tmp_path, monkeypatch):
+    request = distill.Request.model_validate(request_for(tmp_path, device="cuda:0"))
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(manual_seed=lambda seed: None))
+    monkeypatch.setattr(distill, "_encode", lambda *arguments: None)
+    monkeypatch.setattr(distill, "_train", raising(AcceleratorError("CUDA error: unspecified launch failure")))
+    model = SimpleNamespace(to=raising(AcceleratorError("another")), config=SimpleNamespace(model_type="bert"))
+    with pytest.raises(AcceleratorError, match="unspecified launch failure"):
+        distill._learn(request, model, None, distill.Progress(lambda event: None))
+
+
+@pytest.mark.parametrize(("batch_size", "size", "remedy"), [(8, 32, "lower max_length"), (64, 64, "lower batch_size")])
+def test_a_teacher_that_finds_no_memory_is_told_of_its_own_batches(tmp_path, monkeypatch, batch_size, size, remedy):
+    changes = {"device": "cuda:0", "teacher": tmp_path, "batch_size": batch_size}
+    request = distill.Request.model_validate(request_for(tmp_path, **changes))
+    encoded = SimpleNamespace(lengths=SimpleNamespace(argsort=lambda stable: range(3)), to=raising(FULL[0]))
+    model = SimpleNamespace(config=SimpleNamespace(num_labels=len(LABELS)))
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(empty=lambda *shape: None))
+    monkeypatch.setattr(distill, "_load_model", lambda *arguments: (model, {"missing_keys": []}))
+    monkeypatch.setattr(distill, "_load_tokenizer", lambda folder: None)
+    monkeypatch.setattr(distill, "_encode", lambda *arguments: encoded)
+    with pytest.raises(RequestError, match=f"room for the teacher's answers to batches of {size}; {remedy}"):
+        distill._teacher_logits(request, distill.Progress(lambda event: None))
 
 
 # -- Pieces --------------------------------------------------------------------------------------
