@@ -48,6 +48,8 @@ POOL_BATCHES = 16
 TEACHER_BATCH = 32
 """Texts that a teacher answers together, at least: without gradients it needs less memory than its student."""
 REPORT_SECONDS = 0.3
+WORKSPACES = (":4096:8", ":16:8")
+"""The values of CUBLAS_WORKSPACE_CONFIG with which its products are deterministic."""
 _CHUNK = 2048
 
 
@@ -863,8 +865,9 @@ def main(arguments: list[str]) -> int:
         if len(arguments) != 1:
             raise RequestError("usage: python -m engine.distill REQUEST.json")
         request = read_request(Path(arguments[0]))
-        # Read when the libraries start, so before they are imported.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # Read when the libraries start, so before they are imported. With any other value torch finds cuBLAS random.
+        if os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in WORKSPACES:
+            os.environ["CUBLAS_WORKSPACE_CONFIG"] = WORKSPACES[0]
         os.environ["HF_HUB_OFFLINE"] = "1"
         if request.threads:
             os.environ["RAYON_NUM_THREADS"] = str(request.threads)

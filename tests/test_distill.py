@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import subprocess
 import sys
@@ -547,6 +548,22 @@ def test_a_teacher_that_finds_no_memory_is_told_of_its_own_batches(tmp_path, mon
     monkeypatch.setattr(distill, "_encode", lambda *arguments: encoded)
     with pytest.raises(RequestError, match=f"room for the teacher's answers to batches of {size}; {remedy}"):
         distill._teacher_logits(request, distill.Progress(lambda event: None))
+
+
+@pytest.mark.parametrize(
+    ("given", "used"), [(None, ":4096:8"), (":16:8", ":16:8"), (":4096:8", ":4096:8"), (":0:0", ":4096:8")]
+)
+def test_a_workspace_that_makes_training_random_is_not_taken_over(tmp_path, monkeypatch, given, used):
+    name = "CUBLAS_WORKSPACE_CONFIG"
+    # Set first, so that what `main` sets is taken back.
+    monkeypatch.setenv(name, given or "")
+    if given is None:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RAYON_NUM_THREADS", "1")
+    monkeypatch.setattr(distill, "make", lambda request, progress: {name: os.environ[name]})
+    file = tmp_path / "request.json"
+    file.write_text(json.dumps(request_for(tmp_path)))
+    assert distill.main([str(file)]) == 0 and os.environ[name] == used
 
 
 # -- Pieces --------------------------------------------------------------------------------------
