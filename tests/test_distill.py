@@ -45,6 +45,7 @@ BERT = {
     "num_attention_heads": 2,
     "max_position_embeddings": 32,
 }
+MIXED_BY_TWO = {"architecture": BERT, "mixing": 0.5, "token_dropout": 0.1, "threads": 2, "epochs": 2}
 PHASES = ("tokenizing", "teacher", "training", "saving")
 
 
@@ -224,10 +225,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
                 "epochs": 0.5,
             },
             "mixed": {"teacher": teacher, "mixing": 0.8, "token_dropout": 0.1, "epochs": 12},
+            "mixed-by-two": MIXED_BY_TWO | {"teacher": teacher},
             "untaught": {"teacher": folder / "random"},
         },
     )
-    return first | second
+    # Another process: what is left of chance between two of them would show.
+    third = make(folder, {"mixed-by-two-again": MIXED_BY_TWO | {"teacher": teacher}})
+    return first | second | third
 
 
 @pytest.fixture(scope="module")
@@ -350,6 +354,14 @@ def test_the_same_request_gives_the_same_bytes(made):
     for file in ("model.safetensors", "tokenizer.json", "tokenizer_config.json", "config.json"):
         assert made["again"].digest(file) == made["teacher"].digest(file), file
     assert made["unlabelled"].digest("model.safetensors") != made["teacher"].digest("model.safetensors")
+
+
+def test_two_threads_and_mixed_texts_give_the_same_bytes_too(made):
+    first, again = made["mixed-by-two"], made["mixed-by-two-again"]
+    assert first.result["threads"] == again.result["threads"] == 2
+    assert first.result["final_loss"] == again.result["final_loss"]
+    for file in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert first.digest(file) == again.digest(file), file
 
 
 # -- What is saved -------------------------------------------------------------------------------
