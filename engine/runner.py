@@ -236,7 +236,7 @@ def check_models(suite: Suite, preparer: Preparer, examples: Corpus) -> None:
     Checkpoints that the suite makes are left for later: making them may take long.
     """
     for variant in suite.variant:
-        if not variant.needs_making:
+        if not variant.needs:
             _, described, facts = preparer.model(variant)
             align(variant, facts["labels"], examples)
             if wanted := backends.get(variant.backend).calibration(variant.options):

@@ -191,6 +191,16 @@ class Checkpoint(Spec):
             raise ValueError("needs a tokenizer: an id, a folder, or { vocab_size = N }")
         return self
 
+    @property
+    def needs(self) -> dict[str, str]:
+        """Those of its references that name other checkpoints of the suite, by key."""
+        return _of_the_suite(teacher=self.teacher, base=self.base, tokenizer=self.tokenizer)
+
+
+def _of_the_suite(**references: object) -> dict[str, str]:
+    """Those of `references` that name checkpoints of the same suite."""
+    return {key: ref for key, ref in references.items() if isinstance(ref, str) and ref.startswith(CHECKPOINT)}
+
 
 def _declared_labels(value: object) -> object:
     """`value`, if it may declare what a model's outputs mean. Raises ValueError otherwise."""
@@ -246,9 +256,9 @@ class Variant(Spec):
         return self
 
     @property
-    def needs_making(self) -> bool:
-        """Whether its model or tokenizer is a checkpoint that the suite makes."""
-        return any(ref is not None and ref.startswith(CHECKPOINT) for ref in (self.model, self.tokenizer))
+    def needs(self) -> dict[str, str]:
+        """Those of its references that name checkpoints of the suite, by key."""
+        return _of_the_suite(model=self.model, tokenizer=self.tokenizer)
 
     @property
     def shown(self) -> str:
@@ -298,11 +308,10 @@ class Suite(Spec):
             )
         made = [c.name for c in self.checkpoint]
         for where, ref in [
-            *((f"variant {v.name!r}: model", v.model) for v in self.variant),
-            *((f"checkpoint {c.name!r}: teacher", c.teacher) for c in self.checkpoint),
-            *((f"checkpoint {c.name!r}: base", c.base) for c in self.checkpoint),
+            *((f"variant {v.name!r}: {key}", ref) for v in self.variant for key, ref in v.needs.items()),
+            *((f"checkpoint {c.name!r}: {key}", ref) for c in self.checkpoint for key, ref in c.needs.items()),
         ]:
-            if ref and ref.startswith(CHECKPOINT) and ref.removeprefix(CHECKPOINT) not in made:
+            if ref.removeprefix(CHECKPOINT) not in made:
                 raise ValueError(
                     f"{where} {ref!r} names no [[checkpoint]] of this suite; "
                     f"allowed: {', '.join(made) or 'none is declared'}"
@@ -343,9 +352,8 @@ class Suite(Spec):
         def visit(checkpoint: Checkpoint, above: tuple[str, ...]) -> None:
             if checkpoint.name in above:
                 raise ValueError(f"checkpoints need each other: {' -> '.join((*above, checkpoint.name))}")
-            for ref in (checkpoint.teacher, checkpoint.base):
-                if ref and ref.startswith(CHECKPOINT):
-                    visit(by_name[ref.removeprefix(CHECKPOINT)], (*above, checkpoint.name))
+            for ref in checkpoint.needs.values():
+                visit(by_name[ref.removeprefix(CHECKPOINT)], (*above, checkpoint.name))
             if checkpoint not in done:
                 done.append(checkpoint)
 

@@ -518,7 +518,7 @@ def test_a_checkpoint_starts_from_one_thing():
     parse(checkpoints_of({"name": "c"} | shape))
 
 
-@pytest.mark.parametrize("key", ["base", "teacher"])
+@pytest.mark.parametrize("key", ["base", "teacher", "tokenizer"])
 def test_a_checkpoint_that_is_not_there_is_refused(key):
     one = {"name": "tiny", "base": "b"}
     message = refusal(checkpoints_of(one, {"name": "d", "base": "b"} | {key: "checkpoint:tinny"}))
@@ -532,6 +532,11 @@ def test_a_variant_of_a_checkpoint_that_is_not_there_is_refused():
     message = refusal(variants_of({"model": "checkpoint:x"}))
     assert message.startswith("variant 'fp32': model 'checkpoint:x' names no [[checkpoint]]")
     assert "none is declared" in message
+    tables = variants_of({"tokenizer": "checkpoint:tinny"})
+    assert refusal(tables | {"checkpoint": [{"name": "tiny", "base": "b"}]}) == (
+        "variant 'fp32': tokenizer 'checkpoint:tinny' names no [[checkpoint]] of this suite; "
+        "allowed: tiny; did you mean 'tiny'?"
+    )
 
 
 @pytest.mark.parametrize(
@@ -542,7 +547,7 @@ def test_a_variant_of_a_checkpoint_that_is_not_there_is_refused():
         ({"a": "b", "b": "c", "c": "b"}, "a -> b -> c -> b"),
     ],
 )
-@pytest.mark.parametrize("key", ["base", "teacher"])
+@pytest.mark.parametrize("key", ["base", "teacher", "tokenizer"])
 def test_checkpoints_that_need_each_other_are_refused(needs, cycle, key):
     made = [{"name": name, "base": "x"} | {key: f"checkpoint:{other}"} for name, other in needs.items()]
     assert refusal(checkpoints_of(*made)) == f"checkpoints need each other: {cycle}"
@@ -552,11 +557,12 @@ def test_checkpoints_are_made_after_those_they_need():
     suite = parse(
         checkpoints_of(
             {"name": "c", "base": "checkpoint:b", "teacher": "checkpoint:a"},
-            {"name": "a", "base": "x"},
+            {"name": "a", "base": "x", "tokenizer": "checkpoint:d"},
             {"name": "b", "base": "y", "teacher": "checkpoint:a"},
+            {"name": "d", "base": "x", "tokenizer": {"vocab_size": 200}},
         )
     )
-    assert list(suite.checkpoints) == ["a", "b", "c"]
+    assert list(suite.checkpoints) == ["d", "a", "b", "c"]
 
 
 def test_a_checkpoint_learns_from_the_workload_unless_it_says_otherwise():
