@@ -94,13 +94,20 @@ def main() -> None:
         sys.exit(WRONG_REQUEST)
 
 
-def _suite(name: str, settings: list[str] | None, variants: str | None, quick: bool | None = None) -> Suite:
-    """The suite that is meant; with `quick` a first look at it: True where no hub may be asked for its examples."""
+def _suite(
+    name: str, settings: list[str] | None, variants: str | list[str] | None, quick: bool | None = None
+) -> Suite:
+    """The suite that is meant, with `variants` alone: a list of names, or one string with commas between them.
+
+    With `quick` a first look at it: True where no hub may be asked for its examples.
+    """
     from engine.spec import load_suite
 
     suite = load_suite(name, settings or [])
+    if isinstance(variants, str):
+        variants = [v.strip() for v in variants.split(",") if v.strip()]
     if variants:
-        suite = suite.select([v.strip() for v in variants.split(",") if v.strip()])
+        suite = suite.select(variants)
     if quick is None:
         return suite
     from engine import corpus
@@ -678,18 +685,25 @@ def scenarios(
     variants under load and keeps what they give.
     """
     from engine import scenarios
+    from engine.artefacts import BuildError
+    from engine.pool import WorkerError
 
     given = {"p99_ms": p99_ms, "max_batch": max_batch, "max_wait_ms": max_wait_ms}
     settings = [*(settings or []), *(f"scenarios.{key}={value}" for key, value in given.items() if value is not None)]
-    asked = _suite(suite, settings, variant, offline if quick else None)
+    # One name: a comma in it separates nothing.
+    asked = _suite(suite, settings, [variant], offline if quick else None)
     if asked.scenarios is None:
         raise RequestError(f"suite {asked.name!r} has no [scenarios]; give the limit in milliseconds: --p99-ms MS")
     chosen = asked.variants[variant]
     if max_batch is not None:
         # What is said here stands before the variant's own.
         chosen = chosen.model_copy(update={"batch_size": None})
-    with _progress() as listener:
-        found = scenarios.look(asked, chosen, device, offline, listener)
+    try:
+        with _progress() as listener:
+            found = scenarios.look(asked, chosen, device, offline, listener)
+    except (BuildError, WorkerError) as error:
+        print(f"failed: {variant}: {one_line(error)}", file=sys.stderr)
+        raise typer.Exit(SOME_FAILED) from None
     if json_file:
         _write(json_file, json.dumps(found.to_json(), indent=2))
     if json_file != "-":

@@ -100,7 +100,8 @@ def look(
 ) -> Scenarios:
     """Put `variant` under the load that the suite's [scenarios] ask for, with the workload's texts; nothing is stored.
 
-    Raises RequestError where it cannot run here.
+    The device is held from before anything is made until the end. Raises RequestError where the variant cannot run
+    here, BuildError where what it needs could not be made, WorkerError where its worker failed.
     """
     from engine.runner import Progress
 
@@ -108,19 +109,21 @@ def look(
     threads = suite.protocol.threads or hardware.usable_cores()
     texts = corpus.load(suite, suite.workload, offline=offline).texts
     report = lambda text, share: listener(Progress("preparing", text, share))  # noqa: E731
-    with Preparer(suite, device.spec, threads, offline, report) as preparer:
-        prepared = preparer.prepare(variant)
-    if reason := pool.refusal(variant, device, prepared.source, variant.padding or suite.workload.padding):
-        raise RequestError(f"variant {variant.name!r} cannot run here: {reason}")
-    log = paths.local_folder("logs") / f"scenarios-{variant.name}.log"
-    with pool.device_lock(device, "scenarios", timeout_s=5), Worker(variant, device, threads, log) as worker:
-        listener(Progress("loading", f"{variant.shown}: loading", None, None, variant.name))
-        try:
-            load(worker, prepared, suite)
-        except UnavailableError as error:
-            raise RequestError(f"variant {variant.name!r} cannot run here: {error}") from error
-        tell = lambda text, done: listener(Progress("serving", text, done, None, variant.name))  # noqa: E731
-        return under_load(worker, suite, texts, tell)
+    with pool.device_lock(device, "scenarios", timeout_s=5):
+        with Preparer(suite, device.spec, threads, offline, report) as preparer:
+            source = preparer.model(variant)[0]
+            if reason := pool.refusal(variant, device, source, variant.padding or suite.workload.padding):
+                raise RequestError(f"variant {variant.name!r} cannot run here: {reason}")
+            prepared = preparer.prepare(variant)
+        log = paths.local_folder("logs") / f"scenarios-{variant.name}.log"
+        with Worker(variant, device, threads, log) as worker:
+            listener(Progress("loading", f"{variant.shown}: loading", None, None, variant.name))
+            try:
+                load(worker, prepared, suite)
+            except UnavailableError as error:
+                raise RequestError(f"variant {variant.name!r} cannot run here: {error}") from error
+            tell = lambda text, done: listener(Progress("serving", text, done, None, variant.name))  # noqa: E731
+            return under_load(worker, suite, texts, tell)
 
 
 def load(worker: Worker, prepared: Prepared, suite: Suite) -> None:

@@ -105,6 +105,13 @@ def test_an_unknown_variant(refused, suite):
     assert message == "suite 'tiny' has no variant 'fp23'; allowed: fp32; did you mean 'fp32'?"
 
 
+@pytest.mark.parametrize("name", ["a,b", "", "c"])
+def test_a_look_at_anything_but_one_variant(refused, suite, name):
+    file = suite(NO_MODEL, NO_MODEL | {"name": "b"})
+    said = refused("scenarios", file, "--variant", name, "--p99-ms", 50)
+    assert said == f"suite 'tiny' has no variant {name!r}; allowed: a, b"
+
+
 def test_an_unknown_backend(refused, suite):
     message = refused("run", suite(NO_MODEL | {"backend": "pytroch"}))
     assert "variant 'a': unknown backend 'pytroch'; allowed: pytorch, " in message

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engine import jobs, runfile
+from engine import jobs, pool, runfile, scenarios
 from engine.measure import arrivals
+from engine.pool import DeviceBusy
+from engine.spec import load_suite
 from engine.store import open_store, queries
 
 pytestmark = pytest.mark.slow
@@ -154,6 +157,35 @@ def test_a_run_that_ends_under_load_goes_on_with_the_load_alone(suite, live, ben
     assert after == rows, "no measurement is touched"
     assert load["fp32"] == found["fp32"]
     check(load["other"])
+
+
+def test_a_look_whose_worker_or_model_fails_says_so_in_a_line(
+    suite, bench, live, wait_until, write_suite, tmp_path, shaped_models
+):
+    look = live("scenarios", suite({"name": "fp32"}), "--variant", "fp32", "--device", "cpu")
+    look.wait_for("serving:", 120)
+    pid = wait_until(lambda: next(iter(look.workers().values()), None), 60)
+    os.kill(pid, signal.SIGKILL)
+    assert look.end(60) == 1 and look.lines[-1] == "failed: fp32: the worker was ended by SIGKILL"
+    assert "Traceback" not in look.said
+    int8 = {"name": "int8", "model": shaped_models["wide"], "backend": "onnxruntime", "precision": "int8"}
+    wrong = write_suite(tmp_path / "wrong", [int8 | {"options": {"keep": ["none"]}}], name="wrong")
+    done = bench("scenarios", wrong, "--variant", "int8", "--device", "cpu", "--p99-ms", 50)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("failed: int8: ")
+
+
+def test_a_look_takes_the_device_before_it_makes_anything(suite, monkeypatch):
+    @contextmanager
+    def taken(device, holder, timeout_s=0.0):
+        raise DeviceBusy("taken", "run 1")
+        yield
+
+    monkeypatch.setattr(pool, "device_lock", taken)
+    monkeypatch.setattr(scenarios, "Preparer", lambda *arguments: pytest.fail("something was prepared"))
+    asked = load_suite(str(suite({"name": "fp32"})))
+    with pytest.raises(DeviceBusy):
+        scenarios.look(asked, asked.variants["fp32"], "cpu")
 
 
 def test_a_look_stores_nothing_and_says_what_does(suite, bench, write_suite, tmp_path, shaped_models):
