@@ -130,7 +130,7 @@ def classify(
             # From before a model is loaded: a run that begins meanwhile waits, and is not disturbed.
             stack.enter_context(pool.device_lock(device, pool.CLASSIFY, timeout_s=5))
         except pool.DeviceBusy as error:
-            if not error.holder.startswith("run "):
+            if not error.holder.startswith(pool.EVICTING):
                 raise
             raise pool.DeviceBusy(busy_sentence(error.holder.partition(" (")[0], device), error.holder) from error
         report = lambda text, share: listener(Progress("preparing", text, share))  # noqa: E731
@@ -157,12 +157,14 @@ def classify(
 
 
 def busy_sentence(holder: str, device: Device) -> str:
-    """One sentence on the run that holds `device`, with its progress where the store knows it."""
+    """One sentence on who holds `device`: of a run with its progress, where the store knows it."""
     from engine import jobs
     from engine.store import open_store, queries
 
     run_id = holder.removeprefix("run ")
-    about = f"busy: run {run_id}"
+    about = f"busy: {holder}"
+    if run_id == holder:
+        return f"{about} has {device.name} to itself; Classify answers when it has ended"
     try:
         with open_store(create=False) as store, store.session() as session:
             run = queries.get_run(session, run_id)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from engine import corpus, hardware, pool
 from engine.artefacts import BuildError, Preparer
 from engine.errors import one_line
-from engine.runner import Listener, Progress
+from engine.runner import EVICTION_SECONDS, Listener, Progress
 from engine.spec import Suite
 
 
@@ -22,6 +22,10 @@ def fetch(suite: Suite, device_request: str, listener: Listener) -> tuple[list[s
     done = [f"data set {suite.workload.dataset}: {len(examples)} examples"]
     failed: list[str] = []
     threads = suite.protocol.threads or hardware.usable_cores()
+
+    def evicting(count: int) -> None:
+        listener(Progress("queued", f"waiting until {count} warm workers of Classify have left {device.name}"))
+
     with (
         pool.device_lock(device, f"fetch {suite.name}"),
         Preparer(
@@ -31,6 +35,8 @@ def fetch(suite: Suite, device_request: str, listener: Listener) -> tuple[list[s
             report=lambda text, share: listener(Progress("preparing", text, share)),
         ) as preparer,
     ):
+        # Training needs the memory that they hold.
+        pool.await_eviction(device, EVICTION_SECONDS, evicting)
         found = {variant.name: prepared for variant, prepared in preparer.prepare_all(suite.variant)}
         for variant in suite.variant:
             prepared, reason = found[variant.name], None

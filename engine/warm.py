@@ -3,7 +3,7 @@
 A pool lives in the process of a dashboard and loads no model itself: each variant has a worker of its
 own. The device's lock is held for one call, or to make what a variant lacks, never between calls; no call
 waits until what another asked for is made. Between calls each worker is registered beside the lock, where a
-starting run looks and waits until it is gone.
+starting run, and fetch, look and wait until it is gone.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class WarmPool:
 
         Where something must be loaded first, every variant answers twice: as soon as it is loaded, without
         latency, and again when nothing is loading any more, timed over `calls` calls. The baseline is asked first.
-        Raises RequestError for a request that is wrong, DeviceBusy where a run has the device.
+        Raises RequestError for a request that is wrong, DeviceBusy where a run or fetch has the device.
         """
         answering.check_texts(texts)
         device = hardware.resolve_device(device_request)
@@ -284,7 +284,7 @@ class WarmPool:
         place.worker = worker = Worker(variant, place.device, place.threads, log)
         place.registration = pool.register_warm(place.device, worker.process.pid)
         # A run that took the lock before this worker was registered has not waited for it.
-        if place.evicted or _run_holding(place.device):
+        if place.evicted or _taken_by(place.device):
             raise _Evicted
         self._watch()
         worker.start()
@@ -312,7 +312,7 @@ class WarmPool:
 
     @contextmanager
     def _device(self, device: Device, beside_making: bool = False) -> Iterator[bool]:
-        """Hold the device's lock. Raises DeviceBusy at once where a run has it; others of our kind are waited for.
+        """Hold the device's lock. Raises DeviceBusy at once where a run or fetch has it; others are waited for.
 
         With `beside_making` nobody waits until this pool has made a model that another asked for: False is given
         instead of the lock.
@@ -335,7 +335,7 @@ class WarmPool:
             yield alone
 
     def _refuse_if_busy(self, device: Device) -> None:
-        if holder := _run_holding(device):
+        if holder := _taken_by(device):
             raise DeviceBusy(answering.busy_sentence(holder, device), holder)
 
     def _label_names(self, suite: Suite, offline: bool) -> list[str] | None:
@@ -424,7 +424,7 @@ class WarmPool:
                     self._watcher = None
                     return
             for device in {p.device.lock_key: p.device for p in places}.values():
-                if _run_holding(device):
+                if _taken_by(device):
                     self.evict(device)
             now = time.monotonic()
             idle = [p for p in places if now - p.used_s > self.idle_seconds]
@@ -432,10 +432,10 @@ class WarmPool:
                 self._evict_oldest(idle or places)
 
 
-def _run_holding(device: Device) -> str | None:
-    """ "run 01J..." where a run has the device."""
+def _taken_by(device: Device) -> str | None:
+    """ "run 01J..." where a run has the device, "fetch demo" where that makes what a suite needs; else None."""
     holder = pool.holder(device)
-    return holder if holder and holder.startswith("run ") else None
+    return holder if holder and holder.startswith(pool.EVICTING) else None
 
 
 def _untimed(answer: Answer) -> Answer:

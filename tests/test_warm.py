@@ -229,6 +229,27 @@ def test_a_run_evicts_and_is_not_disturbed(
     assert answers(own_pool.ask(suite.select([]), TEXTS, "cpu"))["fp32"].status == "measured"
 
 
+def test_fetch_evicts_what_would_be_in_its_trainings_way(
+    own_pool: WarmPool, suite: Suite, bench: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    answers(own_pool.ask(suite, TEXTS, "cpu"))
+    assert own_pool.loaded()
+    file = suite.folder / f"{suite.name}.toml"
+    done = bench("fetch", file, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert "waiting until 3 warm workers of Classify have left" in done.stderr
+    assert not own_pool.loaded() and not pool.warm_workers(hardware.cpu_device())
+    assert answers(own_pool.ask(suite.select([]), TEXTS, "cpu"))["fp32"].status == "measured"
+
+
+def test_classify_says_that_fetch_has_the_device(
+    own_pool: WarmPool, suite: Suite, hold: Callable[..., subprocess.Popen[str]]
+) -> None:
+    hold("fetch agnews")
+    with pytest.raises(pool.DeviceBusy, match=r"^busy: fetch agnews has .* to itself; Classify answers when it has"):
+        list(own_pool.ask(suite, TEXTS, "cpu"))
+
+
 def test_a_run_that_starts_while_a_model_loads(
     own_pool: WarmPool, suite: Suite, hold: Callable[..., subprocess.Popen[str]]
 ) -> None:
