@@ -17,6 +17,7 @@ import tempfile
 import textwrap
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from engine import backends, file_systems, hardware, paths, processes
+from engine import backends, file_systems, hardware, paths, pool, processes
 from engine.errors import RequestError, one_line
 
 if TYPE_CHECKING:
@@ -228,6 +229,8 @@ class Proof:
     problem: str | None
     """One line; None where it worked."""
     facts: Mapping[str, Any]
+    untried: str | None = None
+    """Why nothing was tried out; None where it was."""
 
 
 def prove(name: str, device: str, seconds: float = PROOF_SECONDS) -> Proof:
@@ -272,17 +275,23 @@ def _reason(stderr: str, code: int) -> str:
 
 
 def _prove(gpu: hardware.Gpu | None) -> dict[tuple[str, str], Proof]:
-    """A proof for each installed backend, on the CPU and on the GPU where there is one."""
+    """A proof for each installed backend, on the CPU and on the GPU where there is one and nobody else has it."""
     installed = [name for name in backends.REGISTRY if _missing(name) == []]
     jobs = [(name, "cpu") for name in installed]
     alone: list[tuple[str, str]] = []
-    if gpu is not None:
-        # Where the GPU admits one process, two would refuse each other.
-        one_at_a_time = gpu.compute_mode == "EXCLUSIVE_PROCESS"
-        (alone if one_at_a_time else jobs).extend((name, f"cuda:{gpu.index}") for name in installed)
-    with ThreadPoolExecutor(max(1, min(len(jobs), hardware.usable_cores()))) as pool:
-        found = dict(zip(jobs, pool.map(lambda job: prove(*job), jobs), strict=True))
-    found |= {job: prove(*job) for job in alone}
+    found: dict[tuple[str, str], Proof] = {}
+    with ExitStack() as stack:
+        if gpu is not None:
+            on_gpu = [(name, f"cuda:{gpu.index}") for name in installed]
+            try:
+                stack.enter_context(pool.device_lock(hardware.gpu_device(gpu), pool.DOCTOR))
+                # Where the GPU admits one process, two would refuse each other.
+                (alone if gpu.compute_mode == "EXCLUSIVE_PROCESS" else jobs).extend(on_gpu)
+            except RequestError as error:
+                found = dict.fromkeys(on_gpu, Proof(None, {}, one_line(error)))
+        with ThreadPoolExecutor(max(1, min(len(jobs), hardware.usable_cores()))) as hands:
+            found |= zip(jobs, hands.map(lambda job: prove(*job), jobs), strict=True)
+        found |= {job: prove(*job) for job in alone}
     return {(name, where.partition(":")[0]): proof for (name, where), proof in found.items()}
 
 
@@ -608,8 +617,9 @@ def _gpu_backends(
             continue
         text = ", ".join(able) + "".join(f"; {precision}: {reason}" for precision, reason in refused.items())
         proof = proofs.get((name, "cuda"))
-        if proof is None:
-            yield Check(group, name, "warn", f"{text}; not tried out")
+        if proof is None or proof.untried:
+            why = f": {proof.untried}" if proof else ""
+            yield Check(group, name, "warn", f"{text}; not tried out{why}")
         elif proof.problem:
             mend = _mend_cuda(name, gpu)
             yield Check(group, name, "missing", f"fails on cuda:{gpu.index}: {proof.problem}", mend, asked)

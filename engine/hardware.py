@@ -681,6 +681,11 @@ def cpu_device() -> Device:
     return Device("cpu", "cpu", cpu_name(), f"host-{host}")
 
 
+def gpu_device(gpu: Gpu) -> Device:
+    """A GPU of this machine as a device."""
+    return Device(f"cuda:{gpu.index}", "cuda", gpu.name, gpu.uuid, gpu.uuid)
+
+
 def resolve_device(request: str) -> Device:
     """The device that `request` (auto, cpu, cuda or cuda:N) means on this machine.
 
@@ -701,8 +706,7 @@ def resolve_device(request: str) -> Device:
             f"--device {request}: CUDA shows {len(found)} GPU{'s' * (len(found) > 1)} here; "
             f"allowed: auto, cpu, cuda, {shown}"
         )
-    gpu = found[index]
-    return Device(f"cuda:{index}", "cuda", gpu.name, gpu.uuid, gpu.uuid)
+    return gpu_device(found[index])
 
 
 def worker_variables() -> dict[str, str]:

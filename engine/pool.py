@@ -38,6 +38,9 @@ SILENCE_LIMIT_S = 0.5
 SILENCE_STEP_S = 0.003
 CLASSIFY = "classify"
 """What those are called who hold a device for one call or one build, not for a run."""
+DOCTOR = "doctor"
+"""Who tries a GPU out, in seconds."""
+BRIEF = (CLASSIFY, DOCTOR)
 EVICTING = ("run ", "fetch ")
 """How those begin who need a device's memory to themselves: warm workers leave it for them."""
 EVICTION_STEP_S = 0.1

@@ -45,7 +45,7 @@ from engine.spec import CHECKPOINT, Suite, Variant
 
 QUEUE_SECONDS = 1.0
 CLASSIFY_SECONDS = 600.0
-"""How long any run waits for Classify, which holds a device for one call, or to make what it lacks."""
+"""How long any run waits for Classify, which holds a device for one call or to make what it lacks, and for doctor."""
 CLASSIFY_STEP_SECONDS = 0.1
 EVICTION_SECONDS = 15.0
 UNTIMED_SECONDS = 0.02
@@ -195,7 +195,7 @@ def _take(
                 raise pool.DeviceBusy(f"run {first} was queued for {device.name} before", f"run {first}")
             stack.enter_context(pool.device_lock(device, f"run {run_id}"))
         except pool.DeviceBusy as error:
-            briefly = error.holder.startswith(pool.CLASSIFY)
+            briefly = error.holder.startswith(pool.BRIEF)
             if time.monotonic() - began_s >= max(wait_seconds, CLASSIFY_SECONDS if briefly else 0.0):
                 raise
             waiting = Progress("queued", f"waiting: {error}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import backends, doctor, hardware
+from engine import backends, doctor, hardware, pool
 from engine.backends.base import Backend, Recipe
 from engine.doctor import Check, Proof, Report
 from engine.errors import RequestError
@@ -354,6 +354,31 @@ def test_backends_on_a_gpu_are_as_their_proofs_say(registry, machine):
         assert report.exit_code == code
         failed = [check for check in report.checks if check.group == "Backends on the GPU"]
         assert [check.finding for check in failed] == ["fails on cuda:0: RuntimeError: no kernel image"]
+
+
+@pytest.mark.parametrize("mode", ["DEFAULT", "EXCLUSIVE_PROCESS"])
+def test_a_gpu_that_a_run_has_is_left_alone(registry, monkeypatch, mode):
+    registry(pretend="Pretend")
+    gpu = replace(A100, compute_mode=mode)
+    monkeypatch.setattr(hardware, "gpus", lambda: [gpu])
+    asked: list[tuple[str, str, str | None]] = []
+
+    def prove(name: str, device: str) -> Proof:
+        asked.append((name, device, pool.holder(hardware.gpu_device(gpu))))
+        return Proof(None, {})
+
+    monkeypatch.setattr(doctor, "prove", prove)
+    with pool.device_lock(hardware.gpu_device(gpu), "run 01K0000000000000000000TEST"):
+        proofs = doctor._prove(gpu)
+        (check,) = doctor._gpu_backends(gpu, proofs, asked=True)
+    assert [item[:2] for item in asked] == [("pretend", "cpu")]
+    assert check.state == "warn" and not check.required
+    assert "not tried out: NVIDIA A100-SXM4-40GB (cuda:0) is busy: run 01K0000000000000000000TEST (" in check.finding
+    asked.clear()
+    proofs = doctor._prove(gpu)
+    assert ("pretend", "cuda:0", "doctor") in asked, "a run that begins meanwhile waits"
+    (check,) = doctor._gpu_backends(gpu, proofs, asked=True)
+    assert check.state == "ok" and pool.holder(hardware.gpu_device(gpu)) is None
 
 
 def test_exclusive_process_is_noted(machine):
