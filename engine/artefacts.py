@@ -1,7 +1,9 @@
 """Prepares what workers load: finds models, makes checkpoints, exports and quantises.
 
-Everything made is cached by content (source files, recipe, library versions) in data/local, built in
-a process of its own, and put in place by a rename, so that a half-made artefact is never seen.
+Everything made is cached by content (source files, recipe, the version of the code that makes it) in data/local, built
+in a process of its own, and put in place by a rename, so that a half-made artefact is never seen. Artefacts are known
+by library versions too. Checkpoints are not: what training gives is a model like one that was downloaded, the same for
+all runs of a suite, which facts.json says the libraries of; and to train anew for every update would change it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from queue import SimpleQueue
 from threading import Thread, current_thread
 from typing import Any
 
-from engine import backends, files, hardware, hub, operations, paths
+from engine import backends, distill, files, hardware, hub, operations, paths
 from engine.backends.base import Recipe, Source
 from engine.builder import Builder, BuildError, json_lines
 from engine.encoding import Encoder
@@ -322,7 +324,7 @@ class Preparer:
         content |= {key: _digest(folder) for key, folder in folders.items()}
         if "folder" in tokenizer:
             content["tokenizer"] = _digest(Path(tokenizer["folder"]))
-        digest = _key({**content, "examples": examples.digest})
+        digest = _key(_known({**content, "examples": examples.digest, "version": distill.VERSION}))
         target = paths.local_folder("checkpoints") / f"{checkpoint.name}-{digest[:16]}"
         with self._making(target) as draft:
             if draft is not None:
@@ -434,7 +436,7 @@ class Preparer:
         """The folder that `recipe` makes from the folder `source`, made now where it is missing."""
         content = {
             "source": digest,
-            **asdict(recipe),
+            **_known(asdict(recipe)),
             "settings": _by_content(recipe.settings),
             "after": source.name if backend and source.parent.name == "artefacts" else None,
             "versions": {name: self._version(name) for name in recipe.distributions},
@@ -550,6 +552,11 @@ def _by_content(settings: dict[str, Any]) -> dict[str, Any]:
     if "calibration" not in settings:
         return settings
     return settings | {"calibration": Path(settings["calibration"]).parent.name}
+
+
+def _known(content: dict[str, Any]) -> dict[str, Any]:
+    """`content` of a key without the first "version" of the code: what was made before there were any stays known."""
+    return {key: value for key, value in content.items() if (key, value) != ("version", 1)}
 
 
 def _labels_of(config: dict[str, Any], name: str) -> list[str]:

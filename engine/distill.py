@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+VERSION = 1
+"""Raised whenever the same request would give other weights or another tokenizer: checkpoints are cached by it."""
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SOFT_WEIGHT = 0.7
 """The share of the teacher's answers in the loss; the labels, where there are any, have the rest."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engine import artefacts, hardware, processes
+from engine import artefacts, distill, hardware, processes
 from engine.artefacts import BuildError, Preparer
+from engine.backends.base import Recipe
 from engine.errors import RequestError
 from engine.hardware import Gpu
 from engine.spec import Suite, load_suite
@@ -143,3 +145,44 @@ def test_a_teacher_that_cannot_teach_is_one_line(suite_of, training, tmp_path, c
         preparer.checkpoint(suite.checkpoints["student"])
     assert str(caught.value).startswith("checkpoint 'student': teacher ") and said in str(caught.value)
     assert str(tmp_path / "odd") in str(caught.value) and not started.exists()
+
+
+# -- What is known again ---------------------------------------------------------------------------
+
+
+def built(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of the folder that `recipe` makes from some model."""
+    preparer = Preparer.__new__(Preparer)
+    monkeypatch.setattr(preparer, "_tell", lambda text: None, raising=False)
+    monkeypatch.setattr(preparer, "_ask", lambda request: {}, raising=False)
+    return preparer._built("digest", recipe, "onnxruntime", Path("model"), "building").name
+
+
+def test_an_artefact_is_another_by_other_libraries_or_another_version_of_the_code(monkeypatch):
+    recipe = Recipe("onnx-fp32", {"keep": ["a"]}, ("onnx", "torch"))
+    monkeypatch.setattr(artefacts, "_version", {"onnx": "1.23", "torch": "2.13"}.get)
+    # As it was named before code had versions: what stored runs loaded is found by this.
+    first = built(recipe, monkeypatch)
+    assert first == "onnx-fp32-6b081aca4fd2bbd89b1d0d7f"
+    assert built(replace(recipe, version=2), monkeypatch) != first
+    monkeypatch.setattr(artefacts, "_version", {"onnx": "1.24", "torch": "2.13"}.get)
+    other = built(recipe, monkeypatch)
+    assert other not in (first, built(replace(recipe, version=2), monkeypatch))
+
+
+def test_a_checkpoint_is_another_by_another_version_of_the_code(suite_of, training, tmp_path, monkeypatch):
+    (tmp_path / "few.csv").write_text("text,label\nrain,a\nsnow,b\n")
+    training('echo "{\\"result\\": {}}"')
+    few = {"dataset": tmp_path / "few.csv", "label": "label", "labels": ["a", "b"], "examples": 0}
+    suite = suite_of(BLANK | few)
+
+    def made() -> str:
+        with Preparer(suite) as preparer:
+            return preparer.checkpoint(suite.checkpoints["blank"]).name
+
+    first = made()
+    assert first == "blank-f88dd4ac56fbb22c"
+    monkeypatch.setattr(artefacts, "_version", lambda distribution: "another")
+    assert made() == first, "libraries train no other model that a suite would know"
+    monkeypatch.setattr(distill, "VERSION", 2)
+    assert made() != first

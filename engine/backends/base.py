@@ -66,6 +66,9 @@ class Recipe:
     """Where "calibration" is among them, `build` finds there the file that `calibration_texts` reads."""
     distributions: tuple[str, ...] = ()
     """The installed packages whose versions change the result."""
+    version: int = 1
+    """Of the code in `build` that makes it: raised with every change of what comes out for the same settings, as what
+    earlier code made would be taken from the cache otherwise."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,7 @@ class Backend(ABC):
     def build(cls, recipe: Recipe, source: Path, target: Path) -> dict[str, Any]:
         """Make `recipe` from the folder `source` into the empty folder `target`; runs in a build process.
 
-        Returns facts worth keeping about what was made.
+        Whoever changes what comes out raises the recipe's `version`. Returns facts worth keeping about what was made.
         """
         raise NotImplementedError(f"{cls.name} builds nothing")
 
