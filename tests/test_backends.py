@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engine import backends, hardware, pool
-from engine.backends import base, onnxruntime, openvino
+from engine.backends import base, bitsandbytes, onnxruntime, openvino
 from engine.backends.base import Source
 from engine.backends.pytorch import bucketed
 from engine.spec import Variant
@@ -54,6 +54,35 @@ def test_what_is_built_follows_from_precision_and_options():
 def test_a_wrong_option_is_named(backend, options, said):
     with pytest.raises(ValueError, match=said):
         backends.get(backend).parse_options(options)
+
+
+@pytest.mark.parametrize(
+    ("config", "refused"),
+    [
+        ({"dim": 768, "hidden_dim": 3072}, None),
+        ({"hidden_size": 312, "intermediate_size": 1200}, "hidden_size is 312"),
+        ({"hidden_size": 320, "intermediate_size": 1200}, "intermediate_size is 1200"),
+        # A whole number of kernel blocks of 32 is not enough: inputs come in quantisation blocks.
+        ({"dim": 96, "hidden_dim": 384}, "dim is 96"),
+        ({"dim": None}, None),
+    ],
+)
+@pytest.mark.parametrize("precision", ["nf4", "fp4"])
+def test_4_bit_on_a_cpu_with_a_kernel_for_it_needs_whole_blocks(monkeypatch, precision, config, refused):
+    def said(device: str, features: list[str], precision: str = precision) -> str | None:
+        monkeypatch.setattr(bitsandbytes, "cpu_features", lambda: features)
+        source = Source("model", Path(), config, "")
+        return backends.get("bitsandbytes").unavailable(precision, {}, device, source)
+
+    found = said("cpu", ["avx2", "avx512_bf16"])
+    if refused is None:
+        assert found is None
+    else:
+        assert "multiples of 64" in found and refused in found and "needs --device cuda" in found
+    # Without that kernel weights are unpacked at every call; LLM.int8 and a GPU know no such blocks.
+    assert said("cpu", ["avx2", "avx512f"]) is None
+    assert said("cuda:0", ["avx512_bf16"]) is None
+    assert said("cpu", ["avx512_bf16"], "int8") is None
 
 
 def test_what_is_not_installed_is_named_with_its_command(monkeypatch):
