@@ -325,6 +325,17 @@ def test_packed_batches_hold_real_tokens_alone_where_the_backend_can(batchings):
     assert refused["status"] == "unavailable" and "takes no packed batches" in refused["status_reason"]
 
 
+def test_rounds_go_on_until_every_variant_has_its_calls(shaped_models, write_suite, measure, tmp_path):
+    onnx = {"model": shaped_models["wide"], "backend": "onnxruntime"}
+    protocol = {"rounds": 1, "min_calls": 40, "block_seconds": 0.001, "max_seconds": 300.0}
+    # The larger batch needs the more rounds: the other goes on with it.
+    variants = [{"name": "small", "batch_size": 4, **onnx}, {"name": "large", "batch_size": 16, **onnx}]
+    found = measure(write_suite(tmp_path, variants, protocol=protocol), predictions=False)
+    assert found.exit_code == 0, found.stderr
+    assert {row["variant"]: row["calls"] >= 40 for row in found.measurements} == {"small": True, "large": True}
+    assert found.row("small")["calls"] > found.row("large")["calls"], "each round is the same work"
+
+
 def test_a_last_batch_that_is_not_full_is_answered_though_not_timed(batchings):
     # 50 examples in batches of 4: two are left over.
     assert all(len(examples) == 50 for examples in batchings.examples.values())
