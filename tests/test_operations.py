@@ -1,12 +1,18 @@
-"""The polynomials that a model's operations are kept as."""
+"""The polynomials that a model's operations are kept as, and the sizes of the models of the suites for a GPU."""
 
 from __future__ import annotations
+
+import json
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine import paths
 from engine.operations import CountError, evaluate, fit
+from engine.spec import load_suite
 
 quick = settings(deadline=None)
 coefficients = st.lists(st.integers(0, 10**9), min_size=3, max_size=3)
@@ -29,3 +35,28 @@ def test_what_is_no_polynomial_is_refused():
     counts = {(rows, length): rows * -(-length // 20) * 20 for rows, length in SHAPES}
     with pytest.raises(CountError, match="fit no quadratic"):
         fit(counts)
+
+
+SIZES = """
+import json, sys
+from transformers import AutoConfig
+from engine import operations
+
+configs = [AutoConfig.for_model(**architecture, num_labels=labels) for architecture, labels in json.load(sys.stdin)]
+print(json.dumps([operations._meta_model(config).num_parameters() for config in configs]))
+"""
+
+
+def test_the_models_of_true_size_have_it():
+    """DistilBERT-base and TinyBERT 4L-312 with a head of four labels; on the meta device, as there are no values."""
+    suites = [load_suite(name) for name in ("shapes", "saturated")]
+    asked = [(c.architecture, len(suite.workload.labels)) for suite in suites for c in suite.checkpoint]
+    done = subprocess.run(
+        [sys.executable, "-c", SIZES],
+        cwd=paths.REPOSITORY, input=json.dumps(asked), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    names = [checkpoint.name for suite in suites for checkpoint in suite.checkpoint]
+    assert names == ["distilbert-base", "tinybert-4l-312"] * 2
+    # 66.4 M of the encoder that DistilBERT's paper counts, and 0.6 M of the head.
+    assert json.loads(done.stdout) == [66_956_548, 14_351_500] * 2
