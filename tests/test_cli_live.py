@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import pty
+import re
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,3 +58,35 @@ def test_classify_says_which_run_it_would_disturb(live: tuple[str, Path], bench:
     asked = bench("classify", suite, "Rain in the north.", "--device", "cpu")
     assert asked.returncode == 2 and "Traceback" not in asked.stderr
     assert f"busy: run {run_id} (mine), timing round 12 of at least 30, about 40 s left, has" in asked.stderr
+
+
+def test_a_terminal_is_shown_a_bar_that_goes_away(
+    tiny_models: dict[str, Path], write_suite: Callable[..., Path], tmp_path: Path
+) -> None:
+    variant = {"title": "Tiny [bold]one[/bold]", "model": tiny_models["distilbert"], "backend": "onnxruntime"}
+    # Long enough to be drawn, several times a second.
+    suite = write_suite(tmp_path, [variant], protocol={"rounds": 30, "block_seconds": 0.05})
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "engine", "run", str(suite), "--device", "cpu"]
+    environment = {"BENCH_DATA_DIR": str(tmp_path / "data"), "TERM": "xterm-256color", "COLUMNS": "120"}
+    with subprocess.Popen(
+        command,
+        cwd=Path(__file__).resolve().parent.parent,
+        env=os.environ | environment,
+        stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs,
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        parts = []
+        try:
+            while part := os.read(ours, 65536):
+                parts.append(part)
+        except OSError:
+            pass  # how Linux says that nobody holds the other end any more
+        os.close(ours)
+        assert process.wait(60) == 0
+    drawn = b"".join(parts).decode()
+    said = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn)
+    assert "Traceback" not in said and "timing:" not in said, "lines are for who has no terminal"
+    assert re.search(r"round \d+, process 1 of 1 .* \d+% about .+ left", said), said
+    assert "Tiny [bold]one[/bold]: " in said, "a title is no markup"
+    assert "\x1b[2K" in drawn[-100:], "the bar is wiped off at the end"
