@@ -308,8 +308,10 @@ def state_of(summary: dict[str, Any]) -> None:
         st.info(f"This run was cancelled{because}")
     elif status == "interrupted":
         st.warning(f"This run was interrupted{because}")
-    # A finished run has a reason where variants failed. Only where it was begun are its models and its device.
-    if status not in data.LIVE and reason and summary["host"] == socket.gethostname():
+    # A finished run has a reason where variants failed. Only where it was begun are its models and its device, and what
+    # a file says of that is its sender's word.
+    here = summary["host"] == socket.gethostname() and not summary["foreign"]
+    if status not in data.LIVE and reason and here:
         _resume(summary["id"])
 
 

@@ -42,7 +42,7 @@ class Earlier:
 
 
 def earlier(session: Session, suite_name: str, device_name: str) -> Earlier | None:
-    """The newest finished run of the suite on the device; None where there is none."""
+    """The newest finished run of the suite on the device that was not another's file; None where there is none."""
     from sqlalchemy import select
 
     from engine.store import models, queries
@@ -51,6 +51,7 @@ def earlier(session: Session, suite_name: str, device_name: str) -> Earlier | No
         models.Run.suite_name == suite_name,
         models.Run.device_name == device_name,
         models.Run.status == "finished",
+        queries.asked_here(),
     )
     run = session.scalars(finished.order_by(models.Run.created_at.desc()).limit(1)).first()
     if run is None or run.started_at is None or run.finished_at is None:

@@ -55,6 +55,8 @@ def profile(reference: str, variant: str, batch_size: int | None = None) -> Prof
     """
     again = shipping.again(reference, variant, batch_size)
     run, row = again.run, again.row
+    if run["foreign"]:
+        raise RequestError(f"{variant}: run {run['id']} came as a file; profile it where it was measured")
     if run["host"] != socket.gethostname():
         raise RequestError(f"{variant}: run {run['id']} was measured on {run['host']}; profile it there")
     device = hardware.resolve_device(run["device"])

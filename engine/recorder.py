@@ -210,7 +210,8 @@ class Recorder:
     def earlier_latencies_s(self, run_id: str) -> dict[tuple[str, int], float]:
         """(variant, batch size) -> the shortest median of a call in finished runs of the same suite, here, alike.
 
-        Alike: on this host and device, with the same versions of all libraries.
+        Alike: on this host and device, with the same versions of all libraries. A file may say so of any run: what
+        came as one tells nothing, unless it was a Slurm job's that was submitted here.
         """
         shortest: dict[tuple[str, int], float] = {}
         with self._store.session() as session:
@@ -220,6 +221,7 @@ class Recorder:
                 models.Run.host == run.host,
                 models.Run.device_name == run.device_name,
                 models.Run.status == "finished",
+                queries.asked_here(),
             )
             for other in session.scalars(others.order_by(models.Run.created_at.desc()).limit(EARLIER_RUNS)):
                 if _work(other) != _work(run):
@@ -391,7 +393,7 @@ def _work(run: models.Run) -> tuple[Any, ...]:
     """What decides how long a call of a run takes on one machine, but for the machine's own state."""
     spec, found = run.suite, run.environment
     # A key that is not set, and one that an older version did not know, are the same.
-    tables = [spec["workload"], *spec["variant"], *spec["checkpoint"]]
+    tables = [spec.get("workload", {}), *spec.get("variant", []), *spec.get("checkpoint", [])]
     said = [{key: value for key, value in table.items() if value is not None} for table in tables]
     return said, found.get("distributions"), found.get("threads")
 

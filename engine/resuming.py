@@ -44,8 +44,8 @@ class Resumable:
 def resumable(reference: str) -> Resumable:
     """The run that `reference` means, where this machine may go on with it.
 
-    Raises RequestError where the run is under way, belongs to another machine, lacks nothing, or was begun with other
-    versions of the libraries.
+    Raises RequestError where the run is under way, came as a file, belongs to another machine, lacks nothing, or was
+    begun with other versions of the libraries.
     """
     from engine.store import open_store, queries
 
@@ -55,6 +55,10 @@ def resumable(reference: str) -> Resumable:
         run = queries.get_run(session, found.id)
         if run.status in queries.LIVE:
             raise RequestError(f"run {run.id} is {run.status}: there is nothing to resume yet")
+        if run.foreign:
+            raise RequestError(
+                f"run {run.id} came as a file, and its suite is what its sender says; measure a suite of your own"
+            )
         if run.host != socket.gethostname():
             raise RequestError(f"run {run.id} was begun on {run.host}; resume it there")
         rows = queries.measurements(session, run.id)

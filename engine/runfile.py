@@ -22,7 +22,7 @@ import math
 import re
 import zipfile
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -78,7 +78,9 @@ LOG_BYTES = 60_000
 """How much of the end of each log file travels along."""
 LOG_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+AHEAD = timedelta(days=1)
+"""How far the clock of another machine may be ahead: a run of the future would stay the latest one."""
 
 ELSEWHERE = (
     "pid", "process", "queued_at", "cancel_requested", "progress", "heartbeat_at", "log_path", "imported_at",
@@ -92,7 +94,7 @@ KEYS = ("id", "run_id", "measurement_id")
 
 
 def _sane(time: datetime) -> datetime:
-    if not EARLIEST <= time <= LATEST:
+    if not EARLIEST <= time <= datetime.now(UTC) + AHEAD:
         raise ValueError("is no time at which a run was measured")
     return time
 
@@ -170,6 +172,7 @@ class _Suite(_Named):
 
 class _Environment(_Open):
     threads: int | None = None
+    preparing_s: Amount | None = None
     host: dict[str, Any] | None = None
 
 
@@ -628,7 +631,7 @@ def load(source: Path | bytes, called: str | None = None, awaited: str | None = 
                 there = session.get(Run, run_id)
                 if there is not None and not (awaited and _make_way(session, there, content.run)):
                     return Imported(run_id, False)
-                _store(session, content, log)
+                _store(session, content, log, there and (there.queued_at or there.created_at))
         except IntegrityError:
             # Another process was faster.
             with store.session() as session:
@@ -785,7 +788,8 @@ def _check_prediction(row: Any, prediction: Any, examples: _Examples | None) -> 
         raise ValueError(f"the labels of {row.variant} do not fit its {outputs} outputs")
 
 
-def _store(session: Session, content: _Content, log: Path | None) -> None:
+def _store(session: Session, content: _Content, log: Path | None, asked: datetime | None) -> None:
+    """`asked`: when the run was asked for here; None where it was not."""
     run = content.run
     set_id = None
     if content.examples is not None:
@@ -800,6 +804,7 @@ def _store(session: Session, content: _Content, log: Path | None) -> None:
         insert(Run).values(
             **_values(run, Run, ELSEWHERE),
             cancel_requested=False,
+            queued_at=asked,
             imported_at=datetime.now(UTC),
             example_set_id=set_id,
             log_path=None if log is None else str(log),

@@ -7,11 +7,13 @@ import io
 import json
 import math
 import random
+import socket
 import sqlite3
 import sys
 import zipfile
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from engine import history, runfile
+from engine import history, jobs, resuming, runfile
 from engine.errors import RequestError
+from engine.spec import load_suite
 from engine.store import models, open_store, queries
 
 sys.path.insert(0, str(Path(__file__).parent / "dashboard"))
@@ -70,7 +73,9 @@ def file(sent: Path, at: Callable[[Path], None], tmp_path: Path) -> bytes:
 
 def everything(run_id: str) -> dict[str, Any]:
     """All that is stored of a run, but for what is made anew on another machine."""
-    anew = ("imported_at", "log_path", "example_set_id", "heartbeat_at", "pid", "progress", "cancel_requested")
+    anew = (
+        "imported_at", "foreign", "log_path", "example_set_id", "heartbeat_at", "pid", "progress", "cancel_requested",
+    )  # fmt: skip
     with open_store(create=False) as store, store.session() as session:
         run = queries.get_run(session, run_id)
         rows = queries.measurements(session, run.id)
@@ -200,6 +205,18 @@ def test_a_file_is_written_whole_or_not_at_all(
     assert target.read_bytes() == runfile.dump(FULL)[1]
 
 
+def test_nobody_goes_on_with_a_run_of_another(file: bytes) -> None:
+    """A file says itself which host it is from: to go on would run the suite that its sender wrote."""
+    suite = load_suite("demo").model_dump(mode="json")
+    here = {"host": socket.gethostname(), "suite": suite, "status": "interrupted", "suite_path": None}
+    runfile.load(edited(file, "run.json", lambda run: run.update(here)))
+    for ask in (resuming.resumable, jobs.resume):
+        with pytest.raises(RequestError, match="came as a file"):
+            ask(FULL)
+    with open_store() as store, store.session() as session:
+        assert queries.get_run(session, FULL).status == "interrupted"
+
+
 # Hostile files
 
 
@@ -268,6 +285,10 @@ LOAD = ("scenarios", 0)
         ("run.json", setting("suite_name", value="x" * 65), "suite_name: String should have at most 64"),
         ("run.json", setting("created_at", value="9999-12-31T23:59:59+00:00"), "created_at"),
         ("run.json", setting("created_at", value="2026-03-01T12:00:00"), "created_at"),
+        ("run.json", setting("created_at", value=f"{datetime.now(UTC) + timedelta(days=2):%FT%TZ}"), "created_at"),
+        ("run.json", setting("queued_at", value="2026-03-01T12:00:00Z"), "queued_at: Extra inputs"),
+        ("run.json", setting("environment", "preparing_s", value="x"), "preparing_s"),
+        ("run.json", setting("environment", "preparing_s", value=-1), "preparing_s"),
         ("run.json", setting("tags", value=["a b"]), "the tag 'a b'"),
         ("run.json", setting("tags", value=[f"t{n}" for n in range(21)]), "21 tags"),
         ("run.json", setting("suite", "workload", value=3), "suite"),

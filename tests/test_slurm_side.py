@@ -121,7 +121,7 @@ def test_a_result_takes_the_place_of_the_row(submitted: Callable[..., Path], res
     (folder / slurm.RESULT).write_bytes(result)
     found = look()
     assert (found.status, found.notes, found.tags) == ("finished", "mine", ["kept"])
-    assert found.imported_at is not None and not folder.exists()
+    assert found.imported_at is not None and not found.foreign and not folder.exists()
     with open_store() as store, store.session() as session:
         assert len(queries.measurements(session, FULL)) == 9 and queries.count_runs(session) == 1
 

@@ -94,7 +94,8 @@ def _trace(summary: dict[str, Any], row: frame.Row) -> None:
                 on_click="ignore",
                 key="download_trace",
             )
-        if summary["host"] == socket.gethostname() and summary["status"] not in data.LIVE:
+        here = summary["host"] == socket.gethostname() and not summary["foreign"]
+        if here and summary["status"] not in data.LIVE:
             st.button(
                 "Make a new trace" if made is not None else "Make a trace",
                 key="make_trace",

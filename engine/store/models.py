@@ -97,7 +97,7 @@ class Run(Base):
     process: Mapped[str | None] = mapped_column(Text)
     """`engine.processes.mark` of process `pid`: its number alone may be another's by now."""
     queued_at: Mapped[datetime | None]
-    """When it was last asked for: a run that is resumed joins the queue at its end."""
+    """When it was last asked for here: a run that is resumed joins the queue at its end. No file sets it."""
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     ceilings: Mapped[dict[str, Any] | None] = mapped_column(Json)
     """What the device reached at the run's start: matrix products in each dtype, bandwidths."""
@@ -122,6 +122,14 @@ class Run(Base):
     def tags(self) -> list[str]:
         """In the order of the alphabet."""
         return [row.tag for row in self.tag_rows]
+
+    @property
+    def foreign(self) -> bool:
+        """It came as a file that nobody here had asked for: all of it, its host too, is what its sender says.
+
+        A Slurm job's result is a file as well, in the place of a row that was asked for here.
+        """
+        return self.imported_at is not None and self.queued_at is None
 
 
 class ExampleSet(Base):

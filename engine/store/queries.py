@@ -543,6 +543,11 @@ def flat(measurement: Measurement) -> dict[str, Any]:
     return found | dict(zip(DERIVED_FIELDS, (how.max_batch_tokens, plain(per_call)), strict=True))
 
 
+def asked_here() -> ColumnElement[bool]:
+    """Which runs are not `Run.foreign`: those alone say anything of this machine."""
+    return or_(Run.imported_at.is_(None), Run.queued_at.is_not(None))
+
+
 def run_summary(run: Run) -> dict[str, Any]:
     """A run as one JSON-ready object, without its measurements; times are ISO 8601 in UTC."""
     return {
@@ -569,6 +574,7 @@ def run_summary(run: Run) -> dict[str, Any]:
         "notes": run.notes,
         "tags": run.tags,
         "imported_at": _iso(run.imported_at),
+        "foreign": run.foreign,
     }
 
 

@@ -18,6 +18,7 @@ from dashboard import data, frame
 from engine import jobs, units
 from engine.errors import RequestError
 from engine.store import queries
+from engine.store.models import Run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 APP = REPOSITORY / "dashboard" / "app.py"
@@ -199,6 +200,9 @@ def test_a_run_that_lacks_something_can_go_on_where_it_was_begun(
     assert bool([button for button in test.button if button.key == "resume"]) == offered
     if not offered:
         return
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "foreign", True)
+        assert not [button for button in page(run=run).button if button.key == "resume"], "its file names this host"
     resumed = []
     monkeypatch.setattr(jobs, "resume", resumed.append)
     test.button(key="resume").click().run()

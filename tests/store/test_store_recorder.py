@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from engine import estimate
 from engine.recorder import Recorder
 from engine.store import Store
 from engine.store.models import Run
@@ -46,6 +48,23 @@ def test_the_shortest_latency_of_runs_alike(url: str, add: Callable[..., str]) -
     now = add(0.0005, status="running")
     with Recorder(url) as recorder:
         assert recorder.earlier_latencies_s(now) == {("fp32", 8): 0.010}
+
+
+def test_what_came_as_a_file_tells_nothing_of_this_machine(url: str, store: Store, add: Callable[..., str]) -> None:
+    add(0.010)
+    now = datetime.now(UTC)
+    # Such a file need not even say what checkpoints its suite makes.
+    foreign = add(0.001, suite={"name": "demo", "workload": {"batch_size": [8]}}, imported_at=now, created_at=now)
+    add(0.002, imported_at=now, created_at=now)
+    add(0.009, imported_at=now, queued_at=now, created_at=now - timedelta(hours=1))
+    running = add(None, status="running")
+    with Recorder(url) as recorder:
+        assert recorder.earlier_latencies_s(running) == {("fp32", 8): 0.009}, "of a Slurm job that was submitted here"
+    with store.session() as session:
+        run = session.get_one(Run, foreign)
+        run.started_at = run.finished_at = now
+        run.environment = ALIKE["environment"] | {"preparing_s": "x"}
+        assert estimate.earlier(session, "demo", "a processor") is None, "the newest that is ours tells no length"
 
 
 def test_the_first_run_has_nothing_to_compare_with(url: str, add: Callable[..., str]) -> None:
