@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -44,6 +45,8 @@ BRIEF = (CLASSIFY, DOCTOR)
 EVICTING = ("run ", "fetch ")
 """How those begin who need a device's memory to themselves: warm workers leave it for them."""
 EVICTION_STEP_S = 0.1
+TOLD_BYTES = 512
+"""Of what a file among the device locks says: more is not read."""
 SCRATCH = "inference-bench-"
 """How the names of workers' scratch folders begin; their parent's process id follows."""
 
@@ -307,23 +310,39 @@ def _lock_file(device: Device) -> Path:
 
 
 def _tell(file: Path, words: str) -> None:
-    """Writes what others may read, but never through a link: somebody else may have made the folder."""
-    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0), 0o644)
+    """Writes what others may read, into a new file: what was there may be a link, or a pipe that nobody reads."""
+    file.unlink(missing_ok=True)
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     with os.fdopen(handle, "w") as out:
         out.write(words)
 
 
-def _told(file: Path) -> str:
+def _told(file: Path) -> tuple[float, str] | None:
+    """When a file among the device locks was written, in seconds since 1970, and what it says; None where it is none.
+
+    Any user of the machine may have put anything there: no link is followed, no pipe waited for, no long file read,
+    and nothing in it reaches a terminal but letters and signs.
+    """
     try:
-        return file.read_text().strip()
+        handle = os.open(file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError:
-        return ""
+        return None
+    try:
+        about = os.fstat(handle)
+        if not stat.S_ISREG(about.st_mode):
+            return None
+        said = os.read(handle, TOLD_BYTES).decode(errors="replace")
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    return about.st_mtime, "".join(sign for sign in said if sign.isprintable() or sign == "\n").strip()
 
 
 def holder(device: Device) -> str | None:
     """Who holds `device`, such as "run 01J..."; None where nobody does who still lives. Costs a look at a file."""
     for said in _holders(_lock_file(device)):
-        found = re.fullmatch(r"(.+) \(process (\d+)\)(?:\n(.+))?", said)
+        found = re.fullmatch(r"(.+) \(process ([1-9][0-9]*)\)(?:\n(.+))?", said)
         if found and processes.lives(int(found[2]), found[3]) is not False:
             return found[1]
     return None
@@ -347,7 +366,8 @@ def warm_workers(device: Device) -> list[int]:
             pid = int(file.name.rpartition("-")[2])
         except ValueError:
             continue
-        if processes.lives(pid, _told(file) or None) is not False:
+        _, marked = _told(file) or (0.0, "")
+        if processes.lives(pid, marked or None) is not False:
             found.append(pid)
             continue
         try:
@@ -409,8 +429,5 @@ def device_lock(device: Device, holder: str, timeout_s: float = 0.0) -> Iterator
 
 def _holders(lock_file: Path) -> list[str]:
     """What holders of a lock said of themselves, the last one first; the dead may have left theirs."""
-    said = []
-    for path in lock_file.parent.glob(f"{lock_file.stem}.*.holder"):
-        with suppress(OSError):
-            said.append((path.stat().st_mtime, path.read_text().strip()))
-    return [text for _, text in sorted(said, reverse=True)]
+    said = [_told(path) for path in lock_file.parent.glob(f"{lock_file.stem}.*.holder")]
+    return [text for _, text in sorted(filter(None, said), reverse=True)]

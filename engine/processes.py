@@ -90,7 +90,7 @@ def _hidden(pid: int) -> bool | None:
     """False where there is no process `pid`; None where there is one that only its user may look at."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         pass

@@ -1,0 +1,113 @@
+"""The folder of the device locks is everybody's: what others put there hangs, crashes and colours nothing."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import hardware, pool
+
+DEVICE = hardware.cpu_device()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of device locks."""
+    monkeypatch.setenv("BENCH_LOCK_DIR", str(tmp_path / "locks"))
+    return pool.lock_folder()
+
+
+def _invalid(file: Path) -> None:
+    file.write_bytes(b"\xff\xfe run \x80\n" * 9)
+
+
+def _escapes(file: Path) -> None:
+    file.write_text("\x1b]0;owned\x07\x9b2J run (process 1)\n")
+
+
+def _huge(file: Path) -> None:
+    with file.open("wb") as opened:
+        opened.truncate(50_000_000_000)
+
+
+def _link(file: Path) -> None:
+    file.symlink_to("/proc/self/environ")
+
+
+def _numbers(file: Path) -> None:
+    file.write_text(f"run X (process {'9' * 400})")
+
+
+def _made(folder: Path, put: Callable[[Path], None]) -> None:
+    """What somebody puts where a holder's and a warm worker's words are looked for."""
+    stem = pool._lock_file(DEVICE).stem
+    for name in (f"{stem}.7.holder", f"{stem}.warm-{2**22 - 1}", f"{stem}.warm-{'9' * 60}"):
+        put(folder / name)
+        if not (folder / name).is_symlink():
+            os.utime(folder / name, (2e9, 2e9))
+
+
+@pytest.mark.parametrize("put", [_invalid, _escapes, _huge, _link, _numbers, os.mkfifo, Path.mkdir])
+def test_what_others_put_among_the_locks_does_no_harm(put: Callable[[Path], None], folder: Path) -> None:
+    _made(folder, put)
+    assert pool.holder(DEVICE) is None or put is _escapes
+    # A mark that no process here can have made may be another container's.
+    assert pool.warm_workers(DEVICE) == [] or put in (_invalid, _escapes, _numbers)
+    with pool.device_lock(DEVICE, "run of mine"):
+        assert (folder / f"{pool._lock_file(DEVICE).stem}.{os.getuid()}.holder").read_text().startswith("run of mine")
+        with pytest.raises(pool.DeviceBusy) as caught, pool.device_lock(DEVICE, "another"):
+            pass
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
+
+
+def test_a_pipe_in_the_place_of_our_own_words_is_not_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / f"{pool._lock_file(DEVICE).stem}.{os.getuid()}.holder")
+    with pool.device_lock(DEVICE, "run of mine"):
+        assert pool.holder(DEVICE) == "run of mine"
+    os.mkfifo(folder / f"{pool._lock_file(DEVICE).stem}.warm-{os.getpid()}")
+    assert pool.register_warm(DEVICE, os.getpid()).is_file() and pool.warm_workers(DEVICE) == [os.getpid()]
+
+
+# Another user of the same machine
+
+
+def _become_nobody() -> None:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+
+
+@pytest.fixture
+def as_another() -> Iterator[Callable[..., Any]]:
+    """as_another(function, ...): what it returns or raises where a user calls it who owns nothing here."""
+    if os.getuid() != 0:
+        pytest.skip("needs root to become another user")
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_become_nobody) as workers:
+        yield lambda function, *given: workers.submit(function, *given).result(30)
+
+
+@pytest.mark.parametrize("put", [_invalid, _huge, os.mkfifo])
+def test_another_user_stops_nobody(
+    put: Callable[[Path], None], as_another: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where others can go, unlike in pytest's own folders.
+    with tempfile.TemporaryDirectory() as open_folder:
+        Path(open_folder).chmod(0o755)
+        monkeypatch.setenv("BENCH_LOCK_DIR", f"{open_folder}/locks")
+        folder = pool.lock_folder()
+        assert folder.stat().st_mode & 0o1777 == 0o1777
+        as_another(_made, folder, put)
+        ours = folder / f"{pool._lock_file(DEVICE).stem}.{os.getuid()}.holder"
+        as_another(os.mkfifo, ours)
+        with pool.device_lock(DEVICE, "run of mine"):
+            with pytest.raises(pool.DeviceBusy), pool.device_lock(DEVICE, "another"):
+                pass
+            pool.warm_workers(DEVICE)
