@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from engine import jobs, paths, pool, processes
+from engine import jobs, paths, processes
 from engine.errors import RequestError, one_line
 from engine.spec import Spec, Suite, Text, explain, read_toml
 
@@ -244,8 +244,15 @@ def catch_up(store: Store, silent_s: float = SILENT_SECONDS) -> bool:
 
     with store.session() as session:
         mine = [run for run in session.scalars(select(Run).where(*_awaited())) if _is_mine(run)]
-    now = datetime.now(UTC)
-    due = [run for run in mine if (now - _sign(run)).total_seconds() >= silent_s]
+    now, due = datetime.now(UTC), []
+    for run in mine:
+        age_s = (now - _sign(run)).total_seconds()
+        if age_s < 0:
+            # The clock was set back: ages count from now on.
+            run.heartbeat_at = now
+            _update(store, run, heartbeat_at=now)
+        if not 0 <= age_s < silent_s:
+            due.append(run)
     found = words() if due else None
     for run in due:
         _look(store, run, found)
@@ -315,6 +322,8 @@ def _look(store: Store, run: Run, words: dict[str, Word] | None) -> None:
     word = None if words is None or job is None else words.get(job)
     if words is None:
         since = said.get("silent_since") or now.isoformat()
+        if datetime.fromisoformat(since) > now:
+            since = now.isoformat()
         if now - datetime.fromisoformat(since) > FORGOTTEN:
             _end(store, run, "interrupted", f"Slurm has not answered since {since}, and there is no result")
         else:
@@ -413,25 +422,31 @@ def watch(run_id: str, listener: Listener) -> str:
 def follow() -> None:
     """Starts the process that follows all submitted runs, unless it is there."""
     lock = _lock()
-    with suppress(TimeoutError):
+    try:
         lock.acquire(timeout=0)
-        lock.release()
-        with (paths.local_folder("logs") / "slurm.log").open("ab") as log:
-            subprocess.Popen(
-                [sys.executable, "-m", "engine.slurm"],
-                cwd=paths.REPOSITORY,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+    except (OSError, NotImplementedError):
+        # Somebody follows, or the file system knows no locks: then whoever looks at runs does it.
+        return
+    lock.release()
+    with (paths.local_folder("logs") / "slurm.log").open("ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "engine.slurm"],
+            cwd=paths.REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
 
 
 def _lock() -> FileLock:
+    """Who follows the runs of this database, on this machine: among what is ours, where nobody else can take it."""
+    import socket
+
     from filelock import FileLock
 
-    which = hashlib.sha256(paths.database_url().encode()).hexdigest()[:12]
-    return FileLock(pool.lock_folder() / f"slurm-{os.getuid()}-{which}.lock")
+    which = hashlib.sha256(f"{socket.gethostname()} {paths.database_url()}".encode()).hexdigest()[:12]
+    return FileLock(paths.local_folder("logs") / f"slurm-{which}.lock")
 
 
 def main() -> None:

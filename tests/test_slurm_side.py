@@ -203,14 +203,49 @@ def test_nobody_looks_at_anothers_job_nor_twice_at_once(submitted: Callable[...,
     assert (folder / slurm.RESULT).exists()
 
 
-def test_a_job_that_left_the_queue_is_given_up(data: Path, submitted: Callable[..., Path]) -> None:
-    folder = submitted()
-    (folder.parent / "run.log").write_text("loading\nKilled\n")
-    (data / "bin").mkdir()
-    for name, says in (("squeue", "18|RUNNING|None|n2"), ("sacct", "")):
+def test_a_clock_that_was_set_back_makes_nobody_wait(data: Path, submitted: Callable[..., Path], result: bytes) -> None:
+    ahead = datetime.now(UTC) + timedelta(hours=3)
+    folder = submitted(heartbeat_at=ahead, progress={"silent_since": ahead.isoformat()})
+    with open_store() as store:
+        assert slurm.catch_up(store), "its sign of life is of the future, so somebody looks"
+    found = look()
+    assert found.status == "queued" and found.heartbeat_at < datetime.now(UTC)
+    assert found.progress["silent_since"] <= datetime.now(UTC).isoformat()  # type: ignore[index]
+    _answers(data, squeue="18|RUNNING|None|n2")
+    with open_store() as store, store.session() as session:
+        queries.get_run(session, FULL).heartbeat_at = ahead
+    assert look().status == "queued", "its result may still come, however old its last sign seems"
+    (folder / slurm.RESULT).write_bytes(result)
+    with open_store() as store, store.session() as session:
+        queries.get_run(session, FULL).heartbeat_at = ahead
+    with open_store() as store:
+        assert slurm.catch_up(store)
+        with store.session() as session:
+            assert queries.get_run(session, FULL).status == "finished"
+
+
+def test_who_follows_is_found_out_where_nobody_else_can_write(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_LOCK_DIR", str(data / "everybodys"))
+    lock = Path(slurm._lock().lock_file)
+    assert lock.is_relative_to(data / "logs")
+    lock.mkdir()
+    slurm.follow()
+    assert not (data / "everybodys").exists() and not (data / "logs" / "slurm.log").exists()
+
+
+def _answers(data: Path, **programs: str) -> None:
+    """Slurm's commands by name, each of which says what is given."""
+    (data / "bin").mkdir(exist_ok=True)
+    for name, says in programs.items():
         program = data / "bin" / name
         program.write_text(f"#!/bin/sh\necho '{says}'\n")
         program.chmod(0o755)
+
+
+def test_a_job_that_left_the_queue_is_given_up(data: Path, submitted: Callable[..., Path]) -> None:
+    folder = submitted()
+    (folder.parent / "run.log").write_text("loading\nKilled\n")
+    _answers(data, squeue="18|RUNNING|None|n2", sacct="")
     found = look()
     assert found.status == "interrupted"
     words = "Slurm job 17 is not in the queue any more and left no result; the last line of its log: Killed"
