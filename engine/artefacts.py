@@ -47,6 +47,10 @@ LANE_BYTES = 2_000_000_000
 LANE_BYTES_PER_PARAMETER = 16
 """... and for each weight: as it is, as a graph, and that graph in the making."""
 LOOK_SECONDS = 0.2
+SILENT_SECONDS = 2.0
+"""What is to be built is begun by then, unless another process has begun it."""
+BUILD_SECONDS = 3600.0
+"""The longest that a build step may take, where the protocol's deadline is no longer: a stopped one ends some day."""
 
 
 @dataclass(frozen=True)
@@ -148,11 +152,18 @@ class Preparer:
                 yield variant, error
         with ThreadPoolExecutor(self._lanes(plans), "build") as lanes:
             waiting = {lanes.submit(self._build, plan): plan.variant for plan in plans}
+            told: tuple[str, float | None] = "waiting for what another process builds", None
+            silent_s = -SILENT_SECONDS
             try:
                 while waiting:
                     done, _ = wait(waiting, LOOK_SECONDS, FIRST_COMPLETED)
+                    silent_s = 0.0 if done or not self._told.empty() else silent_s + LOOK_SECONDS
+                    if silent_s > 0:
+                        # Nothing new, but whoever listens may want all of it to end.
+                        self.report(*told)
                     while not self._told.empty():
-                        self.report(*self._told.get())
+                        told = self._told.get()
+                        self.report(*told)
                     for future in done:
                         yield waiting.pop(future), _result(future)
             except BaseException:
@@ -380,7 +391,8 @@ class Preparer:
         file = draft / "request.json"
         file.write_text(json.dumps(request))
         try:
-            for message in json_lines([sys.executable, "-m", "engine.distill", str(file)], where):
+            command = [sys.executable, "-m", "engine.distill", str(file)]
+            for message in json_lines(command, where, self._deadline_s()):
                 if "error" in message:
                     raise RequestError(f"{where}: {message['error']}")
                 if message.get("total"):
@@ -471,13 +483,17 @@ class Preparer:
         else:
             self._told.put((text, None))
 
+    def _deadline_s(self) -> float:
+        """The longest that a build step may take, and training between two signs of it."""
+        return max(BUILD_SECONDS, self.suite.protocol.deadline_seconds)
+
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         if self._stopped:
             raise BuildError("what it was built for has ended")
         try:
             builder = self._idle.pop()
         except IndexError:
-            builder = Builder()
+            builder = Builder(self._deadline_s())
             self._builders[builder] = current_thread()
         try:
             found = builder.ask(request)

@@ -15,27 +15,58 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from engine import backends, hardware, paths, processes
 from engine.backends.base import Recipe, first_line
 from engine.errors import one_line
+from engine.units import duration
 
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
 """Model types that count positions from behind the padding id."""
+
+
+STEP_SECONDS = 5.0
 
 
 class BuildError(RuntimeError):
     """A build step failed; the message is one line."""
 
 
-def json_lines(command: list[str], where: str) -> Iterator[dict[str, Any]]:
-    """The JSON objects that `command` prints, as they come. Raises BuildError where it fails.
+@contextmanager
+def _killing(process: subprocess.Popen[str], deadline_s: float) -> Iterator[Event]:
+    """Kills `process` where what is done meanwhile takes longer than `deadline_s`; the event says that it did.
 
-    Its "cuda:N" is the GPU that `hardware.resolve_device` names so, whose lock is held meanwhile.
+    A while in which this process is stopped itself counts as one step.
+    """
+    over, killed = Event(), Event()
+
+    def watch() -> None:
+        left_s = deadline_s
+        while left_s > 0:
+            if over.wait(min(left_s, STEP_SECONDS)):
+                return
+            left_s -= STEP_SECONDS
+        killed.set()
+        process.kill()
+
+    watching = Thread(target=watch, name="deadline", daemon=True)
+    watching.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        watching.join()
+
+
+def json_lines(command: list[str], where: str, deadline_s: float) -> Iterator[dict[str, Any]]:
+    """The JSON objects that `command` prints, as they come.
+
+    Its "cuda:N" is the GPU that `hardware.resolve_device` names so, whose lock is held meanwhile. Raises BuildError
+    where it fails, or says nothing for `deadline_s`.
     """
     kills = processes.memory_kills()
     with subprocess.Popen(
@@ -51,11 +82,19 @@ def json_lines(command: list[str], where: str) -> Iterator[dict[str, Any]]:
         reader = Thread(target=lambda: errors.extend(process.stderr or ()), daemon=True)
         reader.start()
         try:
-            for line in process.stdout:
+            while True:
+                # Not while whoever takes a line is at work with it.
+                with _killing(process, deadline_s) as killed:
+                    line = process.stdout.readline()
+                if killed.is_set():
+                    raise BuildError(f"{where}: it said nothing for {duration(deadline_s)} and was ended")
+                if not line:
+                    break
                 if line.startswith("{") and line.endswith("\n"):
                     yield json.loads(line)
         except BaseException:
-            process.terminate()
+            # One that is stopped would not hear a polite word.
+            process.kill()
             raise
         code = process.wait()
         reader.join()
@@ -72,7 +111,9 @@ def json_lines(command: list[str], where: str) -> Iterator[dict[str, Any]]:
 class Builder:
     """The build process: started when something is to be built, asked in turn, then closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, deadline_s: float) -> None:
+        """`deadline_s`: the longest that one answer may take."""
+        self._deadline_s = deadline_s
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-m", "engine.builder"],
@@ -85,14 +126,17 @@ class Builder:
         )
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The facts of what was made. Raises BuildError."""
+        """The facts of what was made. Raises BuildError, also where no answer comes in time."""
         assert self._process.stdin and self._process.stdout
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
+        with _killing(self._process, self._deadline_s) as killed:
+            try:
+                self._process.stdin.write(json.dumps(request) + "\n")
+                self._process.stdin.flush()
+                line = self._process.stdout.readline()
+            except BrokenPipeError:
+                line = ""
+        if killed.is_set():
+            raise BuildError(f"the build process gave no answer for {duration(self._deadline_s)} and was ended")
         if not line:
             code = self._process.wait()
             raise BuildError(f"the build process ended with code {code}; {self._last_words()}")

@@ -12,8 +12,10 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,8 +24,9 @@ import psutil
 import pytest
 from test_corpus import Hub, asking, serving
 
-from engine import hardware, paths
+from engine import artefacts, hardware, paths
 from engine.artefacts import BuildError, Prepared, Preparer, _making
+from engine.builder import json_lines
 from engine.errors import RequestError
 from engine.spec import Suite, load_suite
 
@@ -178,7 +181,8 @@ def test_variants_are_built_beside_each_other(shaped_models, suite_of, tmp_path)
         found = {variant.name: made for variant, made in preparer.prepare_all(suite.variant)}
     kinds = {name: type(made) for name, made in found.items()}
     assert kinds == dict.fromkeys(("fp32", "int8-MatMul", "int8-Gather", "torch"), Prepared)
-    assert sum(text.endswith("building onnx-fp32") for text in told) == 1, "what all need is built once"
+    news = [text for text, _ in groupby(told)]
+    assert sum(text.endswith("building onnx-fp32") for text in news) == 1, "what all need is built once"
     assert max(at_once) >= 2 and build_processes() == []
     alone = prepared(suite)
     assert alone == (list(map(found.get, suite.variants)), False), "the same as one after another"
@@ -223,6 +227,48 @@ def test_a_build_that_fails_ends_no_other_and_a_stop_ends_all(exported, suite_of
         with pytest.raises(Stop, match="building onnx-int8"):
             list(preparer.prepare_all(list(preparer.suite.variant)))
         assert build_processes() == [] and not list(paths.local_folder("artefacts").glob(".*.draft"))
+
+
+def test_a_build_that_stands_still_is_ended_and_until_then_whoever_listens_may_end_it(
+    exported, suite_of, monkeypatch
+):
+    monkeypatch.setattr(artefacts, "BUILD_SECONDS", 3.0)
+    int8 = {"precision": "int8", "options": {"operators": ["Gather"], "per_channel": True}}
+
+    def stop_building(text: str, share: float | None) -> None:
+        told.append(text)
+        for process in build_processes():
+            process.suspend()
+        if len(told) > most:
+            raise KeyboardInterrupt
+
+    for most in (10_000, 3):
+        told: list[str] = []
+        suite = suite_of(exported, {"name": "still", **int8})
+        suite = suite.model_copy(update={"protocol": suite.protocol.model_copy(update={"deadline_seconds": 1.0})})
+        began_s = time.monotonic()
+        with Preparer(suite, report=stop_building) as preparer:
+            if most == 3:
+                with pytest.raises(KeyboardInterrupt):
+                    list(preparer.prepare_all(suite.variant))
+            else:
+                ((_, found),) = preparer.prepare_all(suite.variant)
+                assert str(found) == "the build process gave no answer for 3 s and was ended"
+        assert time.monotonic() - began_s < 20 and build_processes() == []
+        assert not list(paths.local_folder("artefacts").glob(".*.draft"))
+
+
+def test_training_that_stands_still_is_ended_and_one_that_is_looked_at_is_not():
+    code = "import os, signal; print('{\"phase\": 1}', flush=True); {0}; print('{\"result\": 2}', flush=True)"
+    command = [sys.executable, "-c", code.replace("{0}", "os.kill(os.getpid(), signal.SIGSTOP)")]
+    with pytest.raises(BuildError, match="checkpoint 'x': it said nothing for 1 s and was ended"):
+        list(json_lines(command, "checkpoint 'x'", 1.0))
+    found = []
+    for message in json_lines([sys.executable, "-c", code.replace("{0}", "pass")], "checkpoint 'x'", 2.0):
+        # Longer than it may be silent: that is the reader's time.
+        time.sleep(2.5)
+        found.append(message)
+    assert found == [{"phase": 1}, {"result": 2}]
 
 
 def test_a_build_that_fails_says_so_and_leaves_nothing(shaped_models, suite_of, tmp_path):
