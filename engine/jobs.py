@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from engine.store import Store
     from engine.store.models import Run
 
-WAIT_SECONDS = 24 * 3600.0
-"""How long a queued run waits for its device."""
 ENDED = ("finished", "failed", "cancelled", "interrupted")
 
 
@@ -95,6 +93,8 @@ def _turn(session: Session) -> datetime:
 
 def _detach(store: Store, run_id: str, arguments: list[str]) -> None:
     """Start the process that measures a queued run, and write down which it is."""
+    from engine.store import LockedError
+
     with (paths.local_folder("logs") / run_id / "run.log").open("ab") as log:
         pid = subprocess.Popen(
             [sys.executable, "-m", "engine.jobs", run_id, *arguments],
@@ -104,7 +104,8 @@ def _detach(store: Store, run_id: str, arguments: list[str]) -> None:
             stderr=log,
             start_new_session=True,
         ).pid
-    with store.session() as session:
+    # Where the database is locked for long, the process says so itself.
+    with suppress(LockedError), store.session() as session:
         _claim(session, run_id, pid)
 
 
@@ -121,8 +122,10 @@ def _claim(session: Session, run_id: str, pid: int) -> None:
 def resume(reference: str, offline: bool = False) -> str:
     """Queue an ended run again, to measure what it lacks; its id.
 
-    Raises RequestError where it cannot go on, see `engine.resuming.resumable`.
+    Raises RequestError where it cannot go on, see `engine.resuming.resumable`, or where somebody else was faster.
     """
+    from sqlalchemy import update
+
     from engine import resuming
     from engine.recorder import reserve_last_words
     from engine.store import models, open_store
@@ -131,11 +134,20 @@ def resume(reference: str, offline: bool = False) -> str:
     reserve_last_words(found.id)
     with open_store(create=False) as store:
         with store.session() as session:
-            asked = _turn(session)
-            run = session.get_one(models.Run, found.id)
-            run.status, run.status_reason, run.finished_at = "queued", None, None
-            run.cancel_requested, run.progress, run.pid, run.process = False, None, None, None
-            run.queued_at, run.heartbeat_at = asked, datetime.now(UTC)
+            ended = update(models.Run).where(models.Run.id == found.id, models.Run.status.in_(ENDED))
+            anew = ended.values(
+                status="queued",
+                status_reason=None,
+                finished_at=None,
+                cancel_requested=False,
+                progress=None,
+                pid=None,
+                process=None,
+                queued_at=_turn(session),
+                heartbeat_at=datetime.now(UTC),
+            )
+            if not session.execute(anew).rowcount:  # type: ignore[attr-defined]
+                raise RequestError(f"run {found.id} goes on already: somebody else has resumed it just now")
         _detach(store, found.id, [str(found.suite.folder), "--resume", *(["--offline"] if offline else [])])
     return found.id
 
@@ -204,18 +216,23 @@ def log_tail(run_id: str, lines: int = 200) -> str:
         return ""
 
 
-def measure(run_id: str, folder: Path, offline: bool, resume: bool = False) -> int:
-    """Measure a queued run in this process, or what it lacks; returns the exit code."""
-    from engine import resuming, runner
+def _claimed(run_id: str) -> tuple[dict[str, Any], str, str | None] | None:
+    """Suite, device and the suite's path of a run that is this process's from now on; None where there is none."""
     from engine.store import models, open_store
 
     with open_store(create=False) as store, store.session() as session:
         run = session.get(models.Run, run_id)
         if run is None:
-            print(f"error: no run {run_id} in the store", file=sys.stderr)
-            return 2
-        raw, device, path = run.suite, run.device, run.suite_path
+            return None
         _claim(session, run_id, os.getpid())
+        return run.suite, run.device, run.suite_path
+
+
+def measure(run_id: str, folder: Path, offline: bool, resume: bool = False) -> int:
+    """Measure a queued run in this process, or what it lacks; returns the exit code."""
+    from engine import resuming, runner
+    from engine.recorder import patiently
+
     said: tuple[str, str | None] | None = None
 
     def say(progress: runner.Progress) -> None:
@@ -226,6 +243,11 @@ def measure(run_id: str, folder: Path, offline: bool, resume: bool = False) -> i
                 print(f"{datetime.now(UTC):%H:%M:%S} {progress.phase}: {progress.text}", flush=True)
 
     try:
+        found = patiently(lambda: _claimed(run_id))
+        if found is None:
+            print(f"error: no run {run_id} in the store", file=sys.stderr)
+            return 2
+        raw, device, path = found
         suite = parse_suite(raw, f"run {run_id}", folder)
         runner.run(
             suite,
@@ -234,7 +256,7 @@ def measure(run_id: str, folder: Path, offline: bool, resume: bool = False) -> i
             listener=say,
             suite_path=path,
             run_id=run_id,
-            wait_seconds=WAIT_SECONDS,
+            wait_seconds=math.inf,
             resume=resuming.stored(run_id) if resume else None,
         )
     except (KeyboardInterrupt, runner.Cancelled):
@@ -253,14 +275,18 @@ def measure(run_id: str, folder: Path, offline: bool, resume: bool = False) -> i
 
 def _ended(run_id: str, status: str, reason: str) -> None:
     """A run that ended before its runner could say so."""
-    from engine.recorder import say_last
+    from engine.recorder import patiently, say_last
     from engine.store import models, open_store
 
-    try:
+    def write() -> None:
         with open_store(create=False) as store, store.session() as session:
             run = session.get(models.Run, run_id)
             if run is not None and run.status not in ENDED:
                 run.status, run.status_reason, run.finished_at = status, reason, datetime.now(UTC)
+
+    try:
+        # Whoever asked for an end at once does not wait ten minutes for it.
+        patiently(write, 0.0 if status == "cancelled" else None)
     except RequestError:
         say_last(run_id, reason)
 

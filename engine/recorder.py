@@ -35,6 +35,8 @@ HEARTBEAT_SECONDS = 20.0
 """The longest time without a sign of life. In ordinary rounds no heartbeat is due, so that it disturbs none."""
 LOCKED_SECONDS = 600.0
 """How long a write waits, over and over, for a database that another process has locked."""
+LOCKED_STEP_SECONDS = 0.05
+"""Between two tries, as a database may be asked not to wait at all."""
 WORDS_BYTES = 4096
 """What is kept free for a run's last words, so that there is room for them on a full disk."""
 
@@ -60,15 +62,24 @@ def _patient(method: Callable[Concatenate[Recorder, P], T]) -> Callable[Concaten
 
     @wraps(method)
     def tried(self: Recorder, *arguments: P.args, **named: P.kwargs) -> T:
-        deadline = time.monotonic() + self.patience_s
-        while True:
-            try:
-                return method(self, *arguments, **named)
-            except LockedError:
-                if time.monotonic() >= deadline:
-                    raise
+        return patiently(lambda: method(self, *arguments, **named), self.patience_s)
 
     return tried
+
+
+def patiently(write: Callable[[], T], patience_s: float | None = None) -> T:
+    """What `write` returns, tried again for `patience_s` (by default LOCKED_SECONDS) while the database is locked.
+
+    Raises LockedError, `write`'s own, where it still is then.
+    """
+    deadline = time.monotonic() + (LOCKED_SECONDS if patience_s is None else patience_s)
+    while True:
+        try:
+            return write()
+        except LockedError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(LOCKED_STEP_SECONDS)
 
 
 class Recorder:
@@ -88,6 +99,7 @@ class Recorder:
     def __exit__(self, *exception: object) -> None:
         self._store.close()
 
+    @_patient
     def begin(
         self,
         run_id: str,
@@ -148,6 +160,7 @@ class Recorder:
             for cell, row in zip(cells, rows, strict=True):
                 cell.id = row.id
 
+    @_patient
     def resume(self, run_id: str, cells: list[Cell]) -> models.Run:
         """An ended run goes on: its row says so, and each cell gets what is stored of it.
 
@@ -162,9 +175,12 @@ class Recorder:
             for cell in cells:
                 row = rows[cell.variant.name, cell.batching.batch_size]
                 cell.id = row.id
-                for block in queries.latencies(session, row.id):
-                    cell.blocks.append(Block(block.process, block.round, block.started_s, block.latencies_s,
-                                             block.samples, block.tokens, block.padded_tokens))  # fmt: skip
+                # Anew, as it may be tried again.
+                cell.blocks = [
+                    Block(block.process, block.round, block.started_s, block.latencies_s,
+                          block.samples, block.tokens, block.padded_tokens)
+                    for block in queries.latencies(session, row.id)
+                ]  # fmt: skip
                 cell.kept = row.status == "measured"
                 if cell.kept:
                     cell.logits, cell.audit = queries.logits(session, row.id), row.audit
@@ -202,11 +218,13 @@ class Recorder:
             ended.set()
             heart.join()
 
+    @_patient
     def published(self) -> list[str]:
         """The rows that a variant may stand beside, as "study/title"."""
         with self._store.session() as session:
             return [f"{row.study}/{row.title}" for row in queries.published(session)]
 
+    @_patient
     def earlier_latencies_s(self, run_id: str) -> dict[tuple[str, int], float]:
         """(variant, batch size) -> the shortest median of a call in finished runs of the same suite, here, alike.
 
@@ -262,6 +280,7 @@ class Recorder:
         self._phase, self._told_s = progress.phase, time.monotonic()
         return asked
 
+    @_patient
     def cancel_requested(self, run_id: str) -> bool:
         """Whether somebody asked the run to end."""
         with self._store.session() as session:
@@ -272,6 +291,7 @@ class Recorder:
         """Variant -> digest of its model's files: by these a run that is resumed knows whether they are the same."""
         self._environment(run_id, models=digests)
 
+    @_patient
     def prepared_s(self, run_id: str, seconds: float) -> None:
         """What it took to have what the workers load, for the estimate of a later run."""
         self._environment(run_id, preparing_s=round(seconds, 1))
@@ -281,6 +301,7 @@ class Recorder:
             run = session.get_one(models.Run, run_id)
             run.environment = run.environment | facts
 
+    @_patient
     def ahead(self, device: str, run_id: str | None = None) -> str | None:
         """The oldest run that waits for `device` of this host; of those asked for before `run_id`, if it is given."""
         asked = func.coalesce(models.Run.queued_at, models.Run.created_at)
@@ -335,6 +356,7 @@ class Recorder:
         with self._store.session() as session:
             session.execute(update(models.Measurement).where(models.Measurement.id == measurement_id).values(**values))
 
+    @_patient
     def under_load(self, run_id: str) -> set[str]:
         """The variants whose scenarios a run has: of what failed under load none."""
         with self._store.session() as session:
@@ -359,15 +381,19 @@ class Recorder:
         # As long after its beginning as it took, whatever was done to the clock meanwhile.
         at, since_s = self._went_on
         finished = at + timedelta(seconds=_elapsed_s() - since_s)
-        values = {"status": status, "status_reason": reason, "finished_at": finished, "heartbeat_at": _now()}
+        values = {"status": status, "status_reason": reason, "finished_at": finished}
         try:
-            with self._store.session() as session:
-                session.execute(update(models.Run).where(models.Run.id == run_id).values(**values))
+            self._end(run_id, values)
             self._status = status
         except RequestError as error:
             say_last(run_id, reason or one_line(error))
             raise
         _words_file(run_id).unlink(missing_ok=True)
+
+    @_patient
+    def _end(self, run_id: str, values: dict[str, Any]) -> None:
+        with self._store.session() as session:
+            session.execute(update(models.Run).where(models.Run.id == run_id).values(**values, heartbeat_at=_now()))
 
 
 def _words_file(run_id: str) -> Path:

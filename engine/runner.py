@@ -46,7 +46,8 @@ from engine.spec import CHECKPOINT, Suite, Variant
 QUEUE_SECONDS = 1.0
 CLASSIFY_SECONDS = 600.0
 """How long any run waits for Classify, which holds a device for one call or to make what it lacks, and for doctor."""
-CLASSIFY_STEP_SECONDS = 0.1
+CLASSIFY_STEP_SECONDS, CLASSIFY_SOON_SECONDS = 0.1, 5.0
+"""A call is over soon, and looked at often so long; what Classify builds takes longer."""
 EVICTION_SECONDS = 15.0
 UNTIMED_SECONDS = 0.02
 WARM_UP_SECONDS = 0.5
@@ -203,7 +204,8 @@ def _take(
             if queued and recorder.progress(run_id, waiting):
                 recorder.end(run_id, "cancelled", "cancelled by the user while it was queued")
                 raise Cancelled from error
-            time.sleep(CLASSIFY_STEP_SECONDS if briefly else QUEUE_SECONDS)
+            soon = briefly and time.monotonic() - began_s < CLASSIFY_SOON_SECONDS
+            time.sleep(CLASSIFY_STEP_SECONDS if soon else QUEUE_SECONDS)
             continue
         if left := pool.await_eviction(device, EVICTION_SECONDS, evicting):
             listener(Progress("queued", f"going on although {left} warm workers of Classify are still there"))

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Barrier, Timer
 
+import numpy as np
 import pytest
+from ulid import ULID
 
-from engine import jobs
+from engine import hardware, jobs, resuming
+from engine.batching import Batching
+from engine.corpus import Corpus
 from engine.errors import RequestError
-from engine.recorder import Recorder, reserve_last_words
-from engine.runner import Progress
+from engine.recorder import Recorder, patiently, reserve_last_words
+from engine.runner import Cell, Progress
+from engine.spec import load_suite
 from engine.store import LockedError, Store, queries
 from engine.store.models import Run
+from engine.summary import Block
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUN = """
@@ -119,6 +128,87 @@ def test_a_recorder_gives_up_a_locked_database_in_the_end(
         with pytest.raises(RequestError):
             recorder.end(run.id, "failed", "the reason")
     assert queries.last_words(str(tmp_path / "logs" / run.id)) == "the reason"
+
+
+def test_a_lock_that_outlasts_a_statement_many_times_costs_no_run_its_beginning_or_end(
+    store: Store, url: str, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("BENCH_DATABASE_URL", url + "?timeout=0.1")
+    suite = load_suite("demo")
+    examples = Corpus("x.csv", ["a", "b"], ["a text", "another"], np.array([0, 1]), np.array([0, 1]), "0" * 64)
+    cells = [Cell(variant, Batching(8, "longest", "given"), at) for at, variant in enumerate(suite.variant)]
+    again = [Cell(cell.variant, cell.batching, cell.position) for cell in cells]
+    run_id = str(ULID())
+
+    def through_a_lock(write: Callable[[], object]) -> None:
+        """Does it while another process has the database locked, for 15 times as long as a statement waits."""
+        with closing(sqlite3.connect(file, isolation_level=None, check_same_thread=False)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            release = Timer(1.5, lambda: other.execute("COMMIT"))
+            release.start()
+            began_s = time.monotonic()
+            write()
+            assert time.monotonic() - began_s > 1
+            release.join()
+
+    def status() -> str:
+        with store.session() as session:
+            return queries.get_run(session, run_id).status
+
+    device = hardware.cpu_device()
+    with Recorder() as recorder:
+        through_a_lock(lambda: recorder.begin(run_id, suite, device, 2, examples, cells, None))
+        assert status() == "preparing" and all(cell.id for cell in cells)
+        block = Block(0, 0, 0.0, np.full(3, 0.01), 24, 100, 200)
+        recorder.blocks([(cells[0], block)])
+        through_a_lock(lambda: recorder.prepared_s(run_id, 3.0))
+        through_a_lock(lambda: recorder.end(run_id, "interrupted", None))
+        assert status() == "interrupted" and queries.last_words(str(tmp_path / "logs" / run_id)) is None
+        through_a_lock(lambda: recorder.resume(run_id, again))
+        assert status() == "preparing" and [len(cell.blocks) for cell in again] == [1, 0, 0, 0, 0]
+        recorder.patience_s = 0.0
+        with closing(sqlite3.connect(file, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(LockedError):
+                recorder.end(run_id, "cancelled", "asked for at once")
+        assert queries.last_words(str(tmp_path / "logs" / run_id)) == "asked for at once"
+    through_a_lock(lambda: jobs._ended(run_id, "failed", "a reason"))
+    assert status() == "failed"
+    with store.session() as session:
+        queries.get_run(session, run_id).status = "queued"
+    through_a_lock(lambda: patiently(lambda: jobs._claimed(run_id)))
+    with store.session() as session:
+        assert queries.get_run(session, run_id).pid == os.getpid()
+
+
+def test_of_two_who_resume_a_run_at_once_one_does(
+    store: Store, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("BENCH_DATABASE_URL", url)
+    suite = load_suite("demo")
+    row = jobs.queued(str(ULID()), suite, None, "cpu", "a processor", socket.gethostname(), datetime.now(UTC))
+    row.status = "interrupted"
+    with store.session() as session:
+        session.add(row)
+    started: list[str] = []
+    both = Barrier(2)
+    found = resuming.resumable
+
+    def found_at_once(reference: str) -> resuming.Resumable:
+        made = found(reference)
+        both.wait(30)
+        return made
+
+    monkeypatch.setattr(resuming, "resumable", found_at_once)
+    monkeypatch.setattr(jobs, "_detach", lambda store, run_id, arguments: started.append(run_id))
+    with ThreadPoolExecutor(2) as threads:
+        asked = [threads.submit(jobs.resume, row.id) for _ in range(2)]
+    said = [str(one.exception()) for one in asked if one.exception()]
+    assert started == [row.id] and said == [f"run {row.id} goes on already: somebody else has resumed it just now"]
+    with store.session() as session:
+        assert queries.get_run(session, row.id).status == "queued"
 
 
 def test_turns_are_taken_in_the_order_of_asking_whatever_the_clock_does(
