@@ -174,6 +174,8 @@ class _Environment(_Open):
     threads: int | None = None
     preparing_s: Amount | None = None
     host: dict[str, Any] | None = None
+    python: dict[str, Any] | None = None
+    distributions: dict[str, Any] | None = None
 
 
 class _Rate(_Open):
@@ -631,7 +633,8 @@ def load(source: Path | bytes, called: str | None = None, awaited: str | None = 
                 there = session.get(Run, run_id)
                 if there is not None and not (awaited and _make_way(session, there, content.run)):
                     return Imported(run_id, False)
-                _store(session, content, log, there and (there.queued_at or there.created_at))
+                asked = None if there is None else there.queued_at or there.created_at
+                _store(session, content, log, asked)
         except IntegrityError:
             # Another process was faster.
             with store.session() as session:

@@ -16,7 +16,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -279,6 +279,9 @@ def again(reference: str, variant: str, batch_size: int | None = None) -> Again:
             raise RequestError(f"{variant}: run {run['id']} holds no answers of it to check a copy against")
         names, count = stored.example_set.label_names, stored.example_set.count
         finder = _Finder(_suite_of(run), run)
+        _check_fitting(run, row, rows.values(), finder.suite)
+        # With every default written out, as a file may leave them out.
+        run["spec"] = finder.suite.model_dump(mode="json")
         prepared = _found(finder, row, run)
         lengths = _Lengths(finder, row["max_length"])
         if row["order"] == "length" or any(other["max_batch_tokens"] for other in rows.values()):
@@ -296,8 +299,13 @@ def plan(reference: str, variant: str, batch_size: int | None = None) -> Shipmen
     run, row, prepared, logits = found.run, found.row, found.prepared, found.logits
     if row["padding"] == "packed":
         raise RequestError(f"{variant}: there is no code to ship yet that packs a batch; ship one that pads")
-    device, settings = _device(run), row["audit"]["settings"]
-    snippet = backends.get(row["backend"]).snippet(row["precision"], row["options"], device, settings)
+    device, settings = _device(run), (row["audit"] or {}).get("settings")
+    try:
+        snippet = backends.get(row["backend"]).snippet(row["precision"], found.variant.options, device, settings or {})
+    except (KeyError, TypeError) as error:
+        raise RequestError(
+            f"{variant}: run {run['id']} does not say with which settings it was loaded; measure it anew"
+        ) from error
     if snippet is None:
         raise RequestError(f"{variant}: backend {row['backend']!r} has no loading code to ship yet")
     labels = _labels(row, prepared, found.label_names)
@@ -349,6 +357,18 @@ def _chosen(rows: dict[int, Row], variant: str, batch_size: int | None, run_id: 
             f"{variant} is invalid in run {run_id}, and nothing follows from it: {row['validity_reason']}"
         )
     return found
+
+
+def _check_fitting(run: dict[str, Any], row: Row, rows: Iterable[Row], suite: Suite) -> None:
+    """Raises RequestError where a run's rows are not those of its suite: it may have come as a file."""
+    odd = [name for name in dict.fromkeys(other["variant"] for other in rows) if name not in suite.variants]
+    if not odd:
+        variant = suite.variants[row["variant"]]
+        odd = [variant.name] if (variant.backend, variant.precision) != (row["backend"], row["precision"]) else []
+    if odd:
+        raise RequestError(f"run {run['id']} has figures of {odd[0]!r} that are of no variant of its suite")
+    if not run["environment"].get("threads"):
+        raise RequestError(f"run {run['id']} does not say with how many threads it was measured; measure it anew")
 
 
 def _suite_of(run: dict[str, Any]) -> Suite:
@@ -497,7 +517,7 @@ def _device(run: dict[str, Any]) -> str:
 def _requirements(run: dict[str, Any], snippet: Snippet) -> str:
     """The exact versions that the run recorded. Raises RequestError where it recorded none."""
     versions = run["environment"].get("distributions") or {}
-    lines = [f"# Python {_plain(run['environment'].get('python', {}).get('version'))}, as the run had it."]
+    lines = [f"# Python {_plain((run['environment'].get('python') or {}).get('version'))}, as the run had it."]
     for wanted in ("numpy", "tokenizers", *snippet.distributions):
         name = next((name for name in wanted.split("|") if versions.get(name)), None)
         if name is None or not PLAIN.fullmatch(str(versions[name])):

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from psutil import Process
+from test_runfile import edited, setting
 
-from engine import shipping
+from engine import history, runfile, shipping
 from engine.errors import RequestError
 
 VARIANTS = ("fp32", "bf16", "onnx", "int8", "sorted", "nf4")
@@ -165,6 +166,39 @@ def test_what_cannot_be_shipped_is_refused_in_one_line(measured, bench, tmp_path
         assert done.returncode == 2 and why in done.stderr and done.stderr.count("\n") == 1, done.stderr
     assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full"], "no draft is left"
+
+
+def test_a_file_whose_parts_do_not_fit_each_other_is_shipped_or_refused_in_one_line(measured):
+    content = runfile.dump(measured.run["id"])[1]
+    names = [row["variant"] for row in measured.measurements]
+
+    def of(variant: str, *path: str) -> tuple[str | int, ...]:
+        return ("measurements", len(names) - 1 - names[::-1].index(variant), *path)
+
+    without_seed = {key: value for key, value in measured.run["spec"]["workload"].items() if key != "seed"}
+    for number, (path, value, variant, why) in enumerate((
+        (of("int8", "variant"), "nobody", "fp32", "figures of 'nobody' that are of no variant of its suite"),
+        (of("fp32", "precision"), "huge", "fp32", "figures of 'fp32' that are of no variant of its suite"),
+        (("environment", "threads"), None, "fp32", "does not say with how many threads"),
+        (of("nf4", "audit", "settings"), None, "nf4", "does not say with which settings"),
+        (of("nf4", "audit"), None, "nf4", "does not say with which settings"),
+        (of("fp32", "audit"), None, "fp32", None),
+        (("environment", "python"), None, "fp32", None),
+        (("suite", "workload"), without_seed, "fp32", None),
+    )):  # fmt: skip
+        if measured.row(variant, 4)["status"] == "unavailable":
+            continue
+        run_id = f"01J0000000000000000000000{number}"
+        changes = [setting("id", value=run_id), setting(*path, value=value)]
+        runfile.load(edited(content, "run.json", lambda run, changes=changes: [change(run) for change in changes]))
+        try:
+            if why is None:
+                assert shipping.plan(run_id, variant).sizes
+            else:
+                with pytest.raises(RequestError, match=why):
+                    shipping.plan(run_id, variant)
+        finally:
+            history.delete(run_id)
 
 
 def test_a_full_disk_is_told_before_anything_is_copied(measured, tmp_path, monkeypatch):
