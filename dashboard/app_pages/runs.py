@@ -178,7 +178,7 @@ def history_table(runs: pd.DataFrame) -> pd.DataFrame:
             "State": [widgets.STATES.get(row["status"], row["status"]) for row in rows],
             "Measurements": [_counts(row) for row in rows],
             "Took (s)": [_took(row) for row in rows],
-            "Tags": [row["tags"] for row in rows],
+            "Tags": [[safe(tag) for tag in row["tags"]] for row in rows],
             "Note": [safe(" ".join((row["notes"] or "").split())) or None for row in rows],
             "Run": [row["id"] for row in rows],
         }
@@ -398,4 +398,5 @@ def _log(summary: dict[str, Any]) -> None:
     st.caption(findings.literal(f"The end of {summary['log_path']}/{name}"))
 
 
+widgets.behind_the_door()
 main()

@@ -247,6 +247,8 @@ def test_who_follows_a_run_learns_that_its_process_is_gone(own: Path) -> None:
 
 
 def test_no_cell_that_can_be_saved_as_csv_is_a_formula(own: Path) -> None:
-    history.annotate(FULL, note="=1+1")
+    history.annotate(FULL, note="=1+1", tag=["-1+1", "+a:b", "plain"])
     shown = page("runs", FULL).dataframe[0].value.set_index("Run")
     assert shown.loc[FULL, "Note"] == "'=1+1"
+    # A list is saved as its parts with commas between.
+    assert sorted(shown.loc[FULL, "Tags"]) == ["'+a:b", "'-1+1", "plain"]
