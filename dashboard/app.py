@@ -25,6 +25,7 @@ PAGES = (
 )
 
 st.set_page_config(page_title="Inference Bench", page_icon=str(HERE / "assets" / "icon.png"), layout="wide")
+widgets.behind_the_door()
 # Streamlit writes white on the accent, which the dark one is too light for.
 accent = f"[data-testid^=stBaseButton-primary]{{color:{widgets.look().background}}}"
 # A page names its run above its charts: the line that says it stands in what is saved.

@@ -89,6 +89,14 @@ def link(address: str, token: str | None) -> str:
     return address if token is None else f"{address}/?{urlencode({PARAMETER: token})}"
 
 
+_standing = False
+
+
+def stands() -> bool:
+    """Whether this process has a door before its pages; `streamlit run` would serve them to whoever comes."""
+    return _standing
+
+
 class Door:
     """ASGI middleware that lets a request through to `app`, or answers it itself.
 
@@ -97,6 +105,8 @@ class Door:
     """
 
     def __init__(self, app: ASGIApp, token: str | None) -> None:
+        global _standing
+        _standing = True
         self.app = app
         self.token = token
         # Not the token itself: a browser shows a cookie to every other port of the same host, too.

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from dashboard import data, drawing, findings, link, style
+from dashboard import data, door, drawing, findings, link, style
 from dashboard.export import images
 from dashboard.figures import base
 from dashboard.frame import Row, baseline_of, rows_of
@@ -46,6 +46,13 @@ STATES = {
     "cancelled": "◌ cancelled",
     "interrupted": "⚡ interrupted",
 }
+
+
+def behind_the_door() -> None:
+    """Ends a page that is served without the door: whoever comes would see all of it, and do what it can do."""
+    if not door.stands():
+        st.error("Nothing is shown here: this server asks nobody for a token. Start it with `python -m dashboard`.")
+        st.stop()
 
 
 def look() -> style.Theme:

@@ -394,4 +394,5 @@ def _csv(request: Asked, parts: dict[str, list[Answer]]) -> bytes:
     )
 
 
+widgets.behind_the_door()
 main()

@@ -261,4 +261,5 @@ def _notes(rows: list[Row]) -> None:
         st.html(scorecard.notes_table(said))
 
 
+widgets.behind_the_door()
 main()

@@ -153,4 +153,5 @@ def _alt(decided: Decision, key: str) -> str:
     return f"{deciding.title(decided, key)}. {'; '.join(said)}."
 
 
+widgets.behind_the_door()
 main()

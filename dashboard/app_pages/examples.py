@@ -325,4 +325,5 @@ def _matrix(found: Answers, column: Column, against: Column | None, reference: C
     st.html(example_tables.matrix(title, names, counts, column.mark, rows, there))
 
 
+widgets.behind_the_door()
 main()

@@ -95,4 +95,5 @@ def _trials(loads: list[frame.Row]) -> None:
     st.html(load_tables.trials(done[str(chosen)]))
 
 
+widgets.behind_the_door()
 main()

@@ -215,4 +215,5 @@ def _report(summary: dict[str, Any], measured: pd.DataFrame, size: int | None, l
     return report.build(summary, measured, data.published(), look, size, data.loads(summary, measured))
 
 
+widgets.behind_the_door()
 main()

@@ -115,4 +115,5 @@ def _ask(run_id: str, variant: str, size: int) -> None:
     st.session_state["profile_now"] = (run_id, variant, size)
 
 
+widgets.behind_the_door()
 main()

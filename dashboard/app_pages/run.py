@@ -434,4 +434,5 @@ def plan_table(found: list[plan.Chance], suite: Suite, look: Theme) -> str:
     )
 
 
+widgets.behind_the_door()
 main()

@@ -136,4 +136,5 @@ def _take(summary: dict[str, Any], row: frame.Row, name: str, total: int) -> Non
     st.code(f"{command} --batch-size {row['batch_size']}", language="bash", wrap_lines=True)
 
 
+widgets.behind_the_door()
 main()

@@ -409,7 +409,9 @@ def test_shortened(text: str, shown: str) -> None:
 def test_a_page_imports_no_model_library(pool: type[Pool], empty: Path, run_python: Callable[[str], str]) -> None:
     code = (
         "import sys\n"
+        "from dashboard import door\n"
         "from streamlit.testing.v1 import AppTest\n"
+        "door._standing = True\n"
         f"test = AppTest.from_file({str(APP)!r}, default_timeout=60).run()\n"
         "for name in ('run', 'classify'):\n"
         "    test.switch_page(f'app_pages/{name}.py').run()\n"

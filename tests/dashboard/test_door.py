@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 from starlette.responses import PlainTextResponse
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -264,6 +266,124 @@ def test_a_given_token_is_taken_out_of_the_environment(monkeypatch: pytest.Monke
     assert door.token_from_environment() == "sixteen-signs-&%"
     assert door.VARIABLE not in os.environ
     assert door.link("http://a", "sixteen-signs-&%") == "http://a/?token=sixteen-signs-%26%25"
+
+
+def listening(process: psutil.Process) -> list[tuple[str, int]]:
+    """Where a process and its children listen."""
+    found = [c for one in (process, *process.children(recursive=True)) for c in one.net_connections("inet")]
+    return [(c.laddr.ip, c.laddr.port) for c in found if c.status == psutil.CONN_LISTEN or not c.raddr]
+
+
+def test_it_listens_on_the_loopback_alone(site: Site) -> None:
+    assert listening(site.process) == [("127.0.0.1", site.port)]
+
+
+def test_behind_a_socket_a_real_server_answers_and_no_port_is_open(tmp_path: Path) -> None:
+    # Not in pytest's folder: a socket's path is at most 107 bytes long.
+    with tempfile.TemporaryDirectory() as place:
+        path, log = Path(place) / "own" / "bench.sock", tmp_path / "log"
+        with log.open("wb") as output:
+            process = psutil.Popen(
+                [sys.executable, "-m", "dashboard", "--socket", str(path)],
+                cwd=REPOSITORY,
+                env=os.environ | {"BENCH_DATA_DIR": str(tmp_path)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while not path.exists() or b"200 OK" not in through(path, "/_stcore/health"):
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+            assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
+            answer = through(path, "/")
+            assert b"<title>Streamlit" in answer and b"Content-Security-Policy" in answer.title()
+            assert b"403 Forbidden" in through(path, "/", host="example.org")
+            assert listening(process) == []
+        finally:
+            process.terminate()
+            process.wait(15)
+
+
+def through(path: Path, asked: str, host: str = "localhost:8501") -> bytes:
+    """The whole answer to one request through a Unix socket; empty where nobody answers yet."""
+    with socket.socket(socket.AF_UNIX) as made:
+        made.settimeout(10)
+        try:
+            made.connect(str(path))
+        except ConnectionRefusedError:
+            return b""
+        made.sendall(f"GET {asked} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        return b"".join(iter(lambda: made.recv(65536), b""))
+
+
+def test_an_upload_needs_streamlits_own_sign_beside_the_cookie(site: Site) -> None:
+    """A page of another origin has the browser's cookie sent with what it asks, but cannot read this sign."""
+    cookie = let_in(site)
+    sent = {"Content_Type": "multipart/form-data; boundary=x", "Cookie": cookie}
+    body = '--x\r\nContent-Disposition: form-data; name="f"; filename="a.csv"\r\n\r\na\r\n--x--\r\n'
+    path = "/_stcore/upload_file/1/2"
+    assert ask(site.port, path, "PUT", body, **sent).status == 403
+    assert ask(site.port, path, "PUT", body, **sent, X_Xsrftoken="guessed").status == 403
+    assert ask(site.port, path, "DELETE", **sent).status == 403
+    sign = str(ask(site.port, "/_stcore/health").headers["Set-Cookie"]).split(";")[0]
+    sent["Cookie"] += f"; {sign}"
+    assert ask(site.port, path, "PUT", body, **sent).status == 403
+    # With both it is looked at: there is no such session.
+    assert ask(site.port, path, "PUT", body, **sent, X_Xsrftoken=sign.partition("=")[2].strip('"')).status == 400
+
+
+@pytest.mark.parametrize("script", ["app.py", "app_pages/run.py", "app_pages/runs.py"])
+def test_without_the_door_no_page_is_served(script: str, tmp_path: Path) -> None:
+    """By Streamlit's own command, which knows of no token: over its websocket only a refusal comes."""
+    port, log = server.free_port(), tmp_path / "log"
+    with log.open("wb") as output:
+        process = psutil.Popen(
+            [sys.executable, "-m", "streamlit", "run", f"dashboard/{script}", "--server.port", str(port)],
+            cwd=REPOSITORY,
+            env=os.environ | {"BENCH_DATA_DIR": str(tmp_path)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                if ask(port, "/_stcore/health").status == 200:
+                    break
+            except OSError:
+                pass
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        said = elements(port)
+    finally:
+        process.terminate()
+        process.wait(15)
+    assert [kind for kind, _ in said if kind != "empty"] == ["alert"] and "asks nobody for a token" in said[-1][1]
+
+
+def elements(port: int) -> list[tuple[str, str]]:
+    """What a page's script sends to a browser that asks for it: kinds of elements, and what alerts say."""
+    with connect(
+        f"ws://127.0.0.1:{port}/_stcore/stream",
+        origin=f"http://127.0.0.1:{port}",  # type: ignore[arg-type]
+        subprotocols=["streamlit"],  # type: ignore[list-item]
+        max_size=None,
+    ) as opened:
+        question = BackMsg()
+        question.rerun_script.query_string = ""
+        opened.send(question.SerializeToString())
+        found = []
+        while True:
+            message = ForwardMsg.FromString(opened.recv(60))  # type: ignore[arg-type]
+            kind = message.WhichOneof("type")
+            if kind == "delta" and message.delta.WhichOneof("type") == "new_element":
+                element = message.delta.new_element
+                found.append((str(element.WhichOneof("type")), element.alert.body))
+            if kind == "script_finished":
+                return found
 
 
 # Another user of the same machine

@@ -15,6 +15,7 @@ import pytest
 from slurm_cluster import Cluster, cluster
 from streamlit.testing.v1 import AppTest
 
+from dashboard import door
 from engine import hardware, jobs, pool, slurm
 from engine.spec import Suite, load_suite
 from engine.store import open_store, queries
@@ -183,7 +184,8 @@ def test_waiting_jobs_one_for_each_suite_size_and_gpu(file_of, bench, wait_until
     assert not jobs.cancel(asked[0]), "it had ended already"
 
 
-def test_the_run_page_submits_jobs(file_of, wait_until):
+def test_the_run_page_submits_jobs(file_of, wait_until, monkeypatch):
+    monkeypatch.setattr(door, "_standing", True)
     test = AppTest.from_file(str(REPOSITORY / "dashboard" / "app.py"), default_timeout=120).run()
     test.session_state["suite"], test.session_state["suite_file"] = "a file …", str(file_of("clicked"))
     test.switch_page("app_pages/run.py").run()
