@@ -2,7 +2,9 @@
 
 Serves a dashboard over the bench's database and opens `--sessions` websockets that speak Streamlit's own protocol as a
 browser does, without drawing anything: each asks for a page, waits until it has been sent in full, thinks for a while,
-and asks for the next one, until all have asked `--reruns` times together. Beside them a run may measure `--suite`.
+and asks for the next one, until all have asked `--reruns` times together. Beside them a run may measure `--suite`. The
+exit code is 1, with the reasons, where a page failed, where memory grew by more than GROWTH over the second half, or
+where the run beside them did not notice that it was disturbed.
 
     python -m benchmarks.load latest --sessions 50 --reruns 2000 --suite demo
 """
@@ -10,13 +12,17 @@ and asks for the next one, until all have asked `--reruns` times together. Besid
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import numpy as np
@@ -39,6 +45,8 @@ PAGES = (
 MARKS = (100, 500, 1000, 1500, 2000)
 """After how many reruns the server's memory is read."""
 PATIENCE_S = 120.0
+GROWTH = 0.15
+"""Of the server's memory over the second half of the reruns, at most: what it caches is full before."""
 
 
 @dataclass
@@ -50,6 +58,8 @@ class Load:
     failed: list[str] = field(default_factory=list)
     resident_mb: dict[int, float] = field(default_factory=dict)
     """Reruns done -> the server's resident memory."""
+    half_mb: float | None = None
+    """The same after half of the reruns."""
     asked: int = 0
 
     @property
@@ -101,6 +111,8 @@ async def session(
                 load.taken_s.setdefault(page, []).append(time.perf_counter() - begun)
             if load.done in MARKS:
                 load.resident_mb[load.done] = server.memory_info().rss / 1e6
+            if load.half_mb is None and load.done >= reruns / 2:
+                load.half_mb = server.memory_info().rss / 1e6
             await asyncio.sleep(random.expovariate(1 / think_s))
 
 
@@ -134,9 +146,11 @@ def main(
     with open_store(create=False) as store, store.session() as opened:
         chosen = queries.get_run(opened, run).id
     console = Console(width=None if sys.stdout.isatty() else 120)
-    with serving(paths.database_url()) as (url, server):
+    with ExitStack() as folder, serving(paths.database_url()) as (url, server):
         before_mb = server.memory_info().rss / 1e6
-        beside = subprocess.Popen([sys.executable, "-m", "engine", "run", suite], cwd=REPOSITORY) if suite else None
+        place = Path(folder.enter_context(TemporaryDirectory())) / "run.json"
+        command = [sys.executable, "-m", "engine", "run", str(suite), "--json", str(place)]
+        beside = subprocess.Popen(command, cwd=REPOSITORY) if suite else None
         try:
             begun = time.perf_counter()
             load = asyncio.run(_all(url, chosen, sessions, think_s, reruns, server))
@@ -147,12 +161,31 @@ def main(
             if beside is not None:
                 beside.terminate()
         after_mb = server.memory_info().rss / 1e6
+        measured = json.loads(place.read_text())["measurements"] if place.exists() else []
     console.print(_table(load))
     marks = ", ".join(f"{mb:,.0f} after {done:,}" for done, mb in load.resident_mb.items())
     console.print(f"{load.done:,} reruns by {sessions} sessions in {took_s:.0f} s; {len(load.failed)} failed")
     console.print(f"server, MB resident: {before_mb:,.0f} before, {marks}, {after_mb:,.0f} at the end")
     for said in dict.fromkeys(load.failed):
         console.print(f"failed: {said}", markup=False)
+    faults = wrong(load, after_mb, measured if suite else None)
+    for fault in faults:
+        console.print(f"wrong: {fault}", markup=False)
+    if faults:
+        raise typer.Exit(1)
+
+
+def wrong(load: Load, after_mb: float, measured: list[dict[str, Any]] | None) -> list[str]:
+    """What was not as it has to be; `measured`: the rows of the run beside the sessions, None where there was none."""
+    found = [f"{len(load.failed)} of {load.done} pages failed"] if load.failed else []
+    if not load.taken_s:
+        found.append("no page was answered")
+    if load.half_mb is not None and after_mb > (1 + GROWTH) * load.half_mb:
+        found.append(f"the server grew from {load.half_mb:,.0f} MB to {after_mb:,.0f} MB over the second half")
+    if measured is not None and not any(row["validity"] == "unstable" for row in measured):
+        rows = f"none of its {len(measured)} rows is" if measured else "it has no rows"
+        found.append(f"the run beside them has to be marked unstable: {rows}")
+    return found
 
 
 def _table(load: Load) -> Table:

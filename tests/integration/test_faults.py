@@ -265,7 +265,10 @@ def test_killed_at_random_moments_nothing_is_lost(tmp_path):
     sys.path.insert(0, str(paths.REPOSITORY))
     from benchmarks.kill_runs import kill
 
-    found = kill(tmp_path / "data", kills=6, lanes=2, seed=int.from_bytes(os.urandom(4)))
+    seed = int.from_bytes(os.urandom(4))
+    # Shown where it fails: `python -m benchmarks.kill_runs --seed N` does the same again.
+    print(f"seed {seed}")
+    found = kill(tmp_path / "data", kills=6, lanes=2, seed=seed)
     assert found["integrity_check"] == "ok"
     for key in ("foreign_key_check", "stuck", "lost", "left_behind", "faults"):
         assert not found[key], found
