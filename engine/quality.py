@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -109,24 +110,29 @@ def verdict(gained: int, lost: int, corrected: float) -> str:
     return "better" if gained > lost else "worse"
 
 
-def smallest_detectable(discordant: int, n: int) -> float | None:
+@lru_cache(maxsize=4096)
+def smallest_detectable(discordant: int, n: int, family: int = 1) -> float | None:
     """The true difference of accuracy that n examples would have shown with 80% power, as a share.
 
-    Shown: exact McNemar at 5%, two-sided, for one comparison; Holm over several variants needs more. The
-    power is exact: over the number of discordant pairs, binomial with the share `discordant` / n that was
-    observed, and over their direction. A difference cannot be larger than the share of discordant pairs,
-    so where even all of them in one direction would be too few, the share grows with the difference:
-    then the answer does not depend on `discordant`. Without any, the share is taken at its one-sided
-    95% upper limit (Clopper-Pearson; the rule of three, 3 / n). None for so few examples that no answers
-    at all could show a difference. Raises ValueError where `discordant` is not within 0 to n.
+    Shown: exact McNemar, two-sided, at 5% / `family`: the first step of Holm over so many comparisons, which
+    shows a difference whatever the others give. The power is exact: over the number of discordant pairs,
+    binomial with the share `discordant` / n that was observed, and over their direction. A difference cannot
+    be larger than the share of discordant pairs, so where even all of them in one direction would be too few,
+    the share grows with the difference: then the answer does not depend on `discordant`. Without any, the
+    share is taken at its one-sided 95% upper limit (Clopper-Pearson; the rule of three, 3 / n). None for so
+    few examples that no answers at all could show a difference. Raises ValueError where `discordant` is not
+    within 0 to n, or `family` below 1.
     """
     from scipy.optimize import brentq
     from scipy.stats import beta, binom
 
     if not 0 <= discordant <= n:
         raise ValueError(f"{discordant} of {n} examples cannot be discordant")
+    if family < 1:
+        raise ValueError(f"a family of {family} comparisons corrects nothing: give 1 at least")
+    level = LEVEL / family
     # Pairs that all point one way have p = 2 * 0.5**pairs.
-    fewest = math.floor(1 - math.log2(LEVEL)) + 1
+    fewest = math.floor(1 - math.log2(level)) + 1
     if n < fewest:
         return None
     share = discordant / n if discordant else 1 - LEVEL ** (1 / n)
@@ -138,7 +144,7 @@ def smallest_detectable(discordant: int, n: int) -> float | None:
     pairs = np.arange(max(fewest, fewest_likely), most_likely + 1)
     weight = binom.pmf(pairs, n, share)
     # The most pairs against the direction with which McNemar still shows a difference; -1 where none does.
-    most = binom.ppf(LEVEL / 2, pairs, 0.5) - 1
+    most = binom.ppf(level / 2, pairs, 0.5) - 1
 
     def power(difference: float) -> float:
         up = 0.5 + difference / share / 2

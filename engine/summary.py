@@ -200,23 +200,28 @@ def difference(right: np.ndarray, baseline: np.ndarray) -> dict[str, Any]:
     """The accuracy columns beside a baseline: both bool [examples], whether each is answered right."""
     pair = quality.compare(right, baseline)
     return {
+        "examples": len(right),
         "accuracy_difference": pair.difference,
         "accuracy_difference_low": pair.low,
         "accuracy_difference_high": pair.high,
         "accuracy_gained": pair.gained,
         "accuracy_lost": pair.lost,
         "accuracy_p": pair.p,
-        "detectable_difference": quality.smallest_detectable(pair.gained + pair.lost, len(right)),
     }
 
 
 def corrected(rows: list[dict[str, Any]]) -> None:
-    """Correct `accuracy_p` of the rows of one experiment by Holm, in place, and draw the verdict from it."""
+    """Correct `accuracy_p` of the rows of one experiment by Holm, in place, and draw the verdict from it.
+
+    What so many examples would have shown follows from how many rows are corrected together.
+    """
     found = {str(index): row["accuracy_p"] for index, row in enumerate(rows) if row.get("accuracy_p") is not None}
     for index, p in quality.holm(found).items():
         row = rows[int(index)]
         row["accuracy_p"] = p
         row["accuracy_comparison"] = quality.verdict(row["accuracy_gained"], row["accuracy_lost"], p)
+        pairs = row["accuracy_gained"] + row["accuracy_lost"]
+        row["detectable_difference"] = quality.smallest_detectable(pairs, row["examples"], len(found))
 
 
 def predicted_names(logits: np.ndarray, alignment: Alignment, dataset_labels: list[str] | None) -> list[str]:

@@ -111,7 +111,7 @@ def _difference(row: Row) -> str:
 EVIDENCE: list[Column] = [
     ("Difference, points (95%)", _difference),
     ("p (McNemar, Holm)", lambda r: NOTHING if r["accuracy_p"] is None else takeaways.p_words(r["accuracy_p"])),
-    ("Would show", lambda r: percent(r["detectable_difference"])),
+    ("Would show (80%)", lambda r: percent(r["detectable_difference"])),
     ("Accuracy", lambda r: "" if r["baseline"] else ACCURACY_VERDICTS.get(r["accuracy_comparison"], NOTHING)),
     ("NLL", lambda r: significant(r["nll"])),
     ("ECE %", lambda r: percent(r["ece"])),

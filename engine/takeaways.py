@@ -121,7 +121,7 @@ def _accuracy(row: Row, name: str, base: str) -> Iterator[Takeaway]:
     counts = f"{row['accuracy_lost']} examples lost, {row['accuracy_gained']} gained, of {row['examples']:,}"
     if row["accuracy_comparison"] == "no_difference":
         could = row["detectable_difference"]
-        least = f"; this n would have shown {could * 100:.1f} points" if could is not None else ""
+        least = f"; {would_show(could)}" if could is not None else ""
         sentence = (
             f"{name}: no difference in accuracy to {base} is shown: {points(row['accuracy_difference'])} points "
             f"({limits}); {counts}{least}."
@@ -134,6 +134,11 @@ def _accuracy(row: Row, name: str, base: str) -> Iterator[Takeaway]:
         f"({limits}; McNemar with Holm, p {p_words(row['accuracy_p'])}): {counts}."
     )
     yield Takeaway("accuracy", name, sentence)
+
+
+def would_show(share: float) -> str:
+    """What a run's examples could have shown, of a `detectable_difference`: quality.POWER in words."""
+    return f"this n would have shown {percent(share)} points in four of five such cases"
 
 
 def p_words(p: float | None) -> str:

@@ -223,11 +223,18 @@ def test_variants_that_are_the_same_are_seldom_called_different():
 # What could have been seen
 
 
-def power(n: int, discordant: float, difference: float) -> float:
+def power(n: int, discordant: float, difference: float, family: int = 1) -> float:
+    """How often n examples show `difference`: of `family` comparisons, all others of which show nothing."""
     random = np.random.default_rng(round(1e6 * difference) + n)
     up = max(0.0, (discordant + difference) / 2)
     drawn = random.multinomial(n, [up, max(0.0, discordant - up), 1 - max(discordant, difference)], 40_000)
-    return float(shows(drawn[:, 0], drawn[:, 1]).mean())
+    if family == 1:
+        return float(shows(drawn[:, 0], drawn[:, 1]).mean())
+    tails = 2 * scipy_stats.binom.cdf(drawn[:, :2].min(axis=1), drawn[:, :2].sum(axis=1), 0.5)
+    others = {f"other {index}": 1.0 for index in range(family - 1)}
+    values, counts = np.unique(np.minimum(tails, 1.0), return_counts=True)
+    shown = [holm({"this": float(p), **others})["this"] < 0.05 for p in values]
+    return float(counts @ np.array(shown) / counts.sum())
 
 
 @pytest.mark.parametrize(
@@ -241,6 +248,22 @@ def test_four_in_five_such_differences_would_have_been_shown(discordant, n):
     assert power(n, discordant / n, found) == pytest.approx(0.8, abs=0.008)
     assert power(n, discordant / n, 0.9 * found) < 0.74
     assert power(n, discordant / n, min(1.1 * found, discordant / n)) > 0.8
+
+
+@pytest.mark.parametrize("family", [2, 4, 11])
+@pytest.mark.parametrize(("discordant", "n"), [(30, 80), (40, 400), (380, 3800)])
+def test_beside_other_variants_a_difference_must_pass_holm(discordant, n, family):
+    found = smallest_detectable(discordant, n, family)
+    assert found > smallest_detectable(discordant, n)
+    assert power(n, discordant / n, found, family) == pytest.approx(0.8, abs=0.008)
+    assert power(n, discordant / n, smallest_detectable(discordant, n), family) < 0.75
+
+
+def test_of_four_variants_eight_pairs_one_way_are_the_fewest():
+    assert scipy_stats.binom.sf(7, 400, smallest_detectable(0, 400, 4)) == pytest.approx(0.8)
+    assert smallest_detectable(7, 7, 4) is None and smallest_detectable(8, 8, 4) is not None
+    with pytest.raises(ValueError, match="a family of 0"):
+        smallest_detectable(0, 80, 0)
 
 
 @pytest.mark.parametrize("n", [6, 80, 400, 7600])
@@ -272,7 +295,7 @@ def test_five_examples_can_show_nothing():
 
 
 def test_the_smallest_difference_is_found_at_once():
-    assert min(repeat(lambda: smallest_detectable(700, 7600), number=1, repeat=5)) < 0.02
+    assert min(repeat(lambda: smallest_detectable.__wrapped__(700, 7600), number=1, repeat=5)) < 0.02
 
 
 # Flips

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import stats
+from engine import quality, stats
 from engine.labels import align
 from engine.summary import (
     SLOWER,
@@ -245,7 +245,8 @@ def test_accuracy_beside_the_baselines_on_the_same_examples():
     assert (found["accuracy_gained"], found["accuracy_lost"]) == (1, 15)
     assert found["accuracy_difference_low"] < -0.14 < found["accuracy_difference_high"] < 0
     assert found["flip_kinds"] == {"right_to_wrong": 15, "wrong_to_right": 1, "wrong_to_wrong": 0}
-    assert 0 < found["detectable_difference"] < 0.2
+    corrected([found])
+    assert found["detectable_difference"] == quality.smallest_detectable(16, 100)
     other = align(["NEGATIVE", "POSITIVE"], NEWS)
     assert paired(logits_of([0], 2), other, logits_of([0]), align(NEWS, NEWS), np.array([0])) == {}
     assert paired(logits_of([0]), align(NEWS, None), logits_of([0]), align(NEWS, None), None) == {}
@@ -253,15 +254,22 @@ def test_accuracy_beside_the_baselines_on_the_same_examples():
 
 def test_holm_counts_the_variants_of_an_experiment():
     def row(p: float, gained: int = 0, lost: int = 9) -> dict:
-        return {"accuracy_p": p, "accuracy_gained": gained, "accuracy_lost": lost}
+        return {"accuracy_p": p, "accuracy_gained": gained, "accuracy_lost": lost, "examples": 400}
 
     rows = [{}, row(0.01), row(0.03), row(0.04, 9, 0), {"accuracy_p": None}]
     corrected(rows)
     assert [r.get("accuracy_p") for r in rows] == [None, 0.03, 0.06, 0.06, None]
     assert [r.get("accuracy_comparison") for r in rows] == [None, "worse", "no_difference", "no_difference", None]
+    # What would have been shown, too, is what three variants beside each other show.
+    assert [r.get("detectable_difference") for r in rows] == [
+        None,
+        *[pytest.approx(quality.smallest_detectable(9, 400, 3))] * 3,
+        None,
+    ]
     rows = [row(0.001, 9, 0)]
     corrected(rows)
     assert rows[0]["accuracy_comparison"] == "better"
+    assert rows[0]["detectable_difference"] == quality.smallest_detectable(9, 400)
 
 
 def test_answers_that_change_with_the_batch_are_counted():

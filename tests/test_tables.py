@@ -141,7 +141,7 @@ def test_what_the_figures_carry():
     assert cells(tables.EVIDENCE, rich) == {
         "Difference, points (95%)": "−1.2 (−3.0 to +0.5)",
         "p (McNemar, Holm)": "= 0.34",
-        "Would show": "3.1",
+        "Would show (80%)": "3.1",
         "Accuracy": "= no difference shown",
         "NLL": "0.291",
         "ECE %": "2.1",

@@ -84,7 +84,7 @@ def test_accuracy():
     unshown = said(row(**paired, accuracy_comparison="no_difference", detectable_difference=0.031), shown=False)
     assert unshown[1] == (
         "Other: no difference in accuracy to Base is shown: −2.1 points (−3.4 to −0.8); "
-        "11 examples lost, 3 gained, of 400; this n would have shown 3.1 points."
+        "11 examples lost, 3 gained, of 400; this n would have shown 3.1 points in four of five such cases."
     )
 
 

@@ -119,7 +119,7 @@ def _evidence(run_id: str, rows: list[frame.Row], look: Theme) -> None:
     st.html(scorecard.evidence(rows, look, price))
     paired = (
         "McNemar: on the same examples as the baseline. Would show: the difference in accuracy that this many "
-        "examples show with 80% power. "
+        "examples show with 80% power at Holm's first step. "
     )
     st.caption(
         f"{paired if any(row['accuracy_p'] is not None for row in rows) else ''}"

@@ -30,7 +30,7 @@ from dashboard.metrics import METRICS, Metric
 from dashboard.style import LIGHT, Theme, marks
 from engine import serving, takeaways
 from engine.tables import ACCURACY_VERDICTS, SPEED_VERDICTS
-from engine.units import between, megabytes, milliseconds, percent, point_interval, points, share_percent, significant
+from engine.units import between, megabytes, milliseconds, point_interval, points, share_percent, significant
 
 WIDTH, HEIGHT = Inches(13.333), Inches(7.5)
 MARGIN = Inches(0.6)
@@ -704,7 +704,7 @@ def _difference_title(rows: Sequence[Row]) -> str:
         others = findings.joined(rest) if len(rest) < 3 else f"the {len(rest)} others"
         return "; ".join(said) + against + (f"; no difference is shown for {others}" if rest else "")
     could = [row["detectable_difference"] for row in compared if row["detectable_difference"] is not None]
-    least = f"; this n would have shown {percent(max(could))} points" if could else ""
+    least = f"; {takeaways.would_show(max(could))}" if could else ""
     return f"No difference in accuracy{against} is shown{least}"
 
 

@@ -269,7 +269,8 @@ class Measurement(Base):
     accuracy_comparison: Mapped[str | None] = mapped_column(String(16))
     """better, worse or no_difference."""
     detectable_difference: Mapped[float | None]
-    """The difference in accuracy that this many examples would have shown with 80% power, a share."""
+    """The difference in accuracy, a share, that this many examples would have shown with 80% power: at the first step
+    of Holm over the run's variants."""
     macro_f1: Mapped[float | None]
     nll: Mapped[float | None]
     """Mean negative log likelihood of the right label, nats."""
