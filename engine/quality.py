@@ -341,11 +341,12 @@ def label_gate(labels: np.ndarray, predicted: np.ndarray, names: list[str]) -> l
 
 
 def study_fault(logits: np.ndarray, labels: np.ndarray, alignment: Alignment, count: int) -> str | None:
-    """The case study's fault, in words: labels that do not fit, whose indices match as often as chance has it.
+    """The case study's fault, in words: labels that do not fit, compared by their indices.
 
-    `logits`: float32 [n, outputs]; `labels`: int64 [n] of `count` labels. Chance is what answers and labels
-    of these frequencies match in without any relation (Cohen 1960), and tested by an exact two-sided
-    binomial test at 5%. None where labels are aligned, and where the match is shown to be other than chance.
+    `logits`: float32 [n, outputs]; `labels`: int64 [n] of `count` labels. Where the model has another number of
+    outputs it is named whatever their indices match in. Chance is what answers and labels of these frequencies
+    match in without any relation (Cohen 1960), and tested by an exact two-sided binomial test at 5%. None where
+    labels are aligned, and where as many outputs as labels match otherwise than by chance: they may only lack names.
     """
     from scipy.stats import binomtest
 
@@ -356,12 +357,14 @@ def study_fault(logits: np.ndarray, labels: np.ndarray, alignment: Alignment, co
     width = max(outputs, count)
     answered, labelled = (np.bincount(index, minlength=width) / n for index in (logits.argmax(axis=1), labels))
     chance = float(answered @ labelled)
-    if binomtest(match, n, chance).pvalue < LEVEL:
+    by_chance = binomtest(match, n, chance).pvalue >= LEVEL
+    if outputs == count and not by_chance:
         return None
+    beside = f"which is within chance ({chance:.1%})" if by_chance else f"where chance has {chance:.1%}"
     return (
         f"comparing index with index ({outputs} outputs of the model, {count} labels of the data set) would have "
-        f"reported {match / n:.1%} ({match} of {n}), which is within chance ({chance:.1%}): this is the case "
-        "study's fault, where two labels were compared with four"
+        f"reported {match / n:.1%} ({match} of {n}), {beside}: this is the case study's fault, where two labels "
+        "were compared with four"
     )
 
 

@@ -719,6 +719,17 @@ def test_the_studys_own_number_is_its_fault():
     )
 
 
+@pytest.mark.parametrize(("right", "match"), [(40, "50.0% (40 of 80)"), (0, "0.0% (0 of 80)")])
+def test_two_outputs_against_four_labels_are_the_fault_whatever_they_match_in(right, match):
+    """A model that tells World from Sports, and one that takes each for the other."""
+    labels = np.repeat([0, 1, 2, 3], 20)
+    answers = np.where(labels < 2, labels if right else 1 - labels, labels % 2)
+    assert study_fault(logits_for(answers, 2), labels, SENTIMENT, 4) == (
+        f"comparing index with index (2 outputs of the model, 4 labels of the data set) would have reported {match}, "
+        "where chance has 25.0%: this is the case study's fault, where two labels were compared with four"
+    )
+
+
 def test_labels_that_are_aligned_have_no_such_fault():
     labels = np.repeat([0, 1, 2, 3], 20)
     logits = logits_for(np.zeros(80, np.int64), 4)
@@ -744,5 +755,5 @@ def test_unrelated_answers_match_as_chance_has_it(n, tilt):
     for _ in range(200):
         labels = random.choice(4, n, p=[0.7, 0.1, 0.1, 0.1])
         answers = (random.random(n) > tilt).astype(np.int64)
-        found += study_fault(logits_for(answers, 2), labels, SENTIMENT, 4) is None
+        found += "within chance" not in study_fault(logits_for(answers, 2), labels, SENTIMENT, 4)
     assert found / 200 <= 0.06

@@ -398,6 +398,9 @@ def test_a_sentiment_model_has_no_accuracy_on_news(labelled, alone):
         for index, at in zip(sentiments.logits.argmax(axis=1), rows, strict=True)
     ]
     assert row["index_match_rate"] == pytest.approx(np.mean(matches)) and 0 < np.mean(matches) < 1
+    [flag] = row["quality"]["flags"]
+    assert flag["kind"] == "study" and "2 outputs of the model, 4 labels" in flag["sentence"]
+    assert "case study's fault" in flag["sentence"] and "case study's fault" in " ".join(labelled.stdout.split())
     assert [e["predicted"] for e in labelled.of("sentiment")] == sentiments.answers()
 
 
