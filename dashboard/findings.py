@@ -284,13 +284,13 @@ def _notes(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
             said.append((name, "deviation", row["validity_reason"]))
         if row["accuracy"] is None and row["accuracy_reason"]:
             said.append((name, "no accuracy", row["accuracy_reason"]))
-            if row["index_match_rate"] is not None and not takeaways.flags(row) and not takeaways.untaught(row):
+            if (match := takeaways.index_match(row)) is not None:
                 said.append(
                     (
                         name,
                         "index match",
                         f"comparing the index of each answer with the index of its label would have reported "
-                        f"{percent(row['index_match_rate'])}%. That number measures nothing: the two lists of "
+                        f"{percent(match)}%. That number measures nothing: the two lists of "
                         "labels mean different things",
                     )
                 )

@@ -24,11 +24,12 @@ from queue import SimpleQueue
 from threading import Thread, current_thread
 from typing import Any
 
-from engine import backends, distill, files, hardware, hub, operations, paths
+from engine import backends, distill, files, hardware, heads, hub, operations, paths
 from engine.backends.base import Recipe, Source
 from engine.builder import Builder, BuildError, json_lines
 from engine.encoding import Encoder
 from engine.errors import RequestError, one_line
+from engine.quality import Flag
 from engine.spec import CHECKPOINT, Checkpoint, NewTokenizer, Suite, Variant, Workload
 from engine.units import duration
 
@@ -71,6 +72,8 @@ class Prepared:
     facts: dict[str, Any]
     operations: dict[str, Any] | None = None
     """What a call must do, as `engine.operations.describe` gives it."""
+    head: Flag | None = None
+    """What speaks against its head ever having been trained, by its files."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +212,7 @@ class Preparer:
             max_positions=facts["max_positions"],
             facts=made,
             operations=facts["operations"],
+            head=heads.fresh(source.folder, source.config, len(facts["labels"])),
         )
 
     def _calibrated(self, variant: Variant, recipe: Recipe, described: Path) -> Recipe:

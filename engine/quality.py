@@ -315,7 +315,7 @@ def _log_probability(logits: np.ndarray, mapping: list[int], labels: np.ndarray)
 class Flag:
     """A reason to doubt that an accuracy measures the model."""
 
-    kind: Literal["constant", "permuted", "chance"]
+    kind: Literal["fresh", "constant", "permuted", "chance"]
     sentence: str
     """In plain words, with its figures."""
     figures: dict[str, float]

@@ -890,8 +890,8 @@ class Runner:
         found |= summary.speed(raw) if cell.blocks else {}
         if cell.logits is not None and entry.prepared is not None:
             alignment, weights = self._alignment(entry), entry.prepared.random_weights
-            examples = self.examples
-            found |= summary.answers(cell.logits, alignment, examples.labels, examples.label_names, weights)
+            examples, head = self.examples, entry.prepared.head
+            found |= summary.answers(cell.logits, alignment, examples.labels, examples.label_names, weights, head)
             found["batch_flip_rate"] = summary.batch_flip_rate(cell.values.get("invariance"))
         return found
 

@@ -134,13 +134,17 @@ def answers(
     labels: np.ndarray | None,
     dataset_labels: list[str] | None,
     random_weights: bool,
+    head: quality.Flag | None = None,
 ) -> dict[str, Any]:
     """Accuracy columns, or the reason why there are none.
 
-    `logits`: float32 [examples, model labels]; `labels`: int64 [examples] or None.
+    `logits`: float32 [examples, model labels]; `labels`: int64 [examples] or None; `head`: as `engine.heads.fresh`
+    has it, of weights that are not random anyway.
     """
     found: dict[str, Any] = {"examples": len(logits), "labels": alignment.to_json()}
+    fresh = [asdict(head)] if head and not random_weights else []
     if labels is None:
+        found |= {"quality": {"flags": fresh}} if fresh else {}
         return found | {"accuracy_reason": "the workload is unlabelled"}
     names = dataset_labels or []
     reason = takeaways.RANDOM_WEIGHTS if random_weights else None
@@ -149,7 +153,7 @@ def answers(
         return found | {
             "accuracy_reason": reason or alignment.reason,
             "index_match_rate": label_names.index_match_rate(logits, labels),
-            "quality": {"flags": [{"kind": "study", "sentence": fault, "figures": {}}] if fault else []},
+            "quality": {"flags": fresh + ([{"kind": "study", "sentence": fault, "figures": {}}] if fault else [])},
         }
     predicted = alignment.apply(logits)
     correct = int((predicted == labels).sum())
@@ -168,7 +172,7 @@ def answers(
             "confusion": quality.confusion(labels, predicted, len(names)).tolist(),
             "labels": [asdict(score) for score in quality.label_scores(labels, predicted, len(names))],
             "calibration": [asdict(part) for part in calibration.bins] if calibration else None,
-            "flags": [asdict(flag) for flag in quality.label_gate(labels, predicted, names)],
+            "flags": fresh + [asdict(flag) for flag in quality.label_gate(labels, predicted, names)],
         },
     }
 

@@ -246,11 +246,8 @@ def notes(rows: list[Row]) -> list[str]:
             said.append(f"{name}: {row['validity']}: {row['validity_reason']}")
         if row["status"] == "measured" and row["accuracy"] is None and row["accuracy_reason"]:
             beside = ""
-            if row["index_match_rate"] is not None and not takeaways.flags(row) and not takeaways.untaught(row):
-                beside = (
-                    f" (comparing index with index would have said {percent(row['index_match_rate'])}%,"
-                    " which measures nothing)"
-                )
+            if (match := takeaways.index_match(row)) is not None:
+                beside = f" (comparing index with index would have said {percent(match)}%, which measures nothing)"
             said.append(f"{name}: no accuracy: {row['accuracy_reason']}{beside}")
         said += [f"{name}: {flag['sentence']}" for flag in takeaways.flags(row)]
     said.extend(_cut(rows))

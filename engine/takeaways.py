@@ -98,6 +98,15 @@ def flags(row: Row) -> list[dict[str, Any]]:
     return (row["quality"] or {}).get("flags") or []
 
 
+def index_match(row: Row) -> float | None:
+    """What comparing index with index would have reported, a share; None where it does not need to be said.
+
+    That is where the study's fault names it anyway, and of random weights.
+    """
+    named = any(flag["kind"] == "study" for flag in flags(row))
+    return None if named or untaught(row) else row["index_match_rate"]
+
+
 def _unsteady(row: Row) -> str:
     return ", unstable" if row["validity"] == "unstable" else ""
 

@@ -43,8 +43,9 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     distilbert: 2 layers of 32, four labels with the names of the news; bert: 2 layers of 36, with
     token_type_ids; sst2: NEGATIVE and POSITIVE; permuted: "distilbert" with its outputs in another order;
-    generic: "distilbert" with LABEL_0 to LABEL_3. Not to be loaded: headless (no head), fresh (the head's
-    weights are not in the file), pickled (pytorch_model.bin alone), empty, remote (auto_map).
+    generic: "distilbert" with LABEL_0 to LABEL_3; untrained: the body of "distilbert" with a new head, saved as
+    it was initialised; untrained-bf16: the same in BF16 and in several files. Not to be loaded: headless (no
+    head), fresh (the head's weights are not in the file), pickled (pytorch_model.bin alone), empty, remote (auto_map).
     """
     folder = tmp_path_factory.mktemp("models")
     done = subprocess.run([sys.executable, __file__, str(folder)], capture_output=True, text=True, check=False)
@@ -228,6 +229,9 @@ def _make_models(folder: Path) -> None:
     (folder / "empty").mkdir()
     save(model, "remote")
     config = json.loads((folder / "remote" / "config.json").read_text())
+    again = DistilBertForSequenceClassification.from_pretrained(folder / "headless", **_names(LABELS))
+    save(again, "untrained")
+    save(again.to(torch.bfloat16), "untrained-bf16", max_shard_size="20KB")
     config["auto_map"] = {"AutoModelForSequenceClassification": "modeling_own.OwnModel"}
     (folder / "remote" / "config.json").write_text(json.dumps(config))
 

@@ -159,6 +159,13 @@ def test_labels_that_cannot_be_right_are_noted():
     flag = {"kind": "permuted", "sentence": "the labels look permuted", "figures": {}}
     assert tables.notes([row(quality={"flags": [flag]})]) == ["FP32: the labels look permuted"]
     nothing = {"accuracy": None, "accuracy_reason": "2 labels, 4 topics", "index_match_rate": 0.325}
+    # A head that was never trained says nothing of how the labels were compared.
+    fresh = {"kind": "fresh", "sentence": "its head looks freshly initialised", "figures": {}}
+    assert tables.notes([row(**nothing, quality={"flags": [fresh]})]) == [
+        "FP32: no accuracy: 2 labels, 4 topics (comparing index with index would have said 32.5%, which measures "
+        "nothing)",
+        "FP32: its head looks freshly initialised",
+    ]
     study = {"kind": "study", "sentence": "this is the case study's fault", "figures": {}}
     assert tables.notes([row(**nothing, quality={"flags": [study]})]) == [
         "FP32: no accuracy: 2 labels, 4 topics",

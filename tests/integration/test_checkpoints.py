@@ -112,6 +112,8 @@ def test_random_weights_have_no_accuracy(first):
     assert row["status"] == "measured" and row["throughput_samples_per_s"] > 0
     assert row["accuracy"] is row["accuracy_low"] is row["correct"] is row["macro_f1"] is None
     assert "random" in row["accuracy_reason"] and row["index_match_rate"] is not None
+    # That its head is new is said once.
+    assert row["quality"]["flags"] == []
     assert "no accuracy" in first.stdout
 
 

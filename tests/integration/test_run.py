@@ -358,6 +358,7 @@ def labelled(tiny_models, write_suite, measure, tmp_path_factory):
             variant("generic", "generic"),
             variant("by-order", "generic", labels="by-order"),
             variant("sentiment", "sst2"),
+            variant("untrained", "untrained"),
             variant("sentiment-map", "sst2", labels={"NEGATIVE": "World", "POSITIVE": "Sports"}),
         ],
         name="labelled",
@@ -402,6 +403,14 @@ def test_a_sentiment_model_has_no_accuracy_on_news(labelled, alone):
     assert flag["kind"] == "study" and "2 outputs of the model, 4 labels" in flag["sentence"]
     assert "case study's fault" in flag["sentence"] and "case study's fault" in " ".join(labelled.stdout.split())
     assert [e["predicted"] for e in labelled.of("sentiment")] == sentiments.answers()
+
+
+def test_a_head_that_was_saved_before_it_was_trained_is_named(labelled):
+    flags = labelled.row("untrained")["quality"]["flags"]
+    assert flags[0]["kind"] == "fresh" and "all 4 biases are 0" in flags[0]["sentence"]
+    assert "its head looks freshly initialised" in " ".join(labelled.stdout.split())
+    others = [row for row in labelled.measurements if row["variant"] != "untrained"]
+    assert not any(flag["kind"] == "fresh" for row in others for flag in row["quality"]["flags"])
 
 
 def test_a_declared_map_is_followed(labelled, alone):
