@@ -180,7 +180,8 @@ def _memory(row: Row, name: str, base: Row, title: str) -> Iterator[Takeaway]:
     if ratio <= LIGHTER or ratio >= HEAVIER:
         yield Takeaway("memory", name, f"{name} needs {times(ratio)} the {word} of {title}: {beside}.")
     elif weights is not None and weights <= SMALL_WEIGHTS and row["batch_size"] == base["batch_size"]:
-        sentence = f"{name} has {times(weights)} the bytes of weights of {title} and saves no {word}: {beside}."
+        rest = f"saves no {word}" if ratio >= 1 else f"needs {times(ratio)} its {word}"
+        sentence = f"{name} has {times(weights)} the bytes of weights of {title} and {rest}: {beside}."
         yield Takeaway("memory", name, sentence)
 
 

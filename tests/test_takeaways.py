@@ -95,6 +95,11 @@ def test_answers_memory_energy_and_batching():
     assert one(weights_bytes=30_000_000) == (
         "Other has 0.333× the bytes of weights of Base and saves no RAM: 500 MB at its peak, Base 500 MB."
     )
+    # Less than the tenth that is worth a sentence of its own, but less.
+    assert one(weights_bytes=30_000_000, ram_peak_bytes=460_000_000) == (
+        "Other has 0.333× the bytes of weights of Base and needs 0.920× its RAM: 460 MB at its peak, Base 500 MB."
+    )
+    assert "saves no RAM" in one(weights_bytes=30_000_000, ram_peak_bytes=540_000_000)
     seen = {"batch 1": {"examples": 256, "changed": 3}, "padding longest": {"examples": 256, "changed": 0}}
     assert one(invariance=seen) == (
         "Other's answers depend on the batch: 3 of 256 under batch 1 differ from those at its own."
