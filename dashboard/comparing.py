@@ -20,6 +20,7 @@ from dashboard import findings
 from dashboard.findings import Headline
 from dashboard.frame import Row, baseline_of, usable
 from engine import batching, quality, stats, summary, takeaways
+from engine import between as between_runs
 from engine.labels import Alignment
 from engine.units import NOTHING, between, milliseconds, times
 
@@ -209,12 +210,20 @@ def _beside(row: Row, reference: Row | None, everything: Sequence[Row]) -> dict[
         return {}
     if row["batch_size"] != reference["batch_size"] or not usable(row) or not usable(reference):
         return {}
+    if not all(_held(r, everything) for r in (row, reference)):
+        return {}
     own = {r["run"]: (r["plain"], r["backend"], r["precision"]) for r in everything if r["own_baseline"]}
     moved = takeaways.change(reference, row)
     if moved is None or own.get(row["run"]) != own.get(reference["run"]):
         return {}
     verdict = stats.comparison(stats.Interval(*moved))
     return dict(zip(BESIDE, (*moved, verdict, reference["own_baseline"]), strict=True))
+
+
+def _held(row: Row, everything: Sequence[Row]) -> bool:
+    """Whether the baseline of a row's own run is one to be held beside."""
+    base = takeaways.baseline_for(row, [r for r in everything if r["run"] == row["run"]])
+    return base is not None and usable(base)
 
 
 def _answers(row: Row, reference: Row | None, evidence: Evidence) -> dict[str, Any]:
@@ -274,11 +283,8 @@ def headline(sides: Sequence[Side], rows: Sequence[Row]) -> Headline:
         return Headline(f"{len(sides)} runs side by side{named}.", unpaired(sides))
     first, second = sides
     wanted = {row["plain"] for row in rows}
-    pairs = [
-        (b, takeaways.change(a, b))
-        for a, b in takeaways.pairs(*map(_stored, sides))
-        if not a["baseline"] and a["variant"] in wanted and usable(a) and usable(b)
-    ]
+    stored = (_stored(first), _stored(second))
+    pairs = [(b, takeaways.moved(a, b, *stored)) for a, b in takeaways.pairs(*stored) if a["variant"] in wanted]
     compared = [(row, moved) for row, moved in pairs if moved is not None]
     changed = [(row, moved) for row, moved in compared if not moved[1] <= 1 <= moved[2]]
     changed.sort(key=lambda pair: -abs(math.log(pair[1][0])))
@@ -311,7 +317,7 @@ def _stored(side: Side) -> takeaways.Stored:
     return side.summary, side.stored
 
 
-def changes(sides: Sequence[Side], rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+def changes(sides: Sequence[Side], rows: Sequence[Row], evidence: Evidence) -> tuple[list[str], list[str]]:
     """What changed, and what was looked for and is not shown: within one run against its baseline, else between runs.
 
     Of several runs each is held against the first.
@@ -323,14 +329,29 @@ def changes(sides: Sequence[Side], rows: Sequence[Row]) -> tuple[list[str], list
     wanted = {row["plain"] for row in rows}
     said = []
     for other in sides[1:]:
-        stored = [(side.summary, [r for r in side.stored if r["variant"] in wanted]) for side in (sides[0], other)]
+        # Without its baseline a run's speed-ups could not be told.
+        stored = [
+            (side.summary, [r for r in side.stored if r["variant"] in wanted or r["baseline"]])
+            for side in (sides[0], other)
+        ]
         letters = (sides[0].letter, other.letter)
-        differences = takeaways.differences(stored[0], stored[1], letters)
+        answers = _between(stored[0], stored[1], evidence)
+        differences = takeaways.differences(stored[0], stored[1], letters, answers)
         if not differences:
-            differences = ["same device, suite and examples, and no speed-up is shown to differ"]
+            looked = "speed-up or accuracy" if answers else "speed-up"
+            differences = [f"same device, suite and examples, and no {looked} is shown to differ"]
         prefix = f"{letters[0]} and {letters[1]}: " if len(sides) > 2 else ""
         said += [f"{prefix}{sentence[:1].upper()}{sentence[1:]}." for sentence in differences]
     return said, []
+
+
+def _between(first: takeaways.Stored, second: takeaways.Stored, evidence: Evidence) -> takeaways.Answers:
+    outputs = [
+        {(r["variant"], r["batch_size"]): evidence.outputs[r["id"]] for r in rows if r["id"] in evidence.outputs}
+        for _, rows in (first, second)
+    ]
+    labels = evidence.labels.get(first[0]["example_set_id"])
+    return between_runs.accuracies(first, second, (outputs[0], outputs[1]), labels)
 
 
 def distribution_words(row: Row) -> str:

@@ -87,7 +87,7 @@ def swept(rows: Sequence[Row], key: str) -> bool:
 
 def usable(row: Row) -> bool:
     """Whether a chart may draw conclusions from the row."""
-    return row["status"] == "measured" and row["validity"] != "invalid"
+    return takeaways.sound(row)
 
 
 def pareto(rows: Sequence[Row], cost: str, gain: str) -> list[Row]:

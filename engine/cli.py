@@ -476,13 +476,13 @@ def compare(
             min=0.0,
             max=100.0,
             metavar="PERCENT",
-            help="Exit with 1 where something is shown to be worse by more than this: than the baseline, or in the "
-            "second run than in the first.",
+            help="Exit with 1 where speed or accuracy is shown to be worse by more than this, its whole interval: than "
+            "the baseline's, or in the second run than in the first; and where something failed or is invalid.",
         ),
     ] = None,
 ) -> None:
     """Print what a run shows against its baseline, or two runs beside each other."""
-    from engine import serving, tables, takeaways
+    from engine import between, serving, tables, takeaways
 
     summary, rows, scenarios = _stored(run)
     first = (summary, rows)
@@ -506,10 +506,11 @@ def compare(
         worse = [] if threshold is None else takeaways.regressions(first[1], threshold / 100)
     else:
         second = _stored(other)[:2]
+        answers = between.stored(first, second)
         console.print(tables.beside(first, second))
-        for sentence in takeaways.differences(first, second):
+        for sentence in takeaways.differences(first, second, answers=answers):
             say(sentence)
-        worse = [] if threshold is None else takeaways.regressions_between(first, second, threshold / 100)
+        worse = [] if threshold is None else takeaways.regressions_between(first, second, threshold / 100, answers)
     for regression in worse:
         print(f"worse: {regression.sentence}", file=sys.stderr)
     raise typer.Exit(SOME_FAILED if worse else MEASURED)

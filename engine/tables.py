@@ -459,8 +459,9 @@ def beside(first: Stored, second: Stored) -> Any:
         made.add_column(header, justify="right", no_wrap=True)
     several = _several(first[1])
     for a, b in takeaways.pairs(first, second):
+        doubt = next((doubt for doubt in ("invalid", "unstable") if doubt in (a["validity"], b["validity"])), None)
         made.add_row(
-            Text(_name(a, several)),
+            Text(_name(a | {"validity": doubt}, several)),
             milliseconds(a["latency_p50_s"]),
             milliseconds(b["latency_p50_s"]),
             _speedup(a),

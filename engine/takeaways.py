@@ -7,7 +7,7 @@ the interval or the test does not show it; what was looked for and not shown is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +16,10 @@ from engine.units import between, megabytes, percent, point_interval, points, si
 Row = dict[str, Any]
 Stored = tuple[dict[str, Any], list[Row]]
 """A run's summary and its rows."""
+Key = tuple[str, int]
+"""A measurement of a run: variant and batch size."""
+Answers = Mapping[Key, Row]
+"""Accuracy columns of run B's measurements beside run A's on the same examples, as `engine.between` pairs them."""
 Kind = Literal["state", "labels", "speed", "accuracy", "answers", "memory", "energy", "limit", "batching"]
 
 LIGHTER, HEAVIER = 0.9, 1.1
@@ -61,6 +65,11 @@ def untaught(row: Row) -> bool:
     return row["accuracy_reason"] == RANDOM_WEIGHTS
 
 
+def sound(row: Row) -> bool:
+    """Whether anything may be concluded from a row: it was measured, and is not invalid."""
+    return row["status"] == "measured" and row["validity"] != "invalid"
+
+
 def baseline_for(row: Row, rows: Sequence[Row]) -> Row | None:
     """The baseline's row that `row` was compared with: at its batch size, else at the largest."""
     found = [r for r in rows if r["baseline"]]
@@ -85,7 +94,7 @@ def takeaways(rows: Sequence[Row]) -> list[Takeaway]:
             continue
         said += _batching(row, name)
         base = baseline_for(row, rows)
-        if row["baseline"] or base is None or base["status"] != "measured" or base["validity"] == "invalid":
+        if row["baseline"] or base is None or not sound(base):
             continue
         title = base["title"] if base["batch_size"] == row["batch_size"] else sized(base)
         said += [*_speed(row, name, title), *_accuracy(row, name, title), *_answers(row, name, title)]
@@ -214,7 +223,7 @@ def _batching(row: Row, name: str) -> Iterator[Takeaway]:
 
 
 def pairs(first: Stored, second: Stored) -> list[tuple[Row, Row]]:
-    """The measurements that two runs share, by variant and batch size."""
+    """The measurements that two runs share, by variant and batch size, whatever became of them."""
     other = {(row["variant"], row["batch_size"]): row for row in second[1]}
     return [(row, other[key]) for row in first[1] if (key := (row["variant"], row["batch_size"])) in other]
 
@@ -231,72 +240,154 @@ def change(a: Row, b: Row) -> tuple[float, float, float] | None:
     return math.exp(centre), math.exp(centre - half), math.exp(centre + half)
 
 
-def differences(first: Stored, second: Stored, letters: tuple[str, str] = ("A", "B")) -> list[str]:
-    """What two runs say differently of the same variants, and what differs between the runs themselves."""
+def moved(a: Row, b: Row, first: Stored, second: Stored) -> tuple[float, float, float] | None:
+    """`change` from row `a` of one run to `b` of another, where something may be concluded from it.
+
+    Both rows and both baselines are sound, and the baselines are the same variant.
+    """
+    bases = (baseline_for(a, first[1]), baseline_for(b, second[1]))
+    if a["baseline"] or b["baseline"] or not all(row is not None and sound(row) for row in (a, b, *bases)):
+        return None
+    return change(a, b) if _same_baseline(first, second) else None
+
+
+def _same_baseline(first: Stored, second: Stored) -> bool:
+    def known(run: Stored) -> set[tuple[str, str, str]]:
+        return {(row["variant"], row["backend"], row["precision"]) for row in run[1] if row["baseline"]}
+
+    return known(first) == known(second)
+
+
+def differences(
+    first: Stored, second: Stored, letters: tuple[str, str] = ("A", "B"), answers: Answers | None = None
+) -> list[str]:
+    """What two runs say differently of the same variants, and what differs between the runs themselves.
+
+    `answers`: as `engine.between` pairs them; without, no accuracy is told. Of a row that is invalid nothing else is.
+    """
     one, other = letters
     said = []
-    for key, what in (("device_name", "devices"), ("suite", "suites"), ("host", "hosts")):
-        if first[0][key] != second[0][key]:
-            said.append(f"different {what}: {first[0][key]} ({one}), {second[0][key]} ({other})")
+    for field, what in (("device_name", "devices"), ("suite", "suites"), ("host", "hosts")):
+        if first[0][field] != second[0][field]:
+            said.append(f"different {what}: {first[0][field]} ({one}), {second[0][field]} ({other})")
     if first[0]["example_set_id"] != second[0]["example_set_id"]:
         said.append("different examples: accuracies are not comparable")
+    if not _same_baseline(first, second):
+        said.append("different baselines: speed-ups are not comparable")
     called = names(first[1])
     by_key = {(r["variant"], r["batch_size"]): called[i] for i, r in enumerate(first[1])}
     for a, b in pairs(first, second):
-        name = by_key[a["variant"], a["batch_size"]]
-        moved = None if a["baseline"] else change(a, b)
-        if moved is not None and not moved[1] <= 1 <= moved[2]:
-            word = "rose" if moved[0] > 1 else "fell"
-            said.append(
-                f"{name}: the speed-up {word} to {times(moved[0])} ({between(moved[1], moved[2])}) of what it was: "
-                f"{significant(a['speedup'])} ({one}), {significant(b['speedup'])} ({other})"
-            )
+        key = (a["variant"], a["batch_size"])
+        found = [
+            f"is invalid in {letter}, and nothing is concluded from it: {row['validity_reason']}"
+            for letter, row in ((one, a), (other, b))
+            if row["validity"] == "invalid"
+        ]
+        if sound(a) and sound(b):
+            found = [*_moved_speed(a, b, first, second, letters), *_moved_accuracy((answers or {}).get(key), letters)]
+            found += _moved_memory(a, b, letters)
+        said += [f"{by_key[key]}: {sentence}" for sentence in found]
     only = {row["variant"] for row in first[1]} ^ {row["variant"] for row in second[1]}
     if only:
         said.append(f"in one of the runs only: {', '.join(sorted(only))}")
     return said
 
 
+def _moved_speed(a: Row, b: Row, first: Stored, second: Stored, letters: tuple[str, str]) -> Iterator[str]:
+    found = moved(a, b, first, second)
+    if found is None or found[1] <= 1 <= found[2]:
+        return
+    word = "rose" if found[0] > 1 else "fell"
+    yield (
+        f"the speed-up {word} to {times(found[0])} ({between(found[1], found[2])}) of what it was: "
+        f"{significant(a['speedup'])} ({letters[0]}), {significant(b['speedup'])} ({letters[1]})"
+    )
+
+
+def _moved_accuracy(pair: Row | None, letters: tuple[str, str]) -> Iterator[str]:
+    if pair is None or pair["accuracy_comparison"] == "no_difference":
+        return
+    word = "fell" if pair["accuracy_comparison"] == "worse" else "rose"
+    limits = point_interval(pair["accuracy_difference_low"], pair["accuracy_difference_high"])
+    yield (
+        f"the accuracy {word} by {abs(pair['accuracy_difference']) * 100:.1f} points from {letters[0]} to {letters[1]} "
+        f"({limits}; McNemar with Holm, p {p_words(pair['accuracy_p'])}): {pair['accuracy_lost']} of the same "
+        f"{pair['examples']:,} examples lost, {pair['accuracy_gained']} gained"
+    )
+
+
+def _moved_memory(a: Row, b: Row, letters: tuple[str, str]) -> Iterator[str]:
+    # A run without a GPU has no VRAM to hold beside another's.
+    kind = "ram" if None in (a["vram_peak_bytes"], b["vram_peak_bytes"]) else "vram"
+    before, after = a[f"{kind}_peak_bytes"], b[f"{kind}_peak_bytes"]
+    if not before or not after or LIGHTER < after / before < HEAVIER:
+        return
+    yield (
+        f"the peak of its {kind.upper()} {'rose' if after > before else 'fell'} to {times(after / before)} of what it "
+        f"was: {megabytes(before)} MB ({letters[0]}), {megabytes(after)} MB ({letters[1]})"
+    )
+
+
 def regressions(rows: Sequence[Row], threshold: float) -> list[Regression]:
-    """What is shown to be worse than the baseline by more than `threshold` (a share: 0.05 is 5%, or 5 points)."""
+    """What is shown to be worse than the baseline by more than `threshold` (a share: 0.05 is 5%, or 5 points).
+
+    That is where all of an interval lies beyond it, of accuracy where the test shows a loss besides. What failed or is
+    invalid counts as such, whatever the threshold, and its figures for nothing.
+    """
     found, called = [], names(rows)
     for index, row in enumerate(rows):
         name = called[index]
         if row["status"] == "failed":
             found.append(Regression(name, f"{name} failed: {row['status_reason']}"))
-        if row["status"] != "measured" or row["baseline"]:
+        if row["status"] == "measured" and not sound(row):
+            found.append(Regression(name, f"{name} is invalid: {row['validity_reason']}"))
+        base = baseline_for(row, rows)
+        if row["baseline"] or not sound(row) or base is None or not sound(base):
             continue
         if row["speedup_high"] is not None and row["speedup_high"] < 1 - threshold:
             limits = between(row["speedup_low"], row["speedup_high"])
             sentence = f"{name} is slower than the baseline by more than {percent(threshold)}%: {limits} its samples/s"
             found.append(Regression(name, sentence))
-        lost = row["accuracy_difference"]
-        if lost is not None and row["accuracy_comparison"] == "worse" and lost < -threshold:
-            sentence = f"{name} loses more than {percent(threshold)} points of accuracy: {points(lost)} points"
+        if (lost := _lost(row, threshold)) is not None:
+            sentence = f"{name} loses more than {percent(threshold)} points of accuracy: {lost}"
             found.append(Regression(name, sentence))
     return found
 
 
-def regressions_between(first: Stored, second: Stored, threshold: float) -> list[Regression]:
-    """What run B is shown to do worse than run A by more than `threshold`, a share."""
+def _lost(pair: Row, threshold: float) -> str | None:
+    """How much accuracy is shown to be lost, in words, where that is more than `threshold`."""
+    high = pair["accuracy_difference_high"]
+    if pair["accuracy_comparison"] != "worse" or high is None or high >= -threshold:
+        return None
+    return f"{points(pair['accuracy_difference'])} points ({point_interval(pair['accuracy_difference_low'], high)})"
+
+
+def regressions_between(
+    first: Stored, second: Stored, threshold: float, answers: Answers | None = None
+) -> list[Regression]:
+    """What run B is shown to do worse than run A by more than `threshold`, a share, as in `regressions`.
+
+    `answers`: as `engine.between` pairs them; without, accuracies are not held beside each other. What failed or became
+    invalid counts as such, and what was invalid before for nothing.
+    """
     found, called = [], names(second[1])
     by_key = {(r["variant"], r["batch_size"]): called[i] for i, r in enumerate(second[1])}
-    same_examples = first[0]["example_set_id"] == second[0]["example_set_id"]
     for a, b in pairs(first, second):
-        name = by_key[b["variant"], b["batch_size"]]
+        key = (b["variant"], b["batch_size"])
+        name = by_key[key]
         if a["status"] == "measured" and b["status"] == "failed":
             found.append(Regression(name, f"{name} failed: {b['status_reason']}"))
-        moved = None if a["baseline"] else change(a, b)
-        if moved is not None and moved[2] < 1 - threshold:
+        if sound(a) and b["status"] == "measured" and not sound(b):
+            found.append(Regression(name, f"{name} became invalid: {b['validity_reason']}"))
+        ratio = moved(a, b, first, second)
+        if ratio is not None and ratio[2] < 1 - threshold:
             sentence = (
-                f"{name}: its speed-up fell by more than {percent(threshold)}%, to {times(moved[0])} "
-                f"({between(moved[1], moved[2])}) of what it was"
+                f"{name}: its speed-up fell by more than {percent(threshold)}%, to {times(ratio[0])} "
+                f"({between(ratio[1], ratio[2])}) of what it was"
             )
             found.append(Regression(name, sentence))
-        if same_examples and None not in (a["accuracy"], b["accuracy"]) and b["accuracy"] < a["accuracy"] - threshold:
-            sentence = (
-                f"{name}: its accuracy fell by more than {percent(threshold)} points on the same examples, "
-                f"from {percent(a['accuracy'])}% to {percent(b['accuracy'])}%"
-            )
-            found.append(Regression(name, sentence))
+        pair = (answers or {}).get(key) if sound(a) and sound(b) else None
+        if pair is not None and (lost := _lost(pair, threshold)) is not None:
+            allowed = f"more than {percent(threshold)} points on the same examples"
+            found.append(Regression(name, f"{name}: its accuracy fell by {allowed}: {lost}"))
     return found

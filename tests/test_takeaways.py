@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import takeaways
+from engine import summary, takeaways
 from engine.store.queries import DERIVED_FIELDS, FIXED_FIELDS, FURTHER_FIELDS
+from engine.units import point_interval
 
 RUN = {"id": "A", "suite": "tiny", "device_name": "a processor", "host": "here", "example_set_id": "e"}
 
@@ -171,26 +173,129 @@ def test_differences_of_two_runs():
     ]
 
 
+def pair(gained: int, lost: int, n: int = 400, **changes: Any) -> dict[str, Any]:
+    """The accuracy columns of one comparison, as a run or `engine.between` draws them."""
+    right, base = np.zeros(n, bool), np.zeros(n, bool)
+    right[:gained], base[gained : gained + lost] = True, True
+    found = summary.difference(right, base)
+    summary.corrected([found])
+    return found | changes
+
+
+LOST, NOISE, ONE = pair(3, 43), pair(11, 14), pair(0, 1)
+"""10 points of 400 lost, less than a point, one example."""
+NAN = {"validity": "invalid", "validity_reason": "NaN"}
+
+
+def test_accuracy_between_runs_is_told_where_it_is_shown():
+    first, second = (RUN, [BASE, row()]), (RUN, [BASE, row()])
+    assert takeaways.differences(first, second, answers={("other", 8): LOST, ("base", 8): NOISE}) == [
+        f"Other: the accuracy fell by 10.0 points from A to B ({units_of(LOST)}; McNemar with Holm, p < 0.001): "
+        "43 of the same 400 examples lost, 3 gained"
+    ]
+    [sentence] = takeaways.differences(first, second, answers={("base", 8): pair(43, 3)})
+    assert sentence.startswith("Base: the accuracy rose by 10.0 points from A to B (")
+    assert takeaways.differences(first, second) == []
+
+
+def units_of(found: dict[str, Any]) -> str:
+    return point_interval(found["accuracy_difference_low"], found["accuracy_difference_high"])
+
+
+def test_memory_between_runs_is_told_from_a_tenth_on():
+    def told(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+        return takeaways.differences((RUN, [BASE, row(**before)]), (RUN, [BASE, row(**after)]), ("A", "C"))
+
+    assert told({}, {"ram_peak_bytes": 1_000_000_000}) == [
+        "Other: the peak of its RAM rose to 2.00× of what it was: 500 MB (A), 1,000 MB (C)"
+    ]
+    assert told({}, {"ram_peak_bytes": 530_000_000}) == told({}, {"ram_peak_bytes": None}) == []
+    on_gpu = {"vram_peak_bytes": 2_000_000_000}
+    assert told(on_gpu, {"vram_peak_bytes": 1_000_000_000, "ram_peak_bytes": 9_000_000_000}) == [
+        "Other: the peak of its VRAM fell to 0.500× of what it was: 2,000 MB (A), 1,000 MB (C)"
+    ]
+    # One without a GPU has RAM alone to be held beside.
+    assert told(on_gpu, {"ram_peak_bytes": 250_000_000})[0].startswith("Other: the peak of its RAM fell to 0.500×")
+
+
+def test_unlike_baselines_have_no_speedups_to_compare():
+    first = (RUN, [BASE, row(**FASTER)])
+    second = (RUN, [BASE | {"precision": "bf16"}, row(**SLOWER)])
+    assert takeaways.differences(first, second) == ["different baselines: speed-ups are not comparable"]
+    assert takeaways.regressions_between(first, second, 0.0) == []
+    turned = (RUN, [BASE | {"baseline": False, **SLOWER}, row() | {"baseline": True}])
+    assert takeaways.differences(first, turned) == ["different baselines: speed-ups are not comparable"]
+
+
 def test_a_threshold_counts_only_what_is_shown():
     slower = row(speedup=0.93, speedup_low=0.9, speedup_high=0.96, comparison="worse")
     assert [item.name for item in takeaways.regressions([BASE, slower], 0.03)] == ["Other"]
     # Slower, but not shown to be by more than 5%.
     assert takeaways.regressions([BASE, slower], 0.05) == []
-    lost = {"accuracy_difference": -0.04, "accuracy_comparison": "worse"}
-    assert [i.name for i in takeaways.regressions([BASE, row(**lost)], 0.03)] == ["Other"]
-    assert takeaways.regressions([BASE, row(**lost | {"accuracy_comparison": "no_difference"})], 0.03) == []
     assert [i.name for i in takeaways.regressions([BASE, row(status="failed")], 0.5)] == ["Other"]
+
+
+def test_an_accuracy_is_lost_by_more_than_a_threshold_where_its_interval_lies_beyond_it():
+    high = -LOST["accuracy_difference_high"]
+    assert 0.05 < high < 0.1 == pytest.approx(-LOST["accuracy_difference"])
+    [found] = takeaways.regressions([BASE, row(**LOST)], 0.05)
+    assert found.sentence == f"Other loses more than 5.0 points of accuracy: −10.0 points ({units_of(LOST)})"
+    # The estimate lies beyond it, but not all of the interval: a loss is shown, of more than this it is not.
+    assert takeaways.regressions([BASE, row(**LOST)], high + 0.01) == []
+    assert takeaways.regressions([BASE, row(**LOST | {"accuracy_comparison": "no_difference"})], 0.0) == []
+    assert takeaways.regressions([BASE, row(**NOISE)], 0.0) == takeaways.regressions([BASE, row(**ONE)], 0.0) == []
 
 
 def test_a_threshold_between_two_runs():
     fast = row(speedup=2.0, speedup_low=1.9, speedup_high=2.1)
     slow = row(speedup=1.5, speedup_low=1.4, speedup_high=1.6)
-    first, second = (RUN, [BASE, fast]), (RUN, [BASE, slow | {"accuracy": 0.85}])
-    found = takeaways.regressions_between(first, second, 0.03)
-    assert [item.sentence.split(":")[1][:20] for item in found] == [" its speed-up fell b", " its accuracy fell b"]
+    first, second = (RUN, [BASE, fast]), (RUN, [BASE, slow])
+    found = takeaways.regressions_between(first, second, 0.03, {("other", 8): LOST})
+    assert [item.sentence.split(":")[1] for item in found] == [
+        " its speed-up fell by more than 3.0%, to 0.750× (0.690 to 0.815) of what it was",
+        " its accuracy fell by more than 3.0 points on the same examples",
+    ]
     assert takeaways.regressions_between(second, first, 0.0) == []
-    elsewhere = (RUN | {"example_set_id": "f"}, second[1])
-    assert len(takeaways.regressions_between(first, elsewhere, 0.03)) == 1
+    high = -LOST["accuracy_difference_high"]
+    assert takeaways.regressions_between(first, first, high + 0.01, {("other", 8): LOST}) == []
+
+
+def test_one_example_more_or_less_is_no_regression():
+    first = (RUN, [BASE, row(accuracy=0.9)])
+    second = (RUN, [BASE, row(accuracy=0.9 - 1 / 400)])
+    assert takeaways.regressions_between(first, second, 0.0, {("other", 8): ONE}) == []
+    # What was not paired is not held beside each other at all.
+    assert takeaways.regressions_between(first, (RUN, [BASE, row(accuracy=0.1)]), 0.0) == []
+
+
+def test_of_invalid_rows_nothing_is_a_regression_but_that():
+    worse = row(**SLOWER, **LOST)
+    [only] = takeaways.regressions([BASE, worse | NAN], 0.0)
+    assert only.sentence == "Other is invalid: NaN"
+    [base] = takeaways.regressions([BASE | NAN, worse], 0.0)
+    assert base.sentence == "Base is invalid: NaN"
+    answers = {("other", 8): LOST}
+    good, bad = (RUN, [BASE, row(**FASTER)]), (RUN, [BASE, worse | NAN])
+    [became] = takeaways.regressions_between(good, bad, 0.0, answers)
+    assert became.sentence == "Other became invalid: NaN"
+    # What was invalid before is no measure of what is now.
+    assert takeaways.regressions_between((RUN, [BASE, row(**FASTER) | NAN]), (RUN, [BASE, worse]), 0.0, answers) == []
+    # Beside an invalid baseline there is no speed-up; the variant's own answers are what they are.
+    found = takeaways.regressions_between((RUN, [BASE | NAN, row(**FASTER)]), (RUN, [BASE, worse]), 0.0, answers)
+    assert [item.sentence.partition(" by")[0] for item in found] == ["Other: its accuracy fell"]
+    found = takeaways.regressions_between(good, (RUN, [BASE | NAN, row(**SLOWER)]), 0.0)
+    assert [item.sentence for item in found] == ["Base became invalid: NaN"]
+
+
+def test_of_invalid_rows_no_difference_is_told_but_that():
+    heavy = row(**SLOWER, ram_peak_bytes=5_000_000_000) | NAN
+    answers = {("other", 8): LOST}
+    first = (RUN, [BASE, row(**FASTER)])
+    words = "and nothing is concluded from it: NaN"
+    assert takeaways.differences(first, (RUN, [BASE, heavy]), answers=answers) == [f"Other: is invalid in B, {words}"]
+    assert takeaways.differences((RUN, [BASE, heavy]), first, answers=answers) == [f"Other: is invalid in A, {words}"]
+    # Of a speed-up over an invalid baseline nothing is.
+    assert takeaways.differences(first, (RUN, [BASE | NAN, row(**SLOWER)])) == [f"Base: is invalid in B, {words}"]
 
 
 @settings(deadline=None)

@@ -39,7 +39,7 @@ def main() -> None:
         st.stop()
     _how_compared(rows)
     _charts(sides, everything, rows, evidence, look)
-    _changes(sides, rows)
+    _changes(sides, rows, evidence)
     _settings(sides, rows)
     _notes(rows)
     widgets.save_charts(f"{widgets.stem(sides[0].summary)}-compare")
@@ -128,6 +128,9 @@ def _evidence(sides: list[Side], everything: list[Row], rows: list[Row], baselin
         raws |= data.raws(side.summary["id"], ids)
         set_id = side.summary["example_set_id"]
         if answers and set_id is not None:
+            if len(sides) > 1:
+                # What changed between runs is told of every batch size.
+                ids = tuple(row["id"] for row in side.stored if row["status"] == "measured")
             outputs |= data.outputs(side.summary["id"], ids)
             labels[set_id] = data.labels(set_id)
     return Evidence(raws, outputs, labels)
@@ -228,8 +231,8 @@ class Naming(NamedTuple):
     source: str
 
 
-def _changes(sides: list[Side], rows: list[Row]) -> None:
-    shown, unshown = comparing.changes(sides, rows)
+def _changes(sides: list[Side], rows: list[Row], evidence: Evidence) -> None:
+    shown, unshown = comparing.changes(sides, rows, evidence)
     baseline = frame.baseline_of(rows)
     alone = f" against {baseline['title']}" if baseline and len(sides) == 1 else ""
     if shown or unshown:

@@ -12,7 +12,7 @@ from dashboard_fill import FULL, SIZES, UNLABELLED
 from dashboard import comparing, data, frame, scorecard, style
 from dashboard.comparing import Evidence, Side
 from dashboard.frame import Row
-from engine import stats, summary, takeaways
+from engine import between, stats, summary, takeaways
 
 
 def sides_of(*runs: str) -> list[Side]:
@@ -202,7 +202,10 @@ def test_two_runs_say_what_differs_and_no_more(database: str) -> None:
     assert comparing.headline([first, second], rows).finding.startswith(
         "No speed-up is shown to differ between A and B"
     )
-    assert comparing.changes([first, second], rows)[0] == [
+    assert comparing.changes([first, second], rows, evidence_of([first, second]))[0] == [
+        "Same device, suite and examples, and no speed-up or accuracy is shown to differ."
+    ]
+    assert comparing.changes([first, second], rows, Evidence({}))[0] == [
         "Same device, suite and examples, and no speed-up is shown to differ."
     ]
     faster = [
@@ -215,17 +218,78 @@ def test_two_runs_say_what_differs_and_no_more(database: str) -> None:
     rows = list(compared([first, second], "A/fp32").values())
     said = comparing.headline([first, second], rows).finding
     assert said.startswith("1 of 6 speed-ups differs between A and B; Student FP32 @ 8's is in B 2.00× (")
-    (only,) = comparing.changes([first, second], rows)[0]
+    evidence = evidence_of([first, second])
+    (only,) = comparing.changes([first, second], rows, evidence)[0]
     assert only.startswith("Student FP32 @ 8: the speed-up rose to 2.00×")
     third = Side("C", second.summary, second.stored)
-    several = comparing.changes([first, second, third], rows)[0]
+    several = comparing.changes([first, second, third], rows, evidence)[0]
     assert [sentence[:9] for sentence in several] == ["A and B: ", "A and C: "] and "(C)" in several[1]
+
+
+def test_what_two_runs_answer_to_the_same_examples_is_told(database: str) -> None:
+    first, second = sides_of(FULL, SIZES)
+    evidence = evidence_of([first, second])
+    ids = {row["variant"]: row["id"] for row in first.stored}
+    theirs = {row["variant"]: row["id"] for row in second.stored if row["batch_size"] == 8}
+    labels = evidence.labels[first.summary["example_set_id"]]
+    assert labels is not None
+    # In the second run 30 of the student's answers that were right in the first are wrong, and none of the wrong right.
+    turned = evidence.outputs[ids["student"]].copy()
+    turned[np.flatnonzero(turned == labels)[:30]] = 3 - labels[turned == labels][:30]
+    worse = Evidence(evidence.raws, {**evidence.outputs, theirs["student"]: turned}, evidence.labels)
+    rows = list(compared([first, second], "A/fp32", names=["A/student", "B/student"]).values())
+    told = [sentence for sentence in comparing.changes([first, second], rows, worse)[0] if "accuracy" in sentence]
+    assert len(told) == 1 and told[0].startswith("Student FP32: the accuracy fell by 15.0 points from A to B (")
+    assert told[0].endswith("p < 0.001): 30 of the same 200 examples lost, 0 gained.")
+
+
+def test_the_commands_pair_the_same_answers_as_the_page(database: str) -> None:
+    first, second = ((side.summary, side.stored) for side in sides_of(FULL, SIZES))
+    found = between.stored(first, second)
+    assert {key for key in found if key[1] == 8} == {("fp32", 8), ("nf4", 8), ("student", 8)} == set(found)
+    evidence = evidence_of(sides_of(FULL, SIZES))
+    outputs = [
+        {(r["variant"], r["batch_size"]): evidence.outputs[r["id"]] for r in rows if r["id"] in evidence.outputs}
+        for _, rows in (first, second)
+    ]
+    labels = evidence.labels[first[0]["example_set_id"]]
+    assert found == between.accuracies(first, second, (outputs[0], outputs[1]), labels)
+    elsewhere = sides_of(UNLABELLED)[0]
+    assert between.stored(first, (elsewhere.summary, elsewhere.stored)) == {}
+
+
+def test_of_an_invalid_row_of_another_run_nothing_is_concluded(database: str) -> None:
+    first, second = sides_of(SIZES, SIZES)
+    broken = [
+        row | {"validity": "invalid", "validity_reason": "NaN"} if row["baseline"] else row for row in second.stored
+    ]
+    second = Side("B", second.summary, broken)
+    rows = list(compared([first, second], "A/student").values())
+    assert all(row["beside"] is None for row in rows)
+    assert "share no variant with a speed-up in both" in comparing.headline([first, second], rows).finding
+    said = comparing.changes([first, second], rows, Evidence({}))[0]
+    assert said and all("is invalid in B, and nothing is concluded from it: NaN." in sentence for sentence in said)
+
+
+def test_a_baseline_that_is_not_shown_still_carries_the_speedups(database: str) -> None:
+    first, second = sides_of(SIZES, SIZES)
+    faster = [
+        row | {key: row[key] * 2 for key in ("speedup", "speedup_low", "speedup_high")}
+        if row["variant"] == "student"
+        else row
+        for row in second.stored
+    ]
+    second = Side("B", second.summary, faster)
+    rows = list(compared([first, second], "A/student", names=["A/student", "B/student"]).values())
+    assert all("student" in row["variant"] for row in rows)
+    said = comparing.changes([first, second], rows, Evidence({}))[0]
+    assert len(said) == 3 and all("the speed-up rose to 2.00×" in sentence for sentence in said)
 
 
 def test_one_run_says_what_its_own_comparison_shows(database: str) -> None:
     sides = sides_of(FULL)
     rows = list(compared(sides, "A/int8").values())
-    shown, unshown = comparing.changes(sides, rows)
+    shown, unshown = comparing.changes(sides, rows, evidence_of(sides))
     assert any(sentence.startswith("Student FP32 answers ") and "as ONNX INT8." in sentence for sentence in shown)
     assert any(sentence.startswith("ONNX FP32: no difference in accuracy to ONNX INT8") for sentence in unshown)
     assert "as ONNX INT8" in comparing.headline(sides, rows).finding
