@@ -1,6 +1,7 @@
 """What a run shows, in sentences: the headline, the titles of charts, the notes.
 
-Pure, over the rows of `dashboard.frame`. No sentence calls a winner where an interval includes 1.
+Pure, over the rows of `dashboard.frame`. No sentence calls a winner where an interval includes 1; where figures are
+ranked as they were measured, it says so, and a peak of memory or energy is one reading.
 """
 
 from __future__ import annotations
@@ -214,7 +215,7 @@ def _batch_words(rows: Sequence[Row]) -> str:
 
 
 def tradeoff_title(rows: Sequence[Row], gain: str) -> str:
-    """`gain`: accuracy, agreement, or memory_saved where answers say nothing."""
+    """`gain`: accuracy, agreement, or memory_saved where answers say nothing. The front is of values alone."""
     word = {"accuracy": "accuracy", "agreement": "agreement", "memory_saved": "memory"}[gain]
     if len({row["batch_size"] for row in rows}) > 1:
         return f"{word.capitalize()} and latency of batches of {_batch_words(rows)} texts"
@@ -223,8 +224,9 @@ def tradeoff_title(rows: Sequence[Row], gain: str) -> str:
         return f"Latency and {word}: nothing to compare"
     names = [row["name"] for row in front]
     if len(names) == 1:
-        return f"{names[0]} has the lowest latency and the {'lowest' if gain == 'memory_saved' else 'highest'} {word}"
-    return f"Not beaten in both latency and {word}: {joined(names)}"
+        best = "lower" if gain == "memory_saved" else "higher"
+        return f"No measured latency is lower than {names[0]}'s, and no measured {word} {best}"
+    return f"Not beaten in both latency and {word}, as measured: {joined(names)}"
 
 
 def published_title(pairs: Sequence[tuple[Row, Row, Row]]) -> str:
@@ -366,7 +368,7 @@ def limit_detail(rows: Sequence[Row]) -> str:
     fastest = max(known, key=lambda row: row["throughput_samples_per_s"])
     share = fastest["limit_share"]
     reached = "" if share is None else f"reaches {share_percent(share)}% of its ceiling and "
-    return f"The fastest, {fastest['name']}, {reached}waits most for {BINDS[fastest['binds']]}."
+    return f"The fastest as measured, {fastest['name']}, {reached}waits most for {BINDS[fastest['binds']]}."
 
 
 def load_title(loads: Sequence[Row]) -> str:

@@ -329,7 +329,7 @@ class _Deck:
             f"{row['title']}: {findings.interval_words(row, 'latency_p50_s')} ms, {findings.interval_words(row, gain)}%"
             for row in rows
         )
-        notes = "Upper left is better. Pale: another variant is both faster and better, or the row is not valid."
+        notes = "Upper left is better. Pale: another was measured faster and better, or the row is not valid."
         slide = self._slide(title, self._footer("bars: 95% intervals"), notes)
         data = XyChartData()
         # The longest series goes first: LibreOffice hides one-point series before it.

@@ -158,7 +158,7 @@ def _directions(gain: str, alike: bool, drawn: Sequence[Row]) -> str:
     if not alike:
         said = [f"Batches of {tables.batch_sizes(drawn)}: their latencies are not to be compared."]
     said.append("Bars: 95% intervals; memory has none." if gain == SAVED else "Bars: 95% intervals.")
-    said.append("Hollow: beaten in both, or not valid." if alike else "Hollow: not valid.")
+    said.append("Hollow: beaten in both as measured, or not valid." if alike else "Hollow: not valid.")
     if gain == SAVED:
         said.append("Answers of random weights say nothing.")
     return " ".join(said)

@@ -97,6 +97,30 @@ def test_a_baseline_alone_is_not_the_best_of_anything(rows: list[frame.Row]) -> 
     assert findings.tradeoff_title(rows[:1], "accuracy") == "Latency and accuracy: nothing to compare"
 
 
+@pytest.mark.parametrize(
+    ("gain", "more", "less", "end"),
+    [
+        ("accuracy", 0.91, 0.90, "accuracy higher"),
+        ("agreement", 0.91, 0.90, "agreement higher"),
+        ("memory_saved", -90, -91, "memory lower"),
+    ],
+)
+def test_the_front_is_of_what_was_measured_and_calls_nobody_best(
+    rows: list[frame.Row], gain: str, more: float, less: float, end: str
+) -> None:
+    """Two variants whose intervals overlap: the one is ahead in both figures, or each in one, by next to nothing."""
+    one, other = (row | {"latency_p50_s": 0.0100, gain: more} for row in (rows[3], rows[0]))
+    other |= {"latency_p50_s": 0.0101, gain: less}
+    alone = findings.tradeoff_title([one, other], gain)
+    assert alone == f"No measured latency is lower than ONNX FP32's, and no measured {end}"
+    # As good in one of them: still true.
+    assert findings.tradeoff_title([one, other | {gain: more}], gain) == alone
+    several = findings.tradeoff_title([one | {gain: less}, other | {gain: more}], gain)
+    assert several == f"Not beaten in both latency and {end.split()[0]}, as measured: ONNX FP32 and DistilBERT FP32"
+    for title in (alone, several):
+        assert not any(word in title for word in ("fastest", "lowest", "highest", "best "))
+
+
 def test_latencies_of_other_batch_sizes_are_no_match(rows: list[frame.Row]) -> None:
     larger = [row if row["baseline"] else row | {"batch_size": 256} for row in rows[:4]]
     assert findings.latency_title(larger) == "Latency of batches of 8 and 256 texts, which do not compare"

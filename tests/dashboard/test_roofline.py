@@ -144,7 +144,7 @@ def test_a_small_share_of_the_limit_is_not_none(full: pd.DataFrame) -> None:
 def test_the_page_says_what_binds_and_where_time_goes(database: str) -> None:
     test = page("roofline", FULL)
     assert not test.exception
-    finding = "The fastest, Student FP32, reaches 75% of its ceiling and waits most for its products."
+    finding = "The fastest as measured, Student FP32, reaches 75% of its ceiling and waits most for its products."
     assert test.header[0].value.replace("\\", "") == finding
     said = text(test)
     assert "It reaches 40% of &lt;b&gt;FP32&lt;/b&gt;. Compute binds." in said
