@@ -18,7 +18,7 @@ Memory layout and page placement fix it for a process's life, so rounds do not s
 SEQUENTIAL_SD = 0.1
 """How far a ratio of two variants that were timed one after another moves from run to run: of its logarithm.
 
-Measured by `benchmarks/repeatability.py --sequential`; see docs/method.md.
+Measured by `benchmarks/repeatability.py --apart`; see docs/method.md.
 """
 BETWEEN_PROCESS_WEIGHT = 6
 """The degrees of freedom that the figure above counts for beside a run's own processes."""

@@ -106,6 +106,14 @@ def test_the_device_is_busy_for_no_longer_than_a_call(measured):
         assert 0.9 * profile["seconds"] <= row["device_p50_s"] < 3 * row["latency_p50_s"], name
 
 
+def test_clocks_and_temperature_are_read_at_both_ends(measured):
+    for name, row in measured.items():
+        for seen in row["conditions"]:
+            for state in (seen["gpu_start"], seen["gpu_end"]):
+                assert state["sm_clock_mhz"] > 100 and 10 < state["temperature_c"] < 110, name
+                assert isinstance(state["slowed_by"], list) and (state["power_w"] is None or state["power_w"] > 1)
+
+
 def test_what_binds_is_told_by_the_kernels_alone(measured):
     for name, row in measured.items():
         profile = row["audit"]["operators"]

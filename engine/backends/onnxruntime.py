@@ -254,6 +254,8 @@ class OnnxRuntime(Backend):
         if self._options.fused and not audit.settings["fused_attention_nodes"]:
             audit.deviations.append("no attention was fused: the optimiser does not know this model's")
         if self._request.device != "cpu":
+            if audit.settings["tf32"] != (self._request.precision == "tf32"):
+                audit.wrong.append(f"TF32 is {'on' if audit.settings['tf32'] else 'off'}")
             on_cpu = audit.settings["nodes_by_provider"].get("CPUExecutionProvider", 0)
             if on_cpu:
                 total = sum(audit.settings["nodes_by_provider"].values())
