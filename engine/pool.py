@@ -12,11 +12,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import cache
 from multiprocessing import Pipe
 from pathlib import Path
 from threading import current_thread, main_thread
-from typing import Any
+from typing import Any, TypeVar
 
 from engine import backends, hardware, paths, processes
 from engine.artefacts import Prepared
@@ -25,6 +27,7 @@ from engine.errors import RequestError, UnavailableError, one_line, says_out_of_
 from engine.hardware import Device
 from engine.spec import Variant
 
+T = TypeVar("T")
 DEADLINE_S = 900.0
 """The longest that a worker may take for one answer, where the protocol says nothing else."""
 PATIENCE_S, PATIENCE_TIMES = 60.0, 20.0
@@ -90,10 +93,11 @@ class Worker:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._connection, theirs = Pipe()
         with log.open("ab") as output:
-            self.process = subprocess.Popen(
+            self.process = _lasting(
+                subprocess.Popen,
                 [sys.executable, "-m", "engine.worker", str(theirs.fileno())],
                 cwd=paths.REPOSITORY,
-                env=_tied(_environment(threads)),
+                env=processes.tied(_environment(threads)),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
@@ -237,9 +241,19 @@ class Worker:
         shutil.rmtree(self.scratch, ignore_errors=True)
 
 
-def _tied(environment: dict[str, str]) -> dict[str, str]:
-    """A run's workers end with it, whatever they do. A dashboard's threads end before the workers that they start."""
-    return processes.tied(environment) if current_thread() is main_thread() else environment
+@cache
+def _starter() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "starter")
+
+
+def _lasting(start: Callable[..., T], *arguments: Any, **keys: Any) -> T:
+    """`start` in a thread that lives as long as this process: by Linux a worker is tied to the one that starts it.
+
+    A dashboard's own threads end before the workers that they ask for.
+    """
+    if current_thread() is main_thread():
+        return start(*arguments, **keys)
+    return _starter().submit(start, *arguments, **keys).result()
 
 
 def remove_scratch() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+import psutil
 import pytest
 
 from engine import hardware, pool, processes, warm
@@ -383,3 +384,36 @@ def test_a_model_trained_anew_is_loaded_anew(own_pool: WarmPool, suite: Suite, t
     answers(own_pool.ask(one, TEXTS, "cpu"))
     (after,) = own_pool.loaded()
     assert after.pid != before.pid
+
+
+STAY = """
+    print(*(worker.pid for worker in psutil.Process().children()), flush=True)
+    sys.stdin.read()
+"""
+ASK_AND_STAY = "import psutil" + ASK.replace("\nanswers =", f"{STAY}answers =")
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_no_worker_outlives_a_pool_that_was_killed(suite: Suite, tmp_path: Path, stopped: bool) -> None:
+    """As when the kernel or an administrator ends a dashboard: nobody is left to close anything."""
+    asker = subprocess.Popen(
+        [sys.executable, "-c", ASK_AND_STAY, str(tmp_path / f"{suite.name}.toml")],
+        cwd=Path(warm.__file__).parents[1],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert asker.stdout
+    workers = [psutil.Process(int(pid)) for pid in asker.stdout.readline().split()]
+    assert len(workers) >= 1
+    if stopped:
+        for worker in workers:
+            worker.suspend()
+    asker.kill()
+    asker.wait()
+    gone = until(lambda: not any(worker.is_running() and worker.status() != "zombie" for worker in workers), 15)
+    for worker in workers:
+        if not gone and worker.is_running():
+            worker.kill()
+    asker.communicate()
+    assert gone
