@@ -37,6 +37,7 @@ from engine import corpus, hardware, pool
 from engine.artefacts import Prepared, Preparer
 from engine.spec import Suite, Variant, load_suite
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 BLOCK_S = 0.5
 BATCHES = 8
 """Batches that all go through, again and again."""
@@ -151,8 +152,13 @@ def by_hand(stack: ExitStack, name: str, beside: str, code: str, given: dict[str
     """A process of its own that runs `code`."""
     parts = map(textwrap.dedent, (SETUP, code, TIME))
     command = [sys.executable, "-c", "".join(parts), json.dumps(given)]
+    return Tool(name, beside, speaking(stack, name, command, REPOSITORY))
+
+
+def speaking(stack: ExitStack, name: str, command: list[str], folder: Path) -> Callable[[float], list[float]]:
+    """Starts `command` in `folder`; once it is ready it is told seconds, and says the seconds of each call in them."""
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    process = stack.enter_context(subprocess.Popen(command, text=True, **streams))
+    process = stack.enter_context(subprocess.Popen(command, text=True, cwd=folder, **streams))
     assert process.stdin and process.stdout
     stack.callback(process.stdin.close)
     sent, said = process.stdin, process.stdout
@@ -164,7 +170,7 @@ def by_hand(stack: ExitStack, name: str, beside: str, code: str, given: dict[str
         sent.flush()
         return json.loads(said.readline())
 
-    return Tool(name, beside, time)
+    return time
 
 
 def of_bench(stack: ExitStack, variant: Variant, prepared: Prepared, suite: Suite, texts: list[str]) -> pool.Worker:
@@ -218,15 +224,15 @@ def table(tools: list[Tool], tokenizing_s: float) -> Table:
     return made
 
 
-def across_processes(workers: list[Tool], loops: list[Tool]) -> str:
-    """The loops' mean of medians over the workers', with a 95% interval from the differences between processes."""
-    mine, theirs = (np.log([np.median(tool.medians_s()) for tool in tools]) for tools in (workers, loops))
+def across_processes(first: list[Tool], second: list[Tool], names: tuple[str, str]) -> str:
+    """The second mean of medians over the first, with a 95% interval from the differences between processes."""
+    mine, theirs = (np.log([np.median(tool.medians_s()) for tool in tools]) for tools in (first, second))
     apart = stats.ttest_ind(theirs, mine, equal_var=False).confidence_interval(0.95)
     ratio, low, high = np.exp([theirs.mean() - mine.mean(), apart.low, apart.high])
-    listed = [", ".join(f"{value:.1f}" for value in np.exp(sorted(one)) * 1e3) for one in (mine, theirs)]
+    listed = [", ".join(f"{value:.4g}" for value in np.exp(sorted(one)) * 1e3) for one in (mine, theirs)]
     return (
-        f"bare loops over workers: {ratio:.3f} (95%: {low:.3f} to {high:.3f}); workers {listed[0]} ms; "
-        f"loops {listed[1]} ms ({len(workers)} processes each, {len(workers[0].latencies_s)} rounds)"
+        f"{names[1]} over {names[0]}: {ratio:.3f} (95%: {low:.3f} to {high:.3f}); {names[0]} {listed[0]} ms; "
+        f"{names[1]} {listed[1]} ms ({len(first)} processes each, {len(first[0].latencies_s)} rounds)"
     )
 
 
@@ -308,7 +314,7 @@ def main(
             own = [Tool("worker", "worker", calls_of(one, timed)) for one in started]
             loops = [by_hand(stack, "loop", "worker", BARE, given) for _ in range(processes)]
             rounds([*own, *loops], count, read.workload.seed)
-            console.print(across_processes(own, loops))
+            console.print(across_processes(own, loops, ("workers", "bare loops")))
     if optimum_benchmark and second:
         with Preparer(read, threads=threads) as preparer:
             models = [preparer.source(read.variants[name].model).folder for name in (model, second)]
