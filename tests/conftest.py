@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,22 @@ def bench() -> Bench:
         )
 
     return run
+
+
+def _become_nobody() -> None:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+
+
+@pytest.fixture
+def as_another() -> Iterator[Callable[..., Any]]:
+    """as_another(function, ...): what it returns or raises where a user calls it who owns nothing here."""
+    if os.getuid() != 0:
+        pytest.skip("needs root to become another user")
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_become_nobody) as workers:
+        yield lambda function, *given: workers.submit(function, *given).result(30)
 
 
 def _toml(table: Mapping[str, Any]) -> str:

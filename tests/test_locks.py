@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,22 +74,6 @@ def test_a_pipe_in_the_place_of_our_own_words_is_not_waited_for(folder: Path) ->
 
 
 # Another user of the same machine
-
-
-def _become_nobody() -> None:
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)
-
-
-@pytest.fixture
-def as_another() -> Iterator[Callable[..., Any]]:
-    """as_another(function, ...): what it returns or raises where a user calls it who owns nothing here."""
-    if os.getuid() != 0:
-        pytest.skip("needs root to become another user")
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=_become_nobody) as workers:
-        yield lambda function, *given: workers.submit(function, *given).result(30)
 
 
 @pytest.mark.parametrize("put", [_invalid, _huge, os.mkfifo])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import multiprocessing
 import os
 import socket
 import subprocess
@@ -12,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,19 +80,24 @@ def _serve(folder: Path, log: Path) -> Iterator[Site]:
             stderr=subprocess.STDOUT,
         )
     try:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                if ask(port, "/_stcore/health").status == 200:
-                    break
-            except OSError:
-                pass
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
+        _until_up(port, process, log)
         yield Site(port, log.read_text().split("?token=")[1].split()[0], process, log, folder)
     finally:
         process.terminate()
         process.wait(15)
+
+
+def _until_up(port: int, process: psutil.Process, log: Path) -> None:
+    """Waits until the server on `port` says that it is well."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            if ask(port, "/_stcore/health").status == 200:
+                return
+        except OSError:
+            pass
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
 
 
 class Answer(NamedTuple):
@@ -348,15 +352,7 @@ def test_without_the_door_no_page_is_served(script: str, tmp_path: Path) -> None
             stderr=subprocess.STDOUT,
         )
     try:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                if ask(port, "/_stcore/health").status == 200:
-                    break
-            except OSError:
-                pass
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
+        _until_up(port, process, log)
         said = elements(port)
     finally:
         process.terminate()
@@ -387,22 +383,6 @@ def elements(port: int) -> list[tuple[str, str]]:
 
 
 # Another user of the same machine
-
-
-def _become_nobody() -> None:
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)
-
-
-@pytest.fixture
-def as_another() -> Iterator[Callable[..., Any]]:
-    """as_another(function, ...): what it returns or raises where a user calls it who owns nothing here."""
-    if os.getuid() != 0:
-        pytest.skip("needs root to become another user")
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=_become_nobody) as pool:
-        yield lambda function, *given: pool.submit(function, *given).result(30)
 
 
 def _connect(path: Path) -> None:
