@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any, ClassVar, Literal
 
 from engine.backends.base import Audit, LoadRequest, Options, Snippet, Source
-from engine.backends.pytorch import WEIGHTS, PyTorch, PyTorchOptions
+from engine.backends.pytorch import WEIGHTS, PyTorch, TransformersOptions
 from engine.errors import UnavailableError, one_line
 from engine.hardware import cpu_features
 
@@ -16,7 +16,7 @@ CPU_BLOCK_WIDTH = 64
 (and outputs in multiples of 32, which follows: every width inside an encoder is both)."""
 
 
-class BitsAndBytesOptions(PyTorchOptions):
+class BitsAndBytesOptions(TransformersOptions):
     compute: Literal["fp32", "fp16", "bf16"] = "bf16"
     """What products are computed in, and the dtype of all that is not quantised."""
     double_quantization: bool = True

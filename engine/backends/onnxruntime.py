@@ -10,12 +10,14 @@ import platform
 import re
 import shutil
 from collections import Counter
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from engine.backends import wider_heads
 from engine.backends.base import (
     Audit,
     Backend,
@@ -75,6 +77,8 @@ class OnnxRuntimeOptions(Options):
     """What the session does when it loads the graph."""
     fused: bool = False
     """Attention, normalisation and GELU as one operator each, fused before by ONNX Runtime's transformer optimiser."""
+    pad_heads: bool = False
+    """Attention heads widened with zeros to a multiple of 8, which fused kernels take."""
     provider: Literal["cuda", "tensorrt"] = "cuda"
     """Of a GPU."""
     io_binding: bool = False
@@ -100,12 +104,14 @@ class OnnxRuntime(Backend):
             return f"{what} is for GPUs; it needs --device cuda"
         if parsed.provider == "tensorrt" and find_spec("tensorrt_libs") is None and find_spec("tensorrt") is None:
             return "needs TensorRT's libraries: `pip install tensorrt-cu13` installs them"
+        if parsed.pad_heads:
+            return wider_heads.refusal(source.config)
         return None
 
     @classmethod
     def recipes(cls, precision: str, options: dict[str, Any]) -> list[Recipe]:
         parsed = cls.parse_options(options)
-        made = [EXPORT]
+        made = [replace(EXPORT, settings={"pad_heads": True}) if parsed.pad_heads else EXPORT]
         if parsed.fused:
             made.append(Recipe("onnx-fused", {}, ("onnx", "onnxruntime-gpu")))
         if precision == "fp16":
@@ -128,7 +134,7 @@ class OnnxRuntime(Backend):
     @classmethod
     def build(cls, recipe: Recipe, source: Path, target: Path) -> dict[str, Any]:
         if recipe.kind == EXPORT.kind:
-            _export(source, target)
+            _export(recipe, source, target)
         else:
             make = {
                 "onnx-fused": _fuse,
@@ -331,7 +337,7 @@ def _pair(provider: Any) -> Any:
     return tuple(provider) if isinstance(provider, list) else provider
 
 
-def _export(source: Path, target: Path) -> None:
+def _export(recipe: Recipe, source: Path, target: Path) -> None:
     import torch
     from optimum.exporters.onnx import onnx_export_from_model
     from transformers import AutoModelForSequenceClassification
@@ -339,6 +345,8 @@ def _export(source: Path, target: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(
         source, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
     ).eval()
+    if recipe.settings.get("pad_heads"):
+        wider_heads.widen(model)
     onnx_export_from_model(model, target, task="text-classification", device="cpu", do_validation=False)
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from engine.backends import wider_heads
 from engine.backends.base import Audit, Backend, Batch, LoadRequest, Options, Snippet, Source
 from engine.operators import Operator, Profile
 
@@ -47,11 +48,16 @@ RECOMPILATIONS = 64
 """From torch's own 8 on, a new shape would run uncompiled without a word."""
 
 
-class PyTorchOptions(Options):
+class TransformersOptions(Options):
     attention: Literal["sdpa", "eager"] | None = None
     """The attention implementation; transformers' own choice by default."""
     compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None
     """A mode of torch.compile; on a GPU the last two record CUDA graphs."""
+
+
+class PyTorchOptions(TransformersOptions):
+    pad_heads: bool = False
+    """Attention heads widened with zeros to a multiple of 8, which fused kernels take."""
 
 
 class PyTorch(Backend):
@@ -68,7 +74,14 @@ class PyTorch(Backend):
             return "TF32 is a mode of NVIDIA's tensor cores (Ampere and later); it needs --device cuda"
         if cls.parse_options(options).compile and device == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
             return "torch.compile needs a C++ compiler: `apt-get install g++` installs one"
+        if cls.pads_heads(options):
+            return wider_heads.refusal(source.config)
         return None
+
+    @classmethod
+    def pads_heads(cls, options: dict[str, Any]) -> bool:
+        """Whether `options` ask for wider attention heads."""
+        return bool(getattr(cls.parse_options(options), "pad_heads", False))
 
     @classmethod
     def cannot_pack(cls, precision: str, options: dict[str, Any], device: str, source: Source) -> str | None:
@@ -83,8 +96,13 @@ class PyTorch(Backend):
     @classmethod
     def snippet(cls, precision: str, options: dict[str, Any], device: str, settings: dict[str, Any]) -> Snippet | None:
         code = cls._loading(precision, options, device, f"dtype=torch.{DTYPES[precision]}")
+        imports = "import torch\nfrom transformers import AutoModelForSequenceClassification"
+        if cls.pads_heads(options):
+            imports = f"import math\n{imports}\nfrom typing import Any"
+            loaded = ".eval()\n"
+            code = f"{wider_heads.source()}\n\n{code.replace(loaded, f'{loaded}widen(model)' + chr(10), 1)}"
         return Snippet(
-            "import torch\nfrom transformers import AutoModelForSequenceClassification",
+            imports,
             code,
             ("torch", "transformers", "safetensors"),
             WEIGHTS,
@@ -116,6 +134,8 @@ class PyTorch(Backend):
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
         self._model = self._from_pretrained(request).eval()
+        if self.pads_heads(request.options):
+            wider_heads.widen(self._model)
         self._forward = self._model
         if mode := self.parse_options(request.options).compile:
             import torch._dynamo.config
@@ -243,6 +263,8 @@ class PyTorch(Backend):
             }
         )
         self._judge(audit, dtypes)
+        if self.pads_heads(self._request.options):
+            audit.settings["head_width"] = wider_heads.found(self._model)
         if mode := self.parse_options(self._request.options).compile:
             audit.settings |= self._compiled(mode)
             if not audit.settings["compiled_graphs"]:

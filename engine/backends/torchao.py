@@ -6,14 +6,14 @@ from collections import Counter
 from typing import Any, ClassVar, Literal
 
 from engine.backends.base import Audit, LoadRequest, Options, Snippet
-from engine.backends.pytorch import WEIGHTS, PyTorch, PyTorchOptions
+from engine.backends.pytorch import WEIGHTS, PyTorch, TransformersOptions
 
 CONFIGS = {"weight-only": "Int8WeightOnlyConfig", "dynamic": "Int8DynamicActivationInt8WeightConfig"}
 DTYPE = {"cpu": "float32", "cuda": "bfloat16"}
 """What all that is not INT8 is computed in."""
 
 
-class TorchAOOptions(PyTorchOptions):
+class TorchAOOptions(TransformersOptions):
     quantization: Literal["weight-only", "dynamic"] = "dynamic"
     """Whether activations are quantised too, each token by itself at each call."""
 
