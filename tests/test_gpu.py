@@ -205,6 +205,135 @@ def test_the_ceilings_are_the_gpus(shapes):
     assert 0 < found["launch"]["seconds"] < 1e-3
 
 
+@pytest.fixture(scope="module")
+def techniques(bench, write_suite, tmp_path_factory) -> dict[str, dict[str, Any]]:
+    """variant -> its measurement and its answers: what `shapes` has not, two layers of DistilBERT-base and TinyBERT."""
+    folder = tmp_path_factory.mktemp("techniques")
+    wide = {"model_type": "distilbert", "dim": 768, "n_layers": 2, "n_heads": 12, "hidden_dim": 3072}
+    checkpoints = [
+        {
+            "name": name, "architecture": architecture | {"vocab_size": 4000}, "tokenizer": {"vocab_size": 4000},
+            "dataset": TRAIN, "epochs": 0,
+        }
+        for name, architecture in (("wide", wide), ("narrow", TINYBERT))
+    ]  # fmt: skip
+    half = {"precision": "fp16"}
+    ours = {
+        "fp32": {},
+        "tf32": {"precision": "tf32"},
+        "fp16": half,
+        "packed": half | {"padding": "packed"},
+        "llm-int8": {"backend": "bitsandbytes", "precision": "int8"},
+        "fp4": {"backend": "bitsandbytes", "precision": "fp4"},
+        "weights-int8": {"backend": "torchao", "precision": "int8", "options": {"quantization": "weight-only"}},
+        "dynamic-int8": {"backend": "torchao", "precision": "int8"},
+        "onnx-tf32": {"backend": "onnxruntime", "precision": "tf32"},
+        "onnx-bound": {"backend": "onnxruntime", "precision": "fp16", "options": {"fused": True, "io_binding": True}},
+        "narrow": half | {"model": "checkpoint:narrow"},
+        "padded": half | {"model": "checkpoint:narrow", "options": {"pad_heads": True}},
+        "onnx-padded": {
+            "model": "checkpoint:narrow", "backend": "onnxruntime", "precision": "fp16",
+            "options": {"fused": True, "pad_heads": True},
+        },
+    }  # fmt: skip
+    suite = write_suite(
+        folder,
+        [{"name": name, "model": "checkpoint:wide"} | variant for name, variant in ours.items()],
+        workload={"examples": 64, "batch_size": 16, "max_length": 128, "padding": "max_length"},
+        checkpoints=checkpoints,
+    )
+    done = bench("run", suite, "--device", "cuda", "--json", folder / "run.json", timeout=540)
+    assert done.returncode == 0, done.stderr
+    written = json.loads((folder / "run.json").read_text())
+    found = {row["variant"]: row for row in written["measurements"]}
+    exported = bench("export", written["run"]["id"], "--predictions", "--format", "json")
+    for item in json.loads(exported.stdout)["predictions"]:
+        found[item["variant"]]["logits"] = np.array([example["logits"] for example in item["examples"]])
+    for name, row in found.items():
+        print(name, row["status"], row["status_reason"], row["validity"], row["validity_reason"])
+    return found
+
+
+def moved(rows: dict[str, dict[str, Any]], name: str, other: str = "fp32") -> float:
+    """The largest difference of a logit between two variants, as a share of the spread of the other's logits."""
+    if rows[name]["status"] == "unavailable":
+        pytest.skip(rows[name]["status_reason"])
+    assert rows[name]["status"] == "measured", rows[name]["status_reason"]
+    assert rows[name]["audit"]["wrong"] == [] and rows[name]["validity"] != "invalid"
+    return float(np.abs(rows[name]["logits"] - rows[other]["logits"]).max() / np.ptp(rows[other]["logits"]))
+
+
+@pytest.mark.parametrize("name", ["tf32", "onnx-tf32"])
+def test_tf32_is_on_where_it_is_asked_for(techniques, name):
+    assert 0 < moved(techniques, name) < 0.05
+    assert techniques[name]["audit"]["settings"]["tf32"] is True
+    assert techniques["fp32"]["audit"]["settings"]["tf32"] is False
+
+
+def test_packed_batches_answer_as_padded_ones(techniques):
+    assert moved(techniques, "packed", "fp16") < 0.05
+    packed, padded = techniques["packed"], techniques["fp16"]
+    assert packed["throughput_padded_tokens_per_s"] == pytest.approx(packed["throughput_tokens_per_s"])
+    assert padded["throughput_padded_tokens_per_s"] > 1.5 * padded["throughput_tokens_per_s"]
+
+
+@pytest.mark.parametrize("name", ["llm-int8", "fp4", "weights-int8", "dynamic-int8"])
+def test_quantised_weights_are_smaller_and_answer_nearly_alike(techniques, name):
+    # Of random weights, whose logits lie near each other.
+    assert 0 < moved(techniques, name) < 1
+    row = techniques[name]
+    settings = row["audit"]["settings"]
+    assert settings["quantized_modules"] == 12
+    # Embeddings stay; of FP32's 14 million parameters in layers a quarter or an eighth is left.
+    assert row["weights_bytes"] < 0.65 * techniques["fp32"]["weights_bytes"]
+    if name == "fp4":
+        assert settings["quant_types"] == ["fp4"]
+    if name == "dynamic-int8":
+        assert settings["dynamic_modules"] == 12
+
+
+def test_bound_outputs_answer_alike(techniques):
+    assert moved(techniques, "onnx-bound", "fp16") < 0.05
+    assert techniques["onnx-bound"]["audit"]["settings"]["io_binding"] is True
+
+
+def test_padded_heads_let_a_fused_kernel_attend(techniques):
+    assert moved(techniques, "padded", "narrow") < 0.05
+    assert techniques["padded"]["audit"]["settings"]["head_width"] == 32
+    kinds = {name: techniques[name]["audit"]["operators"]["kinds"] for name in ("narrow", "padded")}
+    assert kinds["padded"].get("attention", 0) > 0 and not kinds["narrow"].get("attention", 0)
+    assert moved(techniques, "onnx-padded", "narrow") < 0.05
+
+
+HIDDEN = ("unshare", "--pid", "--fork", "--mount-proc")
+
+
+@pytest.mark.skipif(
+    subprocess.run([*HIDDEN, "true"], capture_output=True, check=False).returncode != 0,
+    reason="needs a process namespace of its own: unshare is not permitted here",
+)
+def test_memory_of_the_device_where_process_ids_are_others(bench, measured, tmp_path):
+    """In a namespace of process ids, as in a container, NVML may number processes as the host does."""
+    from engine import hardware
+
+    (gpu,) = [gpu for gpu in hardware.gpus() if gpu.index == 0]
+    if hardware.nvml_process_ids(gpu.uuid):
+        pytest.skip("others are on the GPU: what it gained is not one process's")
+    file = tmp_path / "alone.json"
+    command = [sys.executable, "-m", "engine", "run", "shapes", "--device", "cuda", "--variants", "fp32"]
+    done = subprocess.run(
+        [*HIDDEN, *command, "--json", str(file), *QUICK],
+        cwd=TRAIN.parents[2], capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(file.read_text())["measurements"]
+    print(row["vram_source"], row["vram_peak_bytes"], measured["fp32"]["vram_peak_bytes"], row["validity_reason"])
+    assert row["vram_source"].startswith("NVML")
+    assert row["vram_peak_bytes"] == pytest.approx(measured["fp32"]["vram_peak_bytes"], rel=0.05)
+    # No process of ours is taken for a stranger.
+    assert "other process" not in (row["validity_reason"] or "")
+
+
 @pytest.mark.parametrize("mixing", [0.0, 0.5])
 def test_training_gives_the_same_bytes_twice(tiny_models, tmp_path, mixing):
     """TinyBERT's heads are 26 wide, which few of the attention kernels take; each time is a process of its own."""
