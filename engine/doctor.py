@@ -648,7 +648,8 @@ def _bitsandbytes(proofs: Mapping[tuple[str, str], Proof]) -> Iterable[Check]:
             "input width of 64, other models need --device cuda"
         )
     else:
-        finding = "this CPU has no AVX512-BF16: 4-bit weights are unpacked at every call, any width works"
+        why = "bitsandbytes does not repack them" if "avx512_bf16" in hardware.cpu_features() else "no AVX512-BF16"
+        finding = f"4-bit weights are unpacked at every call on this CPU ({why}), any width works"
     yield Check("Notes", "NF4 and FP4 on the CPU", "ok", finding)
     if _installed("kernels"):
         when = "on this CPU it asks" if repacks else "on a CPU with AVX512-BF16 it asks"
