@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from multiprocessing import Pipe
 from pathlib import Path
@@ -48,6 +48,10 @@ BRIEF = (CLASSIFY, DOCTOR)
 EVICTING = ("run ", "fetch ")
 """How those begin who need a device's memory to themselves: warm workers leave it for them."""
 EVICTION_STEP_S = 0.1
+LOCK_STEP_S = 0.02
+"""Between two tries for a device."""
+TURN_S = 0.1
+"""How long a turn is asked for: who only tries whether the device is free has it for much less."""
 TOLD_BYTES = 512
 """Of what a file among the device locks says: more is not read."""
 SCRATCH = "inference-bench-"
@@ -355,11 +359,7 @@ def _told(file: Path) -> tuple[float, str] | None:
 
 def holder(device: Device) -> str | None:
     """Who holds `device`, such as "run 01J..."; None where nobody does who still lives. Costs a look at a file."""
-    for said in _holders(_lock_file(device)):
-        found = re.fullmatch(r"(.+) \(process ([1-9][0-9]*)\)(?:\n(.+))?", said)
-        if found and processes.lives(int(found[2]), found[3]) is not False:
-            return found[1]
-    return None
+    return (_living(_lock_file(device)) or "").rpartition(" (process ")[0] or None
 
 
 def register_warm(device: Device, pid: int) -> Path:
@@ -410,38 +410,96 @@ def await_eviction(device: Device, timeout_s: float, tell: Callable[[int], None]
 
 
 @contextmanager
-def device_lock(device: Device, holder: str, timeout_s: float = 0.0) -> Iterator[None]:
-    """Hold `device` for one user at a time; the lock ends with its holder's process.
+def turn(device: Device, waiting: str | None = None) -> Iterator[None]:
+    """Go before all who ask for `device` from now on, until it is free; it ends with its holder's process.
 
-    `holder` is what others are told, such as "run 01J...". Raises DeviceBusy, naming the present holder,
-    where the device is still taken after `timeout_s`.
+    Who asks in between, such as Classify call after call, cannot keep one out who waits like this. `waiting` is what
+    others are told meanwhile, such as "run 01J...". Raises DeviceBusy where somebody else has the turn.
     """
     from filelock import FileLock, Timeout
 
     file = _lock_file(device)
-    # One file a user: in a folder with the sticky bit nobody can replace another's.
-    told = file.with_suffix(f".{os.getuid() if hasattr(os, 'getuid') else 0}.holder")
+    file = file.with_name(f"turn-{file.name}")
     lock = FileLock(file, mode=0o666)
     try:
-        lock.acquire(timeout=timeout_s)
+        lock.acquire(timeout=TURN_S, poll_interval=TURN_S / 10)
     except Timeout as error:
-        who = next(iter(_holders(file)), "").partition("\n")[0] or "another process"
-        raise DeviceBusy(
-            f"{device.name} ({device.spec}) is busy: {who} holds it; wait for it to end, or cancel it", who
-        ) from error
+        if now := _living(_lock_file(device)):
+            raise _busy(device, now) from error
+        who = _living(file) or "another process"
+        raise DeviceBusy(f"{device.name} ({device.spec}) is busy: {who} waits for it, and goes first") from error
     except OSError as error:
-        raise RequestError(f"cannot lock the device at {file}: {one_line(error)}; set BENCH_LOCK_DIR") from error
+        raise _cannot_lock(file, error) from error
     try:
-        with suppress(OSError):
-            _tell(told, f"{holder} (process {os.getpid()})\n{processes.mark()}")
-        yield
+        with _telling(file, waiting):
+            yield
     finally:
-        with suppress(OSError):
-            told.unlink(missing_ok=True)
         lock.release()
 
 
-def _holders(lock_file: Path) -> list[str]:
-    """What holders of a lock said of themselves, the last one first; the dead may have left theirs."""
+@contextmanager
+def device_lock(device: Device, holder: str, timeout_s: float = 0.0, in_turn: bool = False) -> Iterator[None]:
+    """Hold `device` for one user at a time; the lock ends with its holder's process.
+
+    `holder` is what others are told, such as "run 01J...". `in_turn`: who asks has the `turn`; others leave the device
+    to whoever has it. Raises DeviceBusy, naming the present holder, where the device is still taken after `timeout_s`.
+    """
+    from filelock import FileLock, Timeout
+
+    file = _lock_file(device)
+    lock = FileLock(file, mode=0o666)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            with nullcontext() if in_turn else turn(device):
+                lock.acquire(timeout=0)
+            break
+        except (Timeout, DeviceBusy) as error:
+            if time.monotonic() >= deadline:
+                if isinstance(error, DeviceBusy):
+                    raise
+                raise _busy(device, _living(file) or "another process") from error
+        except OSError as error:
+            raise _cannot_lock(file, error) from error
+        time.sleep(LOCK_STEP_S)
+    try:
+        with _telling(file, holder):
+            yield
+    finally:
+        lock.release()
+
+
+def _busy(device: Device, who: str) -> DeviceBusy:
+    return DeviceBusy(
+        f"{device.name} ({device.spec}) is busy: {who} holds it; wait for it to end, or cancel it", who
+    )
+
+
+def _cannot_lock(file: Path, error: OSError) -> RequestError:
+    return RequestError(f"cannot lock the device at {file}: {one_line(error)}; set BENCH_LOCK_DIR")
+
+
+@contextmanager
+def _telling(lock_file: Path, who: str | None) -> Iterator[None]:
+    """Say beside a lock who holds it, if that is to be told."""
+    # One file a user: in a folder with the sticky bit nobody can replace another's.
+    told = lock_file.with_suffix(f".{os.getuid() if hasattr(os, 'getuid') else 0}.holder")
+    if who:
+        with suppress(OSError):
+            _tell(told, f"{who} (process {os.getpid()})\n{processes.mark()}")
+    try:
+        yield
+    finally:
+        if who:
+            with suppress(OSError):
+                told.unlink(missing_ok=True)
+
+
+def _living(lock_file: Path) -> str | None:
+    """What a lock's holder says of itself, as "run 01J... (process 7)"; the dead, who may have left theirs, aside."""
     said = [_told(path) for path in lock_file.parent.glob(f"{lock_file.stem}.*.holder")]
-    return [text for _, text in sorted(filter(None, said), reverse=True)]
+    for _, words in sorted(filter(None, said), reverse=True):
+        found = re.fullmatch(r"(.+ \(process ([1-9][0-9]*)\))(?:\n(.+))?", words)
+        if found and processes.lives(int(found[2]), found[3]) is not False:
+            return found[1]
+    return None

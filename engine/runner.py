@@ -190,26 +190,30 @@ def _take(
             recorder.progress(run_id, waiting)
 
     began_s = time.monotonic()
-    while True:
-        try:
-            if first := recorder.ahead(device.spec, run_id if queued else None):
-                raise pool.DeviceBusy(f"run {first} was queued for {device.name} before", f"run {first}")
-            stack.enter_context(pool.device_lock(device, f"run {run_id}"))
-        except pool.DeviceBusy as error:
-            briefly = error.holder.startswith(pool.BRIEF)
-            if time.monotonic() - began_s >= max(wait_seconds, CLASSIFY_SECONDS if briefly else 0.0):
-                raise
-            waiting = Progress("queued", f"waiting: {error}")
-            listener(waiting)
-            if queued and recorder.progress(run_id, waiting):
-                recorder.end(run_id, "cancelled", "cancelled by the user while it was queued")
-                raise Cancelled from error
-            soon = briefly and time.monotonic() - began_s < CLASSIFY_SOON_SECONDS
-            time.sleep(CLASSIFY_STEP_SECONDS if soon else QUEUE_SECONDS)
-            continue
-        if left := pool.await_eviction(device, EVICTION_SECONDS, evicting):
-            listener(Progress("queued", f"going on although {left} warm workers of Classify are still there"))
-        return
+    own_turn = False
+    with ExitStack() as turn:
+        while True:
+            try:
+                if not own_turn:
+                    if first := recorder.ahead(device.spec, run_id if queued else None):
+                        raise pool.DeviceBusy(f"run {first} was queued for {device.name} before", f"run {first}")
+                    turn.enter_context(pool.turn(device, f"run {run_id}"))
+                    own_turn = True
+                stack.enter_context(pool.device_lock(device, f"run {run_id}", in_turn=True))
+                break
+            except pool.DeviceBusy as error:
+                briefly = error.holder.startswith(pool.BRIEF)
+                if time.monotonic() - began_s >= max(wait_seconds, CLASSIFY_SECONDS if briefly else 0.0):
+                    raise
+                waiting = Progress("queued", f"waiting: {error}")
+                listener(waiting)
+                if queued and recorder.progress(run_id, waiting):
+                    recorder.end(run_id, "cancelled", "cancelled by the user while it was queued")
+                    raise Cancelled from error
+                soon = briefly and time.monotonic() - began_s < CLASSIFY_SOON_SECONDS
+                time.sleep(CLASSIFY_STEP_SECONDS if soon else QUEUE_SECONDS)
+    if left := pool.await_eviction(device, EVICTION_SECONDS, evicting):
+        listener(Progress("queued", f"going on although {left} warm workers of Classify are still there"))
 
 
 def check_batch_sizes(suite: Suite, examples: int) -> None:

@@ -40,7 +40,6 @@ LOOK_SECONDS = 1.0
 """How often the lock's holder is looked at while there are workers."""
 CLASSIFY_PATIENCE_S = 120.0
 """How long one person waits while another's missing model is made."""
-LOCK_STEP_S = 0.02
 
 
 @dataclass
@@ -331,7 +330,7 @@ class WarmPool:
                         break
                     if time.monotonic() > deadline:
                         raise DeviceBusy(f"busy: {one_line(error)}", error.holder) from error
-                    time.sleep(LOCK_STEP_S)
+                    time.sleep(pool.LOCK_STEP_S)
             yield alone
 
     def _refuse_if_busy(self, device: Device) -> None:
