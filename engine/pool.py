@@ -18,7 +18,7 @@ from functools import cache
 from multiprocessing import Pipe
 from pathlib import Path
 from threading import current_thread, main_thread
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from engine import backends, hardware, paths, processes
 from engine.artefacts import Prepared
@@ -335,8 +335,25 @@ def _tell(file: Path, words: str) -> None:
         out.write(words)
 
 
-def _told(file: Path) -> tuple[float, str] | None:
-    """When a file among the device locks was written, in seconds since 1970, and what it says; None where it is none.
+class _Said(NamedTuple):
+    """A file among the device locks."""
+
+    written_s: float
+    """Seconds since 1970."""
+    words: str
+    owner: int
+    """The user whose file it is."""
+
+    def lives(self, pid: int, marked: str | None) -> bool | None:
+        """Whether process `pid` is there of which the file tells, and is its owner's; None: in another container."""
+        if not re.fullmatch(r"[^/\s]*/[^/\s]*/[0-9.]+", marked or "") or processes.restarted(marked):
+            return False
+        alive = processes.lives(pid, marked)
+        return alive and processes.owner(pid) == self.owner
+
+
+def _told(file: Path) -> _Said | None:
+    """What a file among the device locks says; None where it is none.
 
     Any user of the machine may have put anything there: no link is followed, no pipe waited for, no long file read,
     and nothing in it reaches a terminal but letters and signs.
@@ -354,7 +371,8 @@ def _told(file: Path) -> tuple[float, str] | None:
         return None
     finally:
         os.close(handle)
-    return about.st_mtime, "".join(sign for sign in said if sign.isprintable() or sign == "\n").strip()
+    words = "".join(sign for sign in said if sign.isprintable() or sign == "\n").strip()
+    return _Said(about.st_mtime, words, about.st_uid)
 
 
 def holder(device: Device) -> str | None:
@@ -372,22 +390,22 @@ def register_warm(device: Device, pid: int) -> Path:
 
 
 def warm_workers(device: Device) -> list[int]:
-    """The processes that keep a model on `device` between calls. What dead ones left is removed."""
+    """The processes that keep a model on `device` between calls. What dead ones left is removed.
+
+    Only who says what is true is waited for: another user's process in another container, of which that cannot be
+    told, looks at the lock all the same.
+    """
     lock = _lock_file(device)
     found = []
     for file in lock.parent.glob(f"{lock.stem}.warm-*"):
-        try:
-            pid = int(file.name.rpartition("-")[2])
-        except ValueError:
-            continue
-        _, marked = _told(file) or (0.0, "")
-        if processes.lives(pid, marked or None) is not False:
-            found.append(pid)
-            continue
-        try:
-            file.unlink(missing_ok=True)
-        except OSError:
-            pass  # another user's, in a folder where only they may remove it
+        pid, said = file.name.rpartition("-")[2], _told(file)
+        alive = said.lives(int(pid), said.words) if said and re.fullmatch("[1-9][0-9]{0,9}", pid) else False
+        if alive or (alive is None and said and said.owner == _user()):
+            found.append(int(pid))
+        elif alive is False:
+            # Another user's stays, in a folder where only they may remove it.
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
     return found
 
 
@@ -483,7 +501,7 @@ def _cannot_lock(file: Path, error: OSError) -> RequestError:
 def _telling(lock_file: Path, who: str | None) -> Iterator[None]:
     """Say beside a lock who holds it, if that is to be told."""
     # One file a user: in a folder with the sticky bit nobody can replace another's.
-    told = lock_file.with_suffix(f".{os.getuid() if hasattr(os, 'getuid') else 0}.holder")
+    told = lock_file.with_suffix(f".{_user()}.holder")
     if who:
         with suppress(OSError):
             _tell(told, f"{who} (process {os.getpid()})\n{processes.mark()}")
@@ -498,8 +516,12 @@ def _telling(lock_file: Path, who: str | None) -> Iterator[None]:
 def _living(lock_file: Path) -> str | None:
     """What a lock's holder says of itself, as "run 01J... (process 7)"; the dead, who may have left theirs, aside."""
     said = [_told(path) for path in lock_file.parent.glob(f"{lock_file.stem}.*.holder")]
-    for _, words in sorted(filter(None, said), reverse=True):
-        found = re.fullmatch(r"(.+ \(process ([1-9][0-9]*)\))(?:\n(.+))?", words)
-        if found and processes.lives(int(found[2]), found[3]) is not False:
+    for one in sorted(filter(None, said), reverse=True):
+        found = re.fullmatch(r"(.+ \(process ([1-9][0-9]{0,9})\))\n(.+)", one.words)
+        if found and one.lives(int(found[2]), found[3]) is not False:
             return found[1]
     return None
+
+
+def _user() -> int:
+    return os.getuid() if hasattr(os, "getuid") else 0

@@ -71,6 +71,16 @@ def lives(pid: int | None, marked: str | None) -> bool | None:
         return None
 
 
+def owner(pid: int) -> int | None:
+    """The user whose process `pid` is; None where that cannot be told. 0 on systems without users."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).uids().effective if hasattr(os, "getuid") else 0
+    except psutil.Error:
+        return None
+
+
 def restarted(marked: str | None) -> bool:
     """Whether a mark was made before this machine was started, or on another one of its name."""
     return bool(marked) and str(marked).split("/")[0] != _here().split("/")[0]
