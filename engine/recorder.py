@@ -37,10 +37,6 @@ LOCKED_SECONDS = 600.0
 """How long a write waits, over and over, for a database that another process has locked."""
 LOCKED_STEP_SECONDS = 0.05
 """Between two tries, as a database may be asked not to wait at all."""
-WORDS_BYTES = 4096
-"""What is kept free for a run's last words, so that there is room for them on a full disk."""
-
-
 EARLIER_RUNS = 50
 """How many earlier runs of a suite are looked at to see whether the machine is as fast as it was."""
 
@@ -405,14 +401,26 @@ def reserve_last_words(run_id: str) -> None:
     file = paths.local_folder("logs") / run_id / queries.LAST_WORDS
     with suppress(OSError):
         file.parent.mkdir(exist_ok=True)
-        file.write_bytes(b" " * WORDS_BYTES)
+        file.write_bytes(b" " * queries.WORDS_BYTES)
+    with suppress(OSError):
+        queries.words_elsewhere(run_id).unlink(missing_ok=True)
 
 
 def say_last(run_id: str, reason: str) -> None:
     """Leave the reason of a run's end where `engine.store.queries.mark_interrupted` finds it. Never raises."""
-    with suppress(OSError), _words_file(run_id).open("r+b") as file:
-        # Over what was reserved: that needs no room.
-        file.write(reason.encode()[:WORDS_BYTES].ljust(WORDS_BYTES))
+    words = reason.encode()[: queries.WORDS_BYTES]
+    try:
+        with _words_file(run_id).open("r+b") as file:
+            # Over what was reserved: that needs no room.
+            file.write(words.ljust(queries.WORDS_BYTES))
+    except OSError:
+        # As on a disk that its system has made read-only after an error.
+        with suppress(OSError):
+            elsewhere = queries.words_elsewhere(run_id)
+            elsewhere.unlink(missing_ok=True)
+            handle = os.open(elsewhere, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(words)
 
 
 def _work(run: models.Run) -> tuple[Any, ...]:

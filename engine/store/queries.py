@@ -5,8 +5,12 @@ from __future__ import annotations
 import difflib
 import hashlib
 import math
+import os
 import socket
+import stat
+import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -40,6 +44,8 @@ SUBMITTED_SECONDS = 24 * 3600.0
 """The same for a run that a Slurm job measures: its result may come although nobody has looked for long."""
 LAST_WORDS = ".ended"
 """The file in a run's log folder in which its process says how it ended, where the database cannot be written."""
+WORDS_BYTES = 4096
+"""What is kept free for a run's last words, so that there is room for them on a full disk."""
 SEARCH_WORDS = 20
 """How many words a search looks for at most."""
 
@@ -658,7 +664,18 @@ def _ended(run: Run, now: datetime, silent_s: float) -> str | None:
 
 def last_words(log_path: str | None) -> str | None:
     """What a run's process wrote of its end where it could not write to the database; None where it did not."""
-    try:
-        return (Path(log_path) / LAST_WORDS).read_text(encoding="utf-8", errors="replace").strip() if log_path else None
-    except OSError:
+    if not log_path:
         return None
+    for file in (Path(log_path) / LAST_WORDS, words_elsewhere(Path(log_path).name)):
+        with suppress(OSError):
+            about = file.lstat()
+            # Among everybody's temporary files any user may have put one of that name.
+            mine = not hasattr(os, "getuid") or about.st_uid == os.getuid() or file.name == LAST_WORDS
+            if stat.S_ISREG(about.st_mode) and mine and (words := file.read_bytes()[:WORDS_BYTES].strip()):
+                return words.decode(errors="replace")
+    return None
+
+
+def words_elsewhere(run_id: str) -> Path:
+    """Where they are if the data folder's file system takes nothing any more."""
+    return Path(tempfile.gettempdir()) / f"inference-bench-{run_id}{LAST_WORDS}"

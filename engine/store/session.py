@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote
@@ -501,6 +501,8 @@ def _explain(error: DBAPIError | sqlite3.Error, url: URL) -> str | None:
     kind = name.split("_")[1] if name.startswith("SQLITE_") else ""
     if kind in ("IOERR", "CANTOPEN") and file is not None and _is_full(file.parent):
         kind = "FULL"
+    elif kind in ("IOERR", "CANTOPEN") and file is not None and _is_read_only(file.parent):
+        kind = "READONLY"
     return {
         "FULL": f"the disk of the database {place} is full; free some space, or {ANOTHER}",
         "READONLY": f"the database {place} is read-only; make it and its folder writable, or {ANOTHER}",
@@ -516,6 +518,15 @@ def _explain(error: DBAPIError | sqlite3.Error, url: URL) -> str | None:
         "PROTOCOL": f"locking the database {place} failed; its file system may lack locks: {ANOTHER}",
         "NOLFS": f"the database {place} is larger than its file system allows; {ANOTHER}",
     }.get(kind)
+
+
+def _is_read_only(folder: Path) -> bool:
+    """Whether a file system takes nothing; Linux, which made it so after an error, may still call it writable."""
+    try:
+        with TemporaryFile(dir=folder):
+            return False
+    except OSError as error:
+        return error.errno == errno.EROFS
 
 
 def _is_full(folder: Path) -> bool:

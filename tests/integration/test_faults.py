@@ -88,6 +88,42 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", place], check=True)
 
 
+@pytest.fixture
+def failing_disk(tmp_path):
+    """A data folder on an ext4 of its own, and fail(), which makes it read-only as after an error of the disk.
+
+    `remount,ro` itself is refused while a file is open for writing. mend() mounts it anew.
+    """
+    place, image = tmp_path / "disk", tmp_path / "disk.img"
+    place.mkdir()
+    with image.open("wb") as file:
+        file.truncate(64_000_000)
+    mount = ["mount", "-o", "loop,errors=remount-ro", image, place]
+    for command in (["mkfs.ext4", "-q", "-F", image], mount):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True)
+        except FileNotFoundError as error:
+            pytest.skip(f"no disk can be made here: {error}")
+        if done.returncode:
+            pytest.skip(f"no disk can be made here: {done.stderr.strip()}")
+
+    def unmount() -> None:
+        subprocess.run(["umount", place], check=True)
+
+    def mend() -> None:
+        unmount()
+        subprocess.run(mount, check=True)
+
+    try:
+        loop = subprocess.run(["findmnt", "-no", "SOURCE", place], capture_output=True, text=True).stdout.strip()
+        switch = Path("/sys/fs/ext4") / Path(loop).name / "trigger_fs_error"
+        if not switch.exists():
+            pytest.skip("this kernel's ext4 cannot be told to fail")
+        yield place, lambda: switch.write_text("1"), mend
+    finally:
+        unmount()
+
+
 def stored(url: str | None = None) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The newest run as its row stands, and variant -> its measurement."""
     with open_store(url, create=False) as store, store.session() as session:
@@ -179,7 +215,7 @@ def test_a_full_disk_ends_a_run_with_that_reason_and_what_it_measured_is_kept(
     suite, live, bench, small_disk, wait_until
 ):
     env, url = {"BENCH_DATA_DIR": str(small_disk)}, f"sqlite:///{small_disk}/bench.sqlite"
-    run = live("run", suite("fp32"), "--device", "cpu", env=env)
+    run = live("run", suite("fp32", max_seconds=15.0), "--device", "cpu", env=env)
     run.wait_for("timing: round", 240)
     wait_until(lambda: rounds(url) >= 3, 60)
     ballast = small_disk / "ballast"
@@ -200,6 +236,41 @@ def test_a_full_disk_ends_a_run_with_that_reason_and_what_it_measured_is_kept(
     with closing(sqlite3.connect(small_disk / "bench.sqlite")) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert not list(small_disk.rglob("*.draft")) + list(small_disk.rglob("*.partial"))
+    before = rounds(url)
+    done = bench("resume", "latest", env=env)
+    assert done.returncode == 0, done.stderr
+    row, measured = stored(url)
+    assert row["status"] == "finished" and measured["fp32"]["status"] == "measured" and rounds(url) > before
+
+
+def test_a_file_system_that_turns_read_only_ends_a_run_with_that_reason_and_it_goes_on_later(
+    suite, live, bench, failing_disk, wait_until
+):
+    place, fail, mend = failing_disk
+    env, url = {"BENCH_DATA_DIR": str(place / "data")}, f"sqlite:///{place}/data/bench.sqlite"
+    run = live("run", suite("fp32", "other", max_seconds=15.0), "--device", "cpu", env=env)
+    run.wait_for("timing: round", 240)
+    wait_until(lambda: rounds(url) >= 6, 60)
+    before = rounds(url)
+    # What the disk has not taken yet, of the last seconds, is lost to it whoever wrote it.
+    subprocess.run(["sync", "-f", place], check=True)
+    fail()
+    assert run.end(120) == 2, run.said
+    assert "bench.sqlite is read-only; make it and its folder writable" in run.said and "Traceback" not in run.said
+    shown = bench("show", "latest", env=env)
+    assert shown.returncode == 0 and "is read-only; make it" in shown.stdout, "told although nothing can be written"
+    mend()
+    assert "is read-only; make it" in bench("show", "latest", env=env).stdout
+    row, measured = stored(url)
+    assert row["status"] == "interrupted" and "is read-only" in row["status_reason"] and rounds(url) >= before
+    assert {one["status"] for one in measured.values()} == {"cancelled"}
+    with closing(sqlite3.connect(place / "data" / "bench.sqlite")) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    done = bench("resume", "latest", env=env)
+    assert done.returncode == 0, done.stderr
+    row, measured = stored(url)
+    assert row["status"] == "finished" and {one["status"] for one in measured.values()} == {"measured"}
+    assert rounds(url) > before and not queries.words_elsewhere(row["id"]).exists()
 
 
 def test_a_database_that_is_locked_for_long_costs_a_run_nothing(suite, live, own_folders, tmp_path, wait_until):
