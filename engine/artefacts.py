@@ -16,7 +16,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -47,6 +47,7 @@ LANE_BYTES = 2_000_000_000
 """What a build process holds with all its libraries ..."""
 LANE_BYTES_PER_PARAMETER = 16
 """... and for each weight: as it is, as a graph, and that graph in the making."""
+WAITING = "waiting for what another process builds"
 LOOK_SECONDS = 0.2
 SILENT_SECONDS = 2.0
 """What is to be built is begun by then, unless another process has begun it."""
@@ -155,7 +156,7 @@ class Preparer:
                 yield variant, error
         with ThreadPoolExecutor(self._lanes(plans), "build") as lanes:
             waiting = {lanes.submit(self._build, plan): plan.variant for plan in plans}
-            told: tuple[str, float | None] = "waiting for what another process builds", None
+            told: tuple[str, float | None] = WAITING, None
             silent_s = -SILENT_SECONDS
             try:
                 while waiting:
@@ -475,7 +476,14 @@ class Preparer:
         return target
 
     def _making(self, target: Path) -> AbstractContextManager[Path | None]:
-        return _making(target)
+        return _making(target, self._look)
+
+    def _look(self) -> None:
+        """Whether to go on waiting for what another process makes: whoever listens may want all of it to end."""
+        if self._stopped:
+            raise BuildError("what it was built for has ended")
+        if current_thread() is self._owner:
+            self.report(WAITING, None)
 
     def _version(self, distribution: str) -> str | None:
         return _version(distribution)
@@ -621,18 +629,26 @@ def _says_full(error: BuildError) -> bool:
 
 
 @contextmanager
-def _making(target: Path) -> Iterator[Path | None]:
+def _making(target: Path, look: Callable[[], None]) -> Iterator[Path | None]:
     """Yields an empty draft folder to fill, put in place at `target` afterwards; None where it is there already.
 
-    One process makes a thing at a time; a draft that fails is removed.
+    One process makes a thing at a time; the others call `look`, which may raise, while they wait. A draft that fails
+    is removed.
     """
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     if target.is_dir():
         yield None
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.parent / f".{target.name}.lock"):
+    with ExitStack() as held:
+        lock = FileLock(target.parent / f".{target.name}.lock")
+        while True:
+            try:
+                held.enter_context(lock.acquire(timeout=LOOK_SECONDS))
+                break
+            except Timeout:
+                look()
         if target.is_dir():
             yield None
             return

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from filelock import FileLock
 
 from engine import hardware, jobs, pool
+from engine.artefacts import Preparer
 from engine.errors import RequestError
 from engine.spec import Suite, load_suite
 from engine.store import open_store, queries
@@ -212,3 +216,36 @@ def test_a_queued_run_whose_process_was_killed_is_closed_at_once(suite_of, wait_
     assert "interrupted" in bench("runs").stdout
     row = row_of(run_id)
     assert row["status"] == "interrupted" and "queued" in row["status_reason"]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("what", ["artefact", "checkpoint"])
+def test_a_run_that_waits_for_what_another_process_builds_ends_when_it_is_told(
+    suite_of, write_suite, tmp_path, monkeypatch, wait_until, what, at_once
+):
+    monkeypatch.setenv("BENCH_DATA_DIR", str(tmp_path / "data"))
+    suite = suite_of()
+    folder = "artefacts"
+    if what == "checkpoint":
+        folder = "checkpoints"
+        shape = {"model_type": "distilbert", "dim": 32, "hidden_dim": 64, "n_layers": 1, "n_heads": 2}
+        made = {"name": "made", "architecture": shape, "dataset": REPOSITORY / "data/news/train.csv",
+                "examples": 16, "tokenizer": {"vocab_size": 300}, "epochs": 0}  # fmt: skip
+        suite = load_suite(str(write_suite(tmp_path, [{"model": "checkpoint:made"}], checkpoints=[made])))
+    with Preparer(suite) as preparer:
+        targets = [Path(preparer.prepare(variant).folder) for variant in suite.variant]
+    if what == "checkpoint":
+        targets = [preparer.source(suite.variant[0].model).folder]
+    with ExitStack() as another:
+        for target in targets:
+            # As while somebody else makes it.
+            assert target.parent.name == folder
+            shutil.rmtree(target)
+            another.enter_context(FileLock(target.parent / f".{target.name}.lock"))
+        run_id = jobs.start(suite, "cpu")
+        wait_until(lambda: "another process builds" in str(row_of(run_id)["progress"]), 60, lambda: row_of(run_id))
+        began_s = time.monotonic()
+        jobs.cancel(run_id, at_once=at_once)
+        row = wait_until(lambda: ended(run_id), 20)
+        assert time.monotonic() - began_s < 10 and row["status"] == "cancelled"
+        assert {status for _, status, _ in row["measurements"]} == {"cancelled"}
