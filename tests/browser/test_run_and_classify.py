@@ -1,4 +1,4 @@
-"""The main way in a real browser: start a run, watch it, reload, restart the server, open it, classify a text."""
+"""The main way in a real browser: start a run, watch, reload, restart the server, open it, classify, cancel, go on."""
 
 from __future__ import annotations
 
@@ -129,7 +129,18 @@ def test_start_watch_reload_restart_open_and_classify(
         other.get_by_text("Classify answers when it has ended").wait_for()
         page.get_by_role("button", name="Cancel run").click()
         page.get_by_text("◌ cancelled").first.wait_for(timeout=120_000)
-        assert sorted(runs(url).values()) == ["cancelled", "finished"]
+        (second,) = (run for run, status in runs(url).items() if status == "cancelled")
+        assert runs(url) == {run_id: "finished", second: "cancelled"}
+
+        # It goes on at the press of a button, to its end.
+        page.goto(f"{site}/?run={second}")
+        page.get_by_role("button", name="Measure what is missing").click()
+        page.get_by_role("button", name="Cancel run").wait_for()
+        assert parse_qs(urlsplit(page.url).query)["run"] == [second]
+        page.wait_for_url(lambda address: "/run?" not in address and second in address, timeout=180_000)
+        page.locator(".ib-card").first.wait_for()
+        assert page.get_by_role("button", name="Measure what is missing").count() == 0
+        assert runs(url) == {run_id: "finished", second: "finished"}
         asked += page.requested + other.requested
 
     abroad = [a for a in asked if urlsplit(a).scheme not in ("data", "blob") and urlsplit(a).hostname != "127.0.0.1"]

@@ -243,7 +243,7 @@ def test_a_run_that_waits_for_what_another_process_builds_ends_when_it_is_told(
             shutil.rmtree(target)
             another.enter_context(FileLock(target.parent / f".{target.name}.lock"))
         run_id = jobs.start(suite, "cpu")
-        wait_until(lambda: "another process builds" in str(row_of(run_id)["progress"]), 60, lambda: row_of(run_id))
+        wait_until(lambda: "another process builds" in str(row_of(run_id)["progress"]), 60, lambda: str(row_of(run_id)))
         began_s = time.monotonic()
         jobs.cancel(run_id, at_once=at_once)
         row = wait_until(lambda: ended(run_id), 20)
