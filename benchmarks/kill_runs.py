@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -285,7 +285,7 @@ def lost(folder: Path, kept: dict[str, Kept], resumed: set[str]) -> list[str]:
     ]
 
 
-def kill(folder: Path, kills: int, lanes: int, seed: int) -> dict[str, object]:
+def kill(folder: Path, kills: int, lanes: int, seed: int) -> dict[str, Any]:
     """All of it, in `folder`: what was killed, which states were found, and what was wrong."""
     (folder / "tmp").mkdir(parents=True, exist_ok=True)
     news = REPOSITORY / "data" / "news"
@@ -326,6 +326,25 @@ def kill(folder: Path, kills: int, lanes: int, seed: int) -> dict[str, object]:
     }
 
 
+def verdict(found: dict[str, Any]) -> str:
+    """How many faults were tried, and what came of them, in one line."""
+    kills = Counter(found["kills"])
+    resumed = kills.pop("resumed", 0)
+    tried = ", ".join(f"{count} {kind}s" for kind, count in sorted(kills.items()))
+    bad = {
+        "runs that lost something": found["lost"],
+        "runs stuck": found["stuck"],
+        "things left behind": found["left_behind"],
+        "broken references": found["foreign_key_check"],
+        "other faults": found["faults"],
+    }
+    said = ", ".join(f"{len(what)} {name}" for name, what in bad.items())
+    return (
+        f"{kills.total()} processes killed ({tried}), {resumed} runs resumed, {found['runs']} runs stored; {said}; "
+        f"the database is {'whole' if found['integrity_check'] == 'ok' else 'damaged'}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
@@ -335,6 +354,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kill-runs-") as folder:
         found = kill(Path(folder), given.kills, given.lanes, given.seed)
     print(json.dumps(found, indent=2))
+    print(verdict(found), file=sys.stderr)
     clean = found["integrity_check"] == "ok" and not any(
         found[key] for key in ("foreign_key_check", "stuck", "lost", "left_behind", "faults")
     )

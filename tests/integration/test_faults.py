@@ -334,7 +334,7 @@ def test_a_clock_that_is_set_back_makes_no_run_interrupted_or_shorter(suite, liv
 
 def test_killed_at_random_moments_nothing_is_lost(tmp_path):
     sys.path.insert(0, str(paths.REPOSITORY))
-    from benchmarks.kill_runs import kill
+    from benchmarks.kill_runs import kill, verdict
 
     seed = int.from_bytes(os.urandom(4))
     # Shown where it fails: `python -m benchmarks.kill_runs --seed N` does the same again.
@@ -343,3 +343,4 @@ def test_killed_at_random_moments_nothing_is_lost(tmp_path):
     assert found["integrity_check"] == "ok"
     for key in ("foreign_key_check", "stuck", "lost", "left_behind", "faults"):
         assert not found[key], found
+    assert verdict(found).startswith("6 processes killed (") and " 0 runs that lost something" in verdict(found)
