@@ -303,10 +303,7 @@ def queue(
     for name in suites:
         first_look = offline if quick else None
         suite = _suite(name, settings, variants, first_look)
-        sizes = suite.workload.batch_size if each_batch_size else [suite.workload.batch_size]
-        for size in sizes:
-            changed = [*(settings or []), f"workload.batch_size={size}"]
-            asked.append((name, _suite(name, changed, variants, first_look)))
+        asked += [(name, each) for each in (suite.each_batch_size() if each_batch_size else [suite])]
     for name, suite in asked:
         path = str(find_suite(name))
         if profiles:
@@ -369,13 +366,23 @@ def resume(
 
 @app.command()
 def cancel(
-    run: RunId,
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help='Ids, parts of some, or "latest".')],
     now: Annotated[bool, typer.Option("--now", help="At once, not after the round it is in.")] = False,
 ) -> None:
-    """End a queued or running run; what was measured until then is kept."""
+    """End queued or running runs; what was measured until then is kept."""
     from engine import jobs
 
-    print("cancelling" if jobs.cancel(run, at_once=now) else "it had ended already", file=sys.stderr)
+    wrong: list[RequestError] = []
+    for run in runs:
+        try:
+            said = "cancelling" if jobs.cancel(run, at_once=now) else "it had ended already"
+        except RequestError as error:
+            # It holds up none of the others.
+            wrong.append(error)
+        else:
+            print(f"{run}: {said}" if len(runs) > 1 else said, file=sys.stderr)
+    if wrong:
+        raise RequestError("; ".join(map(str, wrong)))
 
 
 @app.command()

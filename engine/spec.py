@@ -403,6 +403,11 @@ class Suite(Spec):
         keep = {*names, self.baseline}
         return self.model_copy(update={"variant": [v for v in self.variant if v.name in keep]})
 
+    def each_batch_size(self) -> list[Suite]:
+        """This suite once for each batch size of its workload."""
+        sizes = [self.workload.model_copy(update={"batch_size": [size]}) for size in self.workload.batch_size]
+        return [self.model_copy(update={"workload": workload}) for workload in sizes]
+
     def shortened(self, count: int) -> Suite:
         """This suite as a first look at it: fewer rounds and examples of the `count` there are, so wider intervals."""
         least = max(*self.workload.batch_size, *(v.batch_size or 1 for v in self.variant))

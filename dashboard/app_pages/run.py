@@ -44,6 +44,8 @@ class Choice:
     reference: str
     cluster: list[slurm.Profile]
     """A job for each of them; none where this machine measures."""
+    each_batch_size: bool = False
+    """... and for each batch size."""
 
 
 def main() -> None:
@@ -293,6 +295,12 @@ def _controls() -> Choice | None:
     ):
         link.remember(name, value, usual)
     asked_of_slurm = _slurm()
+    apart = asked_of_slurm is not None and st.toggle(
+        "A job for each batch size",
+        key="each_batch_size",
+        bind="query-params",
+        help="A run each, which may work beside each other on nodes of their own.",
+    )
     # Half of the column cuts a device's name where the window is narrow.
     device = "auto" if asked_of_slurm is not None else choices.choose_device()
     offline = st.toggle(
@@ -308,7 +316,7 @@ def _controls() -> Choice | None:
         ]
         asked = load_suite(reference, overrides).select(chosen)
         cluster = [] if asked_of_slurm is None else slurm.profiles(**asked_of_slurm)
-        return Choice(asked, device, hardware.resolve_device(device), bool(offline), reference, cluster)
+        return Choice(asked, device, hardware.resolve_device(device), bool(offline), reference, cluster, apart)
     except RequestError as error:
         st.error(findings.literal(one_line(error)))
         return None
@@ -388,8 +396,9 @@ def _plan(choice: Choice, under_way: list[dict[str, Any]]) -> None:
 def _start(choice: Choice) -> None:
     path = str(find_suite(choice.reference))
     try:
-        for profile in choice.cluster:
-            run_id = slurm.submit(choice.suite, profile, choice.device_request, path, choice.offline)
+        for suite in choice.suite.each_batch_size() if choice.each_batch_size else [choice.suite]:
+            for profile in choice.cluster:
+                run_id = slurm.submit(suite, profile, choice.device_request, path, choice.offline)
         if not choice.cluster:
             run_id = jobs.start(choice.suite, choice.device_request, path, choice.offline)
     except RequestError as error:

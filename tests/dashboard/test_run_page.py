@@ -14,7 +14,7 @@ from dashboard_fill import CANCELLED, FAILED, FULL, INTERRUPTED, RUNNING
 from streamlit.testing.v1 import AppTest
 
 from dashboard import choices, live
-from engine import jobs, units
+from engine import jobs, slurm, units
 from engine.hardware import cpu_device
 from engine.spec import load_suite
 from engine.store import models, open_store
@@ -117,6 +117,20 @@ def test_slurm_is_offered_where_there_is_one_and_else_says_why(
     assert test.text_input(key="slurm_partition").placeholder == "gpu"
     assert html(test).count("✓ ready") == 3, "what the node can do is not known here"
     assert not test.exception and not test.button(key="start").disabled
+
+    control(test, "text_input", "batch:").set_value("1, 4")
+    test.text_input(key="slurm_gpu").set_value("a100,h100")
+    test.toggle(key="each_batch_size").set_value(True).run()
+    submitted = []
+
+    def submit(suite: Any, profile: Any, *arguments: Any) -> str:
+        submitted.append((suite.workload.batch_size, profile.gpu))
+        return RUNNING
+
+    monkeypatch.setattr(slurm, "submit", submit)
+    test.button(key="start").click().run()
+    assert submitted == [([1], "a100"), ([1], "h100"), ([4], "a100"), ([4], "h100")]
+    assert not started, "this machine measures none of them"
 
 
 def test_choices_reach_the_run(suite: Path, started: list[Any]) -> None:

@@ -182,7 +182,8 @@ def test_queued_runs_take_their_turns(suite_of, wait_until, bench):
     rows = [wait_until(lambda run_id=run_id: ended(run_id), 90) for run_id in asked]
     assert [row["status"] for row in rows] == ["finished", "cancelled", "finished"]
     assert rows[0]["finished_at"] <= rows[2]["started_at"], "in the order of their asking"
-    assert "ended already" in bench("cancel", asked[0], "--now").stderr
+    said = bench("cancel", asked[0], "01NOSUCHRUN", asked[2], "--now")
+    assert said.returncode == 2 and said.stderr.count("ended already") == 2 and "01NOSUCHRUN" in said.stderr
 
 
 def test_a_request_that_cannot_be_met_is_stored_as_failed(suite_of, wait_until, tmp_path):

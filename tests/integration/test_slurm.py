@@ -176,8 +176,9 @@ def test_waiting_jobs_one_for_each_suite_size_and_gpu(file_of, bench, wait_until
     for row in rows:
         assert f"{row['job']}|gres:gpu:{row['environment']['slurm']['gpu']}:1|PENDING" in listed
     wait_until(lambda: "Slurm's queue (PartitionDown)" in text_of(asked[0]), 30)
-    for index, run_id in enumerate(asked):
-        assert jobs.cancel(run_id, at_once=bool(index % 2))
+    for given in (asked[::2], [*asked[1::2], "--now"]):
+        done = bench("cancel", *given)
+        assert done.returncode == 0 and done.stderr.count(": cancelling") == 4, done.stderr
     for run_id in asked:
         row = wait_until(lambda run_id=run_id: ended(run_id), 30)
         assert row["status"] == "cancelled" and row["status_reason"].startswith("cancelled by the user")
