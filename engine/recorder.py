@@ -266,6 +266,7 @@ class Recorder:
         """Where the run stands, at most once a second within a phase; returns whether it is to be cancelled."""
         if progress.phase == self._phase and time.monotonic() - self._told_s < PROGRESS_SECONDS:
             return False
+        self._store.check_there()
         told = {"progress": asdict(progress), "heartbeat_at": _now()}
         if self._status in queries.LIVE:
             # Who could not see the process may have taken the run for interrupted.
@@ -379,6 +380,7 @@ class Recorder:
         finished = at + timedelta(seconds=_elapsed_s() - since_s)
         values = {"status": status, "status_reason": reason, "finished_at": finished}
         try:
+            self._store.check_there()
             self._end(run_id, values)
             self._status = status
         except RequestError as error:

@@ -53,6 +53,16 @@ class Store:
         self.read_only = read_only
         """One line that says why nothing can be stored; None where it can."""
         self._sessions = sessionmaker(engine, expire_on_commit=False)
+        self._file = _sqlite_file(url)
+        self._opened = _which(self._file)
+
+    def check_there(self) -> None:
+        """Raises RequestError where the file is not the one any more that was opened.
+
+        SQLite would go on with that, to no avail: it is gone with this process.
+        """
+        if self._opened is not None and _which(self._file) != self._opened:
+            raise RequestError(f"the database {self._file} was removed or replaced while it was written to")
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -228,6 +238,15 @@ def _sqlite_file(url: URL) -> Path | None:
     if name.startswith("file:"):
         name = unquote(name.removeprefix("file:").removeprefix("//"))
     return None if name == ":memory:" else Path(name).expanduser().absolute()
+
+
+def _which(file: Path | None) -> tuple[int, int] | None:
+    """What tells a file from every other of its name; None where there is none."""
+    try:
+        found = file.stat() if file is not None else None
+    except OSError:
+        return None
+    return found and (found.st_dev, found.st_ino)
 
 
 def _timeout(url: URL) -> float:

@@ -307,6 +307,24 @@ def test_where_the_database_cannot_be_written_the_reason_is_left_beside_it(suite
     assert row["status"] == "interrupted" and row["status_reason"] == "ended by SIGTERM"
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_run_whose_database_is_taken_away_says_so_at_once_and_not_that_it_finished(
+    suite, live, wait_until, tmp_path, replaced
+):
+    data = tmp_path / "data"
+    run = live("run", suite("fp32"), "--device", "cpu", env={"BENCH_DATA_DIR": str(data)})
+    run.wait_for("timing: round", 240)
+    wait_until(lambda: rounds(f"sqlite:///{data}/bench.sqlite") >= 3, 60)
+    for file in data.glob("bench.sqlite*"):
+        file.unlink()
+    if replaced:
+        with open_store(f"sqlite:///{data}/bench.sqlite"):
+            pass
+    assert run.end(30) == 2, run.said
+    assert "bench.sqlite was removed or replaced while it was written to" in run.lines[-1]
+    assert "finished" not in run.said and "Traceback" not in run.said
+
+
 def test_a_clock_that_is_set_back_makes_no_run_interrupted_or_shorter(suite, live, bench, tmp_path, wait_until):
     clock, library = tmp_path / "clock", tmp_path / "clock.so"
     clock.write_text("0")
