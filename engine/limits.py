@@ -445,7 +445,8 @@ def _attending(row: Row, profile: Facts) -> str:
     """Where PyTorch was to take a fused kernel and none ran; else empty."""
     if profile["by"] != "kernels" or row.settings.get("attention") != "sdpa" or profile["kinds"].get("attention"):
         return ""
-    return " None of PyTorch's fused attention kernels took its heads: they attend step by step, in several kernels."
+    hint = "" if "head_width" in row.settings else "; `pad_heads` widens them where 8 does not divide their width"
+    return f" None of PyTorch's fused attention kernels took its heads: they attend in several kernels{hint}."
 
 
 def _while_multiplying(row: Row, profile: Facts, found: Limits, operations: Facts) -> str:
