@@ -111,6 +111,9 @@ def test_what_the_hardware_lacks_is_named(monkeypatch):
     assert "needs --device cpu" in str(refusal("openvino", "fp32", "cuda:0"))
     monkeypatch.setattr(onnxruntime, "find_spec", lambda name: None)
     assert "pip install tensorrt" in str(refusal("onnxruntime", "fp16", "cuda:0", provider="tensorrt"))
+    static = {"calibration": {"dataset": "train.csv"}}
+    assert "needs --device cpu" in str(refusal("onnxruntime", "int8", "cuda:0", **static))
+    assert refusal("onnxruntime", "int8", "cuda:0") is refusal("onnxruntime", "int8", "cpu", **static) is None
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert "C++ compiler" in str(refusal("pytorch", "fp32", "cpu", compile="default"))
     assert refusal("pytorch", "fp32", "cuda:0", compile="default") is None

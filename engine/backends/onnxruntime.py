@@ -104,6 +104,8 @@ class OnnxRuntime(Backend):
             return f"{what} is for GPUs; it needs --device cuda"
         if parsed.provider == "tensorrt" and find_spec("tensorrt_libs") is None and find_spec("tensorrt") is None:
             return "needs TensorRT's libraries: `pip install tensorrt-cu13` installs them"
+        if device != "cpu" and parsed.provider == "cuda" and parsed.calibration:
+            return "ONNX Runtime's CUDA provider computes static INT8 in floating point; it needs --device cpu"
         if parsed.pad_heads:
             return wider_heads.refusal(source.config)
         return None
