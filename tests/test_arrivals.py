@@ -129,9 +129,7 @@ def test_too_few_texts_show_nothing():
 
 def test_giving_up_ends_it(clock):
     schedule = arrivals.poisson(100.0, 1000, 0)
-    served = arrivals.serve(
-        schedule, lambda texts: clock.sleep(1.0), 1, 0.0, lambda seen: seen.max() > 3
-    )
+    served = arrivals.serve(schedule, lambda texts: clock.sleep(1.0), 1, 0.0, lambda seen: seen.max() > 3)
     assert len(served.latencies_s) == len(served.batches) < 10
 
 

@@ -48,9 +48,7 @@ def test_what_runs_moved_by_and_what_their_intervals_held():
 def test_the_noise_of_known_runs_is_found_again():
     random = np.random.default_rng(2)
     within, between = 0.05, 0.03
-    runs = [
-        [np.exp(random.normal(0, between) + random.normal(0, within, 200)) for _ in range(2)] for _ in range(60)
-    ]
+    runs = [[np.exp(random.normal(0, between) + random.normal(0, within, 200)) for _ in range(2)] for _ in range(60)]
     found = noise_of(runs)
     assert found.within == pytest.approx(within, rel=0.1) and found.resemblance < 0.1
     assert found.between == pytest.approx(between, rel=0.35)

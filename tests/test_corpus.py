@@ -35,9 +35,7 @@ AGNEWS = REPOSITORY.parent / "shared" / "agnews"
 NEWS = ["World", "Sports", "Business", "Sci/Tech"]
 VARIANT = {"name": "a", "model": "m", "backend": "pytorch", "precision": "fp32"}
 
-one_folder = settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None
-)
+one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 
 
 def suite_of(folder: Path, dataset: str, **keys: object) -> Suite:
@@ -78,15 +76,10 @@ def test_the_formats_give_the_same_corpus(tmp_path):
     texts, labels = ["a,b", 'say "c"', "d\ne", "é 世界 🙂", "NA", "f\u2028g"], [0, 1, 2, 3, 0, 1]
     write_csv(tmp_path / "x.csv", [["label", "text"], *zip(labels, texts, strict=True)])
     parquet.write_table(pyarrow.table({"text": texts, "label": labels}), tmp_path / "x.parquet")
-    lines = [
-        json.dumps({"text": t, "label": n}, ensure_ascii=False) for t, n in zip(texts, labels, strict=True)
-    ]
+    lines = [json.dumps({"text": t, "label": n}, ensure_ascii=False) for t, n in zip(texts, labels, strict=True)]
     (tmp_path / "x.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (tmp_path / "x.json").write_bytes("\ufeff".encode() + "\r\n\r\n".join(lines).encode())
-    found = [
-        load(tmp_path, name, label="label", labels=NEWS)
-        for name in ("x.csv", "x.parquet", "x.jsonl", "x.json")
-    ]
+    found = [load(tmp_path, name, label="label", labels=NEWS) for name in ("x.csv", "x.parquet", "x.jsonl", "x.json")]
     for one in found:
         assert as_read(one) == list(zip(texts, labels, strict=True))
         assert one.digest == found[0].digest and one.label_names == NEWS and len(one) == 6
@@ -97,9 +90,7 @@ def test_the_formats_give_the_same_corpus(tmp_path):
 def test_parquet_reads_categories_and_large_strings(tmp_path):
     kinds = pyarrow.array(["yes", "no", "yes"]).dictionary_encode()
     texts = pyarrow.array(["a", "b", "c"], pyarrow.large_string())
-    parquet.write_table(
-        pyarrow.table({"my.text": texts, "kind": kinds, "other": [1, 2, 3]}), tmp_path / "x.parquet"
-    )
+    parquet.write_table(pyarrow.table({"my.text": texts, "kind": kinds, "other": [1, 2, 3]}), tmp_path / "x.parquet")
     found = load(tmp_path, "x.parquet", text="my.text", label="kind")
     assert as_read(found) == [("a", 1), ("b", 0), ("c", 1)] and found.label_names == ["no", "yes"]
 
@@ -189,9 +180,7 @@ def test_numbers_and_names_may_mix_where_names_are_declared(tmp_path):
 
 
 def test_undeclared_names_are_sorted_over_the_whole_file(tmp_path):
-    write_csv(
-        tmp_path / "x.csv", [["text", "label"], ["a", "pear"], ["b", "fig"], ["c", "apple"], ["d", "fig"]]
-    )
+    write_csv(tmp_path / "x.csv", [["text", "label"], ["a", "pear"], ["b", "fig"], ["c", "apple"], ["d", "fig"]])
     for examples in (0, 1, 2):
         found = load(tmp_path, "x.csv", label="label", examples=examples)
         assert found.label_names == ["apple", "fig", "pear"]
@@ -624,7 +613,5 @@ def test_ag_news_loads_light_and_fast():
 
 def test_importing_needs_no_model_library():
     code = "import sys, engine.corpus; print({'torch', 'datasets', 'pandas', 'pyarrow'} & set(sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

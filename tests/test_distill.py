@@ -133,8 +133,7 @@ def start(*command: str) -> subprocess.Popen[str]:
 def make(folder: Path, requests: dict[str, dict[str, Any]]) -> dict[str, Made]:
     """Run the real process for each of `requests` (name -> changes), all at the same time."""
     running = {
-        name: start("-m", "engine.distill", write_request(folder, name, changes))
-        for name, changes in requests.items()
+        name: start("-m", "engine.distill", write_request(folder, name, changes)) for name, changes in requests.items()
     }
     made = {}
     for name, process in running.items():

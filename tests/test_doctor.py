@@ -16,9 +16,7 @@ from engine.doctor import Check, Proof, Report
 from engine.errors import RequestError
 from engine.hardware import Gpu, TorchBuild
 
-A100 = Gpu(
-    0, "GPU-aaaaaaaa-0000", "NVIDIA A100-SXM4-40GB", 40 * 2**30, (8, 0), "580.65.06", (13, 0), "DEFAULT"
-)
+A100 = Gpu(0, "GPU-aaaaaaaa-0000", "NVIDIA A100-SXM4-40GB", 40 * 2**30, (8, 0), "580.65.06", (13, 0), "DEFAULT")
 OLD_DRIVER = replace(A100, driver_version="550.54.15", driver_cuda_version=(12, 4))
 CUDA_13 = TorchBuild("2.13.0+cu130", "13.0")
 CPU_BUILD = TorchBuild("2.13.0+cpu", None)
@@ -520,6 +518,4 @@ def test_summary_counts():
     lacking = Check("g", "c", "missing", "", required=True)
     checks = (Check("g", "a", "ok", ""), Check("g", "b", "warn", ""), lacking)
     report = Report("cpu", hardware.cpu_device(), None, checks)
-    assert doctor.summary(report) == (
-        "1 ok, 1 to note, 1 missing: something that every run needs is missing."
-    )
+    assert doctor.summary(report) == ("1 ok, 1 to note, 1 missing: something that every run needs is missing.")

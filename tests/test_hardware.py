@@ -424,8 +424,7 @@ def test_auto_without_a_gpu_is_the_cpu():
 @pytest.mark.gpu
 def test_torch_counts_devices_as_the_bench_does():
     code = (
-        "import torch; print([str(torch.cuda.get_device_properties(i).uuid)"
-        " for i in range(torch.cuda.device_count())])"
+        "import torch; print([str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())])"
     )
     uuids = [item.uuid.removeprefix("GPU-") for item in hardware.gpus()]
     assert python(code, **hardware.worker_variables()) == str(uuids)

@@ -16,9 +16,7 @@ NEWS = ["World", "Sports", "Business", "Sci/Tech"]
 GENERIC = ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"]
 
 names = st.lists(
-    st.text(min_size=1, max_size=12).filter(
-        lambda name: normalise(name).strip("0123456789") not in ("", "label")
-    ),
+    st.text(min_size=1, max_size=12).filter(lambda name: normalise(name).strip("0123456789") not in ("", "label")),
     min_size=2,
     max_size=8,
     unique_by=normalise,
@@ -82,9 +80,7 @@ def test_ambiguous_normal_forms_do_not_align_but_exact_names_do():
     assert align(["👎", "👍"], ["-", "+"]).mapping is None
 
 
-@pytest.mark.parametrize(
-    "model", [GENERIC, ["0", "1", "2", "3"], ["label 0", "label 1", "label 2", "label 3"]]
-)
+@pytest.mark.parametrize("model", [GENERIC, ["0", "1", "2", "3"], ["label 0", "label 1", "label 2", "label 3"]])
 @pytest.mark.parametrize("dataset", [NEWS, GENERIC, ["0", "1", "2", "3"]])
 def test_generic_names_never_count_as_names(model, dataset):
     found = align(model, dataset)

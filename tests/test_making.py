@@ -91,7 +91,7 @@ def test_a_training_that_is_killed_fails_all_that_need_it_and_is_not_tried_again
         ("echo half of it >&2; kill -SEGV $$", "the process was ended by SIGSEGV"),
         ("echo 'RuntimeError: CUDA error: unspecified launch failure' >&2; exit 1", "CUDA error: unspecified launch"),
         ("exit 3", "exit code 3"),
-        ("printf '{\"phase\": \"trai'; kill -9 $$", "the process was ended by SIGKILL"),
+        ('printf \'{"phase": "trai\'; kill -9 $$', "the process was ended by SIGKILL"),
     ],
 )
 def test_whatever_ends_a_training_is_one_line(suite_of, training, lines, said):

@@ -374,7 +374,7 @@ def test_units():
     assert between(0.1, 0.2, percent) == "10.0 to 20.0"
 
 
-SPECIAL = "\\ { } $ & # % _ ^ ~ < > | \" ` [x] * -- − ×"
+SPECIAL = '\\ { } $ & # % _ ^ ~ < > | " ` [x] * -- − ×'
 
 
 def cells_of(line: str) -> list[str]:
@@ -396,7 +396,7 @@ def test_latex_has_a_row_a_measurement_and_a_cell_a_column() -> None:
 def test_latex_reads_nothing_of_a_title_as_its_own() -> None:
     made = tables.latex_literal(SPECIAL)
     bare = re.sub(r"\\text\w+\{\}|\\[{}$&#%_]|\$(?:-|\\times)\$|\{[\[\]*]?\}", "", made)
-    assert not set(bare) & set("\\{}$&#%_^~<>|\"`[]*"), bare
+    assert not set(bare) & set('\\{}$&#%_^~<>|"`[]*'), bare
     assert "--" not in made and "-{}-" in made
     line = tables.latex([row(title=f"[{SPECIAL}")], tables.SPEED, SPECIAL, "tab:x").splitlines()[8]
     assert line.startswith("{[}") and len(cells_of(line)) == len(tables.SPEED) + 1

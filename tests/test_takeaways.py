@@ -39,9 +39,7 @@ def row(**changes: Any) -> dict[str, Any]:
     return dict.fromkeys(FIXED_FIELDS + FURTHER_FIELDS + DERIVED_FIELDS) | measured | changes
 
 
-BASE = row(
-    variant="base", title="Base", baseline=True, speedup=1.0, speedup_low=1.0, speedup_high=1.0, comparison=None
-)
+BASE = row(variant="base", title="Base", baseline=True, speedup=1.0, speedup_low=1.0, speedup_high=1.0, comparison=None)
 FASTER = {"speedup": 1.5, "speedup_low": 1.2, "speedup_high": 1.8, "comparison": "better"}
 SLOWER = {"speedup": 0.5, "speedup_low": 0.4, "speedup_high": 0.6, "comparison": "worse"}
 

@@ -18,13 +18,14 @@ from pptx.util import Emu, Inches, Length, Pt
 
 from dashboard import findings, frame
 from dashboard.export import content, images, native
+from dashboard.figures import labels
 from dashboard.figures.accuracy import gain_key
 from dashboard.figures.batches import over_batch_size
 from dashboard.figures.memory import parts
 from dashboard.figures.published import pairs
 from dashboard.figures.roofline import points as points_below
 from dashboard.figures.roofline import roofs
-from dashboard.figures.tradeoff import place
+from dashboard.figures.tradeoff import important
 from dashboard.frame import Row
 from dashboard.metrics import METRICS, Metric
 from dashboard.style import LIGHT, Theme, marks
@@ -34,12 +35,18 @@ from engine.units import between, megabytes, milliseconds, point_interval, point
 
 WIDTH, HEIGHT = Inches(13.333), Inches(7.5)
 MARGIN = Inches(0.6)
-FONT = "Arial"
+FONT, FOOTER = "Arial", "Footer"
 Box = tuple[Length, Length, Length, Length]
 BODY: Box = (MARGIN, Inches(1.55), Emu(WIDTH - 2 * MARGIN), Inches(5.1))
 
-PLOT = (780.0, 300.0)
-"""The plot area of a chart on a slide, in points, about."""
+CHART = (Emu(BODY[2]).pt, Emu(BODY[3]).pt)
+PLOT_AT = (0.075, 0.03, 0.905, 0.8)
+"""Left, top, width and height of a scatter's plot, in shares of its chart."""
+PLOT = (CHART[0] * PLOT_AT[2], CHART[1] * PLOT_AT[3])
+"""The plot area of a chart on a slide, in points."""
+MARKER, NO_MARKER = 13.0, 2.0
+SIDES = (XL_LABEL_POSITION.RIGHT, XL_LABEL_POSITION.LEFT, XL_LABEL_POSITION.ABOVE, XL_LABEL_POSITION.BELOW)
+"""In the order of `labels.nearest`."""
 MOST_SAID = 12
 """Of more sentences those are left out that a chart of their own tells, too."""
 TITLE_SIZES = (24, 20, 18, 16, 14)
@@ -136,6 +143,7 @@ class _Deck:
         _write(head.text_frame, shown, size, self.look.text, bold=True)
         foot = slide.shapes.add_textbox(MARGIN, Inches(6.85), Emu(WIDTH - 2 * MARGIN), Inches(0.4))
         foot.text_frame.word_wrap = True
+        foot.name = FOOTER
         _write(foot.text_frame, footer, 11, self.look.muted)
         parts = [title if shown != title else "", notes, f"Method. {content.METHOD}", self._source()]
         slide.notes_slide.notes_text_frame.text = "\n\n".join(filter(None, parts))
@@ -287,6 +295,35 @@ class _Deck:
         label = point.data_label
         _write(label.text_frame, text, 13, self.look.text)
         label.position = side
+        native.one_line(point)
+
+    def _name_marks(
+        self,
+        slide: Any,
+        chart: Any,
+        series: Sequence[Any],
+        names: Sequence[str],
+        centres: Sequence[tuple[float, float]],
+        sizes: Sequence[float],
+        first: Sequence[int],
+        lines: Sequence[tuple[float, float, float, float]] = (),
+    ) -> None:
+        """Names the first points of a scatter's series, as far as no name lies on another; the rest go to the notes."""
+        native.fix_plot(chart, *PLOT_AT)
+        placed = labels.arrange(names, centres, sizes, PLOT, first, lines, stretches=[(1.0, 1.0)], far=False)
+        for label in placed:
+            point = series[label.mark].points[0]
+            usual = labels.nearest(sizes[label.mark], label.width)
+            at = usual.index((label.dx, label.dy)) if (label.dx, label.dy) in usual else None
+            self._label(point, label.text(names), SIDES[at or 0])
+            if at is None:
+                native.move_label(point, (label.dx - usual[0][0]) / CHART[0], (label.dy - usual[0][1]) / CHART[1])
+        without = [names[index] for index in labels.left_out(placed, names)]
+        if without:
+            said = slide.notes_slide.notes_text_frame
+            said.text = f"Without a name on the chart, for want of room: {'; '.join(without)}.\n\n{said.text}"
+            (foot,) = (shape for shape in slide.shapes if shape.name == FOOTER)
+            foot.text_frame.paragraphs[0].runs[0].text += f" · {len(without)} marks are named in the notes only"
 
     def _memory(self) -> None:
         rows = [row for row in self.measured if row["memory_bytes"] is not None]
@@ -352,7 +389,7 @@ class _Deck:
         for row, series in zip(rows, drawn, strict=True):
             mark = self.marks[row["variant"]]
             series.format.line.fill.background()
-            native.marker(series, mark.symbol, mark.color, 13, self._pale(row in front or not alike))
+            native.marker(series, mark.symbol, mark.color, int(MARKER), self._pale(row in front or not alike))
             for direction, key in (("y", metric), ("x", latency)):
                 (low,), (high,) = _limits([row], key)
                 value = row[key.key] * key.factor
@@ -371,9 +408,11 @@ class _Deck:
             )
             for row in rows
         ]
-        offsets = place([_short(row["title"], 28) for row in rows], centres, [14.0] * len(rows), PLOT)
-        for row, series, offset in zip(rows, drawn, offsets, strict=True):
-            self._label(series.points[0], _short(row["title"], 28), _side(*offset))
+        names = [labels.shortened(row["title"]) for row in rows]
+        corners = [centres[rows.index(row)] for row in front]
+        steps = [(x, y - 1, to, y + 1) for (x, y), (to, _) in itertools.pairwise(corners)]
+        first = important(rows, front)
+        self._name_marks(slide, chart, drawn, names, centres, [MARKER] * len(rows), first, steps)
 
     def _published(self) -> None:
         title = findings.published_title(self.pairs)
@@ -537,26 +576,28 @@ class _Deck:
             data.add_series(point.row["title"]).add_data_point(point.intensity, point.operations_per_s / 1e9)
         chart = self._chart(slide, XL_CHART_TYPE.XY_SCATTER_LINES_NO_MARKERS, data, f"{title}. {alt}")
         every = list(chart.plots[0].series)
-        for index, ((name, *_), series) in enumerate(zip(lines, every, strict=False)):
+        for series in every[: len(lines)]:
             series.smooth = False
             series.format.line.color.rgb = native.rgb(self.look.muted)
             series.format.line.width = Pt(1.5)
-            side = XL_LABEL_POSITION.RIGHT if index == 0 else XL_LABEL_POSITION.ABOVE
-            self._label(series.points[0], name, side)
-        centres = [
-            (
-                PLOT[0] * math.log(p.intensity / left) / math.log(right / left),
-                PLOT[1] * (1 - math.log(p.operations_per_s / 1e9 / low) / math.log(high / low)),
-            )
-            for p in drawn
-        ]
-        names = [f"{_short(p.row['title'], 28)} {share_percent(p.row['limit_share'])}%" for p in drawn]
-        offsets = place(names, centres, [14.0] * len(drawn), PLOT)
-        for point, series, name, offset in zip(drawn, every[len(lines) :], names, offsets, strict=True):
+
+        def spot(x: float, rate: float) -> tuple[float, float]:
+            across = math.log(x / left) / math.log(right / left)
+            return PLOT[0] * across, PLOT[1] * (1 - math.log(rate / 1e9 / low) / math.log(high / low))
+
+        # A line's name stands at its first point, and like a mark's on no other.
+        starts = [spot(*start) for _, start, _ in lines]
+        centres = starts + [spot(point.intensity, point.operations_per_s) for point in drawn]
+        flat = [(x, y - 2, PLOT[0], y + 2) for x, y in starts[1:]]
+        for point, series in zip(drawn, every[len(lines) :], strict=True):
             mark = self.marks[point.row["variant"]]
             series.format.line.fill.background()
-            native.marker(series, mark.symbol, mark.color, 13, self._pale(frame.usable(point.row)))
-            self._label(series.points[0], name, _side(*offset))
+            native.marker(series, mark.symbol, mark.color, int(MARKER), self._pale(frame.usable(point.row)))
+        names = [name for name, *_ in lines]
+        names += [f"{labels.shortened(p.row['title'])} {share_percent(p.row['limit_share'])}%" for p in drawn]
+        sizes = [NO_MARKER] * len(lines) + [MARKER] * len(drawn)
+        first = [*range(len(lines)), *(len(lines) + i for i in important([point.row for point in drawn], []))]
+        self._name_marks(slide, chart, every, names, centres, sizes, first, flat)
         self._axis(chart.value_axis, "Operations of the products (GFLOP/s, of INT8 GOP/s, log scale)", grid=True)
         self._axis(chart.category_axis, "Operations a byte, each weight read once a call (log scale)", grid=True)
         native.log_axis(chart.value_axis, low, high, base_y)
@@ -675,13 +716,6 @@ def _categories(rows: Sequence[Row]) -> list[str]:
     limit = max(12, int(3 * PLOT[0] / len(rows) / 8))
     names = [_short(row["title"], limit) for row in rows]
     return [f"{name} ({names[:i].count(name) + 1})" if names.count(name) > 1 else name for i, name in enumerate(names)]
-
-
-def _side(dx: float, dy: float) -> Any:
-    """The place of a data label that is nearest to an offset from its mark."""
-    if abs(dx) > abs(dy):
-        return XL_LABEL_POSITION.RIGHT if dx > 0 else XL_LABEL_POSITION.LEFT
-    return XL_LABEL_POSITION.ABOVE if dy < 0 else XL_LABEL_POSITION.BELOW
 
 
 def _difference_title(rows: Sequence[Row]) -> str:

@@ -22,6 +22,8 @@ MARKERS = {
 }
 AFTER_ERROR_BARS = ("c:cat", "c:val", "c:xVal", "c:yVal", "c:smooth", "c:shape", "c:extLst")
 """What must follow c:errBars in a series; the schema fixes the order."""
+C15 = "http://schemas.microsoft.com/office/drawing/2012/chart"
+"""What Office 2013 added to charts."""
 
 
 class _Workbook(Workbook):
@@ -75,6 +77,43 @@ def log_axis(axis: Any, low: float, high: float, base: int) -> None:
     axis.major_unit = base
     axis.tick_labels.number_format = "[<1]0.0##;#,##0"
     axis.tick_labels.number_format_is_linked = False
+
+
+def fix_plot(chart: Any, left: float, top: float, width: float, height: float) -> None:
+    """Puts the plot itself, without what stands at its axes, where it is asked for: in shares of the chart."""
+    area = chart._chartSpace.find(qn("c:chart")).find(qn("c:plotArea"))
+    layout = area.find(qn("c:layout"))
+    if layout is None:
+        layout = etree.Element(qn("c:layout"))
+        area.insert(0, layout)
+    manual = etree.SubElement(layout, qn("c:manualLayout"))
+    _child(manual, "c:layoutTarget", "inner")
+    _child(manual, "c:xMode", "edge")
+    _child(manual, "c:yMode", "edge")
+    for tag, share in (("c:x", left), ("c:y", top), ("c:w", width), ("c:h", height)):
+        _child(manual, tag, repr(share))
+
+
+def one_line(point: Any) -> None:
+    """Keeps a point's label from being wrapped, at a fifth of the chart as is usual."""
+    for body in point.data_label._get_or_add_dLbl().iter(qn("a:bodyPr")):
+        body.set("wrap", "none")
+
+
+def move_label(point: Any, right: float, down: float) -> None:
+    """Moves a point's label from its usual place, by shares of the chart."""
+    element = point.data_label._get_or_add_dLbl()
+    # LibreOffice would draw a black line to the mark, which is the label's neighbour.
+    every = element.getparent()
+    if every.find(qn("c:extLst")) is None:
+        listed = etree.SubElement(every, qn("c:extLst"))
+        ours = etree.SubElement(listed, qn("c:ext"), uri="{CE6537A1-D6FC-4f65-9D91-7224C49458BB}", nsmap={"c15": C15})
+        etree.SubElement(ours, f"{{{C15}}}showLeaderLines", val="0")
+    layout = etree.Element(qn("c:layout"))
+    manual = etree.SubElement(layout, qn("c:manualLayout"))
+    _child(manual, "c:x", repr(right))
+    _child(manual, "c:y", repr(down))
+    element.find(qn("c:idx")).addnext(layout)
 
 
 def plain_table(shape: Any) -> None:

@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 
 from dashboard import deciding
 from dashboard.deciding import Decision, Judged, Quantity
-from dashboard.figures import base
-from dashboard.figures.tradeoff import PLOT_WIDTH, beside, place, tall
+from dashboard.figures import base, labels
+from dashboard.figures.tradeoff import PLOT_WIDTH, tall
 from dashboard.style import Theme, fade, marks
 from engine.stats import Interval
 
@@ -177,16 +177,19 @@ def _labels(
         )
         for x, y in zip(xs, ys, strict=True)
     ]
-    offsets = place([j.row["name"] for j in drawn], centres, [SIZE] * len(drawn), (PLOT_WIDTH, height))
+    names = [labels.shortened(judged.row["name"]) for judged in drawn]
+    important = [index for index, judged in enumerate(drawn) if judged.row is decided.fastest or judged.row["baseline"]]
+    important += [index for index, judged in enumerate(drawn) if judged.remains]
     notes = []
-    for judged, x, y, (dx, dy) in zip(drawn, xs, ys, offsets, strict=True):
-        name = base.escape(judged.row["name"])
+    for label in labels.arrange(names, centres, [SIZE] * len(drawn), (PLOT_WIDTH, height), important):
+        judged = drawn[label.mark]
+        name = base.escape(label.text(names))
         notes.append(
             {
-                "x": math.log10(x),
-                "y": y,
+                "x": math.log10(xs[label.mark]),
+                "y": ys[label.mark],
                 "text": f"<b>{name}</b>" if judged.row is decided.fastest else name,
-                **beside(dx, dy, SIZE, look),
+                **labels.beside(label, SIZE, look),
                 "font": {"size": 13, "color": look.text if judged.remains else look.muted},
                 "bgcolor": fade(look.background, 0.72),
                 "borderpad": 1,

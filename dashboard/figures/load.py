@@ -10,8 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboard import findings
-from dashboard.figures import base
-from dashboard.figures.tradeoff import place
+from dashboard.figures import base, labels
 from dashboard.frame import Row, rows_of
 from dashboard.style import Mark, Theme, fade, marks
 from engine import serving
@@ -136,9 +135,7 @@ def load_trials(measured: pd.DataFrame, loads: Sequence[Row], look: Theme) -> go
         "confidence, and ended early: its p99 is that of the texts answered until then. Dashed: the limit; "
         f"{texts_words(done)}."
     )
-    figure = base.titled(
-        look, findings.load_trials_title(loads), subtitle if done else "", PLOT_HEIGHT if done else 0
-    )
+    figure = base.titled(look, findings.load_trials_title(loads), subtitle if done else "", PLOT_HEIGHT if done else 0)
     if not done:
         figure.update_xaxes(visible=False)
         figure.update_yaxes(visible=False)
@@ -228,23 +225,21 @@ def _names(
         deciding.append(held[-1] if held else trials[0])
     # The others' marks are in the way, too; their own labels are empty.
     others = [trial for row in done for trial in row["trials"] if trial not in deciding]
-    names = [row["name"] for row in done] + [""] * len(others)
+    names = [labels.shortened(row["name"]) for row in done] + [""] * len(others)
     centres = [
         (scale_x * math.log(t["rate_per_s"] / corner[0]), scale_y * math.log(corner[1] / (t["p99_s"] * 1e3)))
         for t in (*deciding, *others)
     ]
-    offsets = place(names, centres, [12.0] * len(names), (PLOT_WIDTH, PLOT_HEIGHT))[: len(done)]
+    placed = labels.arrange(names, centres, [12.0] * len(names), (PLOT_WIDTH, PLOT_HEIGHT), range(len(done)))
     return [
         {
-            "x": math.log10(trial["rate_per_s"]),
-            "y": math.log10(trial["p99_s"] * 1e3),
-            "text": base.escape(row["name"]),
-            "showarrow": False,
-            "xshift": dx,
-            "yshift": -dy,
+            "x": math.log10(deciding[label.mark]["rate_per_s"]),
+            "y": math.log10(deciding[label.mark]["p99_s"] * 1e3),
+            "text": base.escape(label.text(names)),
+            **labels.beside(label, 12.0, look),
             "font": {"size": 13, "color": look.text},
             "bgcolor": fade(look.background, 0.72),
             "borderpad": 1,
         }
-        for row, trial, (dx, dy) in zip(done, deciding, offsets, strict=True)
+        for label in placed
     ]

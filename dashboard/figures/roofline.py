@@ -11,8 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboard import findings
-from dashboard.figures import base
-from dashboard.figures.tradeoff import beside, place
+from dashboard.figures import base, labels
 from dashboard.frame import Row, rows_of
 from dashboard.style import Theme, fade, marks
 from engine.limits import DISPROVED, FASTER, operation_rate
@@ -21,8 +20,10 @@ from engine.units import megabytes, share_percent, significant
 PLOT_WIDTH, PLOT_HEIGHT = 820, 400
 ROOF_LINE = 8
 """Height of a roof with the room that it needs."""
-ROOF_LABEL, SLOPE_LABEL = 30, 44
-"""Height of a roof's two lines of text, and of the slope's with their distance."""
+ROOF_LABEL, SLOPE_LABEL, SLOPE_LABEL_WIDTH = 30, 44, 140
+"""Height of a roof's two lines of text, and of the slope's with their distance; and its width with that."""
+STRETCHES = ((1.0, 1.0), (0.6, 1.0), (1.4, 1.0), (2.0, 1.0))
+"""How much wider than PLOT_WIDTH the plot may be drawn: narrower on a small screen."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,9 @@ def roofline(
     bytes_per_s = (ceilings.get("copy") or {}).get("bytes_per_s") or 0.0
     drawn = points(rows, bytes_per_s)
     height = PLOT_HEIGHT if drawn else 0
-    figure = base.titled(look, findings.limit_title(rows), _subtitle(rows, drawn, ceilings), height, share=1.5)
+    title, about = findings.limit_title(rows), _subtitle(rows, drawn, ceilings)
     if not drawn:
+        figure = base.titled(look, title, about, height, share=1.5)
         figure.update_xaxes(visible=False)
         figure.update_yaxes(visible=False)
         return figure
@@ -118,16 +120,20 @@ def roofline(
     # The slope is to be seen, also where all stand far to the right of it.
     x_low = min(x_low, 0.5 * max(heights) / bytes_per_s)
     y_low, y_high = base.log_range(heights, pad=0.12)
+    labelled = [shown is None or p.row["batch_size"] == shown or _alone(p, drawn, shown) for p in drawn]
+    scale_x, scale_y = (PLOT_WIDTH / math.log(x_high / x_low), PLOT_HEIGHT / math.log(y_high / y_low))
+    slope_label = _slope_label(ceilings["copy"], look, x_low, y_low, above, scale_y)
+    names = [labels.shortened(p.row["name"]) if big else "" for p, big in zip(drawn, labelled, strict=True)]
+    shares = [f"{share_percent(p.row['limit_share'])}%" for p in drawn]
+    placed = _placed(drawn, names, shares, above, slope_label, (x_low, y_high), (scale_x, scale_y))
+    figure = base.titled(look, title, about + labels.unnamed(placed, names), height, share=1.5)
     figure.add_traces(_slope(above, bytes_per_s, look, x_low, y_low))
     figure.add_traces([_roof(roof, bytes_per_s, look, x_high) for roof in above])
     shades = marks(rows_of(frame), look)
-    labelled = [shown is None or p.row["batch_size"] == shown or _alone(p, drawn, shown) for p in drawn]
     figure.add_traces([_mark(p, shades[p.row["variant"]], look, big) for p, big in zip(drawn, labelled, strict=True)])
-    scale_x, scale_y = (PLOT_WIDTH / math.log(x_high / x_low), PLOT_HEIGHT / math.log(y_high / y_low))
-    named = [point for point, big in zip(drawn, labelled, strict=True) if big]
-    notes = _labels(named, above, look, (x_low, y_high), scale_x, scale_y)
+    notes = [_name(label, drawn[label.mark], names, shares, look) for label in placed]
     notes += _roof_labels(above, look, y_low, scale_y)
-    notes.append(_slope_label(ceilings["copy"], look, x_low, y_low, above, scale_y))
+    notes.append(slope_label)
     tera = y_high >= 2e12
     unit, size = ("T", 1e12) if tera else ("G", 1e9)
     axis = base.log_axis(y_low / size, y_high / size)
@@ -214,34 +220,45 @@ def _mark(point: Point, mark: Any, look: Theme, big: bool) -> go.Scatter:
     )
 
 
-def _labels(
+def _placed(
     drawn: Sequence[Point],
+    names: Sequence[str],
+    shares: Sequence[str],
     above: Sequence[Roof],
-    look: Theme,
+    slope_label: Mapping[str, Any],
     corner: tuple[float, float],
-    scale_x: float,
-    scale_y: float,
-) -> list[dict[str, Any]]:
-    """Each mark's name and share beside it, moved apart where they would meet."""
-    names = [f"{point.row['name']} {share_percent(point.row['limit_share'])}%" for point in drawn]
-    centres = [
-        (scale_x * math.log(p.intensity / corner[0]), scale_y * math.log(corner[1] / p.operations_per_s)) for p in drawn
-    ]
-    heights = [scale_y * math.log(corner[1] / roof.operations_per_s) for roof in above]
-    lines = [(0.0, y - ROOF_LINE / 2, float(PLOT_WIDTH), y + ROOF_LINE / 2) for y in heights]
-    offsets = place(names, centres, [13.0] * len(drawn), (PLOT_WIDTH, PLOT_HEIGHT), lines)
-    return [
-        {
-            "x": math.log10(point.intensity),
-            "y": math.log10(point.operations_per_s),
-            "text": f"{base.escape(point.row['name'])} <b>{share_percent(point.row['limit_share'])}%</b>",
-            **beside(dx, dy, 13.0, look),
-            "font": {"size": 13, "color": look.text},
-            "bgcolor": fade(look.background, 0.72),
-            "borderpad": 1,
-        }
-        for point, (dx, dy) in zip(drawn, offsets, strict=True)
-    ]
+    scale: tuple[float, float],
+) -> list[labels.Label]:
+    """Each mark's name and share beside it, and where they would meet, those only that have room."""
+
+    def spot(x: float, rate: float) -> tuple[float, float]:
+        return scale[0] * math.log(x / corner[0]), scale[1] * math.log(corner[1] / rate)
+
+    heights = [spot(1, roof.operations_per_s)[1] for roof in above]
+    taken = [(0.0, y - ROOF_LINE / 2, float(PLOT_WIDTH), y + ROOF_LINE / 2) for y in heights]
+    x, y = spot(10.0 ** slope_label["x"], 10.0 ** slope_label["y"])
+    taken.append((x, y, x + SLOPE_LABEL_WIDTH, y + SLOPE_LABEL))
+    fastest = min(range(len(drawn)), key=lambda index: drawn[index].row["latency_p50_s"])
+    first = [*(index for index, point in enumerate(drawn) if point.row["baseline"]), fastest]
+    texts = [f"{name} {share}" if name else "" for name, share in zip(names, shares, strict=True)]
+    sizes = [13.0 if name else 7.0 for name in names]
+    centres = [spot(point.intensity, point.operations_per_s) for point in drawn]
+    return labels.arrange(texts, centres, sizes, (PLOT_WIDTH, PLOT_HEIGHT), first, taken, STRETCHES)
+
+
+def _name(
+    label: labels.Label, point: Point, names: Sequence[str], shares: Sequence[str], look: Theme
+) -> dict[str, Any]:
+    said = (f"{base.escape(names[index])} <b>{shares[index]}</b>" for index in label.marks[: label.named])
+    return {
+        "x": math.log10(point.intensity),
+        "y": math.log10(point.operations_per_s),
+        "text": ", ".join(said) + label.more,
+        **labels.beside(label, 13.0, look),
+        "font": {"size": 13, "color": look.text},
+        "bgcolor": fade(look.background, 0.72),
+        "borderpad": 1,
+    }
 
 
 def _roof_labels(above: Sequence[Roof], look: Theme, y_low: float, scale_y: float) -> list[dict[str, Any]]:

@@ -6,12 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from dashboard import findings
-from dashboard.figures import base
+from dashboard.figures import base, labels
 from dashboard.figures.accuracy import gain_key
 from dashboard.frame import Row, pareto, rows_of, untaught
 from dashboard.metrics import METRICS
@@ -21,30 +20,17 @@ from engine.units import megabytes
 
 PLOT_WIDTH, PLOT_HEIGHT = 420, 262
 """The smallest plot area that labels are placed for, in CSS pixels."""
-FEW, MORE_HEIGHT = 6, 24
-"""With more marks than FEW a plot is that much taller for each: their names need the room."""
-RIGHT_MARGIN = 14
-"""What a label may take of the figure's right margin: better than a place where it seems to name another mark."""
+FEW, MORE_HEIGHT, TALLEST = 6, 24, 478
+"""With more marks than FEW a plot is that much taller for each, as their names need the room: up to a saved image's."""
 LARGEST = 26
 SMALLEST = 8
-LABEL_HEIGHT = 17
-LETTER = 6.9
-NEAR = 6
-"""A label that is as near as this to another mark seems to name that one."""
-PASSES = 3
-COVERED = 3
-"""What a square pixel of a mark below a label costs, where one of another label costs 1."""
-OUTSIDE = 60
-"""What a pixel of a label beyond the plot costs, in the same."""
 SAVED = "memory_saved"
 """Memory as something of which more is better."""
-
-Box = tuple[float, float, float, float]
 
 
 def tall(count: int) -> int:
     """The height of a plot of `count` marks with their names, in CSS pixels."""
-    return PLOT_HEIGHT + MORE_HEIGHT * max(0, count - FEW)
+    return min(TALLEST, PLOT_HEIGHT + MORE_HEIGHT * max(0, count - FEW))
 
 
 def tradeoff(frame: pd.DataFrame, look: Theme) -> go.Figure:
@@ -68,14 +54,10 @@ def tradeoff(frame: pd.DataFrame, look: Theme) -> go.Figure:
     n = f" n = {counts[-1]:,} examples." if len(counts) == 1 and gain != SAVED else ""
     missing = f" {left_out} without {metric.label.lower()} left out." if left_out else ""
     height = tall(len(drawn))
-    figure = base.titled(
-        look,
-        findings.tradeoff_title(drawn, gain),
-        f"{_directions(gain, alike, drawn)}{area}{n}{missing}",
-        height,
-        share=0.82,
-    )
+    title = findings.tradeoff_title(drawn, gain)
+    about = f"{_directions(gain, alike, drawn)}{area}{n}{missing}"
     if not drawn:
+        figure = base.titled(look, title, about, height, share=0.82)
         figure.update_xaxes(visible=False)
         figure.update_yaxes(visible=False)
         return figure
@@ -91,17 +73,23 @@ def tradeoff(frame: pd.DataFrame, look: Theme) -> go.Figure:
     # Room below nothing for a mark that stands there, and for its name.
     y_low = max(-max(2.0, 0.12 * y_span), min(min(y) for y in ys) - max(0.12 * y_span, 0.5))
     y_high = max(max(y) for y in ys) + max(0.12 * y_span, 0.5)
+    sizes = [_size(row, largest) if area else 12.0 for row in drawn]
+    names = [labels.shortened(row["name"]) for row in drawn]
+    centres = [
+        (
+            PLOT_WIDTH * (math.log(x[1]) - math.log(x_low)) / (math.log(x_high) - math.log(x_low)),
+            height * (1 - (y[1] - y_low) / (y_high - y_low)),
+        )
+        for x, y in zip(xs, ys, strict=True)
+    ]
+    placed = labels.arrange(names, centres, sizes, (PLOT_WIDTH, height), important(drawn, front))
+    figure = base.titled(look, title, about + labels.unnamed(placed, names), height, share=0.82)
     _draw_front(figure, look, front, key, metric.factor)
-    sizes = []
     # Added at once: Plotly checks all that are there again with each one more.
     traces: list[go.Scatter] = []
     notes: list[dict[str, Any]] = []
-    for row, x, y in zip(drawn, xs, ys, strict=True):
+    for row, x, y, size in zip(drawn, xs, ys, sizes, strict=True):
         mark = shades[row["variant"]]
-        size = 12.0
-        if area and row["memory_bytes"] and largest:
-            size = max(SMALLEST, LARGEST * math.sqrt(row["memory_bytes"] / largest))
-        sizes.append(size)
         pale = fade(mark.color, 0.55)
         traces.append(
             go.Scatter(
@@ -121,21 +109,18 @@ def tradeoff(frame: pd.DataFrame, look: Theme) -> go.Figure:
                 ),
             )
         )
-    centres = [
-        (
-            PLOT_WIDTH * (math.log(x[1]) - math.log(x_low)) / (math.log(x_high) - math.log(x_low)),
-            height * (1 - (y[1] - y_low) / (y_high - y_low)),
-        )
-        for x, y in zip(xs, ys, strict=True)
-    ]
-    offsets = place([row["name"] for row in drawn], centres, sizes, (PLOT_WIDTH, height))
-    for row, x, y, size, (dx, dy) in zip(drawn, xs, ys, sizes, offsets, strict=True):
+    for label in placed:
+        row = drawn[label.mark]
+        said = [
+            f"<b>{base.escape(names[index])}</b>" if drawn[index] in front else base.escape(names[index])
+            for index in label.marks[: label.named]
+        ]
         notes.append(
             {
-                "x": math.log10(x[1]),
-                "y": y[1],
-                "text": f"<b>{base.escape(row['name'])}</b>" if row in front else base.escape(row["name"]),
-                **beside(dx, dy, size, look),
+                "x": math.log10(xs[label.mark][1]),
+                "y": ys[label.mark][1],
+                "text": ", ".join(said) + label.more,
+                **labels.beside(label, sizes[label.mark], look),
                 "font": {"size": 13, "color": look.text if row in front else look.muted},
                 "bgcolor": fade(look.background, 0.72),
                 "borderpad": 1,
@@ -146,6 +131,18 @@ def tradeoff(frame: pd.DataFrame, look: Theme) -> go.Figure:
     figure.update_xaxes(title_text="Latency of a batch, p50 (ms, log scale)", **base.log_axis(x_low, x_high))
     figure.update_yaxes(title_text=metric.header, range=[y_low, y_high], nticks=7)
     return figure
+
+
+def important(rows: Sequence[Row], front: Sequence[Row]) -> list[int]:
+    """Whose names a chart is to keep where not all have room: the baseline's, the fastest's, those of the front."""
+    fastest = min(range(len(rows)), key=lambda index: rows[index]["latency_p50_s"], default=0)
+    base_line = [index for index, row in enumerate(rows) if row["baseline"]]
+    return [*base_line, fastest, *(index for index, row in enumerate(rows) if row in front)] if rows else []
+
+
+def _size(row: Row, largest: float) -> float:
+    """A mark's, its area by the peak of memory."""
+    return max(SMALLEST, LARGEST * math.sqrt(row["memory_bytes"] / largest)) if row["memory_bytes"] else 12.0
 
 
 def axis_key(rows: Sequence[Row]) -> str:
@@ -184,87 +181,3 @@ def _draw_front(figure: go.Figure, look: Theme, front: Sequence[dict], key: str,
             hoverinfo="skip",
         )
     )
-
-
-def place(
-    names: Sequence[str],
-    centres: Sequence[tuple[float, float]],
-    sizes: Sequence[float],
-    room: tuple[float, float] = (PLOT_WIDTH, PLOT_HEIGHT),
-    lines: Sequence[Box] = (),
-) -> list[tuple[float, float]]:
-    """Where each label's middle goes, in pixels right of and below its mark, so that few things overlap.
-
-    `centres` are the marks' places from the upper left of a plot of size `room`, `lines` the boxes of what else is
-    there; each label takes the free place nearest to its mark.
-    """
-    if not names:
-        return []
-    middles, halves = np.array(centres, dtype=float), np.array(sizes, dtype=float)[:, None] / 2
-    marks = np.hstack([middles - halves, middles + halves])
-    drawn = np.array(lines, dtype=float).reshape(-1, 4)
-    options, boxes, fixed = [], [], []
-    for index, name in enumerate(names):
-        width = LETTER * len(name) + 6
-        offered = np.array(_options(sizes[index], width))
-        half = np.array([width / 2, LABEL_HEIGHT / 2])
-        where = middles[index] + offered
-        box = np.hstack([where - half, where + half])
-        near = box + np.array([-NEAR, -NEAR, NEAR, NEAR])
-        cost = COVERED * _overlaps(box, marks) + _overlaps(near, np.delete(marks, index, axis=0))
-        cost += _overlaps(box, drawn) + OUTSIDE * _outside(box, room) + 2 * np.arange(len(offered))
-        options.append(offered)
-        boxes.append(box)
-        fixed.append(cost)
-    labels = np.full((len(names), 4), np.inf)
-    chosen = [0] * len(names)
-    # The first pass places greedily; later ones let early labels make way for late ones.
-    for _ in range(PASSES):
-        for index in range(len(names)):
-            cost = fixed[index] + _overlaps(boxes[index], np.delete(labels, index, axis=0))
-            chosen[index] = int(np.argmin(cost))
-            labels[index] = boxes[index][chosen[index]]
-    return [(float(o[at, 0]), float(o[at, 1])) for o, at in zip(options, chosen, strict=True)]
-
-
-def _options(size: float, width: float) -> list[tuple[float, float]]:
-    """Offsets of a label from its mark, the best first."""
-    side, above = size / 2 + 4 + width / 2, size / 2 + 2 + LABEL_HEIGHT / 2
-    near = [(side, 0.0), (-side, 0.0), (0.0, -above), (0.0, above)]
-    corners = [(sign * side, turn * (above - 4)) for turn in (-1, 1) for sign in (1, -1)]
-    shifted = [(sign * width / 3, turn * above) for turn in (-1, 1) for sign in (1, -1)]
-    far = [
-        (shift, turn * (above + lines * LABEL_HEIGHT))
-        for lines in (1, 2, 3)
-        for turn in (-1, 1)
-        for shift in (0.0, width / 3, -width / 3, width / 2, -width / 2)
-    ]
-    aside = [
-        (sign * side, turn * (above - 4 + lines * LABEL_HEIGHT))
-        for lines in (1, 2)
-        for turn in (-1, 1)
-        for sign in (1, -1)
-    ]
-    return near + corners + shifted + far + aside
-
-
-def beside(dx: float, dy: float, size: float, look: Theme) -> dict[str, Any]:
-    """How an annotation stands `dx`, `dy` px from its mark: with a line to it where another mark may be nearer."""
-    if abs(dy) <= size / 2 + LABEL_HEIGHT:
-        return {"showarrow": False, "xshift": dx, "yshift": -dy}
-    line = {"arrowhead": 0, "arrowwidth": 1, "arrowcolor": look.line, "standoff": size / 2}
-    return {"showarrow": True, "ax": dx, "ay": dy, **line}
-
-
-def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """How many square pixels of `others` each box covers. Boxes [n, 4], others [m, 4]; infinite ones are nowhere."""
-    others = others[np.isfinite(others[:, 0])]
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    return np.clip(high - low, 0, None).prod(axis=2).sum(axis=1)
-
-
-def _outside(boxes: np.ndarray, room: tuple[float, float]) -> np.ndarray:
-    """How far each box sticks out of the plot and of the margin to its right, in pixels."""
-    beyond = np.hstack([-boxes[:, :2], boxes[:, 2:] - np.array([room[0] + RIGHT_MARGIN, room[1]])])
-    return np.clip(beyond, 0, None).sum(axis=1)

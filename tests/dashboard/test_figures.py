@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 
 import pandas as pd
@@ -13,7 +12,6 @@ from dashboard_fill import FAILED, SIZES, UNLABELLED
 from dashboard import data, figures, frame, scorecard, style
 from dashboard.figures import base
 from dashboard.figures.memory import parts
-from dashboard.figures.tradeoff import beside, place
 
 SINGLE = (figures.latency, figures.throughput, figures.memory, figures.accuracy, figures.energy, figures.tradeoff)
 
@@ -136,38 +134,6 @@ def test_hue_says_technique_and_marker_runtime(full: pd.DataFrame) -> None:
     assert marks["int8"].technique == "eight-bit"
     looks = [(mark.color, mark.symbol) for mark in marks.values()]
     assert len(set(looks)) == len(looks), "two variants look alike"
-
-
-def test_labels_do_not_cover_each_other() -> None:
-    centres = [(200.0, 130.0), (215.0, 128.0), (190.0, 140.0), (230.0, 135.0)]
-    names = ["DistilBERT FP32", "DistilBERT 4-bit", "ONNX FP32", "ONNX INT8"]
-    offsets = place(names, centres, [14.0] * 4)
-    boxes = [
-        (x + dx - 3.45 * len(name), y + dy - 8, x + dx + 3.45 * len(name), y + dy + 8)
-        for name, (x, y), (dx, dy) in zip(names, centres, offsets, strict=True)
-    ]
-    for a, b in itertools.combinations(boxes, 2):
-        assert min(a[2], b[2]) <= max(a[0], b[0]) or min(a[3], b[3]) <= max(a[1], b[1])
-
-
-def test_a_label_does_not_stand_over_another_mark() -> None:
-    names = ["DistilBERT FP32", "DistilBERT 4-bit", "Student FP32", "ONNX FP32", "ONNX INT8"]
-    centres = [(365.0, 114.0), (356.0, 97.0), (208.0, 97.0), (123.0, 114.0), (55.0, 114.0)]
-    dx, _ = place(names, centres, [26.0, 26.0, 25.0, 16.0, 13.0])[2]
-    assert dx > -50, "left of its mark, it would stand above ONNX FP32's"
-
-
-def test_a_label_at_the_right_edge_stays_at_its_own_mark() -> None:
-    names = ["DistilBERT FP32", "ONNX FP32", "DistilBERT 4-bit"]
-    centres = [(330.0, 50.0), (330.0, 51.0), (374.0, 58.0)]
-    dx, dy = place(names, centres, [26.0, 16.0, 26.0])[2]
-    assert abs(dx) < 20 and dy > 0, "below it, not below its neighbour"
-
-
-def test_a_label_far_from_its_mark_has_a_line_to_it() -> None:
-    assert beside(40.0, -20.0, 13.0, style.LIGHT) == {"showarrow": False, "xshift": 40.0, "yshift": 20.0}
-    far = beside(40.0, -60.0, 13.0, style.LIGHT)
-    assert far["showarrow"] and (far["ax"], far["ay"]) == (40.0, -60.0) and far["arrowhead"] == 0
 
 
 def test_ticks_have_room_in_a_narrow_chart() -> None:

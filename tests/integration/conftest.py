@@ -101,9 +101,7 @@ class Measured:
 
     def row(self, variant: str, batch_size: int | None = None) -> dict[str, Any]:
         """The one measurement of `variant` (at `batch_size`)."""
-        found = [
-            m for m in self.measurements if m["variant"] == variant and batch_size in (None, m["batch_size"])
-        ]
+        found = [m for m in self.measurements if m["variant"] == variant and batch_size in (None, m["batch_size"])]
         assert len(found) == 1, f"{len(found)} measurements of {variant}"
         return found[0]
 

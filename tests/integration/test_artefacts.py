@@ -229,9 +229,7 @@ def test_a_build_that_fails_ends_no_other_and_a_stop_ends_all(exported, suite_of
         assert build_processes() == [] and not list(paths.local_folder("artefacts").glob(".*.draft"))
 
 
-def test_a_build_that_stands_still_is_ended_and_until_then_whoever_listens_may_end_it(
-    exported, suite_of, monkeypatch
-):
+def test_a_build_that_stands_still_is_ended_and_until_then_whoever_listens_may_end_it(exported, suite_of, monkeypatch):
     monkeypatch.setattr(artefacts, "BUILD_SECONDS", 3.0)
     int8 = {"precision": "int8", "options": {"operators": ["Gather"], "per_channel": True}}
 
@@ -368,9 +366,7 @@ def hub(shaped_models, tmp_path_factory) -> Iterator[dict[str, str | None]]:
         yield asking(url, folder / "home")
 
 
-def test_models_of_a_hub_are_fetched_once_and_then_run_offline(
-    hub, exported, write_suite, bench, measure, tmp_path
-):
+def test_models_of_a_hub_are_fetched_once_and_then_run_offline(hub, exported, write_suite, bench, measure, tmp_path):
     onnx = {"backend": "onnxruntime"}
     suite = write_suite(
         tmp_path,

@@ -102,9 +102,7 @@ def test_the_student_is_another_model_that_resembles_its_teacher(first):
     facts = json.loads((made()["family-student"] / "facts.json").read_text())
     # 256 texts in batches of 16, once.
     assert facts["steps"] == 16 and 0.25 < facts["teacher_agreement"] <= 1
-    assert first.row("student")["agreement"] == pytest.approx(
-        np.mean(teacher.argmax(axis=1) == student.argmax(axis=1))
-    )
+    assert first.row("student")["agreement"] == pytest.approx(np.mean(teacher.argmax(axis=1) == student.argmax(axis=1)))
 
 
 def test_random_weights_have_no_accuracy(first):

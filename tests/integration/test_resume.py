@@ -129,9 +129,7 @@ def test_only_what_failed_is_measured_again_beside_its_baseline(suite, live, ben
     assert set(rounds_of(run_id)["int8"]) <= {0, 1} and len(rounds_of(run_id)["int8"][1]) >= 8
 
 
-def test_who_may_not_go_on_is_told_why_and_nothing_changes(
-    suite, live, bench, wait_until, shaped_models, tmp_path
-):
+def test_who_may_not_go_on_is_told_why_and_nothing_changes(suite, live, bench, wait_until, shaped_models, tmp_path):
     file = suite()
     copy = shutil.copytree(shaped_models["wide"], tmp_path / "model")
     text = file.read_text().replace(str(shaped_models["wide"]), str(copy))

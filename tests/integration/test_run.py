@@ -425,9 +425,7 @@ def test_a_declared_map_is_followed(labelled, alone):
 
 def test_a_declared_map_that_cannot_be_right_is_refused(tiny_models, write_suite, bench, tmp_path):
     wrong = {"NEGATIVE": "World", "POSITIVE": "Sprots"}
-    suite = write_suite(
-        tmp_path, [{"model": tiny_models["sst2"], "backend": "onnxruntime", "labels": wrong}]
-    )
+    suite = write_suite(tmp_path, [{"model": tiny_models["sst2"], "backend": "onnxruntime", "labels": wrong}])
     done = bench("run", suite, "--device", "cpu")
     assert done.returncode == 2
     last = done.stderr.strip().splitlines()[-1]

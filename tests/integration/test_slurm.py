@@ -295,5 +295,3 @@ def test_the_database_of_the_submitting_side_is_nothing_to_the_job(file_of, monk
     assert "BENCH_DATABASE_URL" not in marker.read_text() and "BENCH_LOCK_DIR" in marker.read_text()
     row = wait_until(lambda: ended(run_id), LIMIT_S)
     assert row["status"] == "failed"
-
-

@@ -172,9 +172,7 @@ def test_a_worker_is_silent_after_a_block(workers, name):
 
 def test_silence_is_not_found_while_a_worker_computes(workers):
     one = workers["onnx", 1]
-    one.begin(
-        "block", batches=[np.arange(len(TEXTS))], padding="max_length", seconds=1.5, untimed_seconds=0.02
-    )
+    one.begin("block", batches=[np.arange(len(TEXTS))], padding="max_length", seconds=1.5, untimed_seconds=0.02)
     began = time.monotonic()
     assert not pool.wait_for_silence([one])
     assert 0.4 < time.monotonic() - began < 1.4

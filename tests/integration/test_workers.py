@@ -103,9 +103,7 @@ def test_a_killed_baseline_leaves_the_others_without_a_speed_up(endless, live, t
         assert rows[name]["speedup"] is rows[name]["comparison"] is rows[name]["agreement"] is None
 
 
-def test_a_killed_runner_leaves_no_orphans_no_lock_and_what_it_measured(
-    endless, live, bench, wait_until, is_gone
-):
+def test_a_killed_runner_leaves_no_orphans_no_lock_and_what_it_measured(endless, live, bench, wait_until, is_gone):
     run = live("run", endless, "--device", "cpu")
     run.wait_for("timing:")
     workers = run.workers()
@@ -188,9 +186,7 @@ def test_a_second_run_on_a_device_in_use_is_refused(endless, live, bench):
     assert run.end(20) == 130
 
 
-def test_a_model_that_vanishes_before_it_is_loaded_is_a_failed_measurement(
-    shaped_models, write_suite, live, tmp_path
-):
+def test_a_model_that_vanishes_before_it_is_loaded_is_a_failed_measurement(shaped_models, write_suite, live, tmp_path):
     model = shutil.copytree(shaped_models["wide"], tmp_path / "vanishing")
     suite = write_suite(
         tmp_path,

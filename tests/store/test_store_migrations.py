@@ -48,10 +48,7 @@ def schema(file: Path) -> dict[str, object]:
                 # Without a column's number: a migration adds at the end what a model has in its place.
                 sorted(row[1:] for row in ask("table_info", table)),
                 sorted(ask("foreign_key_list", table)),
-                sorted(
-                    (name, unique, ask("index_info", name))
-                    for _, name, unique, *_ in ask("index_list", table)
-                ),
+                sorted((name, unique, ask("index_info", name)) for _, name, unique, *_ in ask("index_list", table)),
             )
             for table in tables
         }

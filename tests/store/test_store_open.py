@@ -282,9 +282,7 @@ def test_an_unknown_revision_is_left_as_it_is(url: str, file: Path) -> None:
     assert digests(file.parent) == before
 
 
-def test_an_unknown_revision_in_an_unfinished_wal_is_left_as_it_is(
-    url: str, file: Path, python: Callable
-) -> None:
+def test_an_unknown_revision_in_an_unfinished_wal_is_left_as_it_is(url: str, file: Path, python: Callable) -> None:
     open_store(url).close()
     code = """
 import os, sqlite3, sys

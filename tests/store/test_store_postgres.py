@@ -116,8 +116,12 @@ def test_a_password_is_never_shown(migrated_postgres: NewDatabase, monkeypatch: 
     url = migrated_postgres()
     monkeypatch.setenv("BENCH_DATABASE_URL", url)
     assert place().startswith("postgresql+psycopg://bench:***@/bench_")
-    monkeypatch.setenv("BENCH_DATABASE_URL", make_url(url).set(password=None).update_query_dict(
-        {"password": PASSWORD}
-    ).render_as_string(hide_password=False))
+    monkeypatch.setenv(
+        "BENCH_DATABASE_URL",
+        make_url(url)
+        .set(password=None)
+        .update_query_dict({"password": PASSWORD})
+        .render_as_string(hide_password=False),
+    )
     assert PASSWORD not in place() and "password" not in place()
     open_store().close()

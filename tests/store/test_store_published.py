@@ -45,9 +45,7 @@ def test_the_study_is_there_as_printed(store: Store) -> None:
         assert row.device_name == "NVIDIA A100 40 GB"
         assert "Saad Ahmad" in row.source
         assert row.baseline is (row.title == "DistilBERT FP32")
-        assert [
-            word for word in ("samples/s", "padded tokens", "chance", "10^9") if word not in row.remark
-        ] == []
+        assert [word for word in ("samples/s", "padded tokens", "chance", "10^9") if word not in row.remark] == []
 
 
 def test_the_throughput_counts_tokens() -> None:

@@ -344,9 +344,7 @@ def test_references_that_mean_one_run(store: Store, three: list[Run], reference:
         ("01K99999992222222222222PQQ", ["did you mean 01K99999992222222222222PQR"]),
     ],
 )
-def test_references_that_mean_none_or_several(
-    store: Store, three: list[Run], reference: str, words: list[str]
-) -> None:
+def test_references_that_mean_none_or_several(store: Store, three: list[Run], reference: str, words: list[str]) -> None:
     with pytest.raises(RequestError) as caught, store.session() as session:
         get_run(session, reference)
     message = str(caught.value)
@@ -432,9 +430,7 @@ def test_tags_are_replaced(store: Store, three: list[Run]) -> None:
             assert run_summary(get_run(session, three[0].id))["tags"] == sorted(tags)
 
 
-def test_measurements_come_in_the_suites_order(
-    store: Store, new_run: NewRun, new_measurement: Callable
-) -> None:
+def test_measurements_come_in_the_suites_order(store: Store, new_run: NewRun, new_measurement: Callable) -> None:
     run = new_run()
     for name, batch_size, position in [("int8", 8, 2), ("fp32", 32, 1), ("fp32", 8, 0)]:
         run.measurements.append(new_measurement(name, position, batch_size=batch_size))
@@ -463,9 +459,7 @@ def test_the_flat_object_holds_every_column(store: Store, new_run: NewRun) -> No
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
-def test_the_flat_object_keeps_values_and_can_be_json(
-    store: Store, new_run: NewRun, new_measurement: Callable
-) -> None:
+def test_the_flat_object_keeps_values_and_can_be_json(store: Store, new_run: NewRun, new_measurement: Callable) -> None:
     run = new_run()
     run.measurements.append(
         new_measurement(
@@ -504,9 +498,7 @@ def test_none_in_a_json_column_is_null(store: Store, new_run: NewRun) -> None:
 
 def test_the_summary_of_a_run_gives_times_in_utc(store: Store, new_run: NewRun) -> None:
     east = timezone(timedelta(hours=2))
-    run = new_run(
-        created_at=datetime(2026, 5, 1, 1, 30, 0, 123456, tzinfo=east), environment={"x": math.nan, "y": [1]}
-    )
+    run = new_run(created_at=datetime(2026, 5, 1, 1, 30, 0, 123456, tzinfo=east), environment={"x": math.nan, "y": [1]})
     with store.session() as session:
         before = run_summary(add_run(session, run))
     with store.session() as session:

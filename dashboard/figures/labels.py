@@ -1,0 +1,277 @@
+"""Names at the marks of a chart: where each goes, and which are left out, so that none lies on another.
+
+Marks on one spot share a label. The most important names come first; who then finds no free place goes unnamed on the
+chart, where a name over a name could be read by nobody. A chart is drawn at many widths, and its labels keep their
+distance in pixels from their marks: a place counts as free only where it is free at each of them.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dashboard.style import Theme
+
+SIZE = 13.0
+HEIGHT = 17.0
+"""Of a label's line, at SIZE."""
+PADDING = 6.0
+"""Of a label, left and right together."""
+SPOT = 9.0
+"""Marks whose middles are as near as this stand on one spot."""
+LONGEST, TOGETHER = 34, 44
+"""Letters of one name, and of the names of one spot."""
+RIGHT_MARGIN = 14
+"""What a label may take of the figure's right margin: better than a place where it seems to name another mark."""
+NEAR = 6
+"""A label that is as near as this to another mark seems to name that one."""
+COVERED = 3
+"""What a square pixel of a mark below a label costs, where one of its surroundings costs 1."""
+MOST = 300.0
+"""What a place may cost: more than half a mark covered is too much, except for the most important."""
+PASSES = 3
+LEADER_POINTS = 6
+STRETCHES = ((1.0, 1.0), (1.5, 1.0), (2.5, 1.0), (4.0, 1.0))
+"""How much wider and taller a plot may be drawn than it was planned."""
+
+# Arial's, in thousandths of the size; the fonts of the pages are narrower.
+_WIDTHS = {
+    222: "ijl'|",
+    278: " ft.,:;!/\\[]I",
+    333: "r()-`·",
+    500: "cksvxyzJ",
+    556: "abdeghnopqu0123456789L_?$#",
+    611: "FTZ+=<>~×−",
+    667: "ABEKPSVXY&",
+    722: "CDHNRUw",
+    778: "GOQ",
+    833: "mM",
+    1000: "W%@…",
+}
+_WIDTH = {letter: width / 1000 for width, letters in _WIDTHS.items() for letter in letters}
+
+
+def text_width(text: str, size: float = SIZE) -> float:
+    """How wide `text` is at most, in the unit of `size`."""
+    wide = (_WIDTH.get(c) or (1.0 if unicodedata.east_asian_width(c) in "WF" else 0.72) for c in text)
+    # Bold is about that much wider.
+    return 1.06 * size * sum(wide)
+
+
+def shortened(name: str, letters: int = LONGEST) -> str:
+    """`name` in at most so many letters."""
+    return name if len(name) <= letters else f"{name[: letters - 1].rstrip()}…"
+
+
+@dataclass(frozen=True)
+class Label:
+    """What stands at one spot, and where: `dx`, `dy` px right of and below the middle of the first of its marks."""
+
+    marks: tuple[int, ...]
+    named: int
+    """How many of the marks are spelled out."""
+    dx: float
+    dy: float
+    width: float
+
+    @property
+    def mark(self) -> int:
+        return self.marks[0]
+
+    @property
+    def more(self) -> str:
+        """What follows the names."""
+        left = len(self.marks) - self.named
+        return f" and {left} more" if left else ""
+
+    def text(self, names: Sequence[str]) -> str:
+        return ", ".join(names[index] for index in self.marks[: self.named]) + self.more
+
+
+def arrange(
+    names: Sequence[str],
+    centres: Sequence[tuple[float, float]],
+    sizes: Sequence[float],
+    room: tuple[float, float],
+    first: Sequence[int] = (),
+    lines: Sequence[tuple[float, float, float, float]] = (),
+    stretches: Sequence[tuple[float, float]] = STRETCHES,
+    far: bool = True,
+) -> list[Label]:
+    """The labels that have room in a plot of size `room`: none lies on another, at any of the `stretches`.
+
+    `names`: `shortened` ones. `centres`: the marks' middles from the upper left. A mark with an empty name is only in
+    the way, as are the boxes `lines`. `first`: the marks that are named before all others, and alone may cover a mark.
+    `far`: whether a label may stand so far off that it needs a line to its mark.
+    """
+    spots = _spots(names, centres, first)
+    if not spots:
+        return []
+    middles, halves = np.array(centres, dtype=float), np.array(sizes, dtype=float)[:, None] / 2
+    marks = np.hstack([middles - halves, middles + halves])
+    drawn = np.array(lines, dtype=float).reshape(-1, 4)
+    scales = np.array(stretches, dtype=float)
+    offered, boxes, leaders, costs = [], [], [], []
+    named, widths = [], []
+    for spot in spots:
+        count, width = _together([names[index] for index in spot])
+        named.append(count)
+        widths.append(width)
+        size = sizes[spot[0]]
+        offsets = np.array(_options(size, width, far))
+        half = np.array([width / 2, HEIGHT / 2])
+        where = middles[spot[0]] * scales[None] + offsets[:, None]
+        box = np.concatenate([where - half, where + half], axis=2)
+        plain = np.hstack([middles[spot[0]] + offsets - half, middles[spot[0]] + offsets + half])
+        near = plain + np.array([-NEAR, -NEAR, NEAR, NEAR])
+        cost = COVERED * _overlaps(plain, marks) + _overlaps(near, np.delete(marks, list(spot), axis=0))
+        limit = np.inf if spot[0] in first else MOST
+        cost[(cost > limit) | _outside(box, scales * np.array(room))] = np.inf
+        cost += _overlaps(plain, drawn) + 2.0 * np.arange(len(offsets))
+        steps = np.linspace(0, 1, LEADER_POINTS)[None, None, :, None]
+        start = (middles[spot[0]] * scales)[None, :, None]
+        points = start + steps * offsets[:, None, None]
+        points[[not _needs_line(dy, size) for _, dy in offsets]] = np.inf
+        offered.append(offsets)
+        boxes.append(box)
+        leaders.append(points)
+        costs.append(cost)
+    chosen: list[int | None] = [None] * len(spots)
+    # The first pass places greedily; later ones let early labels make way for late ones.
+    for _ in range(PASSES):
+        before = list(chosen)
+        for index, cost in enumerate(costs):
+            others = [(i, at) for i, at in enumerate(chosen) if at is not None and i != index]
+            free = cost.copy()
+            if others:
+                their_boxes = np.stack([boxes[i][at] for i, at in others])
+                their_lines = np.stack([leaders[i][at] for i, at in others])
+                free[_meets(boxes[index], leaders[index], their_boxes, their_lines)] = np.inf
+            best = int(np.argmin(free))
+            chosen[index] = best if np.isfinite(free[best]) else None
+        if chosen == before:
+            break
+    return [
+        Label(spot, count, float(offsets[at, 0]), float(offsets[at, 1]), width)
+        for spot, count, width, offsets, at in zip(spots, named, widths, offered, chosen, strict=True)
+        if at is not None
+    ]
+
+
+def left_out(labels: Sequence[Label], names: Sequence[str]) -> list[int]:
+    """The marks whose names are nowhere on the chart."""
+    there = {index for label in labels for index in label.marks[: label.named]}
+    return [index for index, name in enumerate(names) if name and index not in there]
+
+
+def unnamed(labels: Sequence[Label], names: Sequence[str]) -> str:
+    """A sentence for a subtitle on marks without a name of their own; empty where there is none."""
+    count = len(left_out(labels, names))
+    return f" {count} of {len(names)} names had no room." if count else ""
+
+
+def beside(label: Label, size: float, look: Theme) -> dict[str, Any]:
+    """How an annotation stands at its mark: with a line to it where another mark may be nearer."""
+    if not _needs_line(label.dy, size):
+        return {"showarrow": False, "xshift": label.dx, "yshift": -label.dy}
+    line = {"arrowhead": 0, "arrowwidth": 1, "arrowcolor": look.line, "standoff": size / 2}
+    return {"showarrow": True, "ax": label.dx, "ay": label.dy, **line}
+
+
+def _needs_line(dy: float, size: float) -> bool:
+    return abs(dy) > size / 2 + HEIGHT
+
+
+def _spots(names: Sequence[str], centres: Sequence[tuple[float, float]], first: Sequence[int]) -> list[tuple[int, ...]]:
+    """The named marks, those on one spot together, the most important first."""
+    order = [*dict.fromkeys(first), *(index for index in range(len(names)) if index not in first)]
+    spots: list[list[int]] = []
+    for index in order:
+        if not names[index]:
+            continue
+        x, y = centres[index]
+        here = (s for s in spots if abs(centres[s[0]][0] - x) <= SPOT and abs(centres[s[0]][1] - y) <= SPOT)
+        spot = next(here, None)
+        if spot is None:
+            spots.append([index])
+        else:
+            spot.append(index)
+    return [tuple(spot) for spot in spots]
+
+
+def _together(names: Sequence[str]) -> tuple[int, float]:
+    """How many of a spot's names are spelled out, and how wide the label is."""
+    count = len(names)
+    while count > 1 and len(_joined(names, count)) > TOGETHER:
+        count -= 1
+    return count, text_width(_joined(names, count)) + PADDING
+
+
+def _joined(names: Sequence[str], count: int) -> str:
+    left = len(names) - count
+    return ", ".join(names[:count]) + (f" and {left} more" if left else "")
+
+
+def nearest(size: float, width: float) -> list[tuple[float, float]]:
+    """Offsets of a label that stands right of, left of, above and below its mark."""
+    side, above = size / 2 + 4 + width / 2, size / 2 + 2 + HEIGHT / 2
+    return [(side, 0.0), (-side, 0.0), (0.0, -above), (0.0, above)]
+
+
+def _options(size: float, width: float, far: bool) -> list[tuple[float, float]]:
+    """Offsets of a label from its mark, the best first."""
+    near = nearest(size, width)
+    side, above = near[0][0], near[3][1]
+    near += [(sign * side, turn * (above - 4)) for turn in (-1, 1) for sign in (1, -1)]
+    near += [(sign * width / 3, turn * above) for turn in (-1, 1) for sign in (1, -1)]
+    if not far:
+        return near
+    near += [
+        (shift, turn * (above + lines * HEIGHT))
+        for lines in (1, 2, 3)
+        for turn in (-1, 1)
+        for shift in (0.0, width / 3, -width / 3, width / 2, -width / 2)
+    ]
+    return near + [
+        (sign * side, turn * (above - 4 + lines * HEIGHT)) for lines in (1, 2) for turn in (-1, 1) for sign in (1, -1)
+    ]
+
+
+def _meets(box: np.ndarray, line: np.ndarray, boxes: np.ndarray, lines: np.ndarray) -> np.ndarray:
+    """Which options [options, scales, ...] touch the labels and lines [labels, scales, ...] that are there."""
+    mine, theirs = box[:, None], boxes[None]
+    across = np.minimum(mine[..., 2:], theirs[..., 2:]) - np.maximum(mine[..., :2], theirs[..., :2])
+    met = (across > 0).all(axis=-1).any(axis=(1, 2))
+    met = met | _inside(line[:, None], theirs[..., None, :]).any(axis=(1, 2, 3))
+    met = met | _inside(lines[None], mine[..., None, :]).any(axis=(1, 2, 3))
+    with np.errstate(invalid="ignore"):
+        a, b = line[:, None, :, 0], line[:, None, :, -1]
+        c, d = lines[None, :, :, 0], lines[None, :, :, -1]
+        crossed = (_turn(a, b, c) * _turn(a, b, d) < 0) & (_turn(c, d, a) * _turn(c, d, b) < 0)
+    return np.asarray(met | crossed.any(axis=(1, 2)))
+
+
+def _inside(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    return np.asarray(((points > boxes[..., :2]) & (points < boxes[..., 2:])).all(axis=-1))
+
+
+def _turn(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """The sign says on which side of a line from `a` to `b` each `c` lies."""
+    return (b[..., 0] - a[..., 0]) * (c[..., 1] - a[..., 1]) - (b[..., 1] - a[..., 1]) * (c[..., 0] - a[..., 0])
+
+
+def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """How many square pixels of `others` each box covers. Boxes [n, 4], others [m, 4]."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    return np.clip(high - low, 0, None).prod(axis=2).sum(axis=1)
+
+
+def _outside(boxes: np.ndarray, rooms: np.ndarray) -> np.ndarray:
+    """Which options [options, scales, 4] stick out of the plot, with the margin to its right, at any scale."""
+    beyond = (boxes[..., :2] < 0) | (boxes[..., 2:] > rooms + np.array([RIGHT_MARGIN, 0]))
+    return np.asarray(beyond.any(axis=(1, 2)))
