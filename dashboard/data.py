@@ -6,6 +6,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,18 @@ def _runs(url: str, search: Search, limit: int, offset: int) -> pd.DataFrame:
             for row in queries.list_runs(session, limit=limit, search=search, offset=offset)
         ]
     return pd.DataFrame(made, columns=columns, dtype=object)
+
+
+def named(limit: int) -> list[tuple[str, str, datetime]]:
+    """Id, suite and time of the newest runs, and no more: where very many are offered."""
+    _current()
+    return _named(paths.database_url(), limit)
+
+
+@st.cache_data(ttl=2, max_entries=4, show_spinner=False)
+def _named(url: str, limit: int) -> list[tuple[str, str, datetime]]:
+    with _store(url).session() as session:
+        return queries.named_runs(session, limit)
 
 
 @st.cache_data(ttl=2, max_entries=64, show_spinner=False)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard.preload import LOAD
@@ -94,10 +93,10 @@ export default function ({{data, parentElement}}) {{
 _chart = st.components.v2.component("chart", html=HTML, css=CSS, js=SCRIPT, isolate_styles=False)
 
 
-def draw(figure: go.Figure, key: str, config: dict[str, Any], alt: str) -> None:
-    """A figure as it is, as wide as there is room and as high as its layout says, from the start.
+def draw(figure: str, height: int, key: str, config: dict[str, Any], alt: str) -> None:
+    """A figure, in JSON, as it is: as wide as there is room and `height` px high, from the start.
 
     `config`: Plotly's own. `alt`: the chart in words.
     """
-    data = {"figure": figure.to_json(), "config": json.dumps(config), "alt": alt}
-    _chart(key=key, data=data, height=figure.layout.height)
+    data = {"figure": figure, "config": json.dumps(config), "alt": alt}
+    _chart(key=key, data=data, height=height)

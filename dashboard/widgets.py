@@ -15,7 +15,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from dashboard import data, door, drawing, findings, link, style
 from dashboard.export import images
-from dashboard.figures import base
+from dashboard.figures import base, keeping
 from dashboard.frame import Row, baseline_of, rows_of
 from engine import jobs, paths
 from engine.errors import RequestError, one_line
@@ -29,7 +29,7 @@ DRAWN = "drawn_charts"
 CHART = "chart_"
 """The keys of charts begin so."""
 EVERY = "all charts"
-Charts = dict[str, tuple[str, go.Figure]]
+Charts = dict[str, tuple[str, go.Figure, str]]
 LIVE_SECONDS = 2.0
 RUN = "app_pages/run.py"
 RUNS = "app_pages/runs.py"
@@ -170,10 +170,11 @@ def chart(figure: go.Figure, key: str, file_name: str, alt: str | None = None, s
 
     `source`: the line that only a saved chart shows, where it is not about the chosen run.
     """
-    base.sign(figure, look(), source or _source())
-    _drawn()[key] = (file_name, figure)
+    source = source or _source()
+    _drawn()[key] = (file_name, figure, source)
     drawing.draw(
-        figure,
+        keeping.json_of(figure, look(), source),
+        figure.layout.height + base.SOURCE_HEIGHT,
         f"{CHART}{key}",
         image_config(file_name, st.session_state.get(FORMAT) or "PNG", figure),
         alt or images.words(figure)[0],
@@ -210,7 +211,7 @@ def _source_of(url: str, run_id: str) -> str:
 
 
 def _drawn() -> Charts:
-    """Key -> file name and figure of the charts that this run of the page has drawn so far."""
+    """Key -> file name, figure and source of the charts that this run of the page has drawn so far."""
     now = get_script_run_ctx()
     if now is None:
         return {}
@@ -251,7 +252,7 @@ def save_charts(file_stem: str) -> None:
         name = f"{wanted[0][0]}.{form}" if chosen in drawn else f"{file_stem}-charts-{form}.zip"
         st.download_button(
             f"Save {name}",
-            data=partial(images.files, wanted, form),
+            data=partial(saved, wanted, form, look()),
             file_name=name,
             mime=images.FORMS[form] if chosen in drawn else "application/zip",
             on_click="ignore",
@@ -263,6 +264,11 @@ def save_charts(file_stem: str) -> None:
             if why_not
             else "HTML is interactive and works without a network; images are 16:9, the size of a slide."
         )
+
+
+def saved(charts: Sequence[tuple[str, go.Figure, str]], form: str, theme: style.Theme) -> bytes:
+    """Charts with their sources as one file, or as a zip of several."""
+    return images.files([(name, base.sign(figure, theme, source)) for name, figure, source in charts], form)
 
 
 def image_config(file_name: str, image_format: str, figure: go.Figure) -> dict[str, Any]:

@@ -93,9 +93,7 @@ def check_texts(texts: list[str], most: int = MAX_TEXTS, together_bytes: int = M
     for number, text in enumerate(texts, 1):
         which = f"text {number}" if len(texts) > 1 else "the text"
         if blank(text):
-            raise RequestError(
-                f"{which} is empty or holds only blanks and control characters; type some words"
-            )
+            raise RequestError(f"{which} is empty or holds only blanks and control characters; type some words")
         if len(text.encode("utf-8", "surrogatepass")) > MAX_TEXT_BYTES:
             raise RequestError(f"{which} is longer than {MAX_TEXT_BYTES:,} bytes; shorten it")
         if re.search(r"[\ud800-\udfff]", text):
@@ -114,9 +112,7 @@ def in_order(suite: Suite) -> list[Variant]:
     return sorted(suite.variant, key=lambda v: v.name != suite.baseline)
 
 
-def classify(
-    suite: Suite, texts: list[str], device_request: str, offline: bool, listener: Listener
-) -> list[Answer]:
+def classify(suite: Suite, texts: list[str], device_request: str, offline: bool, listener: Listener) -> list[Answer]:
     """Each variant's answer to `texts`, one variant loaded after another; in the suite's order.
 
     The texts go as one batch, padded to the longest of them. Raises RequestError as a run would.
@@ -140,9 +136,7 @@ def classify(
                 if reason := pool.refusal(variant, device, preparer.model(variant)[0]):
                     raise UnavailableError(reason)
                 prepared = preparer.prepare(variant)
-                listener(
-                    Progress("answering", f"{variant.shown}: loading and answering", None, None, variant.name)
-                )
+                listener(Progress("answering", f"{variant.shown}: loading and answering", None, None, variant.name))
                 log = paths.local_folder("logs") / f"classify-{variant.name}.log"
                 with Worker(variant, device, threads, log) as worker:
                     worker.start()
@@ -265,17 +259,13 @@ def show(console: Console, texts: list[str], answers: list[Answer]) -> None:
         title = Text(line if len(line) <= 100 else line[:99] + "…")
         made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
         for header in ("Variant", "Answer", "Probability %", "As baseline", "Model ms", "Tokenise ms"):
-            made.add_column(
-                header, justify="left" if header in ("Variant", "Answer", "As baseline") else "right"
-            )
+            made.add_column(header, justify="left" if header in ("Variant", "Answer", "As baseline") else "right")
         for answer in answers:
             if answer.status != "measured" or not answer.labels or not answer.probabilities:
                 made.add_row(Text(answer.title), answer.status)
                 continue
             label = answer.labels[index]
-            same = {True: "= same", False: "≠ other", None: ""}[
-                answer.agrees[index] if answer.agrees else None
-            ]
+            same = {True: "= same", False: "≠ other", None: ""}[answer.agrees[index] if answer.agrees else None]
             made.add_row(
                 Text(answer.title),
                 Text(label),

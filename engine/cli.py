@@ -94,9 +94,7 @@ def main() -> None:
         sys.exit(WRONG_REQUEST)
 
 
-def _suite(
-    name: str, settings: list[str] | None, variants: str | list[str] | None, quick: bool | None = None
-) -> Suite:
+def _suite(name: str, settings: list[str] | None, variants: str | list[str] | None, quick: bool | None = None) -> Suite:
     """The suite that is meant, with `variants` alone: a list of names, or one string with commas between them.
 
     With `quick` a first look at it: True where no hub may be asked for its examples.
@@ -151,9 +149,7 @@ def _progress() -> Iterator[Any]:
             seconds = progress.seconds_left
             left = f"about {duration(seconds)} left" if seconds is not None else ""
             total = None if progress.done is None else 1.0
-            bar.update(
-                task, description=progress.text, completed=progress.done or 0.0, total=total, left=left
-            )
+            bar.update(task, description=progress.text, completed=progress.done or 0.0, total=total, left=left)
 
         yield live
 

@@ -140,9 +140,7 @@ def _check_columns(present: list[str], workload: Workload, origin: str) -> None:
     shown = listed([repr(name) for name in present]) or "none"
     twice = [name for name in dict.fromkeys(present) if present.count(name) > 1]
     if twice:
-        raise RequestError(
-            f"{origin}: two columns are named {twice[0]!r} (columns: {shown}); names must differ"
-        )
+        raise RequestError(f"{origin}: two columns are named {twice[0]!r} (columns: {shown}); names must differ")
     for key, column in _wanted(workload).items():
         if column not in present:
             raise RequestError(
@@ -209,8 +207,7 @@ def _read_jsonl(path: Path, origin: str, workload: Workload) -> _Table:
         except (ValueError, RecursionError) as error:
             why = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
             raise RequestError(
-                f"{origin}: line {number} is not valid JSON ({why}); "
-                'needs one object a line, such as {"text": "..."}'
+                f'{origin}: line {number} is not valid JSON ({why}); needs one object a line, such as {{"text": "..."}}'
             ) from error
         if not isinstance(row, dict):
             raise RequestError(
@@ -251,9 +248,7 @@ def _read_parquet(path: Path, origin: str, workload: Workload) -> _Table:
 
 def _read_hub(suite: Suite, workload: Workload, offline: bool, origin: str) -> _Table:
     if not _HUB_ID.fullmatch(workload.dataset):
-        raise RequestError(
-            f"{origin}: is neither a file nor a hub id; allowed: {', '.join(DATA_FILES)}, or OWNER/NAME"
-        )
+        raise RequestError(f"{origin}: is neither a file nor a hub id; allowed: {', '.join(DATA_FILES)}, or OWNER/NAME")
     import datasets
 
     fetch = f"run `python -m engine fetch {suite.reference}` where there is a network"
@@ -363,8 +358,7 @@ def _labels(table: _Table, workload: Workload) -> tuple[list[str] | None, np.nda
     odd = [row for row, value in enumerate(values) if type(value) is not int and _fault(value)]
     if odd:
         raise RequestError(
-            f"{begin}: {table.at(odd)}: found {_shown(values[odd[0]])}; "
-            "allowed: whole numbers from 0, or names"
+            f"{begin}: {table.at(odd)}: found {_shown(values[odd[0]])}; allowed: whole numbers from 0, or names"
         )
     distinct = list(dict.fromkeys(values))
     names = _label_names(table, workload, distinct, begin)
@@ -374,8 +368,7 @@ def _labels(table: _Table, workload: Workload) -> tuple[list[str] | None, np.nda
         found = values[unknown[0]]
         raise RequestError(
             f"{begin}: {table.at(unknown)}: found {_shown(found)}; "
-            f"allowed: {listed(names)}, or their numbers 0 to {len(names) - 1}"
-            + did_you_mean(str(found), names)
+            f"allowed: {listed(names)}, or their numbers 0 to {len(names) - 1}" + did_you_mean(str(found), names)
         )
     return names, np.array([indices[value] for value in values], dtype=np.int64)
 
@@ -414,10 +407,7 @@ def _indices(distinct: list[int | str], names: list[str]) -> dict[int | str, int
     else:
         finder = Names(names)
         found = {value: finder.find(value) if isinstance(value, str) else value for value in distinct}
-    return {
-        value: index if index is not None and 0 <= index < len(names) else None
-        for value, index in found.items()
-    }
+    return {value: index if index is not None and 0 <= index < len(names) else None for value, index in found.items()}
 
 
 def _number(value: int | str) -> int | None:

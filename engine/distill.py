@@ -278,9 +278,7 @@ def _check(request: Request) -> None:
             f"checkpoint {request.name!r}: the texts have no labels, so it needs a teacher; "
             "name the label column, give a teacher, or set epochs = 0 for random weights"
         )
-    if request.teacher_mapping is not None and sorted(request.teacher_mapping) != list(
-        range(len(request.label_names))
-    ):
+    if request.teacher_mapping is not None and sorted(request.teacher_mapping) != list(range(len(request.label_names))):
         raise RequestError(
             f"checkpoint {request.name!r}: teacher_mapping {request.teacher_mapping} is not an order of "
             f"the {len(request.label_names)} labels"
@@ -382,9 +380,7 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     if not any((folder / file).is_file() for file in files):
         raise RequestError(f"tokenizer {folder}: holds none of {', '.join(files)}")
     with _blame(f"tokenizer {folder}"):
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, use_fast=True, trust_remote_code=False, local_files_only=True
-        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False, local_files_only=True)
     if not tokenizer.is_fast:
         raise RequestError(f"tokenizer {folder}: has no fast form (tokenizer.json)")
     if tokenizer.pad_token_id is None:
@@ -432,9 +428,7 @@ def train_wordpiece(texts: list[str], vocab_size: int) -> Tokenizer:
     result = Tokenizer(models.WordPiece(ordered, unk_token="[UNK]", max_input_chars_per_word=100))
     result.normalizer, result.pre_tokenizer = normalizer, splitter
     result.add_special_tokens(list(SPECIAL_TOKENS))
-    result.post_processor = processors.BertProcessing(
-        ("[SEP]", ordered["[SEP]"]), ("[CLS]", ordered["[CLS]"])
-    )
+    result.post_processor = processors.BertProcessing(("[SEP]", ordered["[SEP]"]), ("[CLS]", ordered["[CLS]"]))
     result.decoder = decoders.WordPiece()
     return result
 
@@ -465,9 +459,7 @@ def _positions(model: PreTrainedModel) -> int | None:
     return count if padding is None else count - padding - 1
 
 
-def _encode(
-    tokenizer: PreTrainedTokenizerFast, texts: list[str], max_length: int, progress: Progress
-) -> Encoded:
+def _encode(tokenizer: PreTrainedTokenizerFast, texts: list[str], max_length: int, progress: Progress) -> Encoded:
     """`texts` tokenised, each cut to `max_length` tokens."""
     import torch
 
@@ -508,9 +500,7 @@ def _make_model(request: Request, tokenizer: PreTrainedTokenizerFast) -> PreTrai
     embeddings: Any = model.get_input_embeddings()
     rows = embeddings.num_embeddings
     if rows < len(tokenizer):
-        raise RequestError(
-            f"{what}: a vocab_size of {rows} is too small for the tokenizer's {len(tokenizer)} tokens"
-        )
+        raise RequestError(f"{what}: a vocab_size of {rows} is too small for the tokenizer's {len(tokenizer)} tokens")
     model.config.pad_token_id = tokenizer.pad_token_id
     positions = _positions(model)
     if positions is not None and positions < request.max_length:
@@ -668,9 +658,7 @@ def _teacher_logits(request: Request, progress: Progress) -> torch.Tensor:
             f"{', '.join(sorted(info['missing_keys'])[:3])}"
         )
     if getattr(model.config, "inference_bench", {}).get("random_weights"):
-        raise RequestError(
-            f"teacher {request.teacher}: has random weights (epochs = 0): nothing to learn from it"
-        )
+        raise RequestError(f"teacher {request.teacher}: has random weights (epochs = 0): nothing to learn from it")
     if model.config.num_labels != count:
         raise RequestError(
             f"teacher {request.teacher}: has {model.config.num_labels} labels, the data set {count}: "

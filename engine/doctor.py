@@ -459,9 +459,7 @@ def _backends(proofs: Mapping[tuple[str, str], Proof]) -> Iterable[Check]:
                 f"{INSTALL} {pins}",
             )  # fmt: skip
     if not installed:
-        yield Check(
-            group, "any backend", "missing", "no backend is installed", f"{INSTALL} -r requirements.txt", True
-        )
+        yield Check(group, "any backend", "missing", "no backend is installed", f"{INSTALL} -r requirements.txt", True)
 
 
 def _gpu(gpu: hardware.Gpu | None) -> Iterable[Check]:
@@ -587,18 +585,14 @@ def _loader_cache() -> Mapping[str, str]:
     """The shared libraries that the dynamic loader knows: name -> path."""
     for program in ("/sbin/ldconfig", "/usr/sbin/ldconfig", "ldconfig"):
         try:
-            text = subprocess.run(
-                [program, "-p"], capture_output=True, text=True, timeout=10, check=True
-            ).stdout
+            text = subprocess.run([program, "-p"], capture_output=True, text=True, timeout=10, check=True).stdout
         except (OSError, subprocess.SubprocessError):
             continue
         return dict(re.findall(r"^\s*(\S+) \(.*=> (.+)$", text, re.MULTILINE))
     return {}
 
 
-def _gpu_backends(
-    gpu: hardware.Gpu | None, proofs: Mapping[tuple[str, str], Proof], asked: bool
-) -> Iterable[Check]:
+def _gpu_backends(gpu: hardware.Gpu | None, proofs: Mapping[tuple[str, str], Proof], asked: bool) -> Iterable[Check]:
     """Each installed backend on the GPU."""
     group = "Backends on the GPU"
     for name in backends.REGISTRY:

@@ -92,9 +92,7 @@ def _predictions(reference: str) -> tuple[str, list[dict[str, Any]]]:
             if logits is None or row.prediction is None:
                 continue
             outputs = row.prediction.model_labels
-            alignment = (
-                Alignment(**row.labels) if row.labels else Alignment(None, None, "not aligned", outputs)
-            )
+            alignment = Alignment(**row.labels) if row.labels else Alignment(None, None, "not aligned", outputs)
             predicted = predicted_names(logits, alignment, names)
             found.append(
                 {

@@ -426,9 +426,7 @@ def _named(ordered: Sequence[Listed], entry: str) -> Gpu | None:
 def gpus() -> list[Gpu]:
     """The GPUs that CUDA programs started from here see; empty where there is none, or no driver."""
     listed = _ask(_listed) or []
-    return visible_devices(
-        listed, os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER")
-    )
+    return visible_devices(listed, os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER"))
 
 
 def no_gpu_reason() -> str:
@@ -466,17 +464,14 @@ def nvml_process_ids(uuid: str) -> set[int] | None:
     """The processes that compute on the GPU, as NVML numbers them; None where it does not say."""
     return _ask(
         lambda nvml: {
-            process.pid
-            for process in nvml.nvmlDeviceGetComputeRunningProcesses(nvml.nvmlDeviceGetHandleByUUID(uuid))
+            process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(nvml.nvmlDeviceGetHandleByUUID(uuid))
         }
     )
 
 
 def nvml_energy_j(uuid: str) -> float | None:
     """Joules that the GPU has used since its driver was loaded; None where it has no such counter (before Volta)."""
-    return _ask(
-        lambda nvml: nvml.nvmlDeviceGetTotalEnergyConsumption(nvml.nvmlDeviceGetHandleByUUID(uuid)) / 1e3
-    )
+    return _ask(lambda nvml: nvml.nvmlDeviceGetTotalEnergyConsumption(nvml.nvmlDeviceGetHandleByUUID(uuid)) / 1e3)
 
 
 @dataclass(frozen=True)
@@ -536,9 +531,7 @@ def _gpu_settings(uuid: str) -> dict[str, Any]:
         "memory_used_bytes": nvml_used_bytes(uuid),
         "power_limit_w": of(lambda nvml, gpu: nvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1000),
         "sm_clock_max_mhz": of(lambda nvml, gpu: nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_SM)),
-        "memory_clock_max_mhz": of(
-            lambda nvml, gpu: nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_MEM)
-        ),
+        "memory_clock_max_mhz": of(lambda nvml, gpu: nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_MEM)),
         "persistence": of(lambda nvml, gpu: bool(nvml.nvmlDeviceGetPersistenceMode(gpu))),
         "ecc": of(lambda nvml, gpu: bool(nvml.nvmlDeviceGetEccMode(gpu)[0])),
     }
@@ -596,9 +589,7 @@ def torch_build() -> TorchBuild | None:
     return TorchBuild(constants["__version__"], constants.get("cuda"), constants.get("hip"))
 
 
-def driver_gap(
-    driver_cuda: tuple[int, int], build_cuda: tuple[int, int], package: str = "torch"
-) -> str | None:
+def driver_gap(driver_cuda: tuple[int, int], build_cuda: tuple[int, int], package: str = "torch") -> str | None:
     """Why a driver cannot run a build of `package` for `build_cuda`; None where it can.
 
     CUDA's minor versions are compatible: a driver runs builds for its own major version, and older ones.
@@ -613,9 +604,7 @@ def driver_gap(
     )
 
 
-def driver_too_old(
-    driver_cuda: tuple[int, int], build_cuda: tuple[int, int], package: str = "torch"
-) -> str | None:
+def driver_too_old(driver_cuda: tuple[int, int], build_cuda: tuple[int, int], package: str = "torch") -> str | None:
     """What `driver_gap` says, with the remedy; None where the driver is new enough."""
     gap = driver_gap(driver_cuda, build_cuda, package)
     if gap is None:

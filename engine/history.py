@@ -63,9 +63,7 @@ def as_note(text: str) -> str | None:
     return note or None
 
 
-def annotate(
-    reference: str, note: str | None = None, tag: Iterable[str] = (), untag: Iterable[str] = ()
-) -> Remarks:
+def annotate(reference: str, note: str | None = None, tag: Iterable[str] = (), untag: Iterable[str] = ()) -> Remarks:
     """Sets a run's note (None leaves it, "" clears it), adds tags and takes others away; returns what is there then.
 
     Raises RequestError where there is no such run, where a tag is none, or where the database cannot be written.

@@ -36,8 +36,7 @@ def local_folder(name: str) -> Path:
         ) from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise RequestError(
-            f"the data folder {folder} is not writable; "
-            "make it writable, or point BENCH_DATA_DIR at a folder that is"
+            f"the data folder {folder} is not writable; make it writable, or point BENCH_DATA_DIR at a folder that is"
         )
     return folder
 

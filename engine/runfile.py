@@ -407,9 +407,7 @@ def _names(table: Table, without: Iterable[str] = ()) -> list[str]:
     return [column.name for column in table.columns if column.name not in left_out]
 
 
-def _model(
-    model: Any, without: Iterable[str], base: type[_Strict] = _Strict, **further: Any
-) -> type[BaseModel]:
+def _model(model: Any, without: Iterable[str], base: type[_Strict] = _Strict, **further: Any) -> type[BaseModel]:
     """A pydantic model of a table's columns; one that may be NULL may be missing."""
     table = model.__table__
     fields: dict[str, Any] = {}

@@ -985,9 +985,7 @@ class Runner:
 def _calls(entry: Entry, batches: list[np.ndarray], padding: str) -> int:
     """Have a worker call batches for a window of energy; how many samples it answered."""
     assert entry.worker is not None
-    reply = entry.worker.ask(
-        "block", batches=batches, padding=padding, seconds=energy.WINDOW_S, untimed_seconds=0.0
-    )
+    reply = entry.worker.ask("block", batches=batches, padding=padding, seconds=energy.WINDOW_S, untimed_seconds=0.0)
     return int(reply["samples"])
 
 

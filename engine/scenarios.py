@@ -139,9 +139,7 @@ def asked_for(suite: Suite, variant: Variant, device: str) -> Scenarios:
     assert wanted is not None
     padding = variant.padding or suite.workload.padding
     most = variant.batch_size or wanted.max_batch
-    return Scenarios(
-        variant.name, variant.shown, device, wanted.p99_ms / 1e3, most, wanted.max_wait_ms / 1e3, padding
-    )
+    return Scenarios(variant.name, variant.shown, device, wanted.p99_ms / 1e3, most, wanted.max_wait_ms / 1e3, padding)
 
 
 def under_load(worker: Worker, suite: Suite, texts: Sequence[str], tell: Tell) -> Scenarios:

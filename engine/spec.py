@@ -429,9 +429,7 @@ class Suite(Spec):
         if "dataset" in own:
             # The workload's configuration and revision belong to another data set.
             own = {"config": None, "revision": None} | own
-        return self.workload.model_copy(
-            update=own | {"examples": checkpoint.examples, "seed": checkpoint.seed}
-        )
+        return self.workload.model_copy(update=own | {"examples": checkpoint.examples, "seed": checkpoint.seed})
 
 
 def suite_files() -> dict[str, Path]:

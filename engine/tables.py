@@ -305,8 +305,7 @@ def fitting(rows: list[Row], columns: list[Column], title: str, width: int) -> l
     kept = next(
         n
         for n in range(len(columns) - 1, 0, -1)
-        if n == 1
-        or Measurement.get(console, console.options, table(rows, columns[:n], title)).maximum <= width
+        if n == 1 or Measurement.get(console, console.options, table(rows, columns[:n], title)).maximum <= width
     )
     more = title.removesuffix(", continued") + ", continued"
     return [table(rows, columns[:kept], title), *fitting(rows, columns[kept:], more, width)]
@@ -444,9 +443,7 @@ def beside(first: Stored, second: Stored) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(
-        title=f"{first[0]['id']} (A) and {second[0]['id']} (B)", box=box.SIMPLE_HEAD, title_justify="left"
-    )
+    made = Table(title=f"{first[0]['id']} (A) and {second[0]['id']} (B)", box=box.SIMPLE_HEAD, title_justify="left")
     made.add_column("Variant", no_wrap=True)
     for header in (
         "p50 ms A",

@@ -100,9 +100,7 @@ class Host:
         timed = timing.warm_up(self.backend, made, seconds, max_seconds)
         return {"started_ns": timed.started_ns, "latencies_s": timed.latencies_s, "settled": timed.settled}
 
-    def block(
-        self, batches: list[np.ndarray], padding: str, seconds: float, untimed_seconds: float
-    ) -> dict[str, Any]:
+    def block(self, batches: list[np.ndarray], padding: str, seconds: float, untimed_seconds: float) -> dict[str, Any]:
         """Timed calls over one round's window. Batches are made beforehand, outside the clock."""
         made = [self._batch(b, padding) for b in batches]
         timed = timing.block(self.backend, made, seconds, untimed_seconds)

@@ -47,14 +47,12 @@ def main() -> None:
 
 def _other_runs(run_id: str) -> list[str]:
     """The runs beside the chosen one."""
-    known = {row["id"]: row for row in data.runs(limit=OFFERED).to_dict("records") if row["id"] != run_id}
+    known = {other: (suite, created) for other, suite, created in data.named(OFFERED) if other != run_id}
     return st.multiselect(
         "Beside",
         list(known),
         # In the URL: of what a run is called only what stays.
-        format_func=lambda other: (
-            f"{known[other]['suite']} · {widgets.when(known[other]['created_at'])} · {other[-6:]}"
-        ),
+        format_func=lambda other: f"{known[other][0]} · {widgets.when(known[other][1])} · {other[-6:]}",
         max_selections=len(comparing.LETTERS) - 1,
         select_all=False,
         key="beside",

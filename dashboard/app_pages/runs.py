@@ -346,7 +346,8 @@ def _audit(rows: list[frame.Row]) -> None:
     chosen = st.selectbox("All fields of", [row["name"] for row in rows], key="audit_variant", bind="query-params")
     row = next((row for row in rows if row["name"] == chosen), rows[0])
     kept = {key: value for key, value in row.items() if key not in frame.DERIVED and key != "id"}
-    st.code(json.dumps(kept, indent=2, default=str), language="json", height=420)
+    # Without colours: these are thousands of elements, for which the whole page would wait.
+    st.code(json.dumps(kept, indent=2, default=str), language=None, height=420)
 
 
 def _environment(summary: dict[str, Any]) -> None:

@@ -23,6 +23,8 @@ TITLE_SHIFT = 10
 PAD = 8
 LETTER = 7.4
 """The width of a letter at the size of a row's name, in the widest font that an image may fall back to."""
+TITLE_ROOM = 34
+"""An axis title with its distance from the ticks."""
 NARROW, GAP = 20, 2
 """Letters that the narrowest chart has room for at its axis, and between two ticks."""
 SOURCE, SOURCE_HEIGHT = "source", 16
@@ -88,33 +90,42 @@ def source(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
 
 
 def sign(figure: go.Figure, look: Theme, text: str) -> go.Figure:
-    """Writes `text` below the plot, in room of its own, as the figure's last annotation; returns the figure.
+    """A copy with `text` below the plot, in room of its own, as its last annotation; as it is where it has that.
 
-    A page hides it, as it names its run above; every image that leaves the page has it. Signing again changes nothing.
+    A page hides it, as it names its run above; every image that leaves the page has it.
     """
     if figure.layout.annotations and figure.layout.annotations[-1].name == SOURCE:
         return figure
-    margin = figure.layout.margin
-    below = AXIS_HEIGHT if margin.b is None else margin.b
-    figure.update_layout(margin={"b": below + SOURCE_HEIGHT})
-    if figure.layout.height:
-        figure.update_layout(height=figure.layout.height + SOURCE_HEIGHT)
-    figure.add_annotation(
-        name=SOURCE,
-        x=0,
-        xref="paper",
-        xanchor="left",
-        align="left",
-        xshift=PAD - (PAD if margin.l is None else margin.l),
-        y=0,
-        yref="paper",
-        yanchor="bottom",
-        yshift=-below - SOURCE_HEIGHT + 3,
-        text=escape(text),
-        showarrow=False,
-        borderpad=0,
-        font={"size": 11, "color": look.muted},
-    )
+    return go.Figure(data=figure.data, layout=signed(figure.to_plotly_json(), look, text)["layout"])
+
+
+def signed(figure: dict[str, Any], look: Theme, text: str) -> dict[str, Any]:
+    """The same done to a figure as a dictionary."""
+    layout = figure["layout"]
+    margin = layout.setdefault("margin", {})
+    below = margin.get("b", AXIS_HEIGHT)
+    margin["b"] = below + SOURCE_HEIGHT
+    if layout.get("height"):
+        layout["height"] += SOURCE_HEIGHT
+    layout["annotations"] = [
+        *layout.get("annotations", ()),
+        {
+            "name": SOURCE,
+            "x": 0,
+            "xref": "paper",
+            "xanchor": "left",
+            "align": "left",
+            "xshift": PAD - margin.get("l", PAD),
+            "y": 0,
+            "yref": "paper",
+            "yanchor": "bottom",
+            "yshift": -below - SOURCE_HEIGHT + 3,
+            "text": escape(text),
+            "showarrow": False,
+            "borderpad": 0,
+            "font": {"size": 11, "color": look.muted},
+        },
+    ]
     return figure
 
 
@@ -185,6 +196,11 @@ def error_bar(low: float, value: float, high: float, color: str, thickness: floa
         "thickness": thickness,
         "width": 0,
     }
+
+
+def value_room(ticks: Sequence[str]) -> int:
+    """The left margin for an axis of values and its title: where Plotly has to find it, it draws the chart twice."""
+    return round(PAD + TITLE_ROOM + LETTER * max(map(len, ticks), default=0))
 
 
 def rows_axis(names: Sequence[str]) -> dict[str, Any]:

@@ -87,7 +87,13 @@ def decision(decided: Decision, look: Theme, against: str) -> go.Figure:
     else:
         y_axis = {"title": {"text": label}, "range": list(y_range), "nticks": 7}
     figure.add_traces(traces)
-    figure.update_layout(annotations=notes, shapes=shapes, xaxis=x_axis, yaxis=y_axis)
+    ends = (
+        y_axis["ticktext"]
+        if log_y
+        else [f"{end:.1f}" if y_range[1] - y_range[0] < 10 else f"{end:.0f}" for end in y_range]
+    )
+    margin = {"l": base.value_room(ends)}
+    figure.update_layout(annotations=notes, shapes=shapes, xaxis=x_axis, yaxis=y_axis, margin=margin)
     return figure
 
 

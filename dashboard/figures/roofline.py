@@ -146,7 +146,8 @@ def roofline(
         title_text="Operations a byte, each weight read once a call (FLOP/B, log scale)", **base.log_axis(x_low, x_high)
     )
     longest = max((len(text) for roof in above for text in (roof.name, roof.spread)), default=0)
-    figure.update_layout(margin={"r": 20 + round(base.LETTER * longest)}, annotations=notes)
+    margin = {"l": base.value_room(axis["ticktext"]), "r": 20 + round(base.LETTER * longest)}
+    figure.update_layout(margin=margin, annotations=notes)
     return figure
 
 

@@ -127,7 +127,8 @@ def tradeoff(frame: pd.DataFrame, look: Theme) -> go.Figure:
             }
         )
     figure.add_traces(traces)
-    figure.update_layout(annotations=notes)
+    ends = [f"{y_low:.1f}" if y_span < 10 else f"{y_low:.0f}", f"{y_high:.0f}"]
+    figure.update_layout(annotations=notes, margin={"l": base.value_room(ends)})
     figure.update_xaxes(title_text="Latency of a batch, p50 (ms, log scale)", **base.log_axis(x_low, x_high))
     figure.update_yaxes(title_text=metric.header, range=[y_low, y_high], nticks=7)
     return figure

@@ -243,9 +243,7 @@ class OnnxRuntime(Backend):
         return audit
 
     def _judge(self, audit: Audit, facts: dict[str, Any], operators: Counter[str]) -> None:
-        integer = sum(
-            n for op, n in operators.items() if "Integer" in op or op.startswith(INTEGER)
-        )
+        integer = sum(n for op, n in operators.items() if "Integer" in op or op.startswith(INTEGER))
         audit.settings["integer_nodes"] = integer
         int8 = sum(facts["elements_by_dtype"].get(dtype, 0) for dtype in ("int8", "uint8"))
         if self._request.precision == "int8" and not (integer and int8):

@@ -142,9 +142,7 @@ class ExampleSet(Base):
     dataset: Mapped[str] = mapped_column(Text)
     count: Mapped[int]
     label_names: Mapped[list[Any] | None] = mapped_column(Json)
-    examples: Mapped[list[Example]] = relationship(
-        order_by="Example.position", cascade="all, delete-orphan"
-    )
+    examples: Mapped[list[Example]] = relationship(order_by="Example.position", cascade="all, delete-orphan")
 
 
 class Example(Base):
@@ -296,9 +294,7 @@ class Measurement(Base):
     blocks: Mapped[list[Block]] = relationship(
         back_populates="measurement", cascade="all, delete-orphan", order_by="Block.id"
     )
-    prediction: Mapped[Prediction | None] = relationship(
-        back_populates="measurement", cascade="all, delete-orphan"
-    )
+    prediction: Mapped[Prediction | None] = relationship(back_populates="measurement", cascade="all, delete-orphan")
 
 
 class Block(Base):
@@ -330,9 +326,7 @@ class Prediction(Base):
 
     __tablename__ = "prediction"
 
-    measurement_id: Mapped[int] = mapped_column(
-        ForeignKey("measurement.id", ondelete="CASCADE"), primary_key=True
-    )
+    measurement_id: Mapped[int] = mapped_column(ForeignKey("measurement.id", ondelete="CASCADE"), primary_key=True)
     rows: Mapped[int]
     columns: Mapped[int]
     model_labels: Mapped[list[Any]]

@@ -43,9 +43,7 @@ def read(folder: Path = paths.PUBLISHED) -> list[dict[str, Any]]:
             row = _row(shared, own, where)
             key = (row["study"], row["title"])
             if key in rows:
-                raise RequestError(
-                    f"{where}: {'/'.join(key)} is there twice; titles of one study must differ"
-                )
+                raise RequestError(f"{where}: {'/'.join(key)} is there twice; titles of one study must differ")
             rows[key] = row
     return list(rows.values())
 

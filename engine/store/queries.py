@@ -307,6 +307,12 @@ def list_runs(
     return list(found.values())
 
 
+def named_runs(session: Session, limit: int) -> list[tuple[str, str, datetime]]:
+    """Id, suite and time of the newest runs, the newest first."""
+    wanted = select(Run.id, Run.suite_name, Run.created_at).order_by(Run.created_at.desc(), Run.id.desc())
+    return [(run, suite, created) for run, suite, created in session.execute(wanted.limit(limit))]
+
+
 def live_runs(session: Session) -> list[Run]:
     """The runs that are under way, then those that wait in the order of their turns; what is gone is marked first."""
     mark_interrupted(session)
@@ -452,9 +458,7 @@ def all_logits(session: Session, measurement_ids: Sequence[int]) -> dict[int, np
     }
 
 
-def latencies(
-    session: Session, measurement_id: int, kind: Literal["warmup", "timed"] = "timed"
-) -> list[TimedBlock]:
+def latencies(session: Session, measurement_id: int, kind: Literal["warmup", "timed"] = "timed") -> list[TimedBlock]:
     """The blocks of a measurement by process and round."""
     return all_latencies(session, [measurement_id], kind)[measurement_id]
 

@@ -149,9 +149,7 @@ def journal(url: str | None = None) -> tuple[str, bool] | None:
     return None if file is None else file_systems.journal(file)
 
 
-def bring_up_to_date(
-    engine: Engine, create: bool = True, scripts: Path = MIGRATIONS, head: str = HEAD
-) -> None:
+def bring_up_to_date(engine: Engine, create: bool = True, scripts: Path = MIGRATIONS, head: str = HEAD) -> None:
     """Migrates the database of `engine` to `head`, the newest revision in the folder `scripts`.
 
     Does nothing, and imports no Alembic, where it is there already. Raises RequestError for a database
@@ -266,9 +264,7 @@ def _check_file(file: Path, create: bool) -> None:
     if file.is_dir():
         raise RequestError(f"the database {file} is a folder, not a file; {ANOTHER}")
     if not os.access(file.parent, os.W_OK | os.X_OK):
-        raise RequestError(
-            f"the folder {file.parent} of the database is read-only; make it writable, or {ANOTHER}"
-        )
+        raise RequestError(f"the folder {file.parent} of the database is read-only; make it writable, or {ANOTHER}")
     if file.exists() and not os.access(file, os.R_OK | os.W_OK):
         raise RequestError(f"the database {file} is read-only; make it writable, or {ANOTHER}")
 
@@ -359,9 +355,7 @@ def _peek(file: Path, timeout: float) -> Revision:
         return None, False
     for mode in ("ro", "rw"):
         try:
-            with closing(
-                sqlite3.connect(f"{file.as_uri()}?mode={mode}", uri=True, timeout=timeout)
-            ) as connection:
+            with closing(sqlite3.connect(f"{file.as_uri()}?mode={mode}", uri=True, timeout=timeout)) as connection:
                 tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
                 if "alembic_version" not in tables:
                     return None, bool(tables)
@@ -403,8 +397,7 @@ def _check_revision(
     if revision is None:
         if others:
             raise RequestError(
-                f"the database {place} has tables that this bench did not make; it is left as it is; "
-                f"{ANOTHER}"
+                f"the database {place} has tables that this bench did not make; it is left as it is; {ANOTHER}"
             )
         if not create:
             raise RequestError(_missing(place))
@@ -466,9 +459,7 @@ def _migrate(engine: Engine, file: Path | None, revision: str | None, scripts: P
                 _back_up(file, f"{revision}-to-{head}")
             command.upgrade(alembic_config(connection, scripts), head)
             if sqlite and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()):
-                raise RuntimeError(
-                    f"migration to {head} leaves rows without what they refer to: {broken[:3]}"
-                )
+                raise RuntimeError(f"migration to {head} leaves rows without what they refer to: {broken[:3]}")
             connection.commit()
         finally:
             connection.rollback()

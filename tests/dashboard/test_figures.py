@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections import OrderedDict
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -10,7 +12,7 @@ import pytest
 from dashboard_fill import FAILED, SIZES, UNLABELLED
 
 from dashboard import data, figures, frame, scorecard, style
-from dashboard.figures import base
+from dashboard.figures import base, keeping
 from dashboard.figures.memory import parts
 
 SINGLE = (figures.latency, figures.throughput, figures.memory, figures.accuracy, figures.energy, figures.tradeoff)
@@ -163,3 +165,35 @@ def test_what_no_row_has_is_no_column(full: pd.DataFrame) -> None:
 def test_log_ticks_lie_inside_and_suffice(low: float, high: float) -> None:
     ticks = base.log_ticks(low, high)
     assert len(ticks) >= 2 and all(low <= tick <= high for tick in ticks)
+
+
+def test_a_figure_that_is_asked_for_again_is_not_drawn_again(full: pd.DataFrame) -> None:
+    first = figures.latency(full, style.LIGHT)
+    assert figures.latency(full.copy(), style.LIGHT) is first
+    assert figures.latency(full, style.DARK) is not first and figures.throughput(full, style.LIGHT) is not first
+    other = full.copy()
+    other.loc[0, "latency_p50_s"] *= 2
+    assert value(figures.latency(other, style.LIGHT), "DistilBERT FP32") == 2 * value(first, "DistilBERT FP32")
+
+
+def test_a_kept_figure_stays_as_it_is_when_it_is_signed(full: pd.DataFrame) -> None:
+    figure = figures.latency(full, style.LIGHT)
+    before = figure.to_json()
+    texts = [keeping.json_of(figure, style.LIGHT, said) for said in ("run A", "run B", "run A")]
+    assert [("run A" in text, "run B" in text) for text in texts] == [(True, False), (False, True), (True, False)]
+    assert "run A" in base.sign(figure, style.LIGHT, "run A").to_json() and figure.to_json() == before
+    assert len(json.loads(texts[0])["layout"]["annotations"]) == len(figure.layout.annotations) + 1
+
+
+def test_only_the_newest_figures_are_kept(full: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "MOST", 2)
+    monkeypatch.setattr(keeping, "_figures", OrderedDict())
+    first = figures.latency(full, style.LIGHT)
+    figures.throughput(full, style.LIGHT), figures.energy(full, style.LIGHT)
+    assert figures.latency(full, style.LIGHT) is not first and len(keeping._figures) == 2
+
+
+@pytest.mark.parametrize("make", SINGLE, ids=lambda make: make.__name__)
+def test_no_chart_is_drawn_twice_to_find_its_margin(make, full: pd.DataFrame) -> None:
+    figure = make(full, style.LIGHT)
+    assert figure.layout.margin.l > 2 * base.PAD, "room for the ticks is given, not found"

@@ -7,7 +7,7 @@ from dashboard_fill import FAILED, FULL, SIZES
 from streamlit.testing.v1 import AppTest
 from test_pages import page, text
 
-from dashboard import widgets
+from dashboard import style, widgets
 from dashboard.export import images
 
 NO_CHROME = images.Chrome(None, "this machine has no Chrome")
@@ -37,8 +37,9 @@ def test_a_page_offers_its_own_charts(database: str, monkeypatch: pytest.MonkeyP
 
 def test_every_chart_names_its_source(database: str) -> None:
     test = page(run=FULL)
-    for _, figure in test.session_state[widgets.DRAWN][1].values():
-        assert "run 00000A" in figure.layout.annotations[-1].text
+    charts = list(test.session_state[widgets.DRAWN][1].values())
+    assert charts and all("run 00000A" in source for _, _, source in charts)
+    assert widgets.saved(charts[:1], "html", style.LIGHT).decode().count("run 00000A") == 1
 
 
 def test_charts_of_another_run_are_forgotten(database: str) -> None:

@@ -73,9 +73,7 @@ def upgrade() -> None:
         sa.Column("log_path", sa.Text()),
         sa.Column("notes", sa.Text()),
         sa.Column("example_set_id", sa.String(length=64)),
-        sa.ForeignKeyConstraint(
-            ["example_set_id"], ["example_set.id"], name="fk_run_example_set_id_example_set"
-        ),
+        sa.ForeignKeyConstraint(["example_set_id"], ["example_set.id"], name="fk_run_example_set_id_example_set"),
         sa.PrimaryKeyConstraint("id", name="pk_run"),
     )
     op.create_index("ix_run_status", "run", ["status"])
