@@ -30,7 +30,10 @@ widgets.behind_the_door()
 accent = f"[data-testid^=stBaseButton-primary]{{color:{widgets.look().background}}}"
 # A page names its run above its charts: the line that says it stands in what is saved.
 source = ".ib-chart .infolayer>:nth-last-child(1 of .annotation){display:none}"
-st.html(f"<style>{accent}{source}{link.STYLE}</style>")
+# Who walks with Tab sees of a link a shade at most, and nothing of the page's scrolling part.
+ring = f"outline:2px solid {widgets.look().accent} !important;outline-offset"
+focus = f"a:focus-visible{{{ring}:1px}}[data-testid=stMain]:focus-visible{{{ring}:-2px}}"
+st.html(f"<style>{accent}{source}{focus}{link.STYLE}</style>")
 pages = [
     st.Page(str(HERE / "app_pages" / f"{name}.py"), title=title, help=about, default=name == "overview", url_path=name)
     for name, title, about in PAGES

@@ -133,3 +133,32 @@ def test_a_run_under_way_is_followed(site: str, open_page: Callable[..., Any]) -
     page = open_page(f"{site}/?run={RUNNING}")
     settled(page)
     assert "round 3" in page.locator("[data-testid=stProgress]").inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("path", ["", "compare"])
+def test_tab_reaches_everything_and_shows_where_it_is(
+    scheme: str, path: str, site: str, open_page: Callable[..., Any]
+) -> None:
+    page = open_page(f"{site}/{path}?run={FULL}", color_scheme=scheme)
+    settled(page)
+    page.wait_for_timeout(1500)
+    where = """() => {
+      const at = document.activeElement
+      const shown = (e) => {
+        const css = getComputedStyle(e)
+        return css.outlineStyle !== "none" && parseFloat(css.outlineWidth) > 0 || css.boxShadow !== "none"
+      }
+      const around = [at, at.parentElement ?? at, at.parentElement?.parentElement ?? at]
+      return [at.tagName, at.getAttribute("aria-label") ?? at.innerText.slice(0, 40), around.some(shown)]
+    }"""
+    reached = []
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        found = page.evaluate(where)
+        if found[0] == "BODY" or found in reached[:1]:
+            break
+        reached.append(found)
+    assert {"A", "BUTTON", "MAIN", "INPUT"} <= {tag for tag, *_ in reached} and len(reached) > 20
+    # An input's border takes the accent instead.
+    assert not [one for one in reached if one[0] in ("A", "BUTTON", "SUMMARY", "MAIN") and not one[2]]
