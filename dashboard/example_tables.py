@@ -42,7 +42,18 @@ CSS = """
 .ib-ex .ib-zero{opacity:.68}
 .ib-ex caption{caption-side:top;text-align:left;font-size:.88rem;padding:0 0 .35rem;white-space:normal}
 .ib-ex .ib-diagonal{font-weight:600}
+@media (max-width:1214px){
+.ib-many thead{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden}
+.ib-many tr{display:flex;flex-wrap:wrap;gap:.1rem .9rem;padding:.4rem 0;border-bottom:1px solid
+  color-mix(in srgb,currentColor 14%,transparent)}
+.ib-many tbody th,.ib-many tbody td{border:0;padding:.1rem 0}
+.ib-many tbody td{flex:0 0 6.6rem}
+.ib-many td.ib-text{flex:1 1 calc(100% - 4rem);max-width:none}
+.ib-many td[data-of]::before{content:attr(data-of);display:block;font-size:.8rem;opacity:.72;font-weight:400}
+}
 """
+MANY = 6
+"""So many compared variants stand below their text where a window is narrow: beside it they would not be in sight."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +93,13 @@ def texts(shown: Sequence[Text], found: Answers, reference: Column, others: Sequ
     for item in shown:
         truth = int(found.truth[item.position]) if found.truth is not None else None
         label = f'<td class="ib-left">{escape(found.names[truth])}</td>' if truth is not None else ""
-        cells = "".join(_answer(found, item.position, truth, column.at, reference) for column in (reference, *others))
+        cells = "".join(_answer(found, item.position, truth, column, reference) for column in (reference, *others))
         body += (
             f'<tr><th scope="row">{item.source_index:,}</th><td class="ib-text" dir="auto">{_text(item.text)}</td>'
             f'{label}{cells}<td class="ib-left"><a class="ib-go" href="{escape(item.link)}" '
             f'aria-label="Classify the text of row {item.source_index}">Classify →</a></td></tr>'
         )
-    return _table("Texts and answers", head, body)
+    return _table("Texts and answers", head, body, many=len(others) >= MANY)
 
 
 def _text(text: str) -> str:
@@ -99,15 +110,16 @@ def _text(text: str) -> str:
     return f"<details><summary><span>{escape(short)}</span></summary>{escape(whole_text)}</details>"
 
 
-def _answer(found: Answers, position: int, truth: int | None, column: int, reference: Column) -> str:
-    said = int(found.answers[position, column])
-    share = float(found.confidence[position, column])
+def _answer(found: Answers, position: int, truth: int | None, column: Column, reference: Column) -> str:
+    said = int(found.answers[position, column.at])
+    share = float(found.confidence[position, column.at])
     right = "" if truth is None else ("✓ " if said == truth else "✗ ")
     same = said == int(found.answers[position, reference.at])
-    sign = "" if column == reference.at else ("= " if same else "≠ ")
+    sign = "" if column is reference else ("= " if same else "≠ ")
     css = " ib-not" if sign == "≠ " else " ib-same" if sign else ""
     shown = f"{percent(share)} %" if np.isfinite(share) else NOTHING
-    return f'<td class="ib-left{css}">{sign}{right}{escape(found.names[said])}<span class=ib-sub>{shown}</span></td>'
+    answer = f"{sign}{right}{escape(found.names[said])}<span class=ib-sub>{shown}</span>"
+    return f'<td class="ib-left{css}" data-of="{escape(column.name)}">{answer}</td>'
 
 
 def by_variant(
@@ -205,9 +217,10 @@ def sheet(
     return head, rows
 
 
-def _table(label: str, head: str, body: str, caption: str = "") -> str:
+def _table(label: str, head: str, body: str, caption: str = "", many: bool = False) -> str:
     said = f"<caption>{escape(caption)}</caption>" if caption else ""
+    css = "ib-card ib-ex ib-many" if many else "ib-card ib-ex"
     return (
-        f'<style>{scorecard.CSS}{CSS}</style><div class="ib-card ib-ex"><table aria-label="{escape(label)}">{said}'
+        f'<style>{scorecard.CSS}{CSS}</style><div class="{css}"><table aria-label="{escape(label)}">{said}'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )

@@ -219,6 +219,14 @@ def test_texts_and_labels_are_no_markup(found: Answers) -> None:
         assert "<img" not in made and ("the commonest of 20 labels" in made) == (len(many) == 20)
 
 
+def test_of_many_variants_each_answer_names_its_own(found: Answers) -> None:
+    shown = [Text(0, 7, "a text", "classify?example=x")]
+    few = example_tables.texts(shown, found, column(0, "FP32"), [column(1, "INT8")])
+    many = example_tables.texts(shown, found, column(0, "FP32"), [column(1, f"INT8 {i}") for i in range(9)])
+    assert "ib-many" not in few.partition("</style>")[2] and 'class="ib-card ib-ex ib-many"' in many
+    assert 'data-of="FP32"' in many and 'data-of="INT8 8"' in many
+
+
 def test_the_file_holds_every_answer_and_no_formula(found: Answers) -> None:
     columns = [column(0, "=FP32"), column(1, "INT8")]
     shown = [{"position": 0, "source_index": 7, "text": "=1+1"}, {"position": 1, "source_index": 3, "text": "a,b"}]
