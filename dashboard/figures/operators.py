@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ from engine.operators import KINDS
 from engine.units import milliseconds, percent, share_percent
 
 BETWEEN = "between"
-LEGEND = 30
+LEGEND, LEGEND_LINE, LEGEND_COLUMNS = 12, 20, 3
+"""Height of a legend without its lines, of a line, and how many entries a line holds in a narrow window."""
 NAME_AT_BAR, NAME_IN_TITLE = 34, 48
 """Characters of an operator's name."""
 
@@ -52,7 +54,7 @@ def by_kind(rows: Sequence[Row], look: Theme) -> go.Figure:
         look,
         findings.operators_title([row for row, _ in known]),
         "A call under the profiler, apart from all timing, by kind of work; “between”: what no operator accounts for.",
-        base.ROW_HEIGHT * len(known) + LEGEND,
+        base.ROW_HEIGHT * len(known) + 30,
         share=1.5,
     )
     colours = hues(look)
@@ -76,9 +78,11 @@ def by_kind(rows: Sequence[Row], look: Theme) -> go.Figure:
                 hovertemplate="%{customdata}<extra></extra>",
             )
         )
+    room = LEGEND + LEGEND_LINE * math.ceil(len(figure.data) / LEGEND_COLUMNS)
     figure.update_layout(
         barmode="stack",
-        margin={"t": figure.layout.margin.t + LEGEND},
+        height=figure.layout.height + room,
+        margin={"t": figure.layout.margin.t + room},
         bargap=0.4,
         showlegend=True,
         legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "traceorder": "normal"},
