@@ -72,7 +72,9 @@ def drawn(figure: go.Figure, width: float, height: float) -> dict[str, Box]:
         dx, dy = (note.ax, note.ay) if note.showarrow else (note.xshift, -note.yshift)
         x, y = width * (note.x - x_low) / (x_high - x_low) + dx, height * (y_high - note.y) / (y_high - y_low) + dy
         plain = note.text.replace("<b>", "").replace("</b>", "").replace("&lt;", "<").replace("&gt;", ">")
-        found[plain] = around(x, y, labels.text_width(plain) + labels.PADDING)
+        wide = labels.text_width(plain)
+        x += {"left": wide / 2, "right": -wide / 2}.get(note.xanchor, 0)
+        found[plain] = around(x, y, wide + labels.PADDING)
     return found
 
 
@@ -174,5 +176,7 @@ def test_a_label_stands_at_its_own_mark() -> None:
 def test_a_label_far_from_its_mark_has_a_line_to_it() -> None:
     near = labels.Label((0,), 1, 40.0, -20.0, 80.0)
     assert labels.beside(near, 13.0, style.LIGHT) == {"showarrow": False, "xshift": 40.0, "yshift": 20.0}
+    right = labels.beside(labels.Label((0,), 1, 60.0, 0.0, 80.0), 13.0, style.LIGHT)
+    assert (right["xanchor"], right["xshift"]) == ("left", 60.0 - 40.0 + labels.PADDING / 2)
     far = labels.beside(labels.Label((0,), 1, 40.0, -60.0, 80.0), 13.0, style.LIGHT)
     assert far["showarrow"] and (far["ax"], far["ay"]) == (40.0, -60.0) and far["arrowhead"] == 0
