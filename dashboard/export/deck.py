@@ -40,7 +40,7 @@ Box = tuple[Length, Length, Length, Length]
 BODY: Box = (MARGIN, Inches(1.55), Emu(WIDTH - 2 * MARGIN), Inches(5.1))
 
 CHART = (Emu(BODY[2]).pt, Emu(BODY[3]).pt)
-PLOT_AT = (0.075, 0.03, 0.905, 0.8)
+PLOT_AT = (0.08, 0.03, 0.9, 0.8)
 """Left, top, width and height of a scatter's plot, in shares of its chart."""
 PLOT = (CHART[0] * PLOT_AT[2], CHART[1] * PLOT_AT[3])
 """The plot area of a chart on a slide, in points."""
@@ -560,8 +560,9 @@ class _Deck:
         xs = [point.intensity for point in drawn] + [0.5 * top / per_byte]
         left, right, base_x = _log_ends(xs, xs)
         rates = [point.operations_per_s for point in drawn] + [roof.operations_per_s for roof in above]
-        low, high, base_y = _log_ends([rate / 1e9 for rate in rates], [rate / 1e9 for rate in rates])
-        begin = max(left, low * 1e9 / per_byte)
+        prefix, unit = ("T", 1e12) if max(rates) >= 2e12 else ("G", 1e9)
+        low, high, base_y = _log_ends([rate / unit for rate in rates], [rate / unit for rate in rates])
+        begin = max(left, low * unit / per_byte)
         lines = [(f"Copy {significant(per_byte / 1e9)} GB/s", (begin, begin * per_byte), (top / per_byte, top))]
         lines += [
             (r.name, (min(r.operations_per_s / per_byte, right), r.operations_per_s), (right, r.operations_per_s))
@@ -571,9 +572,9 @@ class _Deck:
         for name, *ends in lines:
             series = data.add_series(name)
             for x, rate in ends:
-                series.add_data_point(x, rate / 1e9)
+                series.add_data_point(x, rate / unit)
         for point in drawn:
-            data.add_series(point.row["title"]).add_data_point(point.intensity, point.operations_per_s / 1e9)
+            data.add_series(point.row["title"]).add_data_point(point.intensity, point.operations_per_s / unit)
         chart = self._chart(slide, XL_CHART_TYPE.XY_SCATTER_LINES_NO_MARKERS, data, f"{title}. {alt}")
         every = list(chart.plots[0].series)
         for series in every[: len(lines)]:
@@ -583,7 +584,7 @@ class _Deck:
 
         def spot(x: float, rate: float) -> tuple[float, float]:
             across = math.log(x / left) / math.log(right / left)
-            return PLOT[0] * across, PLOT[1] * (1 - math.log(rate / 1e9 / low) / math.log(high / low))
+            return PLOT[0] * across, PLOT[1] * (1 - math.log(rate / unit / low) / math.log(high / low))
 
         # A line's name stands at its first point, and like a mark's on no other.
         starts = [spot(*start) for _, start, _ in lines]
@@ -598,7 +599,7 @@ class _Deck:
         sizes = [NO_MARKER] * len(lines) + [MARKER] * len(drawn)
         first = [*range(len(lines)), *(len(lines) + i for i in important([point.row for point in drawn], []))]
         self._name_marks(slide, chart, every, names, centres, sizes, first, flat)
-        self._axis(chart.value_axis, "Operations of the products (GFLOP/s, of INT8 GOP/s, log scale)", grid=True)
+        self._axis(chart.value_axis, f"Products ({prefix}FLOP/s, INT8: {prefix}OP/s), log scale", grid=True)
         self._axis(chart.category_axis, "Operations a byte, each weight read once a call (log scale)", grid=True)
         native.log_axis(chart.value_axis, low, high, base_y)
         native.log_axis(chart.category_axis, left, right, base_x)
