@@ -280,21 +280,25 @@ class Preparer:
         tokenizer = source.folder
         if variant.tokenizer:
             tokenizer = self._folder(variant.tokenizer, None, f"variant {variant.name!r}: tokenizer", False)
-        described = self.described(source, tokenizer, where)
+        described = self.described(source, tokenizer, where, bool(variant.options.get("first_token")))
         facts = json.loads((described / FACTS).read_text())
         self._check_length(facts["max_positions"], where)
         return source, described, facts
 
-    def described(self, source: Source, tokenizer: Path, where: str) -> Path:
+    def described(self, source: Source, tokenizer: Path, where: str, first_token: bool = False) -> Path:
         """The folder with the model's description and its tokenizer as one file.
+
+        `first_token`: its operations are those of a last layer that computes no other.
 
         Raises RequestError where the model has no trained classification head or its files do not load.
         """
         digest = hashlib.sha256(f"{source.digest} {_digest(tokenizer)}".encode()).hexdigest()
-        recipe = Recipe("description", {"operations": operations.VERSION}, ("torch", "transformers", "tokenizers"))
+        settings: dict[str, Any] = {"operations": operations.VERSION} | ({"first_token": True} if first_token else {})
+        recipe = Recipe("description", settings, ("torch", "transformers", "tokenizers"))
         text = f"{source.reference}: reading model and tokenizer"
         try:
-            return self._built(digest, recipe, None, source.folder, text, {"tokenizer": str(tokenizer)})
+            more = {"tokenizer": str(tokenizer), "first_token": first_token}
+            return self._built(digest, recipe, None, source.folder, text, more)
         except BuildError as error:
             raise RequestError(f"{where} {source.reference!r}: {one_line(error)}") from error
 
@@ -448,7 +452,7 @@ class Preparer:
         backend: str | None,
         source: Path,
         text: str,
-        more: dict[str, str] | None = None,
+        more: dict[str, Any] | None = None,
     ) -> Path:
         """The folder that `recipe` makes from the folder `source`, made now where it is missing."""
         content = {

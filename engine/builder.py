@@ -172,8 +172,10 @@ class Builder:
         self._log.close()
 
 
-def _describe(source: Path, tokenizer: Path, target: Path) -> dict[str, Any]:
+def _describe(source: Path, tokenizer: Path, target: Path, first_token: bool) -> dict[str, Any]:
     """Writes the tokenizer as one file beside its settings; returns the model's labels, sizes and operations.
+
+    `first_token`: the operations are those of a last layer that computes no other.
 
     Raises ValueError where the weights have no trained head or the tokenizer no fast form.
     """
@@ -223,7 +225,7 @@ def _describe(source: Path, tokenizer: Path, target: Path) -> dict[str, Any]:
         "parameters": model.num_parameters(),
         "max_positions": positions,
         "unused_weights": sorted(loading["unexpected_keys"]),
-        "operations": operations.describe(model.config, list(settings["pad_ids"]), positions),
+        "operations": operations.describe(model.config, list(settings["pad_ids"]), positions, first_token),
     }
 
 
@@ -266,7 +268,7 @@ def serve() -> None:
         source, target = Path(request["source"]), Path(request["target"])
         try:
             if request["do"] == "describe":
-                facts = _describe(source, Path(request["tokenizer"]), target)
+                facts = _describe(source, Path(request["tokenizer"]), target, request["first_token"])
             elif request["do"] == "convert":
                 facts = _convert(source, target)
             else:

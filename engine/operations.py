@@ -28,10 +28,13 @@ class CountError(RuntimeError):
     """What a call does is no such polynomial."""
 
 
-def describe(config: Any, inputs: Sequence[str], max_positions: int | None = None) -> dict[str, Any]:
+def describe(
+    config: Any, inputs: Sequence[str], max_positions: int | None = None, first_token: bool = False
+) -> dict[str, Any]:
     """The operations of the classifier that transformers makes of `config`, as plain values.
 
-    `inputs`: the names of its inputs, such as input_ids. Keys:
+    `inputs`: the names of its inputs, such as input_ids. `first_token`: of one whose last layer computes no other
+    (`engine.backends.rewrites`). Keys:
 
     `flops`: floating-point operations of the matrix products, a multiplication and an addition each; a Polynomial.
     `activation_elements`: elements of the floating-point tensors that the operators read and write, weights apart;
@@ -49,7 +52,7 @@ def describe(config: Any, inputs: Sequence[str], max_positions: int | None = Non
         "gathered_parameters": None,
     }
     try:
-        return found | _describe(config, inputs, max_positions)
+        return found | _describe(config, inputs, max_positions, first_token)
     except Exception as error:
         # Whatever an architecture does that needs values: the model itself may well run.
         return found | {"reason": f"its operations could not be counted: {first_line(error)}"}
@@ -61,13 +64,17 @@ def evaluate(polynomial: Polynomial, rows: float, length: float) -> float:
     return sum((a + rows * b) * length**power for power, (a, b) in enumerate(zip(shared, each, strict=True)))
 
 
-def _describe(config: Any, inputs: Sequence[str], max_positions: int | None) -> dict[str, Any]:
+def _describe(config: Any, inputs: Sequence[str], max_positions: int | None, first_token: bool) -> dict[str, Any]:
     import torch
+
+    from engine.backends import rewrites
 
     step = min(LENGTH_STEP, (max_positions or 5 * LENGTH_STEP) // 5)
     if step < 1:
         raise CountError(f"it takes {max_positions} tokens at most, too few to count it at several lengths")
     model = _meta_model(config)
+    if first_token:
+        rewrites.keep_first_token(model)
     # From two sequences on: with one, some copies of attention's operands are left out.
     counts = {shape: _count(model, inputs, *shape) for shape in [(b, k * step) for b in (2, 3) for k in (1, 2, 3)]}
     flops = fit({shape: count.flops for shape, count in counts.items()})

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from engine.backends import wider_heads
+from engine.backends import rewrites
 from engine.backends.base import (
     Audit,
     Backend,
@@ -64,7 +64,7 @@ def call(batch):
 """
 
 
-class OnnxRuntimeOptions(Options):
+class OnnxRuntimeOptions(rewrites.RewriteOptions):
     per_channel: bool = False
     """INT8: one scale for each output channel instead of one for each tensor."""
     operators: list[str] | None = None
@@ -77,8 +77,6 @@ class OnnxRuntimeOptions(Options):
     """What the session does when it loads the graph."""
     fused: bool = False
     """Attention, normalisation and GELU as one operator each, fused before by ONNX Runtime's transformer optimiser."""
-    pad_heads: bool = False
-    """Attention heads widened with zeros to a multiple of 8, which fused kernels take."""
     provider: Literal["cuda", "tensorrt"] = "cuda"
     """Of a GPU."""
     io_binding: bool = False
@@ -106,14 +104,12 @@ class OnnxRuntime(Backend):
             return "needs TensorRT's libraries: `pip install tensorrt-cu13` installs them"
         if device != "cpu" and parsed.provider == "cuda" and parsed.calibration:
             return "ONNX Runtime's CUDA provider computes static INT8 in floating point; it needs --device cpu"
-        if parsed.pad_heads:
-            return wider_heads.refusal(source.config)
-        return None
+        return rewrites.refusal(parsed.rewrites(), source.config) if parsed.rewrites() else None
 
     @classmethod
     def recipes(cls, precision: str, options: dict[str, Any]) -> list[Recipe]:
         parsed = cls.parse_options(options)
-        made = [replace(EXPORT, settings={"pad_heads": True}) if parsed.pad_heads else EXPORT]
+        made = [export(parsed)]
         if parsed.fused:
             made.append(Recipe("onnx-fused", {}, ("onnx", "onnxruntime-gpu")))
         if precision == "fp16":
@@ -337,6 +333,13 @@ def _pair(provider: Any) -> Any:
     return tuple(provider) if isinstance(provider, list) else provider
 
 
+def export(options: rewrites.RewriteOptions) -> Recipe:
+    """The model as ONNX, rewritten as `options` ask."""
+    names = options.rewrites()
+    # As it is without: what was exported before rewriting came stays known by its key.
+    return replace(EXPORT, settings={"rewrites": list(names)}) if names else EXPORT
+
+
 def _export(recipe: Recipe, source: Path, target: Path) -> None:
     import torch
     from optimum.exporters.onnx import onnx_export_from_model
@@ -345,8 +348,7 @@ def _export(recipe: Recipe, source: Path, target: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(
         source, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
     ).eval()
-    if recipe.settings.get("pad_heads"):
-        wider_heads.widen(model)
+    rewrites.rewrite(recipe.settings.get("rewrites", ()), model)
     onnx_export_from_model(model, target, task="text-classification", device="cpu", do_validation=False)
 
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import model_validator
 
-from engine.backends import deferral
+from engine.backends import deferral, rewrites
 from engine.backends.base import (
     Audit,
     Backend,
@@ -30,7 +30,7 @@ from engine.backends.base import (
     Source,
     calibration_texts,
 )
-from engine.backends.onnxruntime import EXPORT, OnnxRuntime
+from engine.backends.onnxruntime import EXPORT, OnnxRuntime, export
 from engine.hardware import cpu_features
 
 # Its converter and NNCF report their use to a server wherever this can be imported: no request leaves the machine.
@@ -88,7 +88,7 @@ def call(batch):
 """
 
 
-class OpenVINOOptions(Options):
+class OpenVINOOptions(rewrites.RewriteOptions):
     calibration: Calibration | None = None
     """INT8: activations quantised too, their ranges as observed over these texts; weights alone without."""
     keep: list[str] = []
@@ -118,7 +118,7 @@ class OpenVINO(Backend):
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "int8")
     modules: ClassVar[tuple[str, ...]] = ("openvino",)
     options: ClassVar[type[Options]] = OpenVINOOptions
-    int8_options: ClassVar[tuple[str, ...]] = tuple(OpenVINOOptions.model_fields)
+    int8_options: ClassVar[tuple[str, ...]] = ("calibration", "keep", "smooth_quant_alpha", "defer_to")
 
     @classmethod
     def unavailable(cls, precision: str, options: dict[str, Any], device: str, source: Source) -> str | None:
@@ -128,13 +128,15 @@ class OpenVINO(Backend):
             return "OpenVINO multiplies BF16 on CPUs with AVX512-BF16 or AMX alone; this one has neither"
         if precision == "int8" and find_spec("nncf") is None:
             return "INT8 is made by NNCF: `pip install -r requirements.txt` installs it"
-        return None
+        parsed = cls.parse_options(options)
+        return rewrites.refusal(parsed.rewrites(), source.config) if parsed.rewrites() else None
 
     @classmethod
     def recipes(cls, precision: str, options: dict[str, Any]) -> list[Recipe]:
-        if precision != "int8":
-            return [EXPORT, Recipe("openvino", {}, ("openvino",))]
         parsed = cls.parse_options(options)
+        exported = export(parsed)
+        if precision != "int8":
+            return [exported, Recipe("openvino", {}, ("openvino",))]
         settings = {
             "keep": sorted(parsed.keep),
             "smooth_quant_alpha": parsed.smooth_quant_alpha,
@@ -142,11 +144,11 @@ class OpenVINO(Backend):
             "half_range": not any("vnni" in feature or feature == "amx_int8" for feature in cpu_features()),
         }
         if parsed.calibration is None:
-            return [EXPORT, Recipe("openvino-int8-weights", settings, ("openvino", "nncf"))]
+            return [exported, Recipe("openvino-int8-weights", settings, ("openvino", "nncf"))]
         settings |= {"calibration": cls.calibration(options)}
         if parsed.defer_to:
             settings |= {"defer_to": parsed.defer_to}
-        return [EXPORT, Recipe("openvino-int8", settings, ("openvino", "nncf"))]
+        return [exported, Recipe("openvino-int8", settings, ("openvino", "nncf"))]
 
     @classmethod
     def build(cls, recipe: Recipe, source: Path, target: Path) -> dict[str, Any]:

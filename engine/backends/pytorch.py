@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from engine.backends import wider_heads
+from engine.backends import rewrites
 from engine.backends.base import Audit, Backend, Batch, LoadRequest, Options, Snippet, Source
 from engine.operators import Operator, Profile
 
@@ -55,9 +55,8 @@ class TransformersOptions(Options):
     """A mode of torch.compile; on a GPU the last two record CUDA graphs."""
 
 
-class PyTorchOptions(TransformersOptions):
-    pad_heads: bool = False
-    """Attention heads widened with zeros to a multiple of 8, which fused kernels take."""
+class PyTorchOptions(TransformersOptions, rewrites.RewriteOptions):
+    pass
 
 
 class PyTorch(Backend):
@@ -74,14 +73,13 @@ class PyTorch(Backend):
             return "TF32 is a mode of NVIDIA's tensor cores (Ampere and later); it needs --device cuda"
         if cls.parse_options(options).compile and device == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
             return "torch.compile needs a C++ compiler: `apt-get install g++` installs one"
-        if cls.pads_heads(options):
-            return wider_heads.refusal(source.config)
-        return None
+        return rewrites.refusal(cls.rewrites(options), source.config) if cls.rewrites(options) else None
 
     @classmethod
-    def pads_heads(cls, options: dict[str, Any]) -> bool:
-        """Whether `options` ask for wider attention heads."""
-        return bool(getattr(cls.parse_options(options), "pad_heads", False))
+    def rewrites(cls, options: dict[str, Any]) -> tuple[str, ...]:
+        """The names of the rewrites that `options` ask for; libraries built on this one have none."""
+        parsed = cls.parse_options(options)
+        return parsed.rewrites() if isinstance(parsed, rewrites.RewriteOptions) else ()
 
     @classmethod
     def cannot_pack(cls, precision: str, options: dict[str, Any], device: str, source: Source) -> str | None:
@@ -89,6 +87,8 @@ class PyTorch(Backend):
             return f"packed batches are written for {', '.join(PACKED_MODELS)}, not for {model}"
         if cls.parse_options(options).attention == "eager":
             return 'packed batches need options.attention = "sdpa"'
+        if "first_token" in cls.rewrites(options):
+            return "packed batches are one row of all texts, whose first tokens options.first_token would leave out"
         if device != "cpu" and precision not in ("fp16", "bf16"):
             return "the GPU's attention kernel for packed batches computes in fp16 and bf16 alone"
         return None
@@ -97,10 +97,11 @@ class PyTorch(Backend):
     def snippet(cls, precision: str, options: dict[str, Any], device: str, settings: dict[str, Any]) -> Snippet | None:
         code = cls._loading(precision, options, device, f"dtype=torch.{DTYPES[precision]}")
         imports = "import torch\nfrom transformers import AutoModelForSequenceClassification"
-        if cls.pads_heads(options):
-            imports = f"import math\n{imports}\nfrom typing import Any"
+        if names := cls.rewrites(options):
+            imports = f"import functools\nimport math\n{imports}\nfrom typing import Any"
             loaded = ".eval()\n"
-            code = f"{wider_heads.source()}\n\n{code.replace(loaded, f'{loaded}widen(model)' + chr(10), 1)}"
+            defined, called = rewrites.source(names)
+            code = f"{defined}\n\n{code.replace(loaded, loaded + called, 1)}"
         return Snippet(
             imports,
             code,
@@ -134,8 +135,7 @@ class PyTorch(Backend):
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
         self._model = self._from_pretrained(request).eval()
-        if self.pads_heads(request.options):
-            wider_heads.widen(self._model)
+        rewrites.rewrite(self.rewrites(request.options), self._model)
         self._forward = self._model
         if mode := self.parse_options(request.options).compile:
             import torch._dynamo.config
@@ -263,8 +263,8 @@ class PyTorch(Backend):
             }
         )
         self._judge(audit, dtypes)
-        if self.pads_heads(self._request.options):
-            audit.settings["head_width"] = wider_heads.found(self._model)
+        if names := self.rewrites(self._request.options):
+            audit.settings |= {"rewrites": list(names), "head_width": rewrites.head_width(self._model)}
         if mode := self.parse_options(self._request.options).compile:
             audit.settings |= self._compiled(mode)
             if not audit.settings["compiled_graphs"]:
