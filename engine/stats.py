@@ -24,6 +24,8 @@ BETWEEN_PROCESS_WEIGHT = 6
 """The degrees of freedom that the figure above counts for beside a run's own processes."""
 ROUND_SD = 0.15
 """The standard deviation of one round's log ratio where a run has too few to show it: that of a noisy machine."""
+RESEMBLANCE = 0.9
+"""The largest autocorrelation of neighbouring rounds that an interval is widened for: a short series shows no more."""
 CALM_SHARE = 1 / 3
 CALM_ROUNDS = 6
 CALM_NEIGHBOURS = (-3, -1, 1, 3)
@@ -39,6 +41,8 @@ PERCENTILE_CALLS = {0.5: 1, 0.95: 59, 0.99: 299}
 """The calls below which a percentile says nothing: the largest of n exceeds it with 95% only from there on."""
 UNSTABLE_SPREAD = 0.25
 UNSTABLE_DRIFT = 0.15
+DRIFT_ERRORS = 2
+"""How many standard errors a drift is at least, as two rounds of a noisy machine may differ by more than that share."""
 SETTLING_CALLS = 5
 """Calls in each of the two samples that the test of a warm-up compares."""
 SETTLED_DIFFERENCE = 0.1
@@ -138,27 +142,37 @@ def speed_up(
     processes, from the processes of this run and BETWEEN_PROCESS_SD together. `sequential`: the two were timed one
     after another, so that SEQUENTIAL_SD comes on top. None where no round has both.
     """
-    from scipy.stats import t
-
-    medians, within = [], []
+    logs = []
     for process, (mine, theirs) in enumerate(zip(rates, baseline_rates, strict=False)):
         length = min(len(mine), len(theirs))
-        logs = np.log(mine[:length] / theirs[:length])
-        if calm is not None:
-            logs = logs[calm[process][:length]]
-        logs = logs[np.isfinite(logs)]
-        if len(logs):
-            medians.append(float(np.median(logs)))
-            within.append(_median_variance(logs))
-    if not medians:
+        ratios = np.log(mine[:length] / theirs[:length])
+        logs.append(ratios if calm is None else ratios[calm[process][:length]])
+    return _over_processes(logs, 2 * BETWEEN_PROCESS_SD**2 + (SEQUENTIAL_SD**2 if sequential else 0.0))
+
+
+def rate(rates: list[np.ndarray]) -> Interval | None:
+    """A variant's own rate, over all rounds, between the limits that `speed_up` would have; None without a round.
+
+    `rates` as there. One worker a process has its luck in it, not two.
+    """
+    return _over_processes([np.log(mine) for mine in rates], BETWEEN_PROCESS_SD**2)
+
+
+def _over_processes(logs: list[np.ndarray], assumed: float) -> Interval | None:
+    """`logs`: a float64 [rounds] array a process; `assumed`: the variance between processes that is known before."""
+    from scipy.stats import t
+
+    known = [values[np.isfinite(values)] for values in logs]
+    known = [values for values in known if len(values)]
+    if not known:
         return None
+    medians = [float(np.median(values)) for values in known]
     count = len(medians)
-    within_mean = float(np.mean(within))
-    assumed = 2 * BETWEEN_PROCESS_SD**2 + (SEQUENTIAL_SD**2 if sequential else 0.0)
-    observed = max(0.0, float(np.var(medians, ddof=1)) - within_mean) if count > 1 else 0.0
+    within = float(np.mean([_median_variance(values) for values in known]))
+    observed = max(0.0, float(np.var(medians, ddof=1)) - within) if count > 1 else 0.0
     freedom = BETWEEN_PROCESS_WEIGHT + count - 1
     between = (BETWEEN_PROCESS_WEIGHT * assumed + (count - 1) * observed) / freedom
-    half = t.ppf((1 + CONFIDENCE) / 2, freedom) * math.sqrt((between + within_mean) / count)
+    half = t.ppf((1 + CONFIDENCE) / 2, freedom) * math.sqrt((between + within) / count)
     centre = float(np.mean(medians))
     return Interval(math.exp(centre), math.exp(centre - half), math.exp(centre + half))
 
@@ -175,7 +189,7 @@ def _median_variance(values: np.ndarray) -> float:
     sigma = max(1.4826 * float(np.median(np.abs(centred))), float(np.std(values)) / 3)
     total = float(np.sum(centred**2))
     resemblance = float(np.sum(centred[1:] * centred[:-1])) / total if total else 0.0
-    resemblance = min(max(resemblance, 0.0), 0.6)
+    resemblance = min(max(resemblance, 0.0), RESEMBLANCE)
     # The spread of a few values is itself uncertain, as Student's t has it.
     few = (t.ppf(0.975, n - 1) / t.ppf(0.975, math.inf)) ** 2
     return (math.pi / 2) * sigma**2 / n * few * (1 + resemblance) / (1 - resemblance)
@@ -240,6 +254,8 @@ def instability(block_medians_s: np.ndarray) -> str | None:
         return f"the middle 80% of rounds spread over {spread:.0%} of the median latency"
     third = n // 3
     drift = float(np.median(block_medians_s[-third:]) / np.median(block_medians_s[:third])) - 1
-    if abs(drift) > UNSTABLE_DRIFT:
+    # From one round to the next: what drifts hardly moves in between.
+    noise = math.sqrt(float(np.mean(np.diff(np.log(block_medians_s)) ** 2)) / 2)
+    if abs(drift) > UNSTABLE_DRIFT and abs(math.log1p(drift)) > DRIFT_ERRORS * noise * math.sqrt(2 / third):
         return f"latency drifted by {drift:+.0%} from the first third of the rounds to the last"
     return None

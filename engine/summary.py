@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -51,12 +51,19 @@ class Raw:
 
     def rates(self) -> list[np.ndarray]:
         """Samples/s: one float64 [rounds] array a process, NaN where a round has no block."""
+        return self._by_round(lambda block: block.samples / float(block.latencies_s.sum()))
+
+    def median_rates(self) -> list[np.ndarray]:
+        """Likewise, calls/s by each round's median call: what few slow calls of a round do not move."""
+        return self._by_round(lambda block: 1 / float(np.median(block.latencies_s)))
+
+    def _by_round(self, figure: Callable[[Block], float]) -> list[np.ndarray]:
         processes = 1 + max((b.process for b in self.blocks), default=-1)
         rounds = 1 + max((b.round for b in self.blocks), default=-1)
         found = [np.full(rounds, np.nan) for _ in range(processes)]
         for b in self.blocks:
             if b.kind == "timed":
-                found[b.process][b.round] = b.samples / b.latencies_s.sum()
+                found[b.process][b.round] = figure(b)
         return found
 
     def latencies_s(self) -> np.ndarray:
@@ -85,17 +92,15 @@ def speed(raw: Raw) -> dict[str, Any]:
 
 
 def _intervals(raw: Raw, median_s: float, samples_per_s: float) -> dict[str, float]:
-    """95% limits of latency and throughput: in proportion as wide as that of the median over the rounds."""
-    rates = raw.rates()
-    found = stats.speed_up(rates, [np.ones_like(process) for process in rates])
-    if found is None:
+    """95% limits in proportion: of the median call by the rounds' median calls, of throughput by their rates."""
+    medians, rates = stats.rate(raw.median_rates()), stats.rate(raw.rates())
+    if medians is None or rates is None:
         return {}
-    down, up = found.low / found.estimate, found.high / found.estimate
     return {
-        "latency_p50_low_s": median_s / up,
-        "latency_p50_high_s": median_s / down,
-        "throughput_samples_per_s_low": samples_per_s * down,
-        "throughput_samples_per_s_high": samples_per_s * up,
+        "latency_p50_low_s": median_s * medians.estimate / medians.high,
+        "latency_p50_high_s": median_s * medians.estimate / medians.low,
+        "throughput_samples_per_s_low": samples_per_s * rates.low / rates.estimate,
+        "throughput_samples_per_s_high": samples_per_s * rates.high / rates.estimate,
     }
 
 

@@ -22,6 +22,7 @@ from engine.stats import (
     instability,
     macro_f1,
     percentile,
+    rate,
     settled,
     speed_up,
     warming,
@@ -226,6 +227,15 @@ def test_processes_that_disagree_widen_it():
     disagreeing = speed_up([np.full(20, 10.0 * factor) for factor in (0.8, 0.95, 1.05, 1.25)], base)
     assert disagreeing.estimate == pytest.approx(agreeing.estimate, rel=0.01)
     assert width(disagreeing) > 2 * width(agreeing)
+
+
+def test_a_rate_of_its_own_has_the_luck_of_one_worker():
+    steady = [np.full(20, 5.0)]
+    found, ratio = rate(steady), speed_up(steady, steady)
+    assert found.estimate == pytest.approx(5) and width(found) == pytest.approx(width(ratio) / math.sqrt(2))
+    gaps = np.array([4.0, math.nan, 5.0, 6.0])
+    assert rate([gaps, np.array([])]).estimate == pytest.approx(5)
+    assert rate([]) is rate([np.array([math.nan])]) is None
 
 
 def experiments(
