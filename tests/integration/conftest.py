@@ -68,15 +68,16 @@ ReferenceOf = Callable[..., list[Reference]]
 
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> ReferenceOf:
-    """reference({"model": folder, "rows": [...], "max_length": 48, "file": csv}, ...): one Reference each.
+    """reference({"model": folder, "rows": [...], "max_length": 48, "file": csv, "padding": False}, ...): a Reference each.
 
-    `rows` are rows of the file, counted from 0; all of them, and the embedded news, by default.
+    `rows` are rows of the file, counted from 0; all of them, and the embedded news, by default, padded to
+    `max_length`.
     """
 
     def compute(*wanted: dict[str, Any]) -> list[Reference]:
         folder = tmp_path_factory.mktemp("reference")
         request, out = folder / "request.json", folder / "out.npz"
-        usual = {"file": NEWS / "test.csv", "rows": None, "max_length": 48}
+        usual = {"file": NEWS / "test.csv", "rows": None, "max_length": 48, "padding": "max_length"}
         request.write_text(json.dumps([usual | item for item in wanted], default=str))
         command = [sys.executable, str(HERE), "logits", str(request), str(out)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -353,7 +354,7 @@ def _logits(requests: list[dict[str, Any]], out: Path) -> None:
             texts = [texts[row] for row in request["rows"]]
         model = AutoModelForSequenceClassification.from_pretrained(request["model"], dtype=torch.float32).eval()
         tokenizer = AutoTokenizer.from_pretrained(request["model"])
-        settings = {"truncation": True, "max_length": request["max_length"], "padding": "max_length"}
+        settings = {"truncation": True, "max_length": request["max_length"], "padding": request["padding"]}
         with torch.inference_mode():
             found = [model(**tokenizer(text, **settings, return_tensors="pt")).logits[0].numpy() for text in texts]
         arrays[f"logits{index}"] = np.array(found)
