@@ -14,16 +14,17 @@ from itertools import pairwise
 import numpy as np
 import psutil
 import pytest
+from scipy import stats as scipy_stats
 
-from engine import hardware, pool
+from engine import hardware, pool, stats, summary
 from engine.artefacts import Preparer
 from engine.spec import load_suite
 from engine.store import open_store, queries
 
-ATTEMPTS = 3
+SAME_PAIRS, SAME_MOST = 8, 2
+"""Pairs of one variant's workers, and how many of their intervals may leave out 1."""
 QUIET_ATTEMPTS = 8
 """Until the machine leaves two processes alone for some seconds."""
-"""Other processes share the machine: a claim about speed may be made good at the second or third attempt."""
 TEXTS = ["Shares of the champion rose as the moon landing was put off until Monday, officials said."] * 4
 LENGTH = 96
 BLOCK_S = 0.05
@@ -31,30 +32,50 @@ BLOCK_S = 0.05
 PAIRS = 40
 
 
-def test_the_same_variant_twice_shows_no_difference(shaped_models, write_suite, measure, tmp_path):
-    heavy = shaped_models["heavy"]
+def pairs_of(run_id: str, names: list[str]) -> list[stats.Interval]:
+    """The speed-ups of every second variant over the one before, by the run's stored calls."""
+    with open_store(create=False) as store, store.session() as session:
+        raws = {}
+        for row in queries.measurements(session, run_id):
+            blocks = [
+                summary.Block(b.process, b.round, b.started_s, b.latencies_s, b.samples, b.tokens, b.padded_tokens)
+                for b in queries.latencies(session, row.id)
+            ]
+            raws[row.variant] = summary.Raw(blocks).rates()
+    calm = stats.calm_rounds([raws[name] for name in names])
+    found = [stats.speed_up(raws[other], raws[one], calm) for one, other in zip(names[::2], names[1::2], strict=True)]
+    return [interval for interval in found if interval]
+
+
+@pytest.mark.slow
+def test_the_same_variant_shows_no_difference_to_itself(shaped_models, write_suite, measure, tmp_path):
+    """One run of SAME_PAIRS pairs, with no worker in two of them, and no second try.
+
+    Where each interval leaves out 1 in 5% of cases, more than SAME_MOST of the pairs do so in 0.6% of runs; where it
+    were one of the rounds alone, which leaves it out in half of them, in 86%.
+    """
+    assert scipy_stats.binom.sf(SAME_MOST, SAME_PAIRS, 0.05) < 0.006
+    assert scipy_stats.binom.sf(SAME_MOST, SAME_PAIRS, 0.5) > 0.85
+    names = [f"v{index}" for index in range(2 * SAME_PAIRS)]
     suite = write_suite(
         tmp_path,
-        [{"name": "one", "model": heavy}, {"name": "other", "model": heavy}],
+        [{"name": name, "model": shaped_models["heavy"], "backend": "onnxruntime"} for name in names],
         name="twice",
         workload={"examples": 32, "batch_size": 8, "max_length": LENGTH},
-        protocol={"rounds": 60, "min_calls": 60, "block_seconds": 0.02, "max_seconds": 10.0, "threads": 1},
+        protocol={"rounds": 30, "min_calls": 30, "block_seconds": 0.02, "max_seconds": 60.0, "threads": 1},
     )
-    for attempt in range(ATTEMPTS):
-        found = measure(suite, predictions=False)
-        assert found.exit_code == 0, found.stderr
-        one, other = found.row("one"), found.row("other")
-        assert one["latency_p50_s"] > 2e-3 and one["calls"] >= 10
-        low, high = other["speedup_low"], other["speedup_high"]
-        print(f"attempt {attempt + 1}: {low:.3f} to {high:.3f} around {other['speedup']:.3f}")
-        assert other["agreement"] == 1
-        # Two processes of one variant differ a little; an interval that knows is not a point.
-        assert math.log(high / low) > 0.02
-        if low <= 1 <= high:
-            assert other["comparison"] == "no_difference"
-            return
-        assert other["comparison"] in ("better", "worse")
-    pytest.fail(f"{ATTEMPTS} intervals of a variant against itself left out 1")
+    found = measure(suite, predictions=False)
+    assert found.exit_code == 0, found.stderr
+    for row in found.measurements:
+        assert row["latency_p50_s"] > 1e-3 and row["calls"] >= 30 and row["agreement"] == 1
+        if not row["baseline"]:
+            # Two processes of one variant differ a little; an interval that knows is not a point.
+            assert math.log(row["speedup_high"] / row["speedup_low"]) > 0.02
+            assert (row["comparison"] == "no_difference") == (row["speedup_low"] <= 1 <= row["speedup_high"])
+    intervals = pairs_of(found.run["id"], names)
+    print(*(f"{one.low:.3f} to {one.high:.3f} around {one.estimate:.3f}" for one in intervals), sep="\n")
+    assert len(intervals) == SAME_PAIRS
+    assert sum(not one.low <= 1 <= one.high for one in intervals) <= SAME_MOST
 
 
 # A bare loop
