@@ -1,6 +1,9 @@
 """ONNX Runtime: the model exported to ONNX, fused, in FP16 or in INT8, dynamic or static.
 
-Export, fusion and quantisation happen in a build process; the worker needs onnxruntime alone.
+Export, fusion and quantisation happen in a build process; the worker needs onnxruntime alone. optimum exports.
+It does not quantise: its ORTQuantizer calls the same quantiser of ONNX Runtime, but hands on neither that products of
+two activations stay in floating point (dynamic INT8 would multiply attention's in integers) nor a type for what fused
+operators give (it ends with an error there), and calibrates no graph that branches.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ unsure of to the same model in FP32 (`deferral`).
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections import Counter
@@ -31,6 +32,7 @@ from engine.backends.base import (
     calibration_texts,
 )
 from engine.backends.onnxruntime import EXPORT, OnnxRuntime, export
+from engine.errors import UnavailableError
 from engine.hardware import cpu_features
 
 # Its converter and NNCF report their use to a server wherever this can be imported: no request leaves the machine.
@@ -203,7 +205,12 @@ class OpenVINO(Backend):
             "NUM_STREAMS": 1,
             "INFERENCE_PRECISION_HINT": HINTS[self._request.precision],
         }
-        return ov.Core().compile_model(self._request.folder / file, "CPU", settings)
+        try:
+            return ov.Core().compile_model(self._request.folder / file, "CPU", settings)
+        except RuntimeError as error:
+            if (lacking := _unsupported(str(error))) is None:
+                raise
+            raise UnavailableError(lacking) from error
 
     def call(self, batch: Batch) -> np.ndarray:
         found = self._infer(self._inference, batch)
@@ -272,6 +279,18 @@ class OpenVINO(Backend):
             (audit.wrong if wanted not in products else audit.deviations).append(
                 f"products are computed otherwise than in {wanted}: {named}"
             )
+
+
+def _unsupported(message: str) -> str | None:
+    """What OpenVINO's CPU plug-in lacks for a model's graph, by the message of its refusal; None where that is another.
+
+    As of DeBERTa's, whose export asks in the graph whether a dimension is 1.
+    """
+    found = re.search(r"CPU plug-in doesn't support (.+?)\.(?: Operation name: (\S+))?\s*$", message, re.MULTILINE)
+    if found is None:
+        return None
+    where = f" ({found[2]})" if found[2] else ""
+    return f"OpenVINO's CPU plug-in has no {found[1]}{where}, which this model's graph needs"
 
 
 def _deferring(model: Any, recipe: Recipe, exact: Path) -> tuple[Any, dict[str, Any]]:

@@ -68,7 +68,7 @@ ReferenceOf = Callable[..., list[Reference]]
 
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> ReferenceOf:
-    """reference({"model": folder, "rows": [...], "max_length": 48, "file": csv, "padding": False}, ...): a Reference each.
+    """reference({"model": folder, "rows": [...], "max_length": 48, "file": csv, "padding": False}, ...): one each.
 
     `rows` are rows of the file, counted from 0; all of them, and the embedded news, by default, padded to
     `max_length`.
