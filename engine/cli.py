@@ -103,7 +103,9 @@ def _suite(name: str, settings: list[str] | None, variants: str | list[str] | No
 
     suite = load_suite(name, settings or [])
     if isinstance(variants, str):
-        variants = [v.strip() for v in variants.split(",") if v.strip()]
+        given, variants = variants, [v.strip() for v in variants.split(",") if v.strip()]
+        if not variants:
+            raise RequestError(f"--variants {given!r}: names no variant; allowed: {', '.join(suite.variants)}")
     if variants:
         suite = suite.select(variants)
     if quick is None:

@@ -105,6 +105,11 @@ def test_an_unknown_variant(refused, suite):
     assert message == "suite 'tiny' has no variant 'fp23'; allowed: fp32; did you mean 'fp32'?"
 
 
+def test_no_variant_at_all_is_not_all_of_them(refused, suite):
+    message = refused("run", suite(NO_MODEL | {"name": "fp32"}), "--variants", " , ")
+    assert "--variants" in message and "fp32" in message
+
+
 @pytest.mark.parametrize("name", ["a,b", "", "c"])
 def test_a_look_at_anything_but_one_variant(refused, suite, name):
     file = suite(NO_MODEL, NO_MODEL | {"name": "b"})
