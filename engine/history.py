@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -113,6 +114,8 @@ def delete(reference: str) -> Contents:
                 shutil.rmtree(folder)
             except OSError as error:
                 raise RequestError(f"run {found.run_id} is deleted, its {what} not: {one_line(error)}") from error
+    with suppress(OSError):
+        queries.words_elsewhere(found.run_id).unlink(missing_ok=True)
     return found
 
 

@@ -445,7 +445,9 @@ def _attending(row: Row, profile: Facts) -> str:
     """Where PyTorch was to take a fused kernel and none ran; else empty."""
     if profile["by"] != "kernels" or row.settings.get("attention") != "sdpa" or profile["kinds"].get("attention"):
         return ""
-    hint = "" if "head_width" in row.settings else "; `pad_heads` widens them where 8 does not divide their width"
+    # Quantised weights are not rewritten.
+    mends = row.precision in ("fp32", "tf32", "fp16", "bf16") and "pad_heads" not in row.settings.get("rewrites", [])
+    hint = "; `pad_heads` widens them where 8 does not divide their width" if mends else ""
     return f" None of PyTorch's fused attention kernels took its heads: they attend in several kernels{hint}."
 
 

@@ -50,6 +50,8 @@ EVICTING = ("run ", "fetch ")
 EVICTION_STEP_S = 0.1
 LOCK_STEP_S = 0.02
 """Between two tries for a device."""
+UNTOLD_TURN_S = 5.0
+"""How long a turn is asked for that nobody says to have."""
 TURN_S = 0.1
 """How long a turn is asked for: who only tries whether the device is free has it for much less."""
 TOLD_BYTES = 512
@@ -439,8 +441,15 @@ def turn(device: Device, waiting: str | None = None) -> Iterator[None]:
     file = _lock_file(device)
     file = file.with_name(f"turn-{file.name}")
     lock = FileLock(file, mode=0o666)
+    began_s = time.monotonic()
     try:
-        lock.acquire(timeout=TURN_S, poll_interval=TURN_S / 10)
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=TURN_S, poll_interval=TURN_S / 10)
+            except Timeout:
+                # Who waits says so; who only tries the device has the turn for a moment, or till it is scheduled again.
+                if _living(file) or _living(_lock_file(device)) or time.monotonic() - began_s > UNTOLD_TURN_S:
+                    raise
     except Timeout as error:
         if now := _living(_lock_file(device)):
             raise _busy(device, now) from error
@@ -518,7 +527,11 @@ def _living(lock_file: Path) -> str | None:
     said = [_told(path) for path in lock_file.parent.glob(f"{lock_file.stem}.*.holder")]
     for one in sorted(filter(None, said), reverse=True):
         found = re.fullmatch(r"(.+ \(process ([1-9][0-9]{0,9})\))\n(.+)", one.words)
-        if found and one.lives(int(found[2]), found[3]) is not False:
+        if found is None:
+            continue
+        alive = one.lives(int(found[2]), found[3])
+        # Of another container it cannot be seen whether it lives: one's own file is believed, as one's own harm.
+        if alive or (alive is None and one.owner == _user()):
             return found[1]
     return None
 

@@ -41,6 +41,8 @@ PERCENTILE_CALLS = {0.5: 1, 0.95: 59, 0.99: 299}
 """The calls below which a percentile says nothing: the largest of n exceeds it with 95% only from there on."""
 UNSTABLE_SPREAD = 0.25
 UNSTABLE_DRIFT = 0.15
+MEDIAN_DEVIATION = 0.6745
+"""The median distance of a normal number from its mean, in standard deviations."""
 DRIFT_ERRORS = 2
 """How many standard errors a drift is at least, as two rounds of a noisy machine may differ by more than that share."""
 SETTLING_CALLS = 5
@@ -254,8 +256,8 @@ def instability(block_medians_s: np.ndarray) -> str | None:
         return f"the middle 80% of rounds spread over {spread:.0%} of the median latency"
     third = n // 3
     drift = float(np.median(block_medians_s[-third:]) / np.median(block_medians_s[:third])) - 1
-    # From one round to the next: what drifts hardly moves in between.
-    noise = math.sqrt(float(np.mean(np.diff(np.log(block_medians_s)) ** 2)) / 2)
+    # From one round to the next: what drifts hardly moves in between, and the median leaves out a disturbed round.
+    noise = float(np.median(np.abs(np.diff(np.log(block_medians_s))))) / (MEDIAN_DEVIATION * math.sqrt(2))
     if abs(drift) > UNSTABLE_DRIFT and abs(math.log1p(drift)) > DRIFT_ERRORS * noise * math.sqrt(2 / third):
         return f"latency drifted by {drift:+.0%} from the first third of the rounds to the last"
     return None

@@ -94,6 +94,20 @@ def test_a_drift_or_a_step_is_found(shape, by, sd, rounds, least):
     assert found["any"] >= least
 
 
+@pytest.mark.parametrize("slow", [1, 2])
+@pytest.mark.parametrize("shape", [ramp, step])
+def test_a_disturbed_round_hides_no_drift(shape, slow):
+    """One or two rounds of thirty that take three times as long are nothing by themselves, and hide nothing."""
+    random = np.random.default_rng(9)
+    steady = 0.01 * np.exp(random.normal(0, 0.03, (SERIES, 30)))
+    for blocks in steady:
+        blocks[random.choice(30, slow, replace=False)] *= 3
+    assert rates(steady)["any"] <= 0.02
+    found = rates(steady * shape(30, 0.2))
+    print(shape.__name__, slow, found)
+    assert found["any"] >= 0.9
+
+
 @pytest.mark.parametrize(
     ("share", "least", "most"), [(0.02, 0, 0.03), (0.05, 0, 0.2), (0.15, 0.6, 1), (0.25, 0.95, 1), (0.4, 0.99, 1)]
 )

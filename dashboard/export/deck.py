@@ -310,7 +310,8 @@ class _Deck:
     ) -> None:
         """Names the first points of a scatter's series, as far as no name lies on another; the rest go to the notes."""
         native.fix_plot(chart, *PLOT_AT)
-        placed = labels.arrange(names, centres, sizes, PLOT, first, lines, stretches=[(1.0, 1.0)], far=False)
+        one_size = [(1.0, 1.0)]
+        placed = labels.arrange(names, centres, sizes, PLOT, first, lines, one_size, far=False, images=False)
         for label in placed:
             point = series[label.mark].points[0]
             usual = labels.nearest(sizes[label.mark], label.width)

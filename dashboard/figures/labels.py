@@ -37,6 +37,8 @@ PASSES = 3
 LEADER_POINTS = 6
 STRETCHES = ((1.0, 1.0), (0.88, 1.0), (1.5, 1.0), (2.5, 1.0), (4.0, 1.0))
 """How much wider and taller a plot may be drawn than it was planned; a little narrower in a column."""
+IMAGE_PLOTS = tuple((width, height) for width in (844, 1043) for height in (393, 414, 435, 456, 477, 495))
+"""Sizes in px that a saved image leaves to its plot: beside a scale or not, below titles of several lines."""
 
 # Arial's, in thousandths of the size; the fonts of the pages are narrower.
 _WIDTHS = {
@@ -101,12 +103,14 @@ def arrange(
     lines: Sequence[tuple[float, float, float, float]] = (),
     stretches: Sequence[tuple[float, float]] = STRETCHES,
     far: bool = True,
+    images: bool = True,
 ) -> list[Label]:
-    """The labels that have room in a plot of size `room`: none lies on another, at any of the `stretches`.
+    """The labels that have room in a plot of size `room`: none lies on another, at any `stretches` or in an image.
 
     `names`: `shortened` ones. `centres`: the marks' middles from the upper left. A mark with an empty name is only in
     the way, as are the boxes `lines`. `first`: the marks that are named before all others, and alone may cover a mark.
-    `far`: whether a label may stand so far off that it needs a line to its mark.
+    `far`: whether a label may stand so far off that it needs a line to its mark. `images`: whether the plot is
+    saved as an image, too.
     """
     spots = _spots(names, centres, first)
     if not spots:
@@ -115,6 +119,8 @@ def arrange(
     marks = np.hstack([middles - halves, middles + halves])
     drawn = np.array(lines, dtype=float).reshape(-1, 4)
     scales = np.array(stretches, dtype=float)
+    if images:
+        scales = np.vstack([scales, np.array(IMAGE_PLOTS, dtype=float) / room])
     offered, boxes, leaders, costs = [], [], [], []
     named, widths = [], []
     for spot in spots:
@@ -171,7 +177,7 @@ def left_out(labels: Sequence[Label], names: Sequence[str]) -> list[int]:
 def unnamed(labels: Sequence[Label], names: Sequence[str]) -> str:
     """A sentence for a subtitle on marks without a name of their own; empty where there is none."""
     count = len(left_out(labels, names))
-    return f" {count} of {len(names)} names had no room." if count else ""
+    return f" {count} of {sum(map(bool, names))} names had no room." if count else ""
 
 
 def beside(label: Label, size: float, look: Theme) -> dict[str, Any]:

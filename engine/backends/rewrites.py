@@ -39,6 +39,8 @@ def refusal(names: Sequence[str], config: dict[str, Any]) -> str | None:
             return f"options.{name} is written for {', '.join(MODELS)}, not for {model}"
         if config.get("position_embedding_type", "absolute") != "absolute":
             return f"options.{name}: this model's positions are embedded in its attention"
+        if config.get("output_attentions"):
+            return f"options.{name}: this model's config.json asks for its attentions, which are not kept"
     if "pad_heads" in names:
         width, wider = widened(config)
         if width == wider:
@@ -74,8 +76,10 @@ def source(names: Sequence[str]) -> tuple[str, str]:
 
 def widened(config: dict[str, Any]) -> tuple[int, int]:
     """How wide the heads of a model are, and will be. `config`: its config.json."""
-    size = config["dim"] if config["model_type"] == "distilbert" else config["hidden_size"]
-    width = size // (config["n_heads"] if config["model_type"] == "distilbert" else config["num_attention_heads"])
+    # Where the file leaves them out, a model of either family is as large as its first.
+    distilbert = config["model_type"] == "distilbert"
+    size = config.get("dim" if distilbert else "hidden_size", 768)
+    width = size // config.get("n_heads" if distilbert else "num_attention_heads", 12)
     return width, -(-width // MULTIPLE) * MULTIPLE
 
 

@@ -9,7 +9,7 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
@@ -54,14 +54,21 @@ class Store:
         """One line that says why nothing can be stored; None where it can."""
         self._sessions = sessionmaker(engine, expire_on_commit=False)
         self._file = _sqlite_file(url)
-        self._opened = _which(self._file)
+        self._opened: tuple[int, int] | None = None
+        with suppress(OSError):
+            self._opened = _which(self._file)
 
     def check_there(self) -> None:
         """Raises RequestError where the file is not the one any more that was opened.
 
         SQLite would go on with that, to no avail: it is gone with this process.
         """
-        if self._opened is not None and _which(self._file) != self._opened:
+        try:
+            gone = self._opened is not None and _which(self._file) != self._opened
+        except OSError:
+            # A network file system that does not answer now: whether it is the file shows at the next look.
+            return
+        if gone:
             raise RequestError(f"the database {self._file} was removed or replaced while it was written to")
 
     @contextmanager
@@ -239,10 +246,13 @@ def _sqlite_file(url: URL) -> Path | None:
 
 
 def _which(file: Path | None) -> tuple[int, int] | None:
-    """What tells a file from every other of its name; None where there is none."""
+    """What tells a file from every other of its name; None where there is none.
+
+    Raises OSError where the file system does not say.
+    """
     try:
         found = file.stat() if file is not None else None
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return found and (found.st_dev, found.st_ino)
 

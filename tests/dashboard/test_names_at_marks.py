@@ -78,10 +78,16 @@ def drawn(figure: go.Figure, width: float, height: float) -> dict[str, Box]:
     return found
 
 
-@pytest.mark.parametrize("width", [420, 700, 1040, 1600])
-def test_none_lies_on_another_in_the_tradeoff(width: int, many: pd.DataFrame) -> None:
+def plot_of_an_image(figure: go.Figure) -> tuple[float, float]:
+    """How wide and tall a saved image draws a figure's plot."""
+    margin = figure.layout.margin
+    return style.IMAGE_WIDTH - margin.l - margin.r, style.IMAGE_HEIGHT - margin.t - margin.b
+
+
+@pytest.mark.parametrize("width", [420, 700, 1040, 1600, None])
+def test_none_lies_on_another_in_the_tradeoff(width: int | None, many: pd.DataFrame) -> None:
     figure = figures.tradeoff(many, style.LIGHT)
-    boxes = drawn(figure, width, tall(len(many)))
+    boxes = drawn(figure, *((width, tall(len(many))) if width else plot_of_an_image(figure)))
     assert any(name.startswith(many["title"][0]) for name in boxes), "the baseline's is there"
     assert not meeting(boxes)
     unnamed = [title for title in many["title"] if not any(labels.shortened(title) in name for name in boxes)]
@@ -89,10 +95,10 @@ def test_none_lies_on_another_in_the_tradeoff(width: int, many: pd.DataFrame) ->
     assert (f" {len(unnamed)} of {len(many)} names had no room." in said) == bool(unnamed)
 
 
-@pytest.mark.parametrize("width", [520, 820, 1040, 1600])
-def test_none_lies_on_another_below_the_roof(width: int, many: pd.DataFrame) -> None:
+@pytest.mark.parametrize("width", [520, 820, 1040, 1600, None])
+def test_none_lies_on_another_below_the_roof(width: int | None, many: pd.DataFrame) -> None:
     figure = figures.roofline(many, data.run(FULL)["ceilings"], style.LIGHT)
-    boxes = drawn(figure, width, PLOT_HEIGHT)
+    boxes = drawn(figure, *((width, PLOT_HEIGHT) if width else plot_of_an_image(figure)))
     assert boxes and not meeting(boxes)
 
 
