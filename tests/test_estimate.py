@@ -17,7 +17,7 @@ def before(preparing_s: float = 0.0, known: dict[tuple[str, int], float] = KNOWN
 def test_an_estimate_needs_an_earlier_run():
     assert "no earlier run" in estimate.words(load_suite("demo"), None)
     assert estimate.words(load_suite("demo"), before()) == (
-        "Timing takes about 42 s at the speeds of run …000000; "
+        "Timing takes about 44 s at the speeds of run …000000; "
         "loading, answering and the rest took that run 40 s for its 5 variants."
     )
     partly = estimate.words(load_suite("demo"), before(known={("fp32", 8): 0.01}))
