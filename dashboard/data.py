@@ -268,13 +268,7 @@ def _raws(url: str, run_id: str, ids: tuple[int, ...]) -> dict[int, Raw]:
     # The run's id is part of the key, as SQLite gives a deleted measurement's id to another.
     with _store(url).session() as session:
         found = queries.all_latencies(session, ids)
-    return {
-        key: Raw(
-            [Block(b.process, b.round, b.started_s, b.latencies_s, b.samples, b.tokens, b.padded_tokens)
-             for b in blocks]
-        )
-        for key, blocks in found.items()
-    }  # fmt: skip
+    return {key: Raw([Block(**block._asdict()) for block in blocks]) for key, blocks in found.items()}
 
 
 def outputs(run_id: str, ids: tuple[int, ...]) -> dict[int, np.ndarray]:

@@ -402,7 +402,7 @@ def warm_workers(device: Device) -> list[int]:
     for file in lock.parent.glob(f"{lock.stem}.warm-*"):
         pid, said = file.name.rpartition("-")[2], _told(file)
         alive = said.lives(int(pid), said.words) if said and re.fullmatch("[1-9][0-9]{0,9}", pid) else False
-        if alive or (alive is None and said and said.owner == _user()):
+        if alive or (alive is None and said and said.owner == processes.user()):
             found.append(int(pid))
         elif alive is False:
             # Another user's stays, in a folder where only they may remove it.
@@ -510,7 +510,7 @@ def _cannot_lock(file: Path, error: OSError) -> RequestError:
 def _telling(lock_file: Path, who: str | None) -> Iterator[None]:
     """Say beside a lock who holds it, if that is to be told."""
     # One file a user: in a folder with the sticky bit nobody can replace another's.
-    told = lock_file.with_suffix(f".{_user()}.holder")
+    told = lock_file.with_suffix(f".{processes.user()}.holder")
     if who:
         with suppress(OSError):
             _tell(told, f"{who} (process {os.getpid()})\n{processes.mark()}")
@@ -531,10 +531,6 @@ def _living(lock_file: Path) -> str | None:
             continue
         alive = one.lives(int(found[2]), found[3])
         # Of another container it cannot be seen whether it lives: one's own file is believed, as one's own harm.
-        if alive or (alive is None and one.owner == _user()):
+        if alive or (alive is None and one.owner == processes.user()):
             return found[1]
     return None
-
-
-def _user() -> int:
-    return os.getuid() if hasattr(os, "getuid") else 0

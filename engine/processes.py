@@ -71,6 +71,11 @@ def lives(pid: int | None, marked: str | None) -> bool | None:
         return None
 
 
+def user() -> int:
+    """Whose process this is; 0 on systems without users."""
+    return os.getuid() if hasattr(os, "getuid") else 0
+
+
 def owner(pid: int) -> int | None:
     """The user whose process `pid` is; None where that cannot be told. 0 on systems without users."""
     import psutil

@@ -172,11 +172,7 @@ class Recorder:
                 row = rows[cell.variant.name, cell.batching.batch_size]
                 cell.id = row.id
                 # Anew, as it may be tried again.
-                cell.blocks = [
-                    Block(block.process, block.round, block.started_s, block.latencies_s,
-                          block.samples, block.tokens, block.padded_tokens)
-                    for block in queries.latencies(session, row.id)
-                ]  # fmt: skip
+                cell.blocks = [Block(**block._asdict()) for block in queries.latencies(session, row.id)]
                 cell.kept = row.status == "measured"
                 if cell.kept:
                     cell.logits, cell.audit = queries.logits(session, row.id), row.audit

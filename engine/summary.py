@@ -29,7 +29,7 @@ def said_slower(reasons: Iterable[str | None]) -> float:
 
 @dataclass(frozen=True)
 class Block:
-    """Timed calls of one round."""
+    """Timed calls of one round; its first fields are those of `engine.store.queries.TimedBlock`."""
 
     process: int
     round: int

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 
 from dashboard import findings
 from dashboard.figures import base
+from dashboard.figures.keeping import kept
 from dashboard.frame import Row, baseline_of, rows_of
 from dashboard.metrics import METRICS
 from dashboard.style import Theme, marks
@@ -17,6 +18,7 @@ def gain_key(rows: list[Row]) -> str:
     return "accuracy" if any(row["accuracy"] is not None for row in rows) else "agreement"
 
 
+@kept
 def accuracy(frame: pd.DataFrame, look: Theme) -> go.Figure:
     """A row a measurement: the share as its mark, a bar for Wilson's 95% interval."""
     rows = rows_of(frame)

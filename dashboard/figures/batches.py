@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboard.figures import base
+from dashboard.figures.keeping import kept
 from dashboard.frame import Row, rows_of, usable
 from dashboard.metrics import METRICS
 from dashboard.style import Theme, fade, marks
@@ -17,6 +18,7 @@ from engine.units import times
 SWEPT = "throughput_samples_per_s"
 
 
+@kept
 def over_batch_size(frame: pd.DataFrame, look: Theme, key: str = SWEPT) -> go.Figure:
     """`key` of each variant at each of a run's batch sizes."""
     rows = [row for row in rows_of(frame) if usable(row) and row[key] is not None]

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from dashboard import deciding
 from dashboard.deciding import Decision, Judged, Quantity
 from dashboard.figures import base, labels
+from dashboard.figures.keeping import kept
 from dashboard.figures.tradeoff import PLOT_WIDTH, tall
 from dashboard.style import Theme, fade, marks
 from engine.stats import Interval
@@ -22,6 +23,7 @@ OUT_OF_REACH = 1e3
 """How many decades or spans the shade of a region reaches beyond the axis."""
 
 
+@kept
 def decision(decided: Decision, look: Theme, against: str) -> go.Figure:
     """A mark a variant: solid where it remains, hollow and grey where it does not.
 

@@ -9,12 +9,14 @@ import plotly.graph_objects as go
 
 from dashboard import findings
 from dashboard.figures import base
+from dashboard.figures.keeping import kept
 from dashboard.frame import Row, baseline_of, paired, rows_of
 from dashboard.metrics import METRICS
 from dashboard.style import Theme, marks
 from engine.units import points
 
 
+@kept
 def speedups(frame: pd.DataFrame, look: Theme) -> go.Figure:
     """A row a measurement of `comparing.against`: its speed-up; of another run's row, marked, what stands beside it."""
     rows = rows_of(frame)
@@ -51,6 +53,7 @@ def _why_no_speedup(row: Row) -> str:
     return f"baseline of {row['run']}" if row["own_baseline"] else "shares no rounds with the baseline"
 
 
+@kept
 def accuracy_differences(frame: pd.DataFrame, look: Theme) -> go.Figure:
     """A row a measurement: accuracy less the baseline's on the same examples, in points, with the paired interval."""
     rows = rows_of(frame)

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 
 from dashboard import findings
 from dashboard.figures import base
+from dashboard.figures.keeping import kept
 from dashboard.frame import Row, paired, rows_of
 from dashboard.style import Theme, fade, marks
 from engine import stats
@@ -29,6 +30,7 @@ SHOWN = 0.995
 LINE_HEIGHT = 19
 
 
+@kept
 def ecdf(frame: pd.DataFrame, latencies_s: Mapping[int, np.ndarray], look: Theme) -> go.Figure:
     """A step line a measurement with p50, p95 and p99 on it, its name beside it.
 

@@ -7,11 +7,13 @@ import plotly.graph_objects as go
 
 from dashboard import findings
 from dashboard.figures import base
+from dashboard.figures.keeping import kept
 from dashboard.frame import baseline_of, rows_of
 from dashboard.metrics import METRICS
 from dashboard.style import Theme, marks
 
 
+@kept
 def latency(frame: pd.DataFrame, look: Theme) -> go.Figure:
     """A row a measurement: p50 as its mark, a bar for the interval, a tick at p95."""
     rows = rows_of(frame)

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from dashboard import findings
 from dashboard.figures import base, labels
+from dashboard.figures.keeping import kept
 from dashboard.frame import Row, rows_of
 from dashboard.style import Mark, Theme, fade, marks
 from engine import serving
@@ -34,6 +35,7 @@ def texts_words(loads: Sequence[Row]) -> str:
     return f"n = {counts[0]:,}{f' to {counts[-1]:,}' if len(counts) > 1 else ''} texts a trial that held"
 
 
+@kept
 def load_rates(measured: pd.DataFrame, loads: Sequence[Row], look: Theme) -> go.Figure:
     """A row a variant: the highest rate that held the limit, up to the lowest that did not, and the offline rate.
 
@@ -127,6 +129,7 @@ def _held(row: Row, position: int, mark: Mark, look: Theme) -> go.Scatter:
     )
 
 
+@kept
 def load_trials(measured: pd.DataFrame, loads: Sequence[Row], look: Theme) -> go.Figure:
     """p99 over the rate offered: a line a variant, a mark a trial, whose shape says whether it held the limit."""
     done = [row for row in loads if row["trials"]]

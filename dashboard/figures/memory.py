@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 
 from dashboard import findings
 from dashboard.figures import base
+from dashboard.figures.keeping import kept
 from dashboard.frame import Row, baseline_of, rows_of
 from dashboard.style import Theme, fade, marks
 from engine.units import megabytes, times
@@ -25,6 +26,7 @@ def parts(row: Row) -> dict[str, float]:
     return {"imports": imports, "weights": weights, "rest": peak - imports - weights}
 
 
+@kept
 def memory(frame: pd.DataFrame, look: Theme) -> go.Figure:
     """A bar a measurement from zero, in MB."""
     rows = rows_of(frame)

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from dashboard import findings
 from dashboard.figures import base
+from dashboard.figures.keeping import kept
 from dashboard.frame import Row
 from dashboard.kernel_names import fitted, readable
 from dashboard.style import Theme, fade
@@ -43,6 +44,7 @@ def hues(look: Theme) -> dict[str | None, str]:
     }
 
 
+@kept
 def by_kind(rows: Sequence[Row], look: Theme) -> go.Figure:
     """A bar a variant: a profiled call in ms, by what kind of work its operators do.
 
@@ -54,7 +56,7 @@ def by_kind(rows: Sequence[Row], look: Theme) -> go.Figure:
         look,
         findings.operators_title([row for row, _ in known]),
         "A call under the profiler, apart from all timing, by kind of work; “between”: what no operator accounts for.",
-        base.ROW_HEIGHT * len(known) + 30,
+        base.ROW_HEIGHT * len(known),
         share=1.5,
     )
     colours = hues(look)
@@ -102,6 +104,7 @@ def _seconds(found: Mapping[str, Any], key: str) -> float:
     return _whole(found) - found["seconds"] if key == BETWEEN else found["kinds"].get(key, 0.0)
 
 
+@kept
 def by_operator(row: Row, look: Theme) -> go.Figure:
     """A bar an operator of one variant, the longest first, then the rest and what is between them."""
     found = of(row)

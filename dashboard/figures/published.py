@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from dashboard import findings
 from dashboard.figures import base
+from dashboard.figures.keeping import kept
 from dashboard.frame import Row, baseline_of, rows_of
 from dashboard.style import Theme, marks
 from engine.units import points, times
@@ -30,6 +31,7 @@ def pairs(frame: pd.DataFrame, published: pd.DataFrame) -> list[Pair]:
     return found
 
 
+@kept
 def published(frame: pd.DataFrame, reported: pd.DataFrame, look: Theme) -> go.Figure:
     """Three panels: speed-up, memory ratio, accuracy difference; a row a variant."""
     found = pairs(frame, reported)

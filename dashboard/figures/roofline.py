@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 
 from dashboard import findings
 from dashboard.figures import base, labels
+from dashboard.figures.keeping import kept
 from dashboard.frame import Row, rows_of
 from dashboard.style import Theme, fade, marks
 from engine.limits import DISPROVED, FASTER, operation_rate
@@ -96,6 +97,7 @@ def roofs(ceilings: Mapping[str, Any], drawn: Sequence[Point]) -> list[Roof]:
     return sorted(made, key=lambda roof: roof.operations_per_s)
 
 
+@kept
 def roofline(
     frame: pd.DataFrame, ceilings: Mapping[str, Any] | None, look: Theme, shown: int | None = None
 ) -> go.Figure:

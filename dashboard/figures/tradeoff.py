@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from dashboard import findings
 from dashboard.figures import base, labels
 from dashboard.figures.accuracy import gain_key
+from dashboard.figures.keeping import kept
 from dashboard.frame import Row, pareto, rows_of, untaught
 from dashboard.metrics import METRICS
 from dashboard.style import Theme, fade, marks
@@ -33,6 +34,7 @@ def tall(count: int) -> int:
     return min(TALLEST, PLOT_HEIGHT + MORE_HEIGHT * max(0, count - FEW))
 
 
+@kept
 def tradeoff(frame: pd.DataFrame, look: Theme) -> go.Figure:
     """A mark a measurement: hollow where another is both faster and better, or where it is not valid."""
     rows = [row | {SAVED: None if row["memory_bytes"] is None else -row["memory_bytes"]} for row in rows_of(frame)]

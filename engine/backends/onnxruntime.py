@@ -107,12 +107,12 @@ class OnnxRuntime(Backend):
             return "needs TensorRT's libraries: `pip install tensorrt-cu13` installs them"
         if device != "cpu" and parsed.provider == "cuda" and parsed.calibration:
             return "ONNX Runtime's CUDA provider computes static INT8 in floating point; it needs --device cpu"
-        return rewrites.refusal(parsed.rewrites(), source.config) if parsed.rewrites() else None
+        return rewrites.refusal(parsed.rewrites(), source.config)
 
     @classmethod
     def recipes(cls, precision: str, options: dict[str, Any]) -> list[Recipe]:
         parsed = cls.parse_options(options)
-        made = [export(parsed)]
+        made = [export_recipe(parsed)]
         if parsed.fused:
             made.append(Recipe("onnx-fused", {}, ("onnx", "onnxruntime-gpu")))
         if precision == "fp16":
@@ -336,7 +336,7 @@ def _pair(provider: Any) -> Any:
     return tuple(provider) if isinstance(provider, list) else provider
 
 
-def export(options: rewrites.RewriteOptions) -> Recipe:
+def export_recipe(options: rewrites.RewriteOptions) -> Recipe:
     """The model as ONNX, rewritten as `options` ask."""
     names = options.rewrites()
     # As it is without: what was exported before rewriting came stays known by its key.

@@ -31,7 +31,7 @@ from engine.backends.base import (
     Source,
     calibration_texts,
 )
-from engine.backends.onnxruntime import EXPORT, OnnxRuntime, export
+from engine.backends.onnxruntime import EXPORT, OnnxRuntime, export_recipe
 from engine.errors import UnavailableError
 from engine.hardware import cpu_features
 
@@ -130,13 +130,12 @@ class OpenVINO(Backend):
             return "OpenVINO multiplies BF16 on CPUs with AVX512-BF16 or AMX alone; this one has neither"
         if precision == "int8" and find_spec("nncf") is None:
             return "INT8 is made by NNCF: `pip install -r requirements.txt` installs it"
-        parsed = cls.parse_options(options)
-        return rewrites.refusal(parsed.rewrites(), source.config) if parsed.rewrites() else None
+        return rewrites.refusal(cls.parse_options(options).rewrites(), source.config)
 
     @classmethod
     def recipes(cls, precision: str, options: dict[str, Any]) -> list[Recipe]:
         parsed = cls.parse_options(options)
-        exported = export(parsed)
+        exported = export_recipe(parsed)
         if precision != "int8":
             return [exported, Recipe("openvino", {}, ("openvino",))]
         settings = {

@@ -54,8 +54,12 @@ class TransformersOptions(Options):
     compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None
     """A mode of torch.compile; on a GPU the last two record CUDA graphs."""
 
+    def rewrites(self) -> tuple[str, ...]:
+        """None: libraries that quantise as they load leave nothing to rewrite."""
+        return ()
 
-class PyTorchOptions(TransformersOptions, rewrites.RewriteOptions):
+
+class PyTorchOptions(rewrites.RewriteOptions, TransformersOptions):
     pass
 
 
@@ -73,13 +77,7 @@ class PyTorch(Backend):
             return "TF32 is a mode of NVIDIA's tensor cores (Ampere and later); it needs --device cuda"
         if cls.parse_options(options).compile and device == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
             return "torch.compile needs a C++ compiler: `apt-get install g++` installs one"
-        return rewrites.refusal(cls.rewrites(options), source.config) if cls.rewrites(options) else None
-
-    @classmethod
-    def rewrites(cls, options: dict[str, Any]) -> tuple[str, ...]:
-        """The names of the rewrites that `options` ask for; libraries built on this one have none."""
-        parsed = cls.parse_options(options)
-        return parsed.rewrites() if isinstance(parsed, rewrites.RewriteOptions) else ()
+        return rewrites.refusal(cls.parse_options(options).rewrites(), source.config)
 
     @classmethod
     def cannot_pack(cls, precision: str, options: dict[str, Any], device: str, source: Source) -> str | None:
@@ -87,7 +85,7 @@ class PyTorch(Backend):
             return f"packed batches are written for {', '.join(PACKED_MODELS)}, not for {model}"
         if cls.parse_options(options).attention == "eager":
             return 'packed batches need options.attention = "sdpa"'
-        if "first_token" in cls.rewrites(options):
+        if "first_token" in cls.parse_options(options).rewrites():
             return "packed batches are one row of all texts, whose first tokens options.first_token would leave out"
         if device != "cpu" and precision not in ("fp16", "bf16"):
             return "the GPU's attention kernel for packed batches computes in fp16 and bf16 alone"
@@ -97,7 +95,7 @@ class PyTorch(Backend):
     def snippet(cls, precision: str, options: dict[str, Any], device: str, settings: dict[str, Any]) -> Snippet | None:
         code = cls._loading(precision, options, device, f"dtype=torch.{DTYPES[precision]}")
         imports = "import torch\nfrom transformers import AutoModelForSequenceClassification"
-        if names := cls.rewrites(options):
+        if names := cls.parse_options(options).rewrites():
             imports = f"import functools\nimport math\n{imports}\nfrom typing import Any"
             loaded = ".eval()\n"
             defined, called = rewrites.source(names)
@@ -135,7 +133,7 @@ class PyTorch(Backend):
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
         self._model = self._from_pretrained(request).eval()
-        rewrites.rewrite(self.rewrites(request.options), self._model)
+        rewrites.rewrite(self.parse_options(request.options).rewrites(), self._model)
         self._forward = self._model
         if mode := self.parse_options(request.options).compile:
             import torch._dynamo.config
@@ -263,7 +261,7 @@ class PyTorch(Backend):
             }
         )
         self._judge(audit, dtypes)
-        if names := self.rewrites(self._request.options):
+        if names := self.parse_options(self._request.options).rewrites():
             audit.settings |= {"rewrites": list(names), "head_width": rewrites.head_width(self._model)}
         if mode := self.parse_options(self._request.options).compile:
             audit.settings |= self._compiled(mode)

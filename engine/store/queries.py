@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import math
-import os
 import socket
 import stat
 import tempfile
@@ -674,7 +673,7 @@ def last_words(log_path: str | None) -> str | None:
         with suppress(OSError):
             about = file.lstat()
             # Among everybody's temporary files any user may have put one of that name.
-            mine = not hasattr(os, "getuid") or about.st_uid == os.getuid() or file.name == LAST_WORDS
+            mine = about.st_uid == processes.user() or file.name == LAST_WORDS
             if stat.S_ISREG(about.st_mode) and mine and (words := file.read_bytes()[:WORDS_BYTES].strip()):
                 return words.decode(errors="replace")
     return None

@@ -57,10 +57,7 @@ def speed_up(run_id: str, variant: str) -> float:
     with open_store(create=False) as store, store.session() as session:
         raws = {}
         for row in queries.measurements(session, run_id):
-            blocks = [
-                summary.Block(b.process, b.round, b.started_s, b.latencies_s, b.samples, b.tokens, b.padded_tokens)
-                for b in queries.latencies(session, row.id)
-            ]
+            blocks = [summary.Block(**block._asdict()) for block in queries.latencies(session, row.id)]
             raws[row.variant] = summary.Raw(blocks)
     calm = stats.calm_rounds([raw.rates() for raw in raws.values()])
     found = stats.speed_up(raws[variant].rates(), raws["fp32"].rates(), calm)

@@ -37,10 +37,7 @@ def pairs_of(run_id: str, names: list[str]) -> list[stats.Interval]:
     with open_store(create=False) as store, store.session() as session:
         raws = {}
         for row in queries.measurements(session, run_id):
-            blocks = [
-                summary.Block(b.process, b.round, b.started_s, b.latencies_s, b.samples, b.tokens, b.padded_tokens)
-                for b in queries.latencies(session, row.id)
-            ]
+            blocks = [summary.Block(**block._asdict()) for block in queries.latencies(session, row.id)]
             raws[row.variant] = summary.Raw(blocks).rates()
     calm = stats.calm_rounds([raws[name] for name in names])
     found = [stats.speed_up(raws[other], raws[one], calm) for one, other in zip(names[::2], names[1::2], strict=True)]
