@@ -102,6 +102,7 @@ def _sane(time: datetime) -> datetime:
 Time = Annotated[AwareDatetime, Field(strict=False), AfterValidator(_sane)]
 Line = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
+Bytes = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[FiniteFloat, Field(ge=1e-9, le=1e12)]
 """Seconds of a call, rates and ratios: what any machine can reach, and what a logarithm can be taken of."""
 Amount = Annotated[FiniteFloat, Field(ge=0, le=1e18)]
@@ -241,7 +242,15 @@ class _Audit(_Open):
 
 
 class _Figure(_Open):
-    bytes: Count | Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    bytes: Bytes | None = None
+
+
+class _Memory(_Open):
+    ram_peak: _Figure | None = None
+    ram_after_imports: _Figure | None = None
+    vram_peak: _Figure | None = None
+    torch_allocated_peak_bytes: Bytes | None = None
+    torch_reserved_peak_bytes: Bytes | None = None
 
 
 class _Way(_Open):
@@ -349,7 +358,7 @@ COLUMNS: dict[str, Any] = {
     "measurement.schedule": Literal["interleaved", "sequential"],
     "measurement.labels": _like(_Labels),
     "measurement.audit": _like(_Audit),
-    "measurement.memory": _like(dict[str, _Figure]),
+    "measurement.memory": _like(_Memory),
     "measurement.invariance": _like(dict[str, _Way]),
     "measurement.limits": _like(_Limit),
     "measurement.quality": _like(_Quality),

@@ -75,6 +75,16 @@ def test_every_variant_is_measured_or_unavailable_for_a_stated_reason(shapes, me
     assert all(row["accuracy"] is None and row["accuracy_reason"] for row in measured.values())
 
 
+def test_its_file_opens_on_another_machine(bench, shapes, tmp_path):
+    file, elsewhere = tmp_path / "shapes.run.zip", {"BENCH_DATA_DIR": str(tmp_path / "laptop")}
+    assert bench("export", shapes["run"]["id"], "--format", "run", "--output", file).returncode == 0
+    done = bench("import", file, env=elsewhere)
+    assert done.returncode == 0, done.stderr
+    rows = ("export", shapes["run"]["id"], "--format", "json")
+    there, here = (bench(*rows, env=env).stdout for env in (elsewhere, None))
+    assert json.loads(there)["measurements"] == json.loads(here)["measurements"]
+
+
 def test_memory_of_the_device_is_each_workers_own(measured):
     for name, row in measured.items():
         assert row["vram_source"].startswith("NVML"), name

@@ -127,6 +127,20 @@ def test_a_run_is_the_same_on_the_other_side(
         assert queries.mark_interrupted(session) == []
 
 
+def test_a_run_of_a_gpu_opens_elsewhere(file: bytes, tmp_path: Path) -> None:
+    """The peaks of torch's allocator stand beside the memory's figures, as plain numbers of bytes."""
+    memory = {
+        "ram_peak": {"bytes": 1_526_988_800, "source": "VmHWM of the worker since loading"},
+        "ram_after_imports": {"bytes": 599_732_224, "source": "VmRSS before anything is loaded"},
+        "vram_peak": {"bytes": 1_660_944_384, "source": "NVML, by process"},
+        "torch_allocated_peak_bytes": 731_254_784,
+        "torch_reserved_peak_bytes": 9_416_212_480,
+    }
+    content = edited(file, "run.json", setting(*ROW, "memory", value=memory))
+    assert runfile.load(content) == (FULL, True)
+    assert json.loads(parts_of(runfile.dump(FULL)[1])["run.json"])["measurements"][0]["memory"] == memory
+
+
 def test_only_a_run_that_was_put_under_load_needs_a_bench_that_knows_of_it(
     sent: Path, at: Callable[[Path], None]
 ) -> None:
@@ -293,6 +307,8 @@ LOAD = ("scenarios", 0)
         ("run.json", setting("tags", value=[f"t{n}" for n in range(21)]), "21 tags"),
         ("run.json", setting("suite", "workload", value=3), "suite"),
         ("run.json", setting("ceilings", value={"products": {"fp32": {"ways": [{"repeats": "<b>"}]}}}), "repeats"),
+        ("run.json", setting(*ROW, "memory", value={"ram_after_imports": 5}), "memory: ram_after_imports"),
+        ("run.json", setting(*ROW, "memory", value={"torch_reserved_peak_bytes": "<b>"}), "torch_reserved_peak_bytes"),
         ("run.json", setting(*ROW, "status", value="splendid"), "measurements 0 status"),
         ("run.json", setting(*ROW, "validity", value="<b>"), "measurements 0 validity"),
         ("run.json", setting(*ROW, "latency_p50_s", value=math.nan), "the number NaN"),
