@@ -361,14 +361,15 @@ BINDS = {
 
 
 def limit_detail(rows: Sequence[Row]) -> str:
-    """What binds the fastest row; empty where it is not known."""
-    known = [row for row in rows if usable(row) and row["throughput_samples_per_s"] and row["binds"]]
-    if not known:
+    """What binds the fastest row; empty where it is not known of any."""
+    timed = [row for row in rows if usable(row) and row["throughput_samples_per_s"]]
+    if not any(row["binds"] for row in timed):
         return ""
-    fastest = max(known, key=lambda row: row["throughput_samples_per_s"])
+    fastest = max(timed, key=lambda row: row["throughput_samples_per_s"])
     share = fastest["limit_share"]
-    reached = "" if share is None else f"reaches {share_percent(share)}% of its ceiling and "
-    return f"The fastest as measured, {fastest['name']}, {reached}waits most for {BINDS[fastest['binds']]}."
+    said = [f"reaches {share_percent(share)}% of its ceiling"] if share is not None else []
+    said.append(f"waits most for {BINDS[fastest['binds']]}" if fastest["binds"] else "what binds it is not known")
+    return f"The fastest as measured, {fastest['name']}, {(' and ' if fastest['binds'] else '; ').join(said)}."
 
 
 def load_title(loads: Sequence[Row]) -> str:

@@ -11,7 +11,7 @@ import pytest
 from dashboard_fill import CEILINGS, FULL, RUNNING, SIZES, UNLABELLED
 from test_pages import page, text
 
-from dashboard import data, figures, frame, roofline_tables, style
+from dashboard import data, figures, findings, frame, roofline_tables, style
 from dashboard.figures.roofline import points, roofs
 from engine import profiling
 
@@ -185,3 +185,14 @@ def test_a_trace_that_cannot_be_made_is_one_line(database: str, monkeypatch: pyt
     test = page("roofline", FULL)
     test.button(key="make_trace").click().run()
     assert not test.exception and "No trace was made" in test.warning[0].value
+
+
+def test_the_fastest_is_the_fastest_also_where_what_binds_it_is_not_known(full: pd.DataFrame) -> None:
+    """As of ONNX Runtime on a GPU, whose kernels are not timed."""
+    timed = [row for row in frame.rows_of(full) if frame.usable(row) and row["throughput_samples_per_s"]]
+    fastest = max(timed, key=lambda row: row["throughput_samples_per_s"])
+    assert fastest["binds"] and any(row["binds"] for row in timed if row is not fastest)
+    rows = [row | {"binds": None, "limit_share": 0.22} if row is fastest else row for row in timed]
+    said = f"The fastest as measured, {fastest['name']}, reaches 22% of its ceiling; what binds it is not known."
+    assert findings.limit_detail(rows) == said
+    assert findings.limit_detail([row | {"binds": None} for row in timed]) == ""
