@@ -101,7 +101,13 @@ def _claims(file: Path) -> None:
     file.with_name(file.name.rpartition("-")[0] + "-4194000").write_text(f"{boot}/pid:[1]/{start}")
 
 
-@pytest.mark.parametrize("put", [_invalid, _numbers, _huge, _claims, os.mkfifo])
+def _elsewhere(file: Path) -> None:
+    """A file that tells of a process in another container, of which nobody here can say whether it lives."""
+    boot, _, start = (processes.mark() or "").split("/")
+    file.write_text(f"run X (process 7)\n{boot}/pid:[1]/{start}")
+
+
+@pytest.mark.parametrize("put", [_invalid, _numbers, _huge, _claims, _elsewhere, os.mkfifo])
 def test_another_user_stops_nobody(
     put: Callable[[Path], None], as_another: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,3 +60,33 @@ def test_the_models_of_true_size_have_it():
     assert names == ["distilbert-base", "tinybert-4l-312"] * 2
     # 66.4 M of the encoder that DistilBERT's paper counts, and 0.6 M of the head.
     assert json.loads(done.stdout) == [66_956_548, 14_351_500] * 2
+
+
+FIRST_TOKEN = """
+import json
+from transformers import AutoConfig
+from engine import operations
+
+sizes = {
+    "distilbert": {"dim": 48, "hidden_dim": 80, "n_heads": 4, "n_layers": 2},
+    "bert": {"hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 4, "num_hidden_layers": 2},
+}
+found = {}
+for model_type, size in sizes.items():
+    config = AutoConfig.for_model(model_type, vocab_size=100, num_labels=4, **size)
+    both = [operations.describe(config, ["input_ids", "attention_mask"], 128, only) for only in (False, True)]
+    found[model_type] = [[operations.evaluate(one["flops"], 3, 64) for one in both], both[1]["reason"]]
+print(json.dumps(found))
+"""
+
+
+def test_a_last_layer_of_one_token_is_counted_as_that():
+    """Of all tokens but the first it needs keys and values alone: no query, no output, no feed-forward network."""
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_TOKEN], cwd=paths.REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    rows, length, width, wide = 3, 64, 48, 80
+    saved = rows * (length - 1) * (2 * 2 * width**2 + 2 * 2 * width * wide + 2 * 2 * width * length)
+    for (whole, first), reason in json.loads(done.stdout).values():
+        assert reason is None and whole - first == saved
