@@ -6,7 +6,7 @@ The hues are Okabe and Ito's, chosen to be told apart without colour vision; the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
@@ -92,6 +92,12 @@ DARK = Theme(
 THEMES = {theme.name: theme for theme in (LIGHT, DARK)}
 
 RUNTIME_SYMBOLS = {"pytorch": "circle", "onnxruntime": "diamond", "bitsandbytes": "square"}
+SHADE_STEP = 0.28
+"""How far one shade of a hue is from the next on the way to black or white, where there is room."""
+FURTHEST_SHADE = 0.75
+"""Beyond it a hue could not be told."""
+LEAST_CONTRAST = 2.0
+"""Of a shade with the background."""
 OTHER_SYMBOLS = ("triangle-up", "triangle-down", "pentagon", "hexagon", "star")
 
 
@@ -126,34 +132,56 @@ def marks(rows: Iterable[Mapping[str, Any]], look: Theme) -> dict[str, Mark]:
         first.setdefault(row["variant"], row)
     baseline = next((row for row in first.values() if row["baseline"]), None)
     symbols = dict(RUNTIME_SYMBOLS)
-    used: dict[tuple[str, str], int] = {}
-    found = {}
+    alike: dict[tuple[str, str], list[str]] = {}
     for name, row in first.items():
         runtime = row["backend"]
         if runtime not in symbols:
             spare = len(symbols) - len(RUNTIME_SYMBOLS)
             symbols[runtime] = OTHER_SYMBOLS[spare % len(OTHER_SYMBOLS)]
-        kind = technique(row, baseline)
-        mark = Mark(look.hues[kind], symbols[runtime], kind, runtime)
-        step = used.get((kind, runtime), 0)
-        used[kind, runtime] = step + 1
-        found[name] = replace(mark, color=shade(mark.color, step))
-    return found
+        alike.setdefault((technique(row, baseline), runtime), []).append(name)
+    found = {}
+    for (kind, runtime), names in alike.items():
+        colors = shades(look.hues[kind], len(names), look.background)
+        found |= {name: Mark(c, symbols[runtime], kind, runtime) for name, c in zip(names, colors, strict=True)}
+    return {name: found[name] for name in first}
 
 
-def shade(color: str, step: int) -> str:
-    """The step-th shade of a "#rrggbb" hue: itself, darker, lighter, darker still ..."""
-    if step == 0:
-        return color
-    amount = 0.28 * ((step + 1) // 2)
-    target = 0 if step % 2 else 255
-    channels = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    return "#" + "".join(f"{round(c + (target - c) * min(amount, 0.75)):02x}" for c in channels)
+def shades(color: str, count: int, background: str) -> list[str]:
+    """`count` shades of a "#rrggbb" hue: itself, darker, lighter, darker still; none sinks into the background."""
+    least = min(LEAST_CONTRAST, contrast(color, background))
+    step = SHADE_STEP
+    while True:
+        reached = range(1, int(FURTHEST_SHADE / step) + 1)
+        mixed = [color, *(_mixed(color, end, step * times) for times in reached for end in (0, 255))]
+        seen = [shade for shade in mixed if contrast(shade, background) >= least]
+        if len(seen) >= count:
+            return seen[:count]
+        step *= 0.9
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast ratio of two "#rrggbb" colours, 1 to 21 (WCAG 2.2)."""
+    low, high = sorted(_luminance(color) for color in (one, other))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(color: str) -> float:
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (x / 255 for x in _channels(color))]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _channels(color: str) -> tuple[int, int, int]:
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return red, green, blue
+
+
+def _mixed(color: str, end: int, share: float) -> str:
+    return "#" + "".join(f"{round(c + (end - c) * share):02x}" for c in _channels(color))
 
 
 def fade(color: str, alpha: float) -> str:
     """A "#rrggbb" colour as rgba with `alpha`."""
-    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    red, green, blue = _channels(color)
     return f"rgba({red},{green},{blue},{alpha})"
 
 

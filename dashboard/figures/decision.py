@@ -37,10 +37,9 @@ def decision(decided: Decision, look: Theme, against: str) -> go.Figure:
     sign = -1.0 if against == "accuracy_lost" else 1.0
     label = "Accuracy beside the baseline's (points)" if sign < 0 else f"{quantity.label} ({quantity.unit})"
     height = tall(len(drawn))
-    figure = base.titled(
-        look, deciding.title(decided, against), _subtitle(decided, drawn, quantity, sign), height, share=0.82
-    )
+    title, about = deciding.title(decided, against), _subtitle(decided, drawn, quantity, sign)
     if not drawn:
+        figure = base.titled(look, title, about, height, share=0.82)
         figure.update_xaxes(visible=False)
         figure.update_yaxes(visible=False)
         return figure
@@ -81,7 +80,8 @@ def decision(decided: Decision, look: Theme, against: str) -> go.Figure:
                 ),
             )
         )
-    notes += _labels(look, decided, drawn, xs, [y[1] for y in ys], x_range, y_range, log_y, height)
+    named, without = _labels(look, decided, drawn, xs, [y[1] for y in ys], x_range, y_range, log_y, height)
+    figure = base.titled(look, title, about + without, height, share=0.82)
     which = "p95" if tails else "p50"
     x_axis = {"title": {"text": f"Latency of a batch, {which} (ms, log scale)"}, **base.log_axis(*x_range)}
     if log_y:
@@ -95,7 +95,7 @@ def decision(decided: Decision, look: Theme, against: str) -> go.Figure:
         else [f"{end:.1f}" if y_range[1] - y_range[0] < 10 else f"{end:.0f}" for end in y_range]
     )
     margin = {"l": base.value_room(ends)}
-    figure.update_layout(annotations=notes, shapes=shapes, xaxis=x_axis, yaxis=y_axis, margin=margin)
+    figure.update_layout(annotations=notes + named, shapes=shapes, xaxis=x_axis, yaxis=y_axis, margin=margin)
     return figure
 
 
@@ -172,8 +172,8 @@ def _labels(
     y_range: tuple[float, float],
     log_y: bool,
     height: int,
-) -> list[dict[str, Any]]:
-    """Names at the marks; the fastest in bold, those that are out muted."""
+) -> tuple[list[dict[str, Any]], str]:
+    """Names at the marks, the fastest in bold, those that are out muted; and what to say of marks without one."""
     x_low, x_high = (math.log(value) for value in x_range)
     # Plotly places annotations on a log axis by their logarithm, unlike all else.
     ys = [math.log10(y) for y in ys] if log_y else ys
@@ -189,7 +189,8 @@ def _labels(
     important = [index for index, judged in enumerate(drawn) if judged.row is decided.fastest or judged.row["baseline"]]
     important += [index for index, judged in enumerate(drawn) if judged.remains]
     notes = []
-    for label in labels.arrange(names, centres, [SIZE] * len(drawn), (PLOT_WIDTH, height), important):
+    placed = labels.arrange(names, centres, [SIZE] * len(drawn), (PLOT_WIDTH, height), important)
+    for label in placed:
         judged = drawn[label.mark]
         name = base.escape(label.text(names))
         notes.append(
@@ -203,4 +204,4 @@ def _labels(
                 "borderpad": 1,
             }
         )
-    return notes
+    return notes, labels.unnamed(placed, names)

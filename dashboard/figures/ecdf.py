@@ -27,7 +27,13 @@ SYMBOLS = {0.95: "line-ew", 0.99: "x-thin"}
 """A dash across the line, as lines are steep; a cross."""
 SHOWN = 0.995
 """The axis ends where this share of every row's calls has been answered."""
-LINE_HEIGHT = 19
+LINE_PX = 18.0
+"""A name's line."""
+MARK_PX = 12.0
+"""How far names stay from the heights of marks: p50's, and below p95's."""
+NAMED = (4.0, 95.0)
+"""Percents of calls between which names stand."""
+AXIS = (-2.0, 102.0)
 
 
 @kept
@@ -38,7 +44,7 @@ def ecdf(frame: pd.DataFrame, latencies_s: Mapping[int, np.ndarray], look: Theme
     lines' dashes tell apart.
     """
     rows = [row for row in rows_of(frame) if len(latencies_s.get(row["id"], ()))]
-    height = max(300, LINE_HEIGHT * (len(rows) + 3))
+    height = tall(len(rows))
     marked = {"dash: p95": 0.95, "cross: p99": 0.99}
     carried = ", ".join(name for name, q in marked.items() if _any(rows, latencies_s, q))
     figure = base.titled(
@@ -96,7 +102,7 @@ def ecdf(frame: pd.DataFrame, latencies_s: Mapping[int, np.ndarray], look: Theme
         names.append((row, latencies))
     beyond = sum(int((latencies * 1e3 > high).sum()) for _, latencies in names)
     figure.add_traces(traces)
-    figure.update_layout(annotations=_labels(look, names))
+    figure.update_layout(annotations=_labels(look, names, height))
     low, high = base.log_range([low, high], pad=0.02)
     longest = max(len(row["name"]) for row, _ in names)
     # Names stand to the right of their lines: room for that of the slowest.
@@ -104,7 +110,7 @@ def ecdf(frame: pd.DataFrame, latencies_s: Mapping[int, np.ndarray], look: Theme
     high *= math.exp(span * min(0.35, 7.2 * longest / 900))
     left_out = f"; {beyond:,} of the slowest beyond the edge" if beyond else ""
     figure.update_xaxes(title_text=f"Latency of a batch (ms, log scale{left_out})", **base.log_axis(low, high))
-    figure.update_yaxes(title_text="Calls answered (%)", range=[-2, 102], tickvals=[0, 25, 50, 75, 95])
+    figure.update_yaxes(title_text="Calls answered (%)", range=list(AXIS), tickvals=[0, 25, 50, 75, 95])
     return figure
 
 
@@ -129,11 +135,19 @@ def _any(rows: Sequence[Row], latencies_s: Mapping[int, np.ndarray], q: float) -
     return any(len(latencies_s[row["id"]]) >= stats.PERCENTILE_CALLS[q] for row in rows)
 
 
-def _labels(look: Theme, named: Sequence[tuple[Row, np.ndarray]]) -> list[dict[str, Any]]:
+def tall(count: int) -> int:
+    """The plot's height in px in which so many names have a line each."""
+    share = (NAMED[1] - NAMED[0]) / (AXIS[1] - AXIS[0])
+    return max(300, math.ceil((LINE_PX * count + 3 * MARK_PX) / share))
+
+
+def _labels(look: Theme, named: Sequence[tuple[Row, np.ndarray]], height_px: int) -> list[dict[str, Any]]:
     """Each row's name to the right of its line, every one at a height of its own: none covers another."""
     ordered = sorted(named, key=lambda item: float(np.median(item[1])))
-    # Of the free heights, so that no name covers a mark at the median.
-    free = np.concatenate([np.linspace(0.82, 0.58, 50), np.linspace(0.42, 0.08, 70)])
+    # Of the free heights, so that no name covers a mark.
+    aside = MARK_PX * (AXIS[1] - AXIS[0]) / height_px
+    free = np.linspace(NAMED[1] - aside, NAMED[0], 1000)
+    free = free[np.abs(free - 50) >= aside] / 100
     heights = free[np.linspace(0, len(free) - 1, len(ordered)).round().astype(int)]
     return [
         {

@@ -138,8 +138,9 @@ def load_trials(measured: pd.DataFrame, loads: Sequence[Row], look: Theme) -> go
         "confidence, and ended early: its p99 is that of the texts answered until then. Dashed: the limit; "
         f"{texts_words(done)}."
     )
-    figure = base.titled(look, findings.load_trials_title(loads), subtitle if done else "", PLOT_HEIGHT if done else 0)
+    title = findings.load_trials_title(loads)
     if not done:
+        figure = base.titled(look, title, "", 0)
         figure.update_xaxes(visible=False)
         figure.update_yaxes(visible=False)
         return figure
@@ -148,10 +149,11 @@ def load_trials(measured: pd.DataFrame, loads: Sequence[Row], look: Theme) -> go
     every = [trial for row in done for trial in row["trials"]]
     x_low, x_high = base.log_range([trial["rate_per_s"] for trial in every])
     y_low, y_high = base.log_range([limit_ms, *(trial["p99_s"] * 1e3 for trial in every)], pad=0.1)
+    scale_x, scale_y = PLOT_WIDTH / math.log(x_high / x_low), PLOT_HEIGHT / math.log(y_high / y_low)
+    notes, without = _names(done, look, (x_low, y_high), scale_x, scale_y)
+    figure = base.titled(look, title, subtitle + without, PLOT_HEIGHT)
     figure.add_hline(y=limit_ms, line={"color": look.muted, "width": 1.5, "dash": "dash"}, layer="below")
     figure.add_traces([trace for row in done for trace in _curve(row, shades[row["variant"]], look)])
-    scale_x, scale_y = PLOT_WIDTH / math.log(x_high / x_low), PLOT_HEIGHT / math.log(y_high / y_low)
-    notes = _names(done, look, (x_low, y_high), scale_x, scale_y)
     notes.append(
         {
             "x": 1,
@@ -219,8 +221,10 @@ def trial_words(trial: dict[str, Any]) -> str:
 
 def _names(
     done: Sequence[Row], look: Theme, corner: tuple[float, float], scale_x: float, scale_y: float
-) -> list[dict[str, Any]]:
-    """Each variant's name at the trial that decides: the highest rate that held, else the lowest."""
+) -> tuple[list[dict[str, Any]], str]:
+    """Each variant's name at the trial that decides: the highest rate that held, else the lowest; and what to say of
+    those that had no room.
+    """
     deciding = []
     for row in done:
         trials = _trials(row)
@@ -234,7 +238,7 @@ def _names(
         for t in (*deciding, *others)
     ]
     placed = labels.arrange(names, centres, [12.0] * len(names), (PLOT_WIDTH, PLOT_HEIGHT), range(len(done)))
-    return [
+    notes = [
         {
             "x": math.log10(deciding[label.mark]["rate_per_s"]),
             "y": math.log10(deciding[label.mark]["p99_s"] * 1e3),
@@ -246,3 +250,4 @@ def _names(
         }
         for label in placed
     ]
+    return notes, labels.unnamed(placed, names)

@@ -138,6 +138,17 @@ def test_hue_says_technique_and_marker_runtime(full: pd.DataFrame) -> None:
     assert len(set(looks)) == len(looks), "two variants look alike"
 
 
+@pytest.mark.parametrize("look", style.THEMES.values(), ids=lambda look: look.name)
+@pytest.mark.parametrize("count", [1, 3, 12, 36])
+def test_no_shade_of_a_hue_sinks_into_the_background(count: int, look: style.Theme) -> None:
+    assert style.contrast("#ffffff", "#000000") == pytest.approx(21) and style.contrast("#777777", "#777777") == 1
+    assert style.contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01), "WCAG's own example"
+    for hue in look.hues.values():
+        shades = style.shades(hue, count, look.background)
+        assert shades[0] == hue and len(set(shades)) == count
+        assert min(style.contrast(shade, look.background) for shade in shades) >= 2
+
+
 def test_ticks_have_room_in_a_narrow_chart() -> None:
     assert base.log_axis(150, 15_000)["ticktext"] == ["200", "500", "1,000", "2,000", "5,000", "10,000"]
     assert base.log_axis(150, 15_000, 30)["ticktext"] == ["200", "500", "1k", "2k", "5k", "10k"]

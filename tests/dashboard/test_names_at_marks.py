@@ -8,6 +8,7 @@ import math
 import random
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
@@ -15,7 +16,7 @@ from dashboard_fill import FULL
 from pptx import Presentation
 from pptx.oxml.ns import qn
 
-from dashboard import data, figures, frame, style
+from dashboard import data, deciding, figures, frame, style
 from dashboard.export import deck
 from dashboard.figures import labels
 from dashboard.figures.roofline import PLOT_HEIGHT
@@ -100,6 +101,54 @@ def test_none_lies_on_another_below_the_roof(width: int | None, many: pd.DataFra
     figure = figures.roofline(many, data.run(FULL)["ceilings"], style.LIGHT)
     boxes = drawn(figure, *((width, PLOT_HEIGHT) if width else plot_of_an_image(figure)))
     assert boxes and not meeting(boxes)
+
+
+def missing(figure: go.Figure, titles: list[str]) -> int:
+    """The marks whose names are nowhere on a figure, as its subtitle has to say."""
+    there = " ".join(note.text for note in figure.layout.annotations)
+    count = sum(labels.shortened(title) not in there for title in titles)
+    said = figure.layout.title.subtitle.text.replace("<br>", " ")
+    assert (f" {count} of {len(titles)} names had no room." in said) == bool(count)
+    return count
+
+
+@pytest.mark.parametrize("against", ["accuracy_lost", "memory_bytes"])
+def test_who_has_no_room_beside_the_limits_is_counted(against: str, many: pd.DataFrame) -> None:
+    rows = frame.rows_of(many)
+    for index, row in enumerate(rows):
+        row |= {"latency_p95_s": 1.1 * row["latency_p50_s"], "host_peak_rss_bytes": 3e8 + 1e6 * (index % 7)}
+    drawn_rows = [row for row in rows if deciding.quantities(rows)[against].read(row) is not None]
+    figure = figures.decision(deciding.decide(rows, deciding.Limits()), style.LIGHT, against)
+    left = missing(figure, [row["name"] for row in drawn_rows])
+    assert left < len(drawn_rows) and (left or len(rows) < max(COUNTS))
+
+
+def test_who_has_no_room_among_the_trials_is_counted(full: pd.DataFrame) -> None:
+    measured = data.loads(data.run(FULL), full)
+    held = next(row for row in measured if row["trials"] and row["server_texts_per_s"])
+    loads = [held | {"name": f"{index} {held['name']}, of a longer name"} for index in range(30)]
+    # Not quite on one spot: those would share a label.
+    for index, row in enumerate(loads):
+        scale = 1 + 0.04 * index
+        row["trials"] = [trial | {"rate_per_s": trial["rate_per_s"] * scale} for trial in row["trials"]]
+    assert missing(figures.load_trials(full, loads, style.LIGHT), [row["name"] for row in loads])
+
+
+@pytest.mark.parametrize("count", [2, 14, 36])
+def test_every_line_has_its_name_at_a_height_of_its_own(count: int, full: pd.DataFrame) -> None:
+    base = frame.rows_of(full)[0]
+    random = np.random.default_rng(count)
+    rows = [base | {"id": i, "variant": f"v{i}", "name": f"Variant {i}", "baseline": i == 0} for i in range(count)]
+    timed = {row["id"]: random.lognormal(-3 + 0.02 * row["id"], 0.1, 200) for row in rows}
+    figure = figures.ecdf(pd.DataFrame(rows, dtype=object), timed, style.LIGHT)
+    low, high = figure.layout.yaxis.range
+    margin = figure.layout.margin
+    per_percent = (figure.layout.height - margin.t - margin.b) / (high - low)
+    heights = sorted(note.y for note in figure.layout.annotations)
+    assert len(heights) == count
+    assert np.diff(heights).min() * per_percent >= labels.HEIGHT
+    for marked in (50, 95):
+        assert min(abs(height - marked) for height in heights) * per_percent >= labels.HEIGHT / 2
 
 
 def on_slide(chart: Any) -> dict[str, Box]:
