@@ -1,9 +1,8 @@
 """ONNX Runtime: the model exported to ONNX, fused, in FP16 or in INT8, dynamic or static.
 
-Export, fusion and quantisation happen in a build process; the worker needs onnxruntime alone. optimum exports.
-It does not quantise: its ORTQuantizer calls the same quantiser of ONNX Runtime, but hands on neither that products of
-two activations stay in floating point (dynamic INT8 would multiply attention's in integers) nor a type for what fused
-operators give (it ends with an error there), and calibrates no graph that branches.
+Export, fusion and quantisation happen in a build process; the worker needs onnxruntime alone. optimum exports, and
+quantises dynamically. ONNX Runtime's own quantiser, which optimum calls, does so statically: optimum's way to it hands
+on no type for what fused operators give (it ends with an error there), and calibrates no graph that branches.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from collections import Counter
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -44,6 +44,7 @@ LEVELS = {
     "off": "ORT_DISABLE_ALL",
 }
 EXPORT = Recipe("onnx-fp32", {}, ("torch", "transformers", "optimum", "optimum-onnx", "onnx"))
+QUANTISERS = ("optimum", "optimum-onnx", "onnx", "onnxruntime-gpu")
 """The model as ONNX, which other backends build from too."""
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 FUSED = ("Attention", "MultiHeadAttention", "QAttention")
@@ -128,7 +129,7 @@ class OnnxRuntime(Backend):
         # Only where there are some: what was quantised without stays known by its key.
         settings |= {"keep": sorted(parsed.keep)} if parsed.keep else {}
         if parsed.calibration is None:
-            return [*made, Recipe("onnx-int8-dynamic", settings, ("onnx", "onnxruntime-gpu"))]
+            return [*made, Recipe("onnx-int8-dynamic", settings, QUANTISERS)]
         settings |= {"calibration": cls.calibration(options)}
         return [*made, Recipe("onnx-int8-static", settings, ("onnx", "onnxruntime-gpu"))]
 
@@ -393,7 +394,7 @@ def _without_weights(model: Path) -> list[str]:
 
     graph = onnx.load(str(model), load_external_data=False).graph
     weights = {tensor.name for tensor in graph.initializer}
-    return [node.name for node in graph.node if node.op_type == "MatMul" and not weights & set(node.input)]
+    return [node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] not in weights]
 
 
 def _quantize_static(recipe: Recipe, source: Path, target: Path) -> None:
@@ -431,20 +432,35 @@ def _loaded(source: Path) -> Any:
 
 
 def _quantize(recipe: Recipe, source: Path, target: Path) -> None:
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization import QuantFormat, QuantizationMode, QuantType
+    from optimum.onnxruntime import ORTQuantizer
+    from optimum.onnxruntime.configuration import QuantizationConfig
+    from transformers import AutoConfig
 
-    quantize_dynamic(
-        _loaded(source),
-        target / MODEL,
-        op_types_to_quantize=recipe.settings["operators"],
+    asked = QuantizationConfig(
+        is_static=False,
+        format=QuantFormat.QOperator,
+        mode=QuantizationMode.IntegerOps,
+        weights_dtype=QuantType.QInt8,
         per_channel=recipe.settings["per_channel"],
         reduce_range=_reduced(recipe),
-        weight_type=QuantType.QInt8,
-        nodes_to_exclude=_kept(recipe, source / MODEL),
-        # What fused operators give has no type that the quantiser could infer.
-        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+        operators_to_quantize=recipe.settings["operators"] or [],
+        # Products of two activations stay in floating point, as ONNX Runtime's own quantize_dynamic has it.
+        nodes_to_exclude=[*_kept(recipe, source / MODEL), *_without_weights(source / MODEL)],
     )
+    config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    with TemporaryDirectory(dir=target.parent) as folder:
+        typed = Path(folder) / MODEL
+        _infer_types(source / MODEL, typed)
+        ORTQuantizer(typed, config).quantize(asked, target, file_suffix=None)
+
+
+def _infer_types(model: Path, typed: Path) -> None:
+    """The graph with the type of every tensor: of what fused operators give, the quantiser can infer none itself."""
+    import onnx
+    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+    onnx.save(SymbolicShapeInference.infer_shapes(onnx.load(str(model)), auto_merge=True), str(typed))
 
 
 def _reduced(recipe: Recipe) -> bool:

@@ -171,3 +171,49 @@ def test_nothing_is_calibrated_on_what_is_measured(shaped_models, write_suite, t
     suite = load_suite(str(write_suite(tmp_path, [variant])))
     with Preparer(suite) as preparer, pytest.raises(RequestError, match=said):
         preparer.prepare(suite.variant[0])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"fused": True}, {"fused": True, "per_channel": True}, {"keep": ["attention"]}], ids=str
+)
+def test_optimum_quantises_as_onnx_runtimes_own_call_does(shaped_models, write_suite, tmp_path, options):
+    """Products of two activations stay in floating point, fused graphs are taken: bare ORTQuantizer does neither."""
+    variant = {"model": shaped_models["wide"], "backend": ONNX, "precision": "int8", "options": options}
+    before = {"name": "before", **variant, "precision": "fp32", "options": {"fused": "fused" in options}}
+    suite = load_suite(str(write_suite(tmp_path, [variant, before])))
+    with Preparer(suite) as preparer:
+        made, source = (preparer.prepare(each).folder / "model.onnx" for each in suite.variant)
+    assert (made.parent / "ort_config.json").exists(), "optimum's record of what it did"
+    done = subprocess.run(
+        [sys.executable, "-c", BY_HAND, made, source, tmp_path / "by-hand.onnx", json.dumps(options)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["the same nodes"] and found["the same weights"]
+    # Six matrices a layer and two in the head; what is fused takes three of them at once.
+    fused, kept = "fused" in options, "keep" in options
+    assert found["integer products"] == 2 + 2 * (2 if kept else 4 if fused else 6), found
+
+
+BY_HAND = """
+import json, sys
+from pathlib import Path
+import onnx
+from onnxruntime.quantization import QuantType, quantize_dynamic
+made, source, target = map(Path, sys.argv[1:4])
+options = json.loads(sys.argv[4])
+graph = onnx.load(source)
+quantize_dynamic(
+    graph, target, per_channel=options.get("per_channel", False), weight_type=QuantType.QInt8,
+    reduce_range=%r, nodes_to_exclude=[n.name for n in graph.graph.node if "keep" in options and "attention" in n.name],
+    extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+)
+ours, theirs = onnx.load(made).graph, onnx.load(target).graph
+print(json.dumps({
+    "the same nodes": [n.SerializeToString() for n in ours.node] == [n.SerializeToString() for n in theirs.node],
+    "the same weights": {t.name: t.SerializeToString() for t in ours.initializer}
+        == {t.name: t.SerializeToString() for t in theirs.initializer},
+    "integer products": sum(n.op_type in ("MatMulInteger", "QAttention", "DynamicQuantizeMatMul") for n in ours.node),
+}))
+""" % (not {"avx512_vnni", "avx_vnni"} & set(cpu_features()))
