@@ -139,7 +139,7 @@ def marks(rows: Iterable[Mapping[str, Any]], look: Theme) -> dict[str, Mark]:
             spare = len(symbols) - len(RUNTIME_SYMBOLS)
             symbols[runtime] = OTHER_SYMBOLS[spare % len(OTHER_SYMBOLS)]
         alike.setdefault((technique(row, baseline), runtime), []).append(name)
-    found = {}
+    found: dict[str, Mark] = {}
     for (kind, runtime), names in alike.items():
         colors = shades(look.hues[kind], len(names), look.background)
         found |= {name: Mark(c, symbols[runtime], kind, runtime) for name, c in zip(names, colors, strict=True)}
