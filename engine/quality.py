@@ -60,6 +60,7 @@ def compare(mine: np.ndarray, baseline: np.ndarray) -> Paired:
     return Paired((gained - lost) / n, low, high, gained, lost, mcnemar(gained, lost))
 
 
+@lru_cache(4096)
 def paired_interval(gained: int, lost: int, n: int) -> tuple[float, float]:
     """95% limits of the difference of accuracy: a paired percentile bootstrap of n examples, as a share.
 
@@ -86,6 +87,7 @@ def paired_interval(gained: int, lost: int, n: int) -> tuple[float, float]:
     return low / n, high / n
 
 
+@lru_cache(4096)
 def mcnemar(gained: int, lost: int) -> float:
     """Exact two-sided McNemar p from the discordant pairs; 1 where there are none."""
     from scipy.stats import binomtest

@@ -14,7 +14,7 @@ from dashboard import findings
 from dashboard.figures import base
 from dashboard.figures.keeping import kept
 from dashboard.frame import Row, paired, rows_of
-from dashboard.style import Theme, fade, marks
+from dashboard.style import Mark, Theme, fade, marks
 from engine import stats
 from engine.units import milliseconds
 
@@ -79,26 +79,7 @@ def ecdf(frame: pd.DataFrame, latencies_s: Mapping[int, np.ndarray], look: Theme
                 ),
             )
         )
-        for q in stats.PERCENTILE_CALLS:
-            value = stats.percentile(latencies, q)
-            if value is None:
-                continue
-            look_of = base.filled(row, mark, look, size=10)
-            if q in SYMBOLS:
-                look_of = {"symbol": SYMBOLS[q], "size": 11, "line": {"color": mark.color, "width": 2.5}}
-            traces.append(
-                go.Scatter(
-                    x=[value * 1e3],
-                    y=[q * 100],
-                    mode="markers",
-                    name=f"{row['name']}, p{round(q * 100)}",
-                    marker=look_of,
-                    hovertemplate=(
-                        f"<b>{base.escape(row['name'])}</b><br>"
-                        f"p{round(q * 100)}: {milliseconds(value)} ms<extra></extra>"
-                    ),
-                )
-            )
+        traces.append(_percentiles(row, latencies, mark, look))
         names.append((row, latencies))
     beyond = sum(int((latencies * 1e3 > high).sum()) for _, latencies in names)
     figure.add_traces(traces)
@@ -112,6 +93,29 @@ def ecdf(frame: pd.DataFrame, latencies_s: Mapping[int, np.ndarray], look: Theme
     figure.update_xaxes(title_text=f"Latency of a batch (ms, log scale{left_out})", **base.log_axis(low, high))
     figure.update_yaxes(title_text="Calls answered (%)", range=list(AXIS), tickvals=[0, 25, 50, 75, 95])
     return figure
+
+
+def _percentiles(row: Row, latencies_s: np.ndarray, mark: Mark, look: Theme) -> go.Scatter:
+    """The marks on a row's line, in one trace: many traces are slow to draw."""
+    found = {q: stats.percentile(latencies_s, q) for q in stats.PERCENTILE_CALLS}
+    values = {q: value for q, value in found.items() if value is not None}
+    median = base.filled(row, mark, look, size=10)
+    crossing: dict[str, Any] = {"size": 11, "line": {"color": mark.color, "width": 2.5}}
+    looks = [crossing | {"symbol": SYMBOLS[q]} if q in SYMBOLS else median for q in values]
+    return go.Scatter(
+        x=[value * 1e3 for value in values.values()],
+        y=[q * 100 for q in values],
+        mode="markers",
+        name=f"{row['name']}, percentiles",
+        marker={
+            "symbol": [each["symbol"] for each in looks],
+            "size": [each["size"] for each in looks],
+            "color": median["color"],
+            "line": {key: [each["line"][key] for each in looks] for key in ("color", "width")},
+        },
+        text=[f"p{round(q * 100)}: {milliseconds(value)} ms" for q, value in values.items()],
+        hovertemplate=f"<b>{base.escape(row['name'])}</b><br>%{{text}}<extra></extra>",
+    )
 
 
 def steps(latencies_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

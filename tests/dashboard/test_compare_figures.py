@@ -8,7 +8,7 @@ import pytest
 from dashboard_fill import FULL, SIZES, UNLABELLED
 from test_comparing import compared, evidence_of, sides_of
 
-from dashboard import comparing, figures, style
+from dashboard import comparing, figures, frame, style
 from dashboard.figures.ecdf import POINTS, steps
 from engine import stats
 
@@ -37,10 +37,14 @@ def test_percentiles_stand_on_the_lines_where_the_calls_carry_them(database: str
             assert row["name"] not in traces
             continue
         assert traces[row["name"]].line.shape == "hv"
-        assert traces[f"{row['name']}, p50"].x[0] == pytest.approx(row["latency_p50_s"] * 1e3)
-        assert traces[f"{row['name']}, p95"].x[0] == pytest.approx(row["latency_p95_s"] * 1e3)
+        marked = traces[f"{row['name']}, percentiles"]
         # 72 calls carry no 99th percentile.
-        assert row["calls"] < stats.PERCENTILE_CALLS[0.99] and f"{row['name']}, p99" not in traces
+        assert row["calls"] < stats.PERCENTILE_CALLS[0.99] and list(marked.y) == [50, 95]
+        assert list(marked.x) == pytest.approx([row["latency_p50_s"] * 1e3, row["latency_p95_s"] * 1e3])
+        assert list(marked.marker.symbol) == [style.RUNTIME_SYMBOLS[row["backend"]], "line-ew"]
+        assert (marked.marker.color == style.LIGHT.background) != frame.usable(row)
+        assert set(marked.marker.line.color) == {traces[row["name"]].line.color}
+        assert [said.split(":")[0] for said in marked.text] == ["p50", "p95"]
     said = figure.layout.title.subtitle.text
     assert "72 calls a variant" in said and "p95" in said and "p99" not in said
     assert figure.layout.title.text.startswith("Student FP32 answers a batch of 8 in")
@@ -85,11 +89,11 @@ def test_differences_are_the_rows(database: str) -> None:
 @pytest.mark.parametrize("look", [style.LIGHT, style.DARK], ids=lambda look: look.name)
 def test_figures_without_rows_or_labels_draw_without_error(look: style.Theme, database: str) -> None:
     rows = list(compared(sides_of(UNLABELLED), "A/fp32").values())
-    for frame in (comparing.table(rows), pd.DataFrame(columns=list(rows[0]), dtype=object)):
+    for drawn in (comparing.table(rows), pd.DataFrame(columns=list(rows[0]), dtype=object)):
         for figure in (
-            figures.ecdf(frame, {}, look),
-            figures.speedups(frame, look),
-            figures.accuracy_differences(frame, look),
+            figures.ecdf(drawn, {}, look),
+            figures.speedups(drawn, look),
+            figures.accuracy_differences(drawn, look),
         ):
             assert figure.layout.template.layout.paper_bgcolor == look.background and figure.to_json()
 
