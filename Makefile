@@ -47,13 +47,16 @@ browser:
 		  apt-get update -qq >/dev/null && apt-get install -y -qq chromium >/dev/null; } || \
 		echo "No Chromium here: the browser tests will be skipped."
 
-# Some tests start a Slurm cluster and a PostgreSQL server of their own, on this machine, and end them.
+# Some tests start a Slurm cluster, a PostgreSQL server and a network file system of their own, on this machine, and
+# end them; another mounts a folder by FUSE.
 servers:
-	@command -v slurmctld /usr/sbin/slurmctld >/dev/null 2>&1 && ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || \
+	@PATH="$$PATH:/usr/sbin"; { command -v slurmctld && command -v glusterfsd && command -v bindfs && \
+		ls /usr/lib/postgresql/*/bin/postgres; } >/dev/null 2>&1 || \
 		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
-		  echo "Installing Slurm and PostgreSQL for their tests." && apt-get update -qq >/dev/null && \
-		  apt-get install -y -qq --no-install-recommends slurm-wlm munge postgresql >/dev/null; } || \
-		echo "No Slurm or no PostgreSQL here: their tests will be skipped."
+		  echo "Installing Slurm, PostgreSQL, GlusterFS and bindfs for their tests." && apt-get update -qq >/dev/null && \
+		  apt-get install -y -qq --no-install-recommends \
+		    slurm-wlm munge postgresql glusterfs-server glusterfs-client bindfs >/dev/null; } || \
+		echo "No Slurm, PostgreSQL, GlusterFS or bindfs here: their tests will be skipped."
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

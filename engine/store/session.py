@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote
 
-from sqlalchemy import URL, Engine, QueuePool, StaticPool, create_engine, event, make_url
+from sqlalchemy import URL, Engine, NullPool, QueuePool, StaticPool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -54,6 +54,7 @@ class Store:
         """One line that says why nothing can be stored; None where it can."""
         self._sessions = sessionmaker(engine, expire_on_commit=False)
         self._file = _sqlite_file(url)
+        self._between_machines = self._file if read_only is None and _on_network(self._file) else None
         self._opened: tuple[int, int] | None = None
         with suppress(OSError):
             self._opened = _which(self._file)
@@ -78,7 +79,7 @@ class Store:
         What it has loaded stays readable afterwards. Raises RequestError where the database cannot be
         used (see `translate_errors`).
         """
-        with translate_errors(self.url), self._sessions.begin() as session:
+        with translate_errors(self.url), _turn(self._between_machines, self.url), self._sessions.begin() as session:
             yield session
 
     def close(self) -> None:
@@ -117,7 +118,7 @@ def open_store(url: str | None = None, create: bool = True) -> Store:
                 with translate_errors(parsed):
                     return _reader(parsed, file, why)
         _check_file(file, create)
-    with translate_errors(parsed):
+    with translate_errors(parsed), _turn(file if _on_network(file) else None, parsed):
         if file is not None:
             # Before the first ordinary connection: setting the journal mode writes to the file.
             _check_revision(_peek(file, _timeout(parsed)), parsed, create)
@@ -333,8 +334,10 @@ def _engine(url: URL, file: Path | None) -> Engine:
     if file is None:
         engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
     else:
-        engine = create_engine(url, connect_args={"timeout": _timeout(url)})
         mode = file_systems.journal_mode(file)
+        # On a network file system whoever has a turn opens the file anew (see `_turn`).
+        pool = NullPool if mode != "WAL" else QueuePool
+        engine = create_engine(url, poolclass=pool, connect_args={"timeout": _timeout(url)})
         pragmas.append(f"journal_mode={mode}")
         if mode == "WAL":
             # Whole after a crash all the same; and a commit does not wait for the disk beside a timed block.
@@ -430,25 +433,60 @@ def _one_at_a_time(file: Path | None) -> AbstractContextManager[Any]:
     """A lock beside an SQLite file, so that two processes do not migrate it at once."""
     if file is None:
         return nullcontext()
-    return _file_lock(file.with_name(file.name + ".lock"))
+    told = "wait until it has brought the database up to date, or end it"
+    return _file_lock(file, MIGRATION_SECONDS, RequestError, told)
+
+
+def _on_network(file: Path | None) -> bool:
+    return file is not None and file_systems.journal_mode(file) != "WAL"
 
 
 @contextmanager
-def _file_lock(path: Path) -> Iterator[None]:
+def _turn(file: Path | None, url: URL) -> Iterator[None]:
+    """An SQLite file on a network file system for oneself; nothing where `file` is None.
+
+    SQLite's own locks do not suffice on all of them: a client may read pages from its cache that another machine has
+    written since, and what it then writes undoes that. So all take turns, and each begins with an empty cache.
+    """
+    if file is None:
+        yield
+        return
+    with _file_lock(file, _timeout(url), LockedError, "wait for that process, or end it") as is_first:
+        if is_first:
+            for each in (file, file.with_name(f"{file.name}-journal")):
+                _look_anew(each)
+        yield
+
+
+def _look_anew(file: Path) -> None:
+    """Have the next reader of `file` ask its server. While no connection of this process has it open: closing it here
+    would end the locks of those."""
+    with suppress(FileNotFoundError):
+        opened = os.open(file, os.O_RDONLY)
+        try:
+            os.posix_fadvise(opened, 0, 0, os.POSIX_FADV_DONTNEED)
+            # Its size comes with what is read.
+            os.pread(opened, 1, 0)
+        finally:
+            os.close(opened)
+
+
+@contextmanager
+def _file_lock(file: Path, timeout_s: float, error_type: type[RequestError], remedy: str) -> Iterator[bool]:
+    """The lock beside an SQLite file; whether this thread did not hold it before."""
     import filelock
 
-    lock = filelock.FileLock(path, timeout=MIGRATION_SECONDS)
+    path = file.with_name(f"{file.name}.lock")
     try:
-        lock.acquire()
+        lock = filelock.FileLock(path, is_singleton=True)
+        is_first = not lock.is_locked
+        lock.acquire(timeout=timeout_s)
     except filelock.Timeout as error:
-        raise RequestError(
-            f"another process has held {path} for {MIGRATION_SECONDS:.0f} s; "
-            "wait until it has brought the database up to date, or end it"
-        ) from error
-    except OSError as error:
+        raise error_type(f"another process has held {path} for {timeout_s:g} s; {remedy}") from error
+    except (OSError, NotImplementedError) as error:
         raise RequestError(f"cannot lock {path}: {one_line(error)}; {ANOTHER}") from error
     try:
-        yield
+        yield is_first
     finally:
         lock.release()
 
