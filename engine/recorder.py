@@ -199,7 +199,7 @@ class Recorder:
         def beat() -> None:
             while not ended.wait(HEARTBEAT_SECONDS / 4):
                 if time.monotonic() - self._told_s > HEARTBEAT_SECONDS:
-                    with suppress(RequestError), self._store.session() as session:
+                    with suppress(RequestError), self._store.session(durable=False) as session:
                         session.execute(update(models.Run).where(models.Run.id == run_id).values(heartbeat_at=_now()))
 
         heart = Thread(target=beat, name="heartbeat", daemon=True)
@@ -267,7 +267,7 @@ class Recorder:
         if self._status in queries.LIVE:
             # Who could not see the process may have taken the run for interrupted.
             told |= {"status": self._status, "status_reason": None, "finished_at": None}
-        with self._store.session() as session:
+        with self._store.session(durable=False) as session:
             session.execute(update(models.Run).where(models.Run.id == run_id).values(**told))
             asked = bool(session.scalar(select(models.Run.cancel_requested).where(models.Run.id == run_id)))
         self._phase, self._told_s = progress.phase, time.monotonic()
@@ -313,7 +313,8 @@ class Recorder:
     @_patient
     def blocks(self, made: Iterable[tuple[Cell, Block]]) -> None:
         """One round's calls."""
-        with self._store.session() as session:
+        # No commit waits for the disk beside timed blocks; those that say what came of them do.
+        with self._store.session(durable=False) as session:
             session.add_all(
                 models.Block(
                     measurement_id=cell.id,

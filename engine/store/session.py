@@ -55,6 +55,8 @@ class Store:
         self._sessions = sessionmaker(engine, expire_on_commit=False)
         self._file = _sqlite_file(url)
         self._between_machines = self._file if read_only is None and _on_network(self._file) else None
+        self._hasty: sessionmaker[Session] | None = None
+        self._has_wal = self._file is not None and read_only is None and not self._between_machines
         self._opened: tuple[int, int] | None = None
         with suppress(OSError):
             self._opened = _which(self._file)
@@ -73,17 +75,29 @@ class Store:
             raise RequestError(f"the database {self._file} was removed or replaced while it was written to")
 
     @contextmanager
-    def session(self) -> Iterator[Session]:
+    def session(self, durable: bool = True) -> Iterator[Session]:
         """A session that commits at the end, and rolls back on an error.
 
+        `durable`: whether the commit waits for the disk, so that a power cut takes nothing of it. One that does not
+        wait is whole all the same, and durable with the next that does.
         What it has loaded stays readable afterwards. Raises RequestError where the database cannot be
         used (see `translate_errors`).
         """
-        with translate_errors(self.url), _turn(self._between_machines, self.url), self._sessions.begin() as session:
+        sessions = self._sessions_of(durable)
+        with translate_errors(self.url), _turn(self._between_machines, self.url), sessions.begin() as session:
             yield session
+
+    def _sessions_of(self, durable: bool) -> sessionmaker[Session]:
+        if durable or not self._has_wal:
+            return self._sessions
+        if self._hasty is None:
+            self._hasty = sessionmaker(_engine(self.url, self._file, hasty=True), expire_on_commit=False)
+        return self._hasty
 
     def close(self) -> None:
         self.engine.dispose()
+        if self._hasty is not None:
+            self._hasty.kw["bind"].dispose()
         if self._copy is not None:
             self._copy.cleanup()
 
@@ -326,8 +340,11 @@ def _reader(url: URL, file: Path, why: str) -> Store:
     return store
 
 
-def _engine(url: URL, file: Path | None) -> Engine:
-    """An SQLAlchemy engine for `url`, with SQLite's pragmas set on every connection."""
+def _engine(url: URL, file: Path | None, hasty: bool = False) -> Engine:
+    """An SQLAlchemy engine for `url`, with SQLite's pragmas set on every connection.
+
+    `hasty`: in WAL mode no commit waits for the disk.
+    """
     if url.get_backend_name() != "sqlite":
         return create_engine(url, pool_pre_ping=True, json_serializer=_json)
     pragmas = ["foreign_keys=ON"]
@@ -338,10 +355,7 @@ def _engine(url: URL, file: Path | None) -> Engine:
         # On a network file system whoever has a turn opens the file anew (see `_turn`).
         pool = NullPool if mode != "WAL" else QueuePool
         engine = create_engine(url, poolclass=pool, connect_args={"timeout": _timeout(url)})
-        pragmas.append(f"journal_mode={mode}")
-        if mode == "WAL":
-            # Whole after a crash all the same; and a commit does not wait for the disk beside a timed block.
-            pragmas.append("synchronous=NORMAL")
+        pragmas += [f"journal_mode={mode}", "synchronous=NORMAL" if hasty else "synchronous=FULL"]
 
     @event.listens_for(engine, "connect")
     def set_pragmas(connection: sqlite3.Connection, _: object) -> None:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from engine import paths
-from engine.store import open_store, queries
+from engine.store import models, open_store, queries
 
 pytestmark = pytest.mark.slow
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 FOR_EVER = {"rounds": 1_000_000, "min_calls": 1, "max_seconds": 600.0, "block_seconds": 0.005}
 CLOCK = """
 #define _GNU_SOURCE
@@ -90,9 +94,11 @@ def small_disk(tmp_path):
 
 @pytest.fixture
 def failing_disk(tmp_path):
-    """A data folder on an ext4 of its own, and fail(), which makes it read-only as after an error of the disk.
+    """A data folder on an ext4 of its own, and what befalls it: fail() makes it read-only as after an error of the
+    disk, cut() takes it away with all that the disk had not been made to keep, as a power cut does. mend() mounts it
+    anew.
 
-    `remount,ro` itself is refused while a file is open for writing. mend() mounts it anew.
+    `remount,ro` itself is refused while a file is open for writing.
     """
     place, image = tmp_path / "disk", tmp_path / "disk.img"
     place.mkdir()
@@ -119,9 +125,24 @@ def failing_disk(tmp_path):
         switch = Path("/sys/fs/ext4") / Path(loop).name / "trigger_fs_error"
         if not switch.exists():
             pytest.skip("this kernel's ext4 cannot be told to fail")
-        yield place, lambda: switch.write_text("1"), mend
+        yield SimpleNamespace(place=place, fail=lambda: switch.write_text("1"), cut=lambda: cut(place), mend=mend)
     finally:
-        unmount()
+        # Whoever still has a file open: a test that failed.
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+EXT4_SHUTDOWN, WITHOUT_FLUSHING = 0x8004587D, struct.pack("I", 2)
+"""An ioctl of Linux and its argument: the file system is gone from now on, and nothing more is written for it."""
+
+
+def cut(place: Path) -> None:
+    opened = os.open(place, os.O_RDONLY)
+    try:
+        fcntl.ioctl(opened, EXT4_SHUTDOWN, WITHOUT_FLUSHING)
+    except OSError as error:
+        pytest.skip(f"this kernel's ext4 cannot be cut off: {error}")
+    finally:
+        os.close(opened)
 
 
 def stored(url: str | None = None) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -246,7 +267,7 @@ def test_a_full_disk_ends_a_run_with_that_reason_and_what_it_measured_is_kept(
 def test_a_file_system_that_turns_read_only_ends_a_run_with_that_reason_and_it_goes_on_later(
     suite, live, bench, failing_disk, wait_until
 ):
-    place, fail, mend = failing_disk
+    place = failing_disk.place
     env, url = {"BENCH_DATA_DIR": str(place / "data")}, f"sqlite:///{place}/data/bench.sqlite"
     run = live("run", suite("fp32", "other", max_seconds=15.0), "--device", "cpu", env=env)
     run.wait_for("timing: round", 240)
@@ -254,12 +275,12 @@ def test_a_file_system_that_turns_read_only_ends_a_run_with_that_reason_and_it_g
     before = rounds(url)
     # What the disk has not taken yet, of the last seconds, is lost to it whoever wrote it.
     subprocess.run(["sync", "-f", place], check=True)
-    fail()
+    failing_disk.fail()
     assert run.end(120) == 2, run.said
     assert "bench.sqlite is read-only; make it and its folder writable" in run.said and "Traceback" not in run.said
     shown = bench("show", "latest", env=env)
     assert shown.returncode == 0 and "is read-only; make it" in shown.stdout, "told although nothing can be written"
-    mend()
+    failing_disk.mend()
     assert "is read-only; make it" in bench("show", "latest", env=env).stdout
     row, measured = stored(url)
     assert row["status"] == "interrupted" and "is read-only" in row["status_reason"] and rounds(url) >= before
@@ -271,6 +292,65 @@ def test_a_file_system_that_turns_read_only_ends_a_run_with_that_reason_and_it_g
     row, measured = stored(url)
     assert row["status"] == "finished" and {one["status"] for one in measured.values()} == {"measured"}
     assert rounds(url) > before and not queries.words_elsewhere(row["id"]).exists()
+
+
+def test_a_power_cut_takes_nothing_that_was_finished_and_the_run_goes_on_after_it(
+    suite, live, bench, failing_disk, wait_until, is_gone, tmp_path
+):
+    place = failing_disk.place
+    env, url = {"BENCH_DATA_DIR": str(place / "data")}, f"sqlite:///{place}/data/bench.sqlite"
+
+    def answers() -> dict[str, list[Any]]:
+        """Of each finished run, by the store: what its measurements are, with every call."""
+        with open_store(url, create=False) as store, store.session() as session:
+            return {
+                found.run.id: [
+                    (queries.flat(row), [block.latencies_s.tolist() for block in queries.latencies(session, row.id)])
+                    for row in queries.measurements(session, found.run.id)
+                ]
+                for found in queries.list_runs(session)
+                if found.run.status == "finished"
+            }
+
+    # A dashboard has the database open: who leaves it then moves nothing from the WAL into it.
+    open_store(url).close()
+    dashboard = sqlite3.connect(place / "data" / "bench.sqlite")
+    dashboard.execute("SELECT count(*) FROM run").fetchone()
+    written = lambda: (place / "data" / "bench.sqlite").stat().st_mtime_ns  # noqa: E731
+    empty = written()
+    done = bench("run", suite("fp32", rounds=6, max_seconds=20.0), "--device", "cpu", env=env)
+    assert done.returncode == 0, done.stderr
+    assert bench("note", "latest", "--tag", "kept", env=env).returncode == 0
+    before = answers()
+    assert len(before) == 1 and written() == empty, "it is in the WAL alone"
+    run = live("run", suite("fp32", max_seconds=20.0), "--device", "cpu", env=env)
+    run.wait_for("timing: round", 240)
+    workers = run.workers()
+    failing_disk.cut()
+    run.kill()
+    dashboard.close()
+    for pid in workers.values():
+        wait_until(lambda pid=pid: is_gone(pid), 30)
+    failing_disk.mend()
+    # The machine comes back two minutes later, with another boot.
+    with open_store(url) as store, store.session() as session:
+        session.get_one(models.Run, stored(url)[0]["id"]).heartbeat_at -= timedelta(minutes=2)
+    (tmp_path / "boot_id").write_text("11111111-2222-3333-4444-555555555555\n")
+    boot_id = "/proc/sys/kernel/random/boot_id"
+    rebooted = ["unshare", "--mount", "sh", "-c", f'mount --bind "$0" {boot_id} && exec "$@"', tmp_path / "boot_id"]
+    done = subprocess.run(
+        [*map(str, rebooted), sys.executable, "-m", "engine", "show", "latest"],
+        cwd=REPOSITORY, env=os.environ | env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary, _ = stored(url)
+    assert summary["status"] == "interrupted" and "as the machine was started anew" in summary["status_reason"]
+    assert answers() == before and "kept" in bench("runs", env=env).stdout
+    with closing(sqlite3.connect(place / "data" / "bench.sqlite")) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    done = bench("resume", "latest", env=env)
+    assert done.returncode == 0, done.stderr
+    assert stored(url)[0]["status"] == "finished" and len(answers()) == 2
 
 
 def test_a_database_that_is_locked_for_long_costs_a_run_nothing(suite, live, own_folders, tmp_path, wait_until):

@@ -92,8 +92,16 @@ def test_every_connection_has_the_pragmas(store: Store) -> None:
                 "foreign_keys": 1,
                 "journal_mode": mode,
                 "busy_timeout": 30_000,
-                "synchronous": 1 if mode == "wal" else 2,
+                "synchronous": 2,
             }
+
+
+def test_only_what_says_so_does_not_wait_for_the_disk(store: Store) -> None:
+    waiting, mode = [], journal_mode(Path(str(store.url.database)))
+    for durable in (True, False, True):
+        with store.session(durable=durable) as session:
+            waiting.append(session.execute(text("PRAGMA synchronous")).scalar() == 2)
+    assert waiting == [True, mode != "WAL", True]
 
 
 MOUNTS = r"""
