@@ -475,7 +475,8 @@ def _turn(file: Path | None, url: URL) -> Iterator[None]:
 def _look_anew(file: Path) -> None:
     """Have the next reader of `file` ask its server. While no connection of this process has it open: closing it here
     would end the locks of those."""
-    with suppress(FileNotFoundError):
+    # What is wrong with it SQLite says.
+    with suppress(OSError):
         opened = os.open(file, os.O_RDONLY)
         try:
             os.posix_fadvise(opened, 0, 0, os.POSIX_FADV_DONTNEED)
