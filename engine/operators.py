@@ -172,6 +172,9 @@ def trace(raw: Any, about: Mapping[str, str]) -> dict[str, Any]:
     events: Iterable[dict[str, Any]] = raw["traceEvents"] if isinstance(raw, dict) else raw
     kept = []
     for event in events:
+        if not isinstance(event.get("pid"), int):
+            # PyTorch's profiler writes of itself as of processes with words for numbers, on which some readers fail.
+            continue
         made = {key: event[key] for key in EVENT_KEYS if key in event}
         if made.get("ph") == "M" and made.get("name") in ("process_name", "thread_name"):
             made["args"] = {"name": f"{str(made['name']).removesuffix('_name')} {made.get('tid', '')}".strip()}

@@ -95,11 +95,14 @@ def test_a_trace_keeps_events_and_nothing_of_the_machine() -> None:
             {"ph": "M", "name": "process_name", "pid": 1, "tid": 0, "ts": 0, "args": {"name": f"python {secret}"}},
             {"ph": "X", "cat": "cpu_op", "name": "aten::mm", "pid": 1, "tid": 2, "ts": 1.5, "dur": 2.5,
              "args": {"External id": 3, "stack": secret, "Input Dims": [[1, 2]]}},
+            {"ph": "X", "cat": "Trace", "name": "Profiler (0)", "pid": "Spans", "tid": "Profiler", "ts": 0, "dur": 9.0},
+            {"ph": "i", "name": "Record Window End", "pid": "", "tid": "", "ts": 9.0, "s": "g"},
         ],
     }  # fmt: skip
     made = operators.trace(raw, {"variant": "fp32"})
     text = json.dumps(made)
     assert secret not in text and "node17" not in text and "python" not in text
+    assert [(e["pid"], e["tid"]) for e in made["traceEvents"]] == [(1, 0), (1, 2)], "numbers alone"
     event = made["traceEvents"][1]
     assert (event["name"], event["ts"], event["dur"]) == ("aten::mm", 1.5, 2.5)
     assert event["args"] == {"External id": 3, "Input Dims": [[1, 2]]}
