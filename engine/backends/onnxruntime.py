@@ -422,6 +422,7 @@ def _quantize_static(recipe: Recipe, source: Path, target: Path) -> None:
         nodes_to_exclude=[*_kept(recipe, source / MODEL), *_without_weights(source / MODEL)],
         extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
     )
+    _forget_types(target / MODEL)
 
 
 def _loaded(source: Path) -> Any:
