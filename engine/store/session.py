@@ -54,9 +54,10 @@ class Store:
         """One line that says why nothing can be stored; None where it can."""
         self._sessions = sessionmaker(engine, expire_on_commit=False)
         self._file = _sqlite_file(url)
-        self._between_machines = self._file if read_only is None and _on_network(self._file) else None
-        self._hasty: sessionmaker[Session] | None = None
-        self._has_wal = self._file is not None and read_only is None and not self._between_machines
+        self._taking_turns = self._file if read_only is None and _on_network(self._file) else None
+        self._hasty = self._sessions
+        if self._file is not None and read_only is None and not self._taking_turns:
+            self._hasty = sessionmaker(_engine(url, self._file, hasty=True), expire_on_commit=False)
         self._opened: tuple[int, int] | None = None
         with suppress(OSError):
             self._opened = _which(self._file)
@@ -83,21 +84,13 @@ class Store:
         What it has loaded stays readable afterwards. Raises RequestError where the database cannot be
         used (see `translate_errors`).
         """
-        sessions = self._sessions_of(durable)
-        with translate_errors(self.url), _turn(self._between_machines, self.url), sessions.begin() as session:
+        sessions = self._sessions if durable else self._hasty
+        with translate_errors(self.url), _turn(self._taking_turns, self.url), sessions.begin() as session:
             yield session
 
-    def _sessions_of(self, durable: bool) -> sessionmaker[Session]:
-        if durable or not self._has_wal:
-            return self._sessions
-        if self._hasty is None:
-            self._hasty = sessionmaker(_engine(self.url, self._file, hasty=True), expire_on_commit=False)
-        return self._hasty
-
     def close(self) -> None:
-        self.engine.dispose()
-        if self._hasty is not None:
-            self._hasty.kw["bind"].dispose()
+        for sessions in (self._sessions, self._hasty):
+            sessions.kw["bind"].dispose()
         if self._copy is not None:
             self._copy.cleanup()
 

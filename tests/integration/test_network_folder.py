@@ -127,9 +127,9 @@ class Network:
 
 
 @pytest.fixture
-def network(tmp_path: Path) -> Iterator[Network]:
+def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Network]:
     """Skips without GlusterFS, or where nothing can be mounted."""
-    os.environ["PATH"] += ":/usr/sbin"
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin")
     if missing := [name for name in ("glusterfsd", "glusterfs") if shutil.which(name) is None]:
         pytest.skip(f"no network file system here: {', '.join(missing)} missing (Debian's glusterfs-server)")
     if os.getuid() != 0 or not os.access("/dev/fuse", os.W_OK):
@@ -222,7 +222,6 @@ def test_a_run_waits_for_a_slow_server_and_survives_one_that_goes_away(network, 
     network.lose_server()
     assert run.end(120) == 2, run.said
     assert "Traceback" not in run.said, run.said
-    print(run.said)
     network.serve()
     wait_until(lambda: all(os.access(m / "data" / "bench.sqlite", os.R_OK) for m in (network.here, network.there)), 60)
     kept = blocks(network.there)
