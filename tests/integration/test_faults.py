@@ -93,7 +93,7 @@ def small_disk(tmp_path):
 
 
 @pytest.fixture
-def failing_disk(tmp_path):
+def failing_disk(tmp_path, wait_until):
     """A data folder on an ext4 of its own, and what befalls it: fail() makes it read-only as after an error of the
     disk, cut() takes it away with all that the disk had not been made to keep, as a power cut does. mend() mounts it
     anew.
@@ -113,11 +113,14 @@ def failing_disk(tmp_path):
         if done.returncode:
             pytest.skip(f"no disk can be made here: {done.stderr.strip()}")
 
-    def unmount() -> None:
-        subprocess.run(["umount", place], check=True)
+    def unmounted() -> bool:
+        done = subprocess.run(["umount", place], capture_output=True, text=True)
+        assert done.returncode == 0 or "busy" in done.stderr, done.stderr
+        return done.returncode == 0
 
     def mend() -> None:
-        unmount()
+        # A killed process is a zombie at once, but its threads let go of their files when each of them ends.
+        wait_until(unmounted, 30, lambda: f"{place} stays in use")
         subprocess.run(mount, check=True)
 
     try:
