@@ -110,7 +110,7 @@ def serving_seconds(suite: Suite, before: Earlier) -> float | None:
         rate_per_s = before.rates_per_s.get(variant.name, max(rates, default=0.0))
         if not rate_per_s:
             return None
-        total_s += 2 * effort.offline_s + effort.trials * scenarios.trial_texts(rate_per_s, effort.trial_s) / rate_per_s
+        total_s += effort.serving_s(rate_per_s)
     return total_s
 
 
@@ -122,8 +122,8 @@ def _load_words(suite: Suite, before: Earlier | None) -> str:
     if total_s is not None:
         return f" A service's load takes up to about {duration(total_s)} more."
     effort = scenarios.QUICK if suite.protocol.quick else scenarios.WHOLE
-    each_s = 2 * effort.offline_s + effort.trials * effort.trial_s
     slow = scenarios.trial_texts(0.0, 0.0) / effort.trial_s
+    each_s = effort.serving_s(slow)
     return (
         f" A service's load takes up to about {duration(each_s)} more a variant, longer where one answers fewer than "
         f"{slow:.0f} texts/s."

@@ -22,7 +22,7 @@ from engine.measure import arrivals
 from engine.measure.arrivals import Served
 from engine.pool import Worker
 from engine.spec import Suite, Variant
-from engine.units import milliseconds, significant
+from engine.units import duration, milliseconds, significant
 
 if TYPE_CHECKING:
     from engine.runner import Listener
@@ -42,9 +42,21 @@ class Effort:
     """A trial lasts at least so long, as a queue takes time to grow."""
     trials: int
     """At most: fewer leave the highest rate less narrowly bounded."""
+    search_s: float
+    """Once a rate has held, no trial begins that would end later than this after the first began: 662 texts take a
+    variant of two texts a second over five minutes."""
+
+    def serving_s(self, rate_per_s: float) -> float:
+        """How long all three scenarios may take around a rate, about."""
+        trial_s = self.longest_s(rate_per_s)
+        return 2 * self.offline_s + min(self.trials * trial_s, self.search_s + trial_s)
+
+    def longest_s(self, rate_per_s: float) -> float:
+        """How long a trial at a rate lasts, unless it ends early."""
+        return trial_texts(rate_per_s, self.trial_s) / rate_per_s
 
 
-WHOLE, QUICK = Effort(5.0, 15.0, 8), Effort(2.0, 5.0, 5)
+WHOLE, QUICK = Effort(5.0, 15.0, 8, 240.0), Effort(2.0, 5.0, 5, 90.0)
 
 
 @dataclass(frozen=True)
@@ -166,13 +178,20 @@ def measure(found: Scenarios, answer: Callable[[range], None], seed: int, tell: 
     # Of each text's own call: nobody waits for another.
     found.single_texts, found.single_p90_s = len(single.calls_s), float(np.quantile(single.calls_s, P90))
 
+    search_began_s = time.perf_counter()
+
+    def has_time(rate_per_s: float) -> bool:
+        return time.perf_counter() - search_began_s + effort.longest_s(rate_per_s) <= effort.search_s
+
     def holds_at(rate_per_s: float) -> bool:
-        tell(f"{found.title}: server, {significant(rate_per_s)} texts/s", (2 + len(found.trials)) / steps)
+        length = duration(effort.longest_s(rate_per_s))
+        said = f"{found.title}: server, {significant(rate_per_s)} texts/s for up to {length}"
+        tell(said, (2 + len(found.trials)) / steps)
         trial = server(answer, rate_per_s, found, seed + len(found.trials), effort.trial_s)
         found.trials.append(trial)
         return trial.holds
 
-    found.server_texts_per_s = arrivals.highest(holds_at, found.offline_texts_per_s, most=effort.trials)
+    found.server_texts_per_s = arrivals.highest(holds_at, found.offline_texts_per_s, effort.trials, has_time)
 
 
 def warm_up_sizes(max_batch: int) -> list[int]:

@@ -146,6 +146,28 @@ def test_the_highest_rate_is_found_from_below(true):
     assert arrivals.highest(lambda rate: False, 100.0) is None
 
 
+def test_once_a_rate_holds_a_search_ends_when_its_time_is_up():
+    asked: list[float] = []
+
+    def holds_at(rate: float) -> bool:
+        asked.append(rate)
+        return rate < 20
+
+    assert arrivals.highest(holds_at, 100.0, most=12, has_time=lambda rate: False) == 17.5
+    assert asked == [70, 35, 17.5], "none holds yet: it goes on"
+
+
+def test_a_slow_server_is_searched_no_longer_than_its_first_rate_that_holds(clock):
+    found = scenarios.Scenarios("a", "A", "cpu", 2.0, max_batch=1, max_wait_s=0.0, padding="longest")
+    told: list[str] = []
+    scenarios.measure(found, lambda texts: clock.sleep(0.5), 0, tell=lambda text, done: told.append(text))
+    assert [trial.holds for trial in found.trials].count(True) == 1 and found.trials[-1].holds
+    assert found.server_texts_per_s == found.trials[-1].rate_per_s and found.trials[-1].answered == 662
+    rate_per_s = found.trials[-1].rate_per_s
+    assert 250 < 662 / rate_per_s < clock.now_s < scenarios.WHOLE.serving_s(rate_per_s)
+    assert told[-1] == "A: server, 0.700 texts/s for up to 15 min"
+
+
 def test_a_server_of_known_speed_gets_the_rate_that_queueing_theory_allows(clock):
     found = scenarios.Scenarios("a", "A", "cpu", 0.05, max_batch=1, max_wait_s=0.0, padding="longest")
     told: list[float] = []

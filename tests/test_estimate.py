@@ -40,9 +40,9 @@ def test_a_service_load_is_counted_in():
     # Batches of 8 in 10 ms: 800 texts/s, so 15 s are the longer part of each of 8 trials.
     assert estimate.words(suite, before()).endswith("A service's load takes up to about 10 min more.")
     loaded = estimate.Earlier("0" * 26, 400.0, 60.0, 0.0, 5, KNOWN, 300.0, {v.name: 10.0 for v in suite.variant})
-    # What it took then is not among the rest; at 10 texts/s a trial needs 662 texts.
+    # What it took then is not among the rest; at 10 texts/s a trial needs 662 texts, and few are worth their time.
     assert "took that run 40 s" in estimate.words(suite, loaded)
-    assert estimate.serving_seconds(suite, loaded) == pytest.approx(5 * (10 + 8 * 66.2))
+    assert estimate.serving_seconds(suite, loaded) == pytest.approx(5 * (10 + 240 + 66.2))
     assert "load" not in estimate.words(load_suite("demo"), loaded).partition("loading")[2]
 
 

@@ -102,11 +102,17 @@ def serve(
     return Served(latencies_s[:start], batches, np.array(calls_s), time.perf_counter() - began_s)
 
 
-def highest(holds_at: Callable[[float], bool], capacity: float, within: float = 1.05, most: int = 8) -> float | None:
+def highest(
+    holds_at: Callable[[float], bool],
+    capacity: float,
+    most: int = 8,
+    has_time: Callable[[float], bool] = lambda rate: True,
+    within: float = 1.05,
+) -> float | None:
     """The highest rate found at which `holds_at` is true; None where there was none.
 
     `capacity` bounds it from above. The rate lies within a factor of `within` below one that did not hold, unless
-    `most` trials were not enough.
+    `most` trials were not enough or, with a rate found, `has_time` was false of the next.
     """
     low, high, rate = None, capacity, 0.7 * capacity
     for _ in range(most):
@@ -114,7 +120,7 @@ def highest(holds_at: Callable[[float], bool], capacity: float, within: float = 
             low = rate
         else:
             high = rate
-        if low is not None and high / low <= within:
-            break
         rate = high / 2 if low is None else math.sqrt(low * high)
+        if low is not None and (high / low <= within or not has_time(rate)):
+            break
     return low
