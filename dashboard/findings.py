@@ -310,13 +310,12 @@ def context(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
     workload, protocol = summary["spec"]["workload"], summary["spec"]["protocol"]
     examples = next((row["examples"] for row in rows if row["examples"]), None)
     sizes = tables.batch_sizes(rows)
-    processes = protocol["processes"]
     threads = summary["environment"].get("threads")
     return (
         f"{summary['device_name']} ({summary['device']}{f', {threads} threads' if threads else ''}) · "
         f"{f'{examples:,}' if examples else '–'} examples of {workload['dataset'].rsplit('/', 1)[-1]} · "
         f"batch {sizes} {tables.padding_words(rows, workload['max_length'])} · "
-        f"{protocol['rounds']} rounds, {processes} process{'es' if processes > 1 else ''} a variant · "
+        f"{protocol['rounds']} rounds, {tables.processes_words(rows, protocol)} · "
         f"{'a first look (--quick): wide intervals · ' if protocol.get('quick') else ''}"
         "ranges are 95% intervals."
     )

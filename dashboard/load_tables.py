@@ -31,7 +31,7 @@ def variants(measured: pd.DataFrame, loads: Sequence[Row], look: Theme) -> str:
         ("Single stream", "p90, ms", False),
         ("Offline", "texts/s", False),
         ("Holds", "texts/s", False),
-        ("Does not hold", "texts/s, the lowest", False),
+        ("Does not hold", "texts/s, failed twice", False),
         ("Of offline", "%", False),
         ("To the baseline's", "ratio, its bounds below", False),
         ("Verdict", "", True),

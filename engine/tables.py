@@ -425,16 +425,31 @@ def caption(run: dict[str, Any], rows: list[Row]) -> str:
     workload, protocol = run["spec"]["workload"], run["spec"]["protocol"]
     examples = next((row["examples"] for row in rows if row["examples"]), None)
     sizes = batch_sizes(rows)
-    processes = protocol["processes"]
     return (
         f"{QUICK_WORDS if protocol.get('quick') else ''}"
         f"Run {run['id']} on {run['device_name']} ({run['device']}, {run['environment'].get('threads', '–')} threads): "
         f"{examples or '–'} examples, batches of {sizes} {padding_words(rows, workload['max_length'])}, "
-        f"{processes} process{'es' if processes > 1 else ''} a variant, "
-        f"{'interleaved rounds' if all(r['schedule'] != 'sequential' for r in rows) else 'one variant after another'}. "
-        "Speed-up: samples/s against the baseline's in the same rounds, the calm third. Parentheses: 95% intervals. "
+        f"{processes_words(rows, protocol)}, "
+        f"{'one variant after another, forward and back' if one_by_one(rows) else 'interleaved rounds'}. "
+        f"Speed-up: samples/s against the baseline's {rounds_words(rows)}. Parentheses: 95% intervals. "
         "~ unstable, ✗ invalid."
     )
+
+
+def one_by_one(rows: Sequence[Row]) -> bool:
+    """Whether the variants were measured one after another, as they did not fit beside each other."""
+    return any(row["schedule"] == "sequential" for row in rows)
+
+
+def processes_words(rows: Sequence[Row], protocol: dict[str, Any]) -> str:
+    """Of how many processes each variant's rounds are: twice as many where it was measured forward and back."""
+    count = protocol["processes"] * (2 if one_by_one(rows) else 1)
+    return f"{count} process{'es' if count > 1 else ''} a variant"
+
+
+def rounds_words(rows: Sequence[Row]) -> str:
+    """Which rounds a speed-up is of."""
+    return "over all rounds" if one_by_one(rows) else "in the same rounds, the calm third"
 
 
 def beside(first: Stored, second: Stored) -> Any:

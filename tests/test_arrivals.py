@@ -141,8 +141,8 @@ def test_the_highest_rate_is_found_from_below(true):
         asked.append(rate)
         return rate <= true
 
-    found = arrivals.highest(holds_at, capacity=100.0, most=12)
-    assert found is not None and true / 1.06 < found <= true and len(asked) <= 12
+    found = arrivals.highest(holds_at, capacity=100.0, most=14)
+    assert found is not None and true / 1.06 < found <= true and len(asked) <= 14
     assert arrivals.highest(lambda rate: False, 100.0) is None
 
 
@@ -153,8 +153,34 @@ def test_once_a_rate_holds_a_search_ends_when_its_time_is_up():
         asked.append(rate)
         return rate < 20
 
-    assert arrivals.highest(holds_at, 100.0, most=12, has_time=lambda rate: False) == 17.5
+    assert arrivals.highest(holds_at, 100.0, most=12, has_time=lambda rate, held: not held) == 17.5
     assert asked == [70, 35, 17.5], "none holds yet: it goes on"
+
+
+def test_what_disturbed_a_search_for_a_while_does_not_mislead_it():
+    trials: list[tuple[float, bool]] = []
+
+    def holds_at(rate: float) -> bool:
+        # The machine was busy with something else for the first four trials.
+        trials.append((rate, len(trials) >= 4 and rate <= 60))
+        return trials[-1][1]
+
+    found = arrivals.highest(holds_at, 100.0, most=20)
+    assert [held for _, held in trials[:5]] == [False] * 4 + [True] and trials[4][0] < 5
+    assert found is not None and 57 < found <= 60 and len(trials) < 16
+    assert found < arrivals.failed_twice(trials) < 1.05 * found
+    # Cut short, it says no more than it knows: each of these failed once.
+    assert arrivals.failed_twice(trials[:5]) is None
+
+
+def test_where_nothing_holds_the_lowest_rate_is_tried_twice():
+    asked: list[float] = []
+    assert arrivals.highest(lambda rate: bool(asked.append(rate)), 100.0) is None
+    assert len(asked) == 7 and asked[-1] == asked[-2] > 100 / 64 > asked[-1] / 2
+    # Each would take too long but the first.
+    asked.clear()
+    assert arrivals.highest(lambda rate: bool(asked.append(rate)), 100.0, has_time=lambda rate, held: False) is None
+    assert asked == [70, 70]
 
 
 def test_a_slow_server_is_searched_no_longer_than_its_first_rate_that_holds(clock):

@@ -35,10 +35,10 @@ def test_a_service_load_is_counted_in():
     suite = load_suite("demo", ["scenarios.p99_ms=50"])
     unknown = estimate.words(suite, None)
     assert unknown.endswith(
-        "A service's load takes up to about 2 min 10 s more a variant, longer where one answers fewer than 44 texts/s."
+        "A service's load takes up to about 3 min 10 s more a variant, longer where one answers fewer than 44 texts/s."
     )
-    # Batches of 8 in 10 ms: 800 texts/s, so 15 s are the longer part of each of 8 trials.
-    assert estimate.words(suite, before()).endswith("A service's load takes up to about 10 min more.")
+    # Batches of 8 in 10 ms: 800 texts/s, so 15 s are the longer part of each of 12 trials.
+    assert estimate.words(suite, before()).endswith("A service's load takes up to about 15 min more.")
     loaded = estimate.Earlier("0" * 26, 400.0, 60.0, 0.0, 5, KNOWN, 300.0, {v.name: 10.0 for v in suite.variant})
     # What it took then is not among the rest; at 10 texts/s a trial needs 662 texts, and few are worth their time.
     assert "took that run 40 s" in estimate.words(suite, loaded)

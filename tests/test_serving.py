@@ -22,12 +22,12 @@ def trial(rate_per_s: float, holds: bool) -> dict[str, Any]:
 
 
 def loaded(variant: str, held: float | None, failing: list[float], **changes: Any) -> dict[str, Any]:
-    """A row as `engine.store.queries.scenarios` gives it."""
+    """A row as `engine.store.queries.scenarios` gives it: each rate of `failing` failed twice."""
     row = {
         "variant": variant, "status": "measured", "status_reason": None, "validity": "valid", "validity_reason": None,
         "p99_limit_s": 0.05, "max_batch": 32, "max_wait_s": 0.0, "padding": "longest", "single_texts": 64,
         "single_p90_s": 0.01, "offline_texts_per_s": 120.0, "server_texts_per_s": held,
-        "trials": [*([trial(held, True)] if held else []), *(trial(rate, False) for rate in failing)],
+        "trials": [*([trial(held, True)] if held else []), *(trial(rate, False) for rate in failing * 2)],
         "conditions": {"seconds": 60.0}, "measured_at": "2026-03-01T12:00:00.000+00:00",
     }  # fmt: skip
     return row | changes
@@ -63,6 +63,15 @@ def test_a_rate_lies_between_what_held_and_what_did_not(base, other, comparison,
     assert row["comparison"] == comparison
     found = row["ratio"], row["ratio_low"], row["ratio_high"]
     assert found == ratio if ratio[0] is None else found == pytest.approx(ratio)
+
+
+def test_a_rate_that_failed_once_bounds_nothing():
+    row = loaded("int8", 100.0, [116.0])
+    row["trials"].append(trial(110.0, False))
+    assert serving.beyond(row) == 116.0
+    row["trials"].remove(trial(116.0, False))
+    assert serving.beyond(row) is None
+    assert beside(loaded("fp32", 50.0, [60.0]), row)["ratio_high"] == 120 / 50
 
 
 def test_the_headline_says_no_more_than_the_bounds_show():
@@ -146,7 +155,7 @@ def test_every_form_of_export_carries_it(stored):
     found = json.loads(exports.measurements(stored, "json"))["scenarios"]
     # In the order of the suite, not of the rows.
     assert [row["variant"] for row in found] == ["fp32", "int8"]
-    assert found[1]["trials"] == [trial(100.0, True), trial(110.0, False)] and found[1]["max_batch"] == 32
+    assert found[1]["trials"] == [trial(100.0, True), *[trial(110.0, False)] * 2] and found[1]["max_batch"] == 32
     rows = list(csv.DictReader(io.StringIO(exports.measurements(stored, "csv"))))
     assert [row["load_server_texts_per_s"] for row in rows] == ["50.0", "100.0"]
     assert rows[1]["load_comparison"] == "better" and rows[1]["load_beyond_texts_per_s"] == "110.0"

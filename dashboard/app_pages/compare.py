@@ -12,6 +12,7 @@ from dashboard.comparing import Evidence, Side
 from dashboard.figures import base
 from dashboard.frame import Row
 from dashboard.style import Theme
+from engine import tables
 
 OFFERED = 1000
 """How many runs, the newest, may be held beside the chosen one."""
@@ -149,8 +150,8 @@ def _how_compared(rows: list[Row]) -> None:
     differences = [row for row in rows if row["accuracy_p"] is not None]
     among = f" over the {len(differences)} rows here" if len(differences) > 1 else ""
     st.caption(
-        "Parentheses and ranges: 95% intervals. Speed-up: samples/s over the baseline's in the same rounds, the calm "
-        f"third. Accuracy: exact McNemar on the same examples, corrected by Holm{among}. p95, p99 and memory stand "
+        f"Parentheses and ranges: 95% intervals. Speed-up: samples/s over the baseline's {tables.rounds_words(rows)}. "
+        f"Accuracy: exact McNemar on the same examples, corrected by Holm{among}. p95, p99 and memory stand "
         "without an interval: no verdict is drawn from them."
         + (
             " †: of another run: its speed-up over its own run's baseline, over that of the baseline here; not paired."

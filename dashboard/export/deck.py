@@ -648,7 +648,7 @@ class _Deck:
         most = sorted({row["max_batch"] for row in rows})
         return (
             f"{self.summary['device_name']} ({self.summary['device']}) · batches of at most "
-            f"{' or '.join(map(str, most))} · {n} · bars: the interval up to the lowest rate that did not hold · "
+            f"{' or '.join(map(str, most))} · {n} · bars: the interval up to the lowest rate that failed twice · "
             f"run {self.summary['id'][-6:]}"
         )
 

@@ -46,13 +46,14 @@ ROWS = 8
 """A compiled model's batches have so many rows, a multiple of it, or a power of two below."""
 RECOMPILATIONS = 64
 """From torch's own 8 on, a new shape would run uncompiled without a word."""
+GRAPH_MODES = ("reduce-overhead", "max-autotune")
 
 
 class TransformersOptions(Options):
     attention: Literal["sdpa", "eager"] | None = None
     """The attention implementation; transformers' own choice by default."""
     compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None
-    """A mode of torch.compile; on a GPU the last two record CUDA graphs."""
+    """A mode of torch.compile; on a GPU those of GRAPH_MODES record CUDA graphs."""
 
     def rewrites(self) -> tuple[str, ...]:
         """None: libraries that quantise as they load leave nothing to rewrite."""
@@ -269,6 +270,8 @@ class PyTorch(Backend):
                 audit.wrong.append("nothing was compiled")
             if breaks := audit.settings["graph_breaks"]:
                 audit.deviations.append(f"{breaks} graph breaks: parts of the model run uncompiled")
+            if mode in GRAPH_MODES and not audit.settings["cuda_graphs"]:
+                audit.deviations.append("compiled without CUDA graphs, as these are for GPUs")
         if torch.get_num_threads() != self._request.threads:
             audit.deviations.append(f"{torch.get_num_threads()} threads instead of {self._request.threads}")
         return audit
@@ -284,7 +287,7 @@ class PyTorch(Backend):
             # The first graph is no recompilation.
             "recompilations": max(0, graphs - 1),
             "graph_breaks": sum(counters["graph_break"].values()),
-            "cuda_graphs": self._device.type == "cuda" and mode != "default",
+            "cuda_graphs": self._device.type == "cuda" and mode in GRAPH_MODES,
         }
 
     def _judge(self, audit: Audit, dtypes: Counter[str]) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,25 +103,52 @@ def serve(
     return Served(latencies_s[:start], batches, np.array(calls_s), time.perf_counter() - began_s)
 
 
+LEAST_SHARE = 1 / 64
+"""Of the capacity: no rate below is tried. Nearly every text finds the server idle then, and fewer change nothing."""
+
+
 def highest(
     holds_at: Callable[[float], bool],
     capacity: float,
-    most: int = 8,
-    has_time: Callable[[float], bool] = lambda rate: True,
+    most: int = 12,
+    has_time: Callable[[float, bool], bool] = lambda rate, held: True,
     within: float = 1.05,
 ) -> float | None:
     """The highest rate found at which `holds_at` is true; None where there was none.
 
-    `capacity` bounds it from above. The rate lies within a factor of `within` below one that did not hold, unless
-    `most` trials were not enough or, with a rate found, `has_time` was false of the next.
+    `capacity` bounds it from above. What disturbs a trial makes it fail and never hold, so that a rate bounds it only
+    when it fails a second time, after another trial. The rate lies within a factor of `within` below one that failed
+    twice, unless `most` trials were not enough or `has_time`, of the next rate and whether one has held, was false.
     """
     low, high, rate = None, capacity, 0.7 * capacity
+    once: list[float] = []
     for _ in range(most):
-        if holds_at(rate):
-            low = rate
+        held = holds_at(rate)
+        if held:
+            low, once = rate, [other for other in once if other > rate]
+        elif rate in once:
+            high, once = rate, [other for other in once if other < rate]
         else:
-            high = rate
-        rate = high / 2 if low is None else math.sqrt(low * high)
-        if low is not None and (high / low <= within or not has_time(rate)):
+            once.append(rate)
+        top = min(once, default=high)
+        if low is None:
+            lower = rate / 2
+            enough = lower < LEAST_SHARE * capacity or not has_time(lower, False)
+            rate = top if enough else lower
+            if enough and not once:
+                break
+        elif once and (held or top / low <= within):
+            rate = top
+        elif top / low <= within:
+            break
+        else:
+            rate = math.sqrt(low * top)
+        if low is not None and not has_time(rate, True):
             break
     return low
+
+
+def failed_twice(trials: Iterable[tuple[float, bool]]) -> float | None:
+    """The lowest of the rates that failed twice, of trials as (rate, whether it held); None where none did."""
+    failed = Counter(rate for rate, held in trials if not held)
+    return min((rate for rate, times in failed.items() if times > 1), default=None)

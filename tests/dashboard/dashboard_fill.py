@@ -139,11 +139,11 @@ def loads() -> list[Scenario]:
     )
     died = {"status": "failed", "status_reason": "the worker was ended by SIGKILL", "trials": []}
     return [
-        _load("fp32", 200.0, [(140.0, True), (167.0, False), (153.0, True), (160.0, False)]),
-        _load("nf4", 150.0, [(105.0, True), (125.0, False), (115.0, False)], **doubt),
-        _load("student", 1100.0, [(770.0, True), (920.0, True), (1006.0, False), (962.0, True)]),
-        _load("onnx", 205.0, [(143.0, True), (171.0, False), (157.0, True), (164.0, False)]),
-        _load("int8", 520.0, [(364.0, False), (182.0, False), (91.0, False)]),
+        _load("fp32", 200.0, [(140.0, True), (167.0, False), (153.0, True), (160.0, False), (160.0, False)]),
+        _load("nf4", 150.0, [(105.0, True), (125.0, False), (115.0, False), (115.0, False)], **doubt),
+        _load("student", 1100.0, [(770.0, True), (920.0, True), (1006.0, False), (962.0, True), (1006.0, False)]),
+        _load("onnx", 205.0, [(143.0, True), (171.0, False), (157.0, True), (164.0, False), (164.0, False)]),
+        _load("int8", 520.0, [(364.0, False), (182.0, False), (91.0, False), (91.0, False)]),
         _load("sst2", 1.0, [], **none | died),
     ]
 
