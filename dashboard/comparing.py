@@ -324,7 +324,7 @@ def changes(sides: Sequence[Side], rows: Sequence[Row], evidence: Evidence) -> t
     """
     if len(sides) == 1:
         kinds = ("speed", "accuracy", "answers", "memory", "energy")
-        found = [item for item in takeaways.takeaways(list(rows)) if item.kind in kinds]
+        found = [item for item in takeaways.takeaways(findings.ranked(rows)) if item.kind in kinds]
         return findings.told([item for item in found if item.shown]), [i.sentence for i in found if not i.shown]
     wanted = {row["plain"] for row in rows}
     said = []

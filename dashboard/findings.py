@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dashboard.frame import Row, baseline_of, pareto, untaught, usable
+from dashboard.frame import Row, baseline_of, cost_key, pareto, untaught, usable
 from dashboard.metrics import METRICS
 from engine import serving, tables, takeaways
 from engine.units import between, megabytes, milliseconds, percent, point_interval, share_percent, significant, times
 
 ENERGY = "energy_j_per_1000_examples"
+MANY = 12
+"""Sentences that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -217,16 +219,16 @@ def _batch_words(rows: Sequence[Row]) -> str:
 def tradeoff_title(rows: Sequence[Row], gain: str) -> str:
     """`gain`: accuracy, agreement, or memory_saved where answers say nothing. The front is of values alone."""
     word = {"accuracy": "accuracy", "agreement": "agreement", "memory_saved": "memory"}[gain]
-    if len({row["batch_size"] for row in rows}) > 1:
-        return f"{word.capitalize()} and latency of batches of {_batch_words(rows)} texts"
-    front = pareto(rows, "latency_p50_s", gain)
+    cost = cost_key(rows)
+    speed = METRICS[cost].label.lower()
+    front = pareto(rows, cost, gain)
     if not front or len(rows) < 2:
-        return f"Latency and {word}: nothing to compare"
+        return f"{speed.capitalize()} and {word}: nothing to compare"
     names = [row["name"] for row in front]
     if len(names) == 1:
         best = "lower" if gain == "memory_saved" else "higher"
-        return f"No measured latency is lower than {names[0]}'s, and no measured {word} {best}"
-    return f"Not beaten in both latency and {word}, as measured: {joined(names)}"
+        return f"No measured {speed} is lower than {names[0]}'s, and no measured {word} {best}"
+    return f"Not beaten in both {speed} and {word}, as measured: {joined(names)}"
 
 
 def published_title(pairs: Sequence[tuple[Row, Row, Row]]) -> str:
@@ -248,6 +250,13 @@ def published_title(pairs: Sequence[tuple[Row, Row, Row]]) -> str:
     if turned:
         said += f"; {joined(turned)} {'turns' if len(turned) == 1 else 'turn'} round"
     return said
+
+
+def ranked(rows: Sequence[Row]) -> list[Row]:
+    """The suite's order; of more than MANY the fastest first, as more is not read at once."""
+    if len(rows) <= MANY:
+        return list(rows)
+    return sorted(rows, key=lambda row: row["speedup"] or 0.0, reverse=True)
 
 
 def told(items: Sequence[takeaways.Takeaway]) -> list[str]:
@@ -367,8 +376,12 @@ def limit_detail(rows: Sequence[Row]) -> str:
     fastest = max(timed, key=lambda row: row["throughput_samples_per_s"])
     share = fastest["limit_share"]
     said = [f"reaches {share_percent(share)}% of its ceiling"] if share is not None else []
-    said.append(f"waits most for {BINDS[fastest['binds']]}" if fastest["binds"] else "what binds it is not known")
-    return f"The fastest as measured, {fastest['name']}, {(' and ' if fastest['binds'] else '; ').join(said)}."
+    if fastest["binds"]:
+        said.append(f"waits most for {BINDS[fastest['binds']]}")
+    unknown = "" if fastest["binds"] else " What binds it is not known."
+    if not said:
+        return f"What binds {fastest['name']}, the fastest as measured, is not known."
+    return f"The fastest as measured, {fastest['name']}, {' and '.join(said)}.{unknown}"
 
 
 def load_title(loads: Sequence[Row]) -> str:

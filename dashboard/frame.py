@@ -14,7 +14,13 @@ from engine import stats, takeaways
 
 Row = dict[str, Any]
 
-DERIVED = ("agreement_low", "agreement_high", "memory_bytes", "memory_kind", "memory_ratio", "name")
+TEXT_TIMES = {
+    "text_s": "throughput_samples_per_s",
+    "text_low_s": "throughput_samples_per_s_high",
+    "text_high_s": "throughput_samples_per_s_low",
+}
+"""Seconds a text and its interval -> the samples/s of which each is one over."""
+DERIVED = ("agreement_low", "agreement_high", "memory_bytes", "memory_kind", "memory_ratio", "name", *TEXT_TIMES)
 """The columns that the store does not hold."""
 
 
@@ -28,6 +34,7 @@ def build(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         made["name"] = takeaways.sized(made) if several else row["title"]
         made["memory_kind"] = "vram" if device_memory else "ram"
         made["memory_bytes"] = row["vram_peak_bytes"] if device_memory else row["ram_peak_bytes"]
+        made |= {name: 1 / row[rate] if row[rate] else None for name, rate in TEXT_TIMES.items()}
         if row["flips"] is not None and row["examples"]:
             same = stats.wilson(row["examples"] - row["flips"], row["examples"])
             made["agreement_low"], made["agreement_high"] = same.low, same.high
@@ -88,6 +95,14 @@ def swept(rows: Sequence[Row], key: str) -> bool:
 def usable(row: Row) -> bool:
     """Whether a chart may draw conclusions from the row."""
     return takeaways.sound(row)
+
+
+def cost_key(rows: Sequence[Row]) -> str:
+    """What speed is held against others in: a batch's latency, or the time a text where batches differ in size.
+
+    A larger batch takes longer because it holds more: that beats nobody.
+    """
+    return "latency_p50_s" if len({row["batch_size"] for row in rows}) < 2 else "text_s"
 
 
 def pareto(rows: Sequence[Row], cost: str, gain: str) -> list[Row]:

@@ -65,6 +65,18 @@ METRICS: dict[str, Metric] = {
             "latency_p50_high_s",
         ),
         Metric(
+            "text_s",
+            "Time a text",
+            "ms",
+            "lower",
+            1e3,
+            "log",
+            "One over samples/s: what a text takes in batches. It stands for latency where variants batch by different "
+            "sizes, as a larger batch takes longer because it holds more.",
+            "text_low_s",
+            "text_high_s",
+        ),
+        Metric(
             "latency_p95_s",
             "Latency, 95th percentile",
             "ms a batch",

@@ -50,6 +50,8 @@ BESIDE_VERDICTS = {
     "worse": "▼ smaller speed-up",
     "no_difference": "= speed-up: no difference shown",
 }
+FEW = 8
+"""Names in a cell; the rest is its tooltip."""
 LONGEST_VALUE = 240
 """Characters of a setting's value; the rest is its tooltip."""
 CSS = """
@@ -71,6 +73,8 @@ CSS = """
 .ib-card .ib-open{border-bottom:0;padding-bottom:0}
 .ib-card .ib-told{padding:.1rem .38rem .5rem 1.15rem;font-size:.88rem;line-height:1.35}
 .ib-card .ib-mark~.ib-sub{padding-left:1.15rem}
+.ib-card tbody .ib-title{white-space:normal;min-width:10rem;padding-left:1.15rem;text-indent:-1.15rem}
+.ib-card .ib-title .ib-mark,.ib-card .ib-title .ib-sub{padding-left:0;text-indent:0}
 .ib-card .ib-verdict{white-space:normal;min-width:6.6rem}
 .ib-card .ib-strong{font-weight:600}
 .ib-card .ib-asked{white-space:normal;min-width:10.5rem}
@@ -119,7 +123,7 @@ def _row(row: Row, mark: Mark, columns: int, labelled: bool) -> str:
 def _row_of(row: Row, name: str, mark: Mark, about: str, columns: int, cells: Sequence[str]) -> str:
     """A line of a scorecard: `name`, then `cells`; the reason across all columns where it was not measured."""
     about = f"{about} · {row['backend']} {row['precision']}"
-    name = f'<th scope="row">{glyph(mark, row)}{escape(name)}{_sub(escape(about))}</th>'
+    name = f'<th scope="row" class="ib-title">{glyph(mark, row)}{escape(name)}{_sub(escape(about))}</th>'
     if row["status"] != "measured":
         state = str(STATES.get(row["status"], row["status"]))
         reason = row["status_reason"] or ""
@@ -258,10 +262,17 @@ def settings(differing: Sequence[Setting]) -> str:
             short = value if len(value) <= LONGEST_VALUE else value[: LONGEST_VALUE - 1].rstrip() + "…"
             body += (
                 f'<tr>{first}<td class="ib-left ib-why ib-value" title="{escape(value)}">{escape(short)}</td>'
-                f'<td class="ib-left ib-why">{escape(", ".join(holders))}</td></tr>'
+                f'<td class="ib-left ib-why" title="{escape(", ".join(holders))}">{escape(_few(holders))}</td></tr>'
             )
             first = ""
     return table("Settings that differ", head, body)
+
+
+def _few(names: Sequence[str]) -> str:
+    """`names`, of many the first."""
+    if len(names) <= FEW + 1:
+        return ", ".join(names)
+    return f"{', '.join(names[:FEW])} and {len(names) - FEW} more"
 
 
 def evidence(rows: Sequence[Row], look: Theme, hourly_price: float | None = None) -> str:

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from dashboard import data, door, drawing, findings, link, style
+from dashboard import data, door, drawing, findings, link, scorecard, style
 from dashboard.export import images
 from dashboard.figures import base, keeping
 from dashboard.frame import Row, baseline_of, rows_of
@@ -190,6 +190,22 @@ def table_and_charts(charts: str) -> tuple[Any, Any]:
     )
     grid = st.grid(8, min_column_width=120)
     return grid.cell(column_span=5), grid.cell(column_span=3)
+
+
+def sentences(shown: Sequence[str], unshown: Sequence[str]) -> None:
+    """What a run shows, and what was looked for in vain; of more than are read at once the rest on demand."""
+    most = findings.MANY
+    if shown:
+        st.html(scorecard.sentences(shown[:most]))
+    if len(shown) > most:
+        with st.expander(f"{len(shown) - most} more"):
+            st.html(scorecard.sentences(shown[most:]))
+    if len(unshown) > most:
+        with st.expander(f"{len(unshown)} looked for, and not shown"):
+            st.html(scorecard.sentences(unshown, muted=True))
+    elif unshown:
+        st.caption("Looked for, and not shown:")
+        st.html(scorecard.sentences(unshown, muted=True))
 
 
 def stem(summary: dict[str, Any]) -> str:

@@ -350,6 +350,9 @@ def _reached(row: Row, found: Limits, ceilings: Facts) -> str:
 
 def _binding(row: Row, found: Limits, ceilings: Facts) -> str:
     if found.binds == "compute":
+        if found.compute_share is None:
+            share = _percent(_multiplying(row))
+            return f"Compute binds, by its profile: products and attention take {share} of a call."
         own = _own_share(row, found, ceilings)
         if own >= MOST:
             return "Compute binds."
@@ -360,6 +363,9 @@ def _binding(row: Row, found: Limits, ceilings: Facts) -> str:
                 "the machine was not free."
             )
         return f"Of the limits compute binds most: at their best its products would take {_percent(own)} of a call."
+    if found.binds == "bandwidth" and found.bandwidth_share is None:
+        share = _percent(_moving(row))
+        return f"Memory traffic binds, by its profile: kernels that multiply nothing take {share} of a call."
     if found.binds == "bandwidth" and (found.bandwidth_share or 0.0) < EXPLAINS:
         most = "" if found.traffic_share is None else f", at the copy bandwidth {_percent(found.traffic_share)} at most"
         return (

@@ -354,6 +354,14 @@ def test_without_ceilings_an_idle_device_is_still_seen():
     assert found.operations_per_s == pytest.approx(FLOPS / 0.044)
 
 
+def test_without_ceilings_nothing_is_said_of_how_far_from_its_best_it_is():
+    found = assess(cpu(2.0, operators=PROFILE), {"reason": "the protocol says ceilings = false"}, DISTILBERT)
+    assert found.binds == "compute" and found.compute_share is None
+    assert "Compute binds, by its profile: products and attention take 60% of a call." in found.sentence
+    for word in ("best", "take 0%", "too small to be fast"):
+        assert word not in found.sentence
+
+
 def test_memory_can_bind_where_operations_are_not_counted():
     # No share of compute, so nothing is left over to be the host's; but what fills the call does.
     counted = DISTILBERT | {"flops": None, "reason": "no"}

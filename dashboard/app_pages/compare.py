@@ -236,11 +236,7 @@ def _changes(sides: list[Side], rows: list[Row], evidence: Evidence) -> None:
     alone = f" against {baseline['title']}" if baseline and len(sides) == 1 else ""
     if shown or unshown:
         st.subheader(findings.literal(f"What changes{alone}" if alone else "What changed"), anchor=False)
-    if shown:
-        st.html(scorecard.sentences(shown))
-    if unshown:
-        st.caption("Looked for, and not shown:")
-        st.html(scorecard.sentences(unshown, muted=True))
+    widgets.sentences(shown, unshown)
 
 
 def _settings(sides: list[Side], rows: list[Row]) -> None:

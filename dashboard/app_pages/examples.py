@@ -28,6 +28,8 @@ OF, FROM, LABEL, WAS, SAID, SEARCH, PAGE = (
     f"flip_{name}" for name in ("of", "from", "label", "was", "said", "words", "page")
 )
 ANY = -1
+MANY = 12
+"""So many variants are offered side by side, and their answers stand in columns; of more those that differ most."""
 
 
 def main() -> None:
@@ -92,15 +94,20 @@ def _compared(columns: list[Column]) -> tuple[Column, list[Column]]:
     reference = next(column for column in columns if column.name == against)
     offered = [column for column in columns if column is not reference]
     usable = [findings.literal(column.name) for column in offered if frame.usable(column.row)]
-    chosen = left.pills(
-        "Compared",
-        [findings.literal(column.name) for column in offered],
-        selection_mode="multi",
-        default=usable,
-        key=OF,
-        bind="query-params",
-        wrap=True,
-    )
+    if len(offered) > MANY:
+        # So many of a choice would fill the screen.
+        every = [findings.literal(column.name) for column in offered]
+        chosen = left.multiselect("Compared", every, key=OF, bind="query-params", placeholder="All variants")
+    else:
+        chosen = left.pills(
+            "Compared",
+            [findings.literal(column.name) for column in offered],
+            selection_mode="multi",
+            default=usable,
+            key=OF,
+            bind="query-params",
+            wrap=True,
+        )
     wanted = chosen or usable
     return reference, [column for column in offered if findings.literal(column.name) in wanted]
 
@@ -158,15 +165,17 @@ def _texts(summary: dict[str, Any], found: Answers, reference: Column, others: l
     page = _page(pages, (summary["id"], size, reference.name, tuple(at), wanted, words))
     shown = positions[(page - 1) * PAGE_TEXTS : page * PAGE_TEXTS]
     columns = [reference, *(column for column in others if column is not reference)]
+    drawn = [reference, *_foremost(found, reference, columns[1:])]
     with count:
         if not len(positions):
             st.caption("No text is like this. Fewer conditions, another kind or other words show more.")
         else:
             first = (page - 1) * PAGE_TEXTS + 1
             signs = "✓ right, ✗ wrong; " if found.truth is not None else ""
+            few = f" The {MANY} variants that differ most; choose others above." if len(columns) > len(drawn) else ""
             st.caption(
                 f"Texts {first:,} to {first + len(shown) - 1:,} of {len(positions):,}, in the run's order. {signs}"
-                "= same, ≠ other than the first answer; % is the answer's probability."
+                f"= same, ≠ other than the first answer; % is the answer's probability.{few}"
             )
     save.download_button(
         f"{len(positions):,} texts as CSV",
@@ -188,7 +197,14 @@ def _texts(summary: dict[str, Any], found: Answers, reference: Column, others: l
             )
             for item in data.examples_at(summary["example_set_id"], shown)
         ]
-        table.html(example_tables.texts(made, found, reference, columns[1:]))
+        table.html(example_tables.texts(made, found, reference, drawn[1:]))
+
+
+def _foremost(found: Answers, reference: Column, others: list[Column]) -> list[Column]:
+    """Of more than MANY those that differ most from the reference, in their own order."""
+    counts = disagreements.by_variant(found, reference.at, [column.at for column in others])
+    ranked = sorted(range(len(others)), key=lambda at: counts[at]["other"], reverse=True)
+    return [others[at] for at in sorted(ranked[:MANY])]
 
 
 def _page(pages: int, choice: tuple[Any, ...]) -> int:
@@ -300,8 +316,12 @@ def _confusion(found: Answers, reference: Column, others: list[Column], link: An
     told = "A count off the diagonal leads to its texts."
     if found.truth is not None:
         told = f"Left against the labels, right against {reference.name}'s answers. {told}"
+    compared = [other for other in others if other is not reference]
+    foremost = _foremost(found, reference, compared)
+    if len(foremost) < len(compared):
+        told += f" The {MANY} variants that differ most; choose others above."
     st.caption(findings.literal(told))
-    for column in (reference, *(other for other in others if other is not reference)):
+    for column in (reference, *foremost):
         against: list[Column | None] = [None] if found.truth is not None else []
         against += [reference] if column is not reference else []
         with st.grid(2, min_column_width=440, gap="medium"):

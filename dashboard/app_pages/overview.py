@@ -92,16 +92,13 @@ def _comparisons(summary: dict[str, Any], measured: pd.DataFrame, shown: pd.Data
 
 
 def _takeaways(rows: list[frame.Row]) -> None:
-    found = takeaways.takeaways(rows)
+    found = takeaways.takeaways(findings.ranked(rows))
     # What binds a variant stands with the figures that say so.
     shown = findings.told([item for item in found if item.shown and item.kind not in ("state", "limit")])
     unshown = [item.sentence for item in found if not item.shown]
     if shown:
         st.subheader("What this run shows", anchor=False)
-        st.html(scorecard.sentences(shown))
-    if unshown:
-        st.caption("Looked for, and not shown:")
-        st.html(scorecard.sentences(unshown, muted=True))
+    widgets.sentences(shown, unshown)
 
 
 def _evidence(run_id: str, rows: list[frame.Row], look: Theme) -> None:

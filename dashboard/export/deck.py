@@ -355,16 +355,16 @@ class _Deck:
         self._axis(chart.category_axis, None, grid=False)
 
     def _tradeoff(self, gain: str) -> None:
-        metric, latency = METRICS[gain], METRICS["latency_p50_s"]
+        metric = METRICS[gain]
         rows = [row for row in self.measured if row["latency_p50_s"] is not None and row[gain] is not None]
+        cost = METRICS[frame.cost_key(rows)]
+        rows = [row for row in rows if row[cost.key] is not None]
         if not rows:
             return
-        # A larger batch takes longer because it holds more: that beats nobody.
-        alike = len({row["batch_size"] for row in rows}) < 2
-        front = frame.pareto(rows, "latency_p50_s", gain) if alike else []
+        front = frame.pareto(rows, cost.key, gain)
         title = findings.tradeoff_title(rows, gain)
         alt = f"{title}. " + "; ".join(
-            f"{row['title']}: {findings.interval_words(row, 'latency_p50_s')} ms, {findings.interval_words(row, gain)}%"
+            f"{row['title']}: {findings.interval_words(row, cost.key)} ms, {findings.interval_words(row, gain)}%"
             for row in rows
         )
         notes = "Upper left is better. Pale: another was measured faster and better, or the row is not valid."
@@ -374,12 +374,12 @@ class _Deck:
         if len(front) > 1:
             line = data.add_series("Pareto front")
             for index, row in enumerate(front):
-                x, y = row["latency_p50_s"] * 1e3, row[gain] * 100
+                x, y = row[cost.key] * cost.factor, row[gain] * 100
                 if index:
                     line.add_data_point(x, front[index - 1][gain] * 100)
                 line.add_data_point(x, y)
         for row in rows:
-            data.add_series(row["title"]).add_data_point(row["latency_p50_s"] * 1e3, row[gain] * 100)
+            data.add_series(row["title"]).add_data_point(row[cost.key] * cost.factor, row[gain] * 100)
         chart = self._chart(slide, XL_CHART_TYPE.XY_SCATTER_LINES_NO_MARKERS, data, alt)
         drawn = list(chart.plots[0].series)
         if len(front) > 1:
@@ -390,21 +390,22 @@ class _Deck:
         for row, series in zip(rows, drawn, strict=True):
             mark = self.marks[row["variant"]]
             series.format.line.fill.background()
-            native.marker(series, mark.symbol, mark.color, int(MARKER), self._pale(row in front or not alike))
-            for direction, key in (("y", metric), ("x", latency)):
+            native.marker(series, mark.symbol, mark.color, int(MARKER), self._pale(row in front))
+            for direction, key in (("y", metric), ("x", cost)):
                 (low,), (high,) = _limits([row], key)
                 value = row[key.key] * key.factor
                 native.error_bars(series, [high - value], [value - low], direction, self.look.line)
         self._axis(chart.value_axis, metric.header, grid=True)
-        self._axis(chart.category_axis, f"{latency.header}, p50, log scale", grid=True)
-        lows, highs = _limits(rows, latency)
+        half = ", p50" if cost.key == "latency_p50_s" else ""
+        self._axis(chart.category_axis, f"{cost.header}{half}, log scale", grid=True)
+        lows, highs = _limits(rows, cost)
         left, right, base = _log_ends(lows, highs)
         native.log_axis(chart.category_axis, left, right, base)
         bottom, top, step = _shares(*_limits(rows, metric))
         _scale(chart.value_axis, bottom, top, step)
         centres = [
             (
-                PLOT[0] * math.log(row["latency_p50_s"] * 1e3 / left) / math.log(right / left),
+                PLOT[0] * math.log(row[cost.key] * cost.factor / left) / math.log(right / left),
                 PLOT[1] * (top - row[gain] * 100) / (top - bottom),
             )
             for row in rows
@@ -412,7 +413,7 @@ class _Deck:
         names = [labels.shortened(row["title"]) for row in rows]
         corners = [centres[rows.index(row)] for row in front]
         steps = [(x, y - 1, to, y + 1) for (x, y), (to, _) in itertools.pairwise(corners)]
-        first = important(rows, front)
+        first = important(rows, front, cost.key)
         self._name_marks(slide, chart, drawn, names, centres, [MARKER] * len(rows), first, steps)
 
     def _published(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboard.frame import Row, usable
+from dashboard.kernel_names import fitted
 from dashboard.metrics import Metric
 from dashboard.style import Mark, Theme, template
 
@@ -25,6 +26,8 @@ LETTER = 7.4
 """The width of a letter at the size of a row's name, in the widest font that an image may fall back to."""
 TITLE_ROOM = 34
 """An axis title with its distance from the ticks."""
+NAME = 30
+"""Letters in a line of a row's name, which has two: longer names would leave a narrow chart no plot."""
 NARROW, GAP = 20, 2
 """Letters that the narrowest chart has room for at its axis, and between two ticks."""
 SOURCE, SOURCE_HEIGHT = "source", 16
@@ -203,11 +206,11 @@ def value_room(ticks: Sequence[str]) -> int:
     return round(PAD + TITLE_ROOM + LETTER * max(map(len, ticks), default=0))
 
 
-def rows_axis(names: Sequence[str]) -> dict[str, Any]:
-    """A y axis with one line a row, the first on top."""
+def rows_axis(names: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """A y axis with a row for each name, which is of one or several lines; the first on top."""
     return {
         "tickvals": list(range(len(names))),
-        "ticktext": [escape(name) for name in names],
+        "ticktext": ["<br>".join(map(escape, lines)) for lines in names],
         "range": [len(names) - 0.4, -0.6],
         "showgrid": False,
         "tickfont": {"size": 13.5},
@@ -217,9 +220,24 @@ def rows_axis(names: Sequence[str]) -> dict[str, Any]:
 
 def name_rows(figure: go.Figure, names: Sequence[str]) -> None:
     """Names the rows at the left, with room of its own: a saved image measures no text again."""
-    longest = max((len(name) for name in names), default=0)
+    shown = [_two_lines(name) for name in names]
+    longest = max((len(line) for lines in shown for line in lines), default=0)
     figure.update_layout(margin={"l": 2 * PAD + round(LETTER * longest)})
-    figure.update_yaxes(**rows_axis(names))
+    figure.update_yaxes(**rows_axis(shown))
+
+
+@lru_cache(maxsize=512)
+def _two_lines(name: str) -> tuple[str, ...]:
+    """`name` in at most two lines of NAME letters; what is too long loses words in its middle."""
+    # A batch size stays with its sign.
+    words = name.replace(" @ ", " @\u00a0").split(" ")
+    for kept in range(len(words), 1, -1):
+        left_out = ["…"] if kept < len(words) else []
+        shown = [*words[: (kept + 1) // 2], *left_out, *words[len(words) - kept // 2 :]]
+        lines = textwrap.wrap(" ".join(shown), NAME, break_long_words=False)
+        if len(lines) <= 2 and all(len(line) <= NAME for line in lines):
+            return tuple(lines)
+    return tuple(textwrap.wrap(fitted(name, 2 * NAME), NAME)[:2]) or ("",)
 
 
 def note_at_row(look: Theme, position: int, text: str) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from dashboard import deciding
 from dashboard.deciding import Decision, Judged, Quantity
 from dashboard.figures import base, labels
 from dashboard.figures.keeping import kept
-from dashboard.figures.tradeoff import PLOT_WIDTH, tall
+from dashboard.figures.tradeoff import AXES, PLOT_WIDTH, tall, text_time_words
+from dashboard.frame import cost_key
 from dashboard.style import Theme, fade, marks
 from engine.stats import Interval
 
@@ -33,11 +34,15 @@ def decision(decided: Decision, look: Theme, against: str) -> go.Figure:
     quantity = decided.quantities[against]
     tails = any(judged.row["latency_p95_s"] is not None for judged in decided.judged)
     x_key = "latency_p95_s" if tails else "latency_p50_s"
+    measured = [judged.row for judged in decided.judged if judged.row[x_key] is not None]
+    # A limit on latency is drawn where latency is.
+    by_text = cost_key(measured) == "text_s" and decided.limits.latency_p95_s is None
+    x_key = "text_s" if by_text else x_key
     drawn = [j for j in decided.judged if j.row[x_key] is not None and quantity.read(j.row) is not None]
     sign = -1.0 if against == "accuracy_lost" else 1.0
     label = "Accuracy beside the baseline's (points)" if sign < 0 else f"{quantity.label} ({quantity.unit})"
     height = tall(len(drawn))
-    title, about = deciding.title(decided, against), _subtitle(decided, drawn, quantity, sign)
+    title, about = deciding.title(decided, against), _subtitle(decided, drawn, quantity, sign, by_text)
     if not drawn:
         figure = base.titled(look, title, about, height, share=0.82)
         figure.update_xaxes(visible=False)
@@ -82,8 +87,8 @@ def decision(decided: Decision, look: Theme, against: str) -> go.Figure:
         )
     named, without = _labels(look, decided, drawn, xs, [y[1] for y in ys], x_range, y_range, log_y, height)
     figure = base.titled(look, title, about + without, height, share=0.82)
-    which = "p95" if tails else "p50"
-    x_axis = {"title": {"text": f"Latency of a batch, {which} (ms, log scale)"}, **base.log_axis(*x_range)}
+    x_title = AXES["text_s"] if by_text else f"Latency of a batch, {'p95' if tails else 'p50'} (ms, log scale)"
+    x_axis = {"title": {"text": x_title}, **base.log_axis(*x_range)}
     if log_y:
         y_axis = {"title": {"text": f"{label.removesuffix(')')}, log scale)"}, **base.log_axis(*y_range)}
     else:
@@ -99,8 +104,12 @@ def decision(decided: Decision, look: Theme, against: str) -> go.Figure:
     return figure
 
 
-def _subtitle(decided: Decision, drawn: Sequence[Judged], quantity: Quantity, sign: float) -> str:
+def _subtitle(
+    decided: Decision, drawn: Sequence[Judged], quantity: Quantity, sign: float, by_text: bool = False
+) -> str:
     said = ["Lower left is better." if sign > 0 else "Upper left is better."]
+    if by_text:
+        said.append(text_time_words([judged.row for judged in drawn]))
     if quantity.key in decided.limits.given or "latency_p95_s" in decided.limits.given:
         said.append("Shaded: beyond a limit.")
     if any(not judged.remains for judged in drawn):

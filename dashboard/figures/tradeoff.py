@@ -1,4 +1,4 @@
-"""Accuracy, or memory where answers say nothing, against latency: the Pareto front, labels at the marks."""
+"""Accuracy, or memory where answers say nothing, against speed: the Pareto front, labels at the marks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dashboard import findings
 from dashboard.figures import base, labels
 from dashboard.figures.accuracy import gain_key
 from dashboard.figures.keeping import kept
-from dashboard.frame import Row, pareto, rows_of, untaught
-from dashboard.metrics import METRICS
+from dashboard.frame import Row, cost_key, pareto, rows_of, untaught
+from dashboard.metrics import METRICS, Metric
 from dashboard.style import Theme, fade, marks
 from engine import tables
 from engine.units import megabytes
@@ -27,6 +27,7 @@ LARGEST = 26
 SMALLEST = 8
 SAVED = "memory_saved"
 """Memory as something of which more is better."""
+AXES = {"latency_p50_s": "Latency of a batch, p50 (ms, log scale)", "text_s": "Time a text (ms, log scale)"}
 
 
 def tall(count: int) -> int:
@@ -43,11 +44,10 @@ def tradeoff(frame: pd.DataFrame, look: Theme) -> go.Figure:
     if gain == SAVED:
         key = "memory_bytes"
         metric = METRICS[f"{rows[0]['memory_kind']}_peak_bytes"]
-    drawn = [row for row in rows if row["latency_p50_s"] is not None and row[key] is not None]
-    # A larger batch takes longer because it holds more: that beats nobody.
-    alike = len({row["batch_size"] for row in drawn}) < 2
+    cost = METRICS[cost_key([row for row in rows if row["latency_p50_s"] is not None and row[key] is not None])]
+    drawn = [row for row in rows if row[cost.key] is not None and row[key] is not None]
     left_out = len([row for row in rows if row["status"] == "measured"]) - len(drawn)
-    front = pareto(drawn, "latency_p50_s", gain) if alike else []
+    front = pareto(drawn, cost.key, gain)
     area = ""
     if gain != SAVED and any(row["memory_bytes"] for row in drawn):
         kind = "VRAM" if drawn[0]["memory_kind"] == "vram" else "RAM"
@@ -57,7 +57,7 @@ def tradeoff(frame: pd.DataFrame, look: Theme) -> go.Figure:
     missing = f" {left_out} without {metric.label.lower()} left out." if left_out else ""
     height = tall(len(drawn))
     title = findings.tradeoff_title(drawn, gain)
-    about = f"{_directions(gain, alike, drawn)}{area}{n}{missing}"
+    about = f"{_directions(gain, cost, drawn)}{area}{n}{missing}"
     if not drawn:
         figure = base.titled(look, title, about, height, share=0.82)
         figure.update_xaxes(visible=False)
@@ -65,7 +65,7 @@ def tradeoff(frame: pd.DataFrame, look: Theme) -> go.Figure:
         return figure
     shades = marks(rows, look)
     largest = max((row["memory_bytes"] or 0) for row in drawn)
-    xs = [_shown(row, "latency_p50_s", "latency_p50_low_s", "latency_p50_high_s", 1e3) for row in drawn]
+    xs = [_shown(row, cost.key, cost.low, cost.high, cost.factor) for row in drawn]
     ys = [_shown(row, key, metric.low, metric.high, metric.factor) for row in drawn]
     x_low, x_high = base.log_range([value for x in xs for value in x], pad=0.12)
     y_span = max(max(y) for y in ys) - min(min(y) for y in ys)
@@ -84,9 +84,9 @@ def tradeoff(frame: pd.DataFrame, look: Theme) -> go.Figure:
         )
         for x, y in zip(xs, ys, strict=True)
     ]
-    placed = labels.arrange(names, centres, sizes, (PLOT_WIDTH, height), important(drawn, front))
+    placed = labels.arrange(names, centres, sizes, (PLOT_WIDTH, height), important(drawn, front, cost.key))
     figure = base.titled(look, title, about + labels.unnamed(placed, names), height, share=0.82)
-    _draw_front(figure, look, front, key, metric.factor)
+    _draw_front(figure, look, front, (cost.key, cost.factor), (key, metric.factor))
     # Added at once: Plotly checks all that are there again with each one more.
     traces: list[go.Scatter] = []
     notes: list[dict[str, Any]] = []
@@ -99,13 +99,13 @@ def tradeoff(frame: pd.DataFrame, look: Theme) -> go.Figure:
                 y=[y[1]],
                 mode="markers",
                 name=row["name"],
-                marker=base.filled(row, mark, look, solid=not alike or row in front, size=size),
+                marker=base.filled(row, mark, look, solid=row in front, size=size),
                 cliponaxis=False,
                 error_x=base.error_bar(*x, color=pale, thickness=1.2),
                 error_y=base.error_bar(*y, color=pale, thickness=1.2),
                 hovertemplate=(
                     f"<b>{base.escape(row['name'])}</b><br>"
-                    f"{findings.interval_words(row, 'latency_p50_s')} ms<br>"
+                    f"{cost.label.lower()} {findings.interval_words(row, cost.key)} ms<br>"
                     + ("" if gain == SAVED else f"{findings.interval_words(row, gain)}%<br>")
                     + f"{megabytes(row['memory_bytes'])} MB<extra></extra>"
                 ),
@@ -131,14 +131,14 @@ def tradeoff(frame: pd.DataFrame, look: Theme) -> go.Figure:
     figure.add_traces(traces)
     ends = [f"{y_low:.1f}" if y_span < 10 else f"{y_low:.0f}", f"{y_high:.0f}"]
     figure.update_layout(annotations=notes, margin={"l": base.value_room(ends)})
-    figure.update_xaxes(title_text="Latency of a batch, p50 (ms, log scale)", **base.log_axis(x_low, x_high))
+    figure.update_xaxes(title_text=AXES[cost.key], **base.log_axis(x_low, x_high))
     figure.update_yaxes(title_text=metric.header, range=[y_low, y_high], nticks=7)
     return figure
 
 
-def important(rows: Sequence[Row], front: Sequence[Row]) -> list[int]:
+def important(rows: Sequence[Row], front: Sequence[Row], cost: str = "latency_p50_s") -> list[int]:
     """Whose names a chart is to keep where not all have room: the baseline's, the fastest's, those of the front."""
-    fastest = min(range(len(rows)), key=lambda index: rows[index]["latency_p50_s"], default=0)
+    fastest = min(range(len(rows)), key=lambda index: rows[index][cost], default=0)
     base_line = [index for index, row in enumerate(rows) if row["baseline"]]
     return [*base_line, fastest, *(index for index, row in enumerate(rows) if row in front)] if rows else []
 
@@ -153,12 +153,17 @@ def axis_key(rows: Sequence[Row]) -> str:
     return SAVED if untaught(rows) and any(row["memory_bytes"] for row in rows) else gain_key(list(rows))
 
 
-def _directions(gain: str, alike: bool, drawn: Sequence[Row]) -> str:
+def text_time_words(rows: Sequence[Row]) -> str:
+    """Why the time a text stands where latency stands else."""
+    return f"Time a text: 1 / (samples/s), as batches of {tables.batch_sizes(rows)} take unlike times."
+
+
+def _directions(gain: str, cost: Metric, drawn: Sequence[Row]) -> str:
     said = ["Lower left is better." if gain == SAVED else "Upper left is better."]
-    if not alike:
-        said = [f"Batches of {tables.batch_sizes(drawn)}: their latencies are not to be compared."]
+    if cost.key == "text_s":
+        said.append(text_time_words(drawn))
     said.append("Bars: 95% intervals; memory has none." if gain == SAVED else "Bars: 95% intervals.")
-    said.append("Hollow: beaten in both as measured, or not valid." if alike else "Hollow: not valid.")
+    said.append("Hollow: beaten in both as measured, or not valid.")
     if gain == SAVED:
         said.append("Answers of random weights say nothing.")
     return " ".join(said)
@@ -171,13 +176,16 @@ def _shown(row: dict, key: str, low: str | None, high: str | None, factor: float
     return row[low] * factor, value, row[high] * factor
 
 
-def _draw_front(figure: go.Figure, look: Theme, front: Sequence[dict], key: str, factor: float) -> None:
+def _draw_front(
+    figure: go.Figure, look: Theme, front: Sequence[Row], cost: tuple[str, float], gain: tuple[str, float]
+) -> None:
+    """A line through the front; `cost` and `gain`: what stands on the axes, and the factor to the shown unit."""
     if len(front) < 2:
         return
     figure.add_trace(
         go.Scatter(
-            x=[row["latency_p50_s"] * 1e3 for row in front],
-            y=[row[key] * factor for row in front],
+            x=[row[cost[0]] * cost[1] for row in front],
+            y=[row[gain[0]] * gain[1] for row in front],
             mode="lines",
             line={"color": look.line, "width": 1.5, "shape": "hv"},
             name="Pareto front",

@@ -193,6 +193,8 @@ def test_the_fastest_is_the_fastest_also_where_what_binds_it_is_not_known(full: 
     fastest = max(timed, key=lambda row: row["throughput_samples_per_s"])
     assert fastest["binds"] and any(row["binds"] for row in timed if row is not fastest)
     rows = [row | {"binds": None, "limit_share": 0.22} if row is fastest else row for row in timed]
-    said = f"The fastest as measured, {fastest['name']}, reaches 22% of its ceiling; what binds it is not known."
+    said = f"The fastest as measured, {fastest['name']}, reaches 22% of its ceiling. What binds it is not known."
     assert findings.limit_detail(rows) == said
+    unmeasured = [row | {"limit_share": None} for row in rows]
+    assert findings.limit_detail(unmeasured) == f"What binds {fastest['name']}, the fastest as measured, is not known."
     assert findings.limit_detail([row | {"binds": None} for row in timed]) == ""

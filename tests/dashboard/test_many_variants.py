@@ -1,0 +1,70 @@
+"""A run of more variants, with longer names, than a chart or a reader takes at once."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+import pytest
+
+from dashboard import figures, findings, frame, scorecard, style
+from dashboard.comparing import Setting
+from dashboard.figures import base
+
+LONG = "OpenVINO INT8, FP32 where unsure, first token alone, sorted"
+
+
+@pytest.fixture
+def many(full: pd.DataFrame) -> pd.DataFrame:
+    """36 variants of two batch sizes, each with a name of about 60 letters; the last is the fastest."""
+    first = frame.rows_of(full)[0]
+    rows = []
+    for at in range(36):
+        size = 32 if at % 2 else 8
+        faster = {
+            "variant": f"v{at}", "title": f"{LONG} {at}", "name": f"{LONG} {at} @ {size}", "batch_size": size,
+            "baseline": at == 0, "latency_p50_s": size / (1000.0 + 10 * at), "speedup": 1.0 + at / 100,
+            "throughput_samples_per_s": 1000.0 + 10 * at, "text_s": 1 / (1000.0 + 10 * at),
+            "text_low_s": None, "text_high_s": None, "latency_p50_low_s": None, "latency_p50_high_s": None,
+        }  # fmt: skip
+        rows.append(first | faster)
+    return pd.DataFrame(rows, dtype=object)
+
+
+@pytest.mark.parametrize("make", [figures.latency, figures.throughput, figures.memory, figures.accuracy])
+def test_long_names_leave_a_chart_most_of_its_width(make, many: pd.DataFrame) -> None:
+    figure = make(many, style.LIGHT)
+    # The narrowest column of a page is 520 px wide.
+    assert figure.layout.margin.l + figure.layout.margin.r < 0.8 * 520
+    for name, shown in zip(many["name"], figure.layout.yaxis.ticktext, strict=True):
+        lines = shown.split("<br>")
+        assert len(lines) <= 2 and all(len(line) <= base.NAME for line in lines)
+        # What tells it from the others is kept, and a size stays with its sign.
+        assert lines[-1].replace("\u00a0", " ").endswith(" ".join(name.split()[-3:]))
+        assert "…" in shown and name.startswith(lines[0].rstrip(" …"))
+
+
+def test_where_batches_differ_the_time_a_text_is_compared(many: pd.DataFrame) -> None:
+    figure = figures.tradeoff(many, style.LIGHT)
+    assert figure.layout.xaxis.title.text == "Time a text (ms, log scale)"
+    at = {trace.name: trace for trace in figure.data}
+    for row in frame.rows_of(many):
+        assert at[row["name"]].x[0] == pytest.approx(1e3 / row["throughput_samples_per_s"])
+    # All are equally accurate, so that the fastest alone is not beaten.
+    solid = [name for name, trace in at.items() if trace.marker.color != style.LIGHT.background]
+    assert solid == [f"{LONG} 35 @ 32"]
+    assert figure.layout.title.text.replace("<br>", " ").startswith(f"No measured time a text is lower than {LONG} 35")
+
+
+def test_the_fastest_of_many_are_told_first(many: pd.DataFrame) -> None:
+    rows = frame.rows_of(many)
+    assert [row["variant"] for row in findings.ranked(rows)[:2]] == ["v35", "v34"]
+    assert findings.ranked(rows[: findings.MANY]) == rows[: findings.MANY], "few stay in the suite's order"
+
+
+def test_a_setting_of_many_variants_names_the_first_and_keeps_the_rest_as_a_tooltip() -> None:
+    names = [f"variant {at}" for at in range(20)]
+    table = scorecard.settings([Setting("variant", "precision", [("int8", names), ("fp32", names[:2])])])
+    text = re.sub(r"<[^>]+>", " ", table)
+    assert "variant 7 and 12 more" in text and "variant 8" not in text and "variant 0, variant 1" in text
+    assert "variant 19" in table
