@@ -139,7 +139,7 @@ def by_variant(
             share = f"<span class=ib-beside>{percent(count[kind] / n)} %</span>" if kind == "other" and n else ""
             cells += f"<td>{_count(count[kind], link(column, kind))}{share}</td>"
         body += (
-            f'<tr><th scope="row" class="ib-title">{scorecard.glyph(column.mark, column.row)}{escape(column.name)}'
+            f'<tr><th scope="row">{scorecard.glyph(column.mark, column.row)}{escape(column.name)}'
             f"<span class=ib-beside>{escape(_about(column))}</span></th>{cells}</tr>"
         )
     return _table("Flips by variant", head, body)

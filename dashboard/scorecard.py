@@ -73,8 +73,8 @@ CSS = """
 .ib-card .ib-open{border-bottom:0;padding-bottom:0}
 .ib-card .ib-told{padding:.1rem .38rem .5rem 1.15rem;font-size:.88rem;line-height:1.35}
 .ib-card .ib-mark~.ib-sub{padding-left:1.15rem}
-.ib-card tbody .ib-title{white-space:normal;min-width:10rem;padding-left:1.15rem;text-indent:-1.15rem}
-.ib-card .ib-title .ib-mark,.ib-card .ib-title .ib-sub{padding-left:0;text-indent:0}
+.ib-card tbody th:has(>.ib-mark){white-space:normal;min-width:9.5rem;padding-left:1.15rem;text-indent:-1.15rem}
+.ib-card tbody th>.ib-mark,.ib-card tbody th>.ib-mark~.ib-sub{padding-left:0;text-indent:0}
 .ib-card .ib-verdict{white-space:normal;min-width:6.6rem}
 .ib-card .ib-strong{font-weight:600}
 .ib-card .ib-asked{white-space:normal;min-width:10.5rem}
@@ -123,7 +123,7 @@ def _row(row: Row, mark: Mark, columns: int, labelled: bool) -> str:
 def _row_of(row: Row, name: str, mark: Mark, about: str, columns: int, cells: Sequence[str]) -> str:
     """A line of a scorecard: `name`, then `cells`; the reason across all columns where it was not measured."""
     about = f"{about} · {row['backend']} {row['precision']}"
-    name = f'<th scope="row" class="ib-title">{glyph(mark, row)}{escape(name)}{_sub(escape(about))}</th>'
+    name = f'<th scope="row">{glyph(mark, row)}{escape(name)}{_sub(escape(about))}</th>'
     if row["status"] != "measured":
         state = str(STATES.get(row["status"], row["status"]))
         reason = row["status_reason"] or ""

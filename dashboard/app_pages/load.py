@@ -41,8 +41,8 @@ def main() -> None:
     st.html(load_tables.variants(measured, loads, look))
     st.caption(
         "Holds: of the rates that were tried, the highest at which so few of a trial's texts were late that p99 is "
-        "shown to be within the limit with 99% confidence. The true one lies between it and the lowest that did not "
-        "hold; a ratio's bounds are what both brackets allow, and a verdict is given where they lie apart. Near the "
+        "shown to be within the limit with 99% confidence. The true one lies between it and the lowest that failed "
+        "twice; a ratio's bounds are what both brackets allow, and a verdict is given where they lie apart. Near the "
         "edge a rate may hold by luck. The page Method has the rules."
     )
     _trials(loads)

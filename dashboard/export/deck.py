@@ -27,7 +27,7 @@ from dashboard.figures.roofline import points as points_below
 from dashboard.figures.roofline import roofs
 from dashboard.figures.tradeoff import important
 from dashboard.frame import Row
-from dashboard.metrics import METRICS, Metric
+from dashboard.metrics import METRICS, Better, Metric
 from dashboard.style import LIGHT, Theme, marks
 from engine import serving, takeaways
 from engine.tables import ACCURACY_VERDICTS, SPEED_VERDICTS
@@ -59,6 +59,10 @@ TEXT_LETTER = 0.5
 BODY_HEIGHT = 365.0
 LABEL_HEIGHT = 17.0
 TABLE_ROWS = 12
+NAME_IN_LINE = 26
+"""Letters of a variant's name in a line of a table of many rows."""
+COLUMNS = 14
+"""Of more variants a chart of columns, whose names stand below them, shows the foremost."""
 
 
 def build(
@@ -155,7 +159,11 @@ class _Deck:
             f"({self.summary['device']}), host {self.summary['host']}, {(self.summary['created_at'] or '')[:16]} UTC."
         )
 
-    def _footer(self, interval: str, sizes: Sequence[int] = ()) -> str:
+    def _footer(
+        self, interval: str, sizes: Sequence[int] = (), of: tuple[Sequence[Row], Sequence[Row]] = ((), ())
+    ) -> str:
+        """`sizes`: the batch sizes, where they are not the rows'; `of`: what is shown, and what there is."""
+        few = f"{len(of[0])} of {len(of[1])} variants, the rest in the notes · " if len(of[0]) < len(of[1]) else ""
         examples = sorted({row["examples"] for row in self.measured if row["examples"]})
         n = f"n = {examples[-1]:,} examples" if len(examples) == 1 else "n differs between variants"
         calls = [row["calls"] for row in self.measured if row["calls"]]
@@ -163,7 +171,7 @@ class _Deck:
         batch = ", ".join(str(size) for size in sizes or sorted({row["batch_size"] for row in self.rows}))
         return (
             f"{self.summary['device_name']} ({self.summary['device']}) · batch {batch} · {n}{many} · "
-            f"{interval} · run {self.summary['id'][-6:]}"
+            f"{few}{interval} · run {self.summary['id'][-6:]}"
         )
 
     def _chart(self, slide: Any, kind: Any, data: Any, alt: str, box: Box = BODY) -> Any:
@@ -217,6 +225,8 @@ class _Deck:
         native.plain_table(shape)
         table = shape.table
         small = 0 if len(rows) < 10 else 2
+        # Two lines of a long name in a low row.
+        name_size = 9 if small and any(len(row["title"]) > NAME_IN_LINE for row in rows) else 13 - small
         total = sum(width for _, width, _ in columns)
         for index, (header, width, show) in enumerate(columns):
             table.columns[index].width = Emu(int(BODY[2] * width / total))
@@ -224,8 +234,9 @@ class _Deck:
             self._cell(table.cell(0, index), header, side, 12 - small, head=True)
             for position, row in enumerate(rows, 1):
                 cell = table.cell(position, index)
-                text = show(row) if index else _short(show(row), 24 if small else 44)
-                self._cell(cell, text, side, 13 - small, bold=index == 0, base=row["baseline"])
+                text = show(row) if index else _short(show(row), 52 if small else 44)
+                points_high = name_size if index == 0 else 13 - small
+                self._cell(cell, text, side, points_high, bold=index == 0, base=row["baseline"])
 
     def _cell(
         self, cell: Any, text: str, side: Any, size: int, head: bool = False, bold: bool = False, base: bool = False
@@ -241,7 +252,8 @@ class _Deck:
     def _dots(self, metric: Metric, title: str) -> None:
         log = metric.scale == "log"
         # Idle power subtracted, a light variant's energy may be no more than nothing.
-        rows = [row for row in self.measured if row[metric.key] is not None and not (log and row[metric.key] <= 0)]
+        known = [row for row in self.measured if row[metric.key] is not None and not (log and row[metric.key] <= 0)]
+        rows = _foremost(known, metric.key, metric.better)
         if not rows:
             return
         data = CategoryChartData()
@@ -251,9 +263,10 @@ class _Deck:
         alt = f"{title}. " + "; ".join(
             f"{row['title']}: {findings.interval_words(row, metric.key)} {metric.unit}" for row in rows
         )
-        missing = [row["title"] for row in self.rows if row not in rows]
+        missing = [row["title"] for row in self.rows if row not in known]
         notes = f"{metric.explanation}" + (f"\nWithout a figure: {findings.joined(missing)}." if missing else "")
-        footer = self._footer("bars: 95% intervals" if metric.low else "one reading, no interval")
+        notes += _left_out(known, rows, lambda row: f"{findings.interval_words(row, metric.key)} {metric.unit}")
+        footer = self._footer("bars: 95% intervals" if metric.low else "one reading, no interval", of=(rows, known))
         slide = self._slide(title, footer, notes)
         chart = self._chart(slide, XL_CHART_TYPE.LINE_MARKERS, data, alt)
         series = chart.plots[0].series[0]
@@ -327,10 +340,12 @@ class _Deck:
             foot.text_frame.paragraphs[0].runs[0].text += f" · {len(without)} marks are named in the notes only"
 
     def _memory(self) -> None:
-        rows = [row for row in self.measured if row["memory_bytes"] is not None]
-        if not rows:
+        known = [row for row in self.measured if row["memory_bytes"] is not None]
+        if not known:
             return
-        kind = "VRAM" if rows[0]["memory_kind"] == "vram" else "RAM"
+        kind = "VRAM" if known[0]["memory_kind"] == "vram" else "RAM"
+        metric = METRICS[f"{kind.lower()}_peak_bytes"]
+        rows = _foremost(known, "memory_bytes", "lower")
         names = {"imports": "libraries alone", "weights": "weights", "rest": "the rest of the peak"}
         used = [part for part in names if any(parts(row)[part] for row in rows)]
         data = CategoryChartData()
@@ -339,8 +354,8 @@ class _Deck:
             data.add_series(names[part], [parts(row)[part] / 1e6 for row in rows])
         title = findings.memory_title(self.rows)
         alt = f"{title}. " + "; ".join(f"{row['title']}: {megabytes(row['memory_bytes'])} MB" for row in rows)
-        explanation = METRICS[f"{kind.lower()}_peak_bytes"].explanation
-        slide = self._slide(title, self._footer("one reading, no interval"), explanation)
+        notes = metric.explanation + _left_out(known, rows, lambda row: f"{megabytes(row['memory_bytes'])} MB")
+        slide = self._slide(title, self._footer("one reading, no interval", of=(rows, known)), notes)
         chart = self._chart(slide, XL_CHART_TYPE.COLUMN_STACKED, data, alt)
         self._legend(chart)
         chart.plots[0].gap_width = 90
@@ -459,13 +474,21 @@ class _Deck:
         native.log_axis(chart.value_axis, *_log_ends([*lows, *ratios], [*highs, *ratios]))
 
     def _takeaways(self) -> None:
-        found = takeaways.takeaways(self.rows)
+        found = takeaways.takeaways(findings.ranked(self.rows))
         order: list[takeaways.Kind] = ["labels", "speed", "accuracy", "memory", "energy", "batching", "answers"]
         shown = [item for kind in order for item in found if item.shown and item.kind == kind]
         if len(shown) > MOST_SAID:
             shown = [item for item in shown if item.kind not in ("memory", "energy")]
         unshown = [item for item in found if not item.shown]
         items = [("", item.sentence) for item in shown] + [("Not shown: ", item.sentence) for item in unshown]
+        if len(self.rows) > findings.MANY:
+            # Dozens of variants would fill a dozen slides: what of the fastest is read at once, the rest counted.
+            more = len(shown) - MOST_SAID
+            items = [("", item.sentence) for item in shown[:MOST_SAID]]
+            rest = [f"{more} more sentences"] if more > 0 else []
+            rest += [f"{len(unshown)} differences looked for and not shown"] if unshown else []
+            items += [("", f"In the report: {findings.joined(rest)}.")] if rest else []
+            unshown = []
         if items:
             self._list("What this run shows" + (", and what it does not" if unshown else ""), items)
 
@@ -521,7 +544,8 @@ class _Deck:
         native.log_axis(chart.value_axis, low, high, base)
 
     def _limits(self) -> None:
-        rows = [row for row in self.measured if row["limit_share"] is not None]
+        known = [row for row in self.measured if row["limit_share"] is not None]
+        rows = _foremost(known, "limit_share", "higher")
         if not rows:
             return
         data = CategoryChartData()
@@ -531,7 +555,9 @@ class _Deck:
         title = findings.limit_title(rows)
         said = [f"{row['title']}: {row['limits']['sentence']}" for row in rows if row["limits"]]
         alt = f"{title}. " + "; ".join(f"{r['title']}: {share_percent(r['limit_share'])}%, {_binds(r)}" for r in rows)
-        slide = self._slide(title, self._footer("one figure each, no interval"), "\n".join(said))
+        left_out = _left_out(known, rows, lambda row: f"{share_percent(row['limit_share'])}%")
+        footer = self._footer("one figure each, no interval", of=(rows, known))
+        slide = self._slide(title, footer, "\n".join(said) + left_out)
         chart = self._chart(slide, XL_CHART_TYPE.COLUMN_CLUSTERED, data, alt)
         plot = chart.plots[0]
         plot.gap_width = 120
@@ -712,6 +738,25 @@ def _write(text_frame: Any, text: str, size: float, color: str, bold: bool = Fal
 def _short(name: str, limit: int) -> str:
     """A name of at most `limit` characters: what tells variants apart stands at its beginning and its end."""
     return name if len(name) <= limit else f"{name[: limit * 2 // 3 - 1].rstrip()}…{name[-(limit // 3) :].lstrip()}"
+
+
+def _foremost(rows: Sequence[Row], key: str, better: Better) -> list[Row]:
+    """Of more than COLUMNS the baseline, the best by column `key`, and the fastest, in the order of `rows`."""
+    if len(rows) <= COLUMNS:
+        return list(rows)
+    best = (max if better == "higher" else min)(rows, key=lambda row: row[key])
+    fastest = sorted(rows, key=lambda row: row["speedup"] or 0.0, reverse=True)
+    chosen: list[Row] = []
+    for row in (*(row for row in rows if row["baseline"]), best, *fastest):
+        if len(chosen) < COLUMNS and row not in chosen:
+            chosen.append(row)
+    return [row for row in rows if row in chosen]
+
+
+def _left_out(known: Sequence[Row], shown: Sequence[Row], say: Callable[[Row], str]) -> str:
+    """The figures of the rows that a chart has no room for, as a paragraph of the notes."""
+    rest = [f"{row['title']}: {say(row)}" for row in known if row not in shown]
+    return f"\nNot on the chart: {'; '.join(rest)}." if rest else ""
 
 
 def _categories(rows: Sequence[Row]) -> list[str]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import re
 
 import pandas as pd
 import pytest
+from dashboard_fill import FULL
+from pptx import Presentation
+from pptx.enum.chart import XL_CHART_TYPE
 
-from dashboard import figures, findings, frame, scorecard, style
+from dashboard import data, figures, findings, frame, scorecard, style
 from dashboard.comparing import Setting
+from dashboard.export import deck
 from dashboard.figures import base
 
 LONG = "OpenVINO INT8, FP32 where unsure, first token alone, sorted"
@@ -23,7 +28,8 @@ def many(full: pd.DataFrame) -> pd.DataFrame:
         size = 32 if at % 2 else 8
         faster = {
             "variant": f"v{at}", "title": f"{LONG} {at}", "name": f"{LONG} {at} @ {size}", "batch_size": size,
-            "baseline": at == 0, "latency_p50_s": size / (1000.0 + 10 * at), "speedup": 1.0 + at / 100,
+            "baseline": at == 0, "published": None, "speedup": 1.0 + at / 100,
+            "latency_p50_s": size / (1000.0 + 10 * at),
             "throughput_samples_per_s": 1000.0 + 10 * at, "text_s": 1 / (1000.0 + 10 * at),
             "text_low_s": None, "text_high_s": None, "latency_p50_low_s": None, "latency_p50_high_s": None,
         }  # fmt: skip
@@ -68,3 +74,23 @@ def test_a_setting_of_many_variants_names_the_first_and_keeps_the_rest_as_a_tool
     text = re.sub(r"<[^>]+>", " ", table)
     assert "variant 7 and 12 more" in text and "variant 8" not in text and "variant 0, variant 1" in text
     assert "variant 19" in table
+
+
+def test_slides_of_many_show_the_foremost_and_name_the_rest_in_their_notes(many: pd.DataFrame, database: str) -> None:
+    slides = Presentation(io.BytesIO(deck.build(data.run(FULL), many, data.published()))).slides
+    charts = {}
+    for slide in slides:
+        for shape in slide.shapes:
+            if shape.has_chart and shape.chart.chart_type == XL_CHART_TYPE.LINE_MARKERS:
+                charts[slide.shapes.title.text] = (slide, shape.chart)
+    assert len(slides) < 20 and charts
+    for slide, chart in charts.values():
+        names = list(chart.plots[0].categories)
+        assert len(names) == len(set(names)) == deck.COLUMNS
+        notes = slide.notes_slide.notes_text_frame.text
+        assert notes.count(f"{LONG} ") >= 36 - deck.COLUMNS and "Not on the chart: " in notes
+        (foot,) = [shape.text_frame.text for shape in slide.shapes if shape.name == deck.FOOTER]
+        assert f"{deck.COLUMNS} of 36 variants, the rest in the notes" in foot
+    tables = [shape.table for slide in slides for shape in slide.shapes if shape.has_table]
+    named = [row.cells[0].text for table in tables for row in list(table.rows)[1:]]
+    assert len(named) == len(set(named)) == 36, "no two have one name"
