@@ -100,7 +100,10 @@ def test_a_file_is_uploaded_and_its_answers_are_taken_away(
         page.locator("input[type=file]").set_input_files(tmp_path / "in.csv")
         page.get_by_role("button", name="Classify 40 texts").click()
         page.get_by_text("2 batches of up to 32 texts").wait_for(timeout=180_000)
-        assert page.get_by_role("table", name="Answers by text").locator("tbody tr").count() == 40
+        rows = page.get_by_role("table", name="Answers by text").locator("tbody tr")
+        # What is above the table may be drawn before it.
+        rows.nth(39).wait_for()
+        assert rows.count() == 40
         assert page.get_by_role("table", name="Answers by text").locator("b").count() == 0
         assert "= same on all 40" in page.get_by_role("table", name="Variants").inner_text()
         with page.expect_download() as caught:
