@@ -70,7 +70,8 @@ def _cost(row: Row) -> str:
     if row["accuracy_difference"] is not None:
         limits = point_interval(row["accuracy_difference_low"], row["accuracy_difference_high"])
         if row["accuracy_comparison"] == "no_difference":
-            return f"; no difference in accuracy is shown ({limits} points, n = {row['examples']})."
+            limits = f"{limits} points{takeaways.alone(row)}"
+            return f"; no difference in accuracy is shown ({limits}, n = {row['examples']})."
         word = "loses" if row["accuracy_comparison"] == "worse" else "gains"
         return f" and {word} {abs(row['accuracy_difference']) * 100:.1f} points of accuracy ({limits})."
     if takeaways.untaught(row):

@@ -74,7 +74,7 @@ CSS = """
 .ib-card .ib-told{padding:.1rem .38rem .5rem 1.15rem;font-size:.88rem;line-height:1.35}
 .ib-card .ib-mark~.ib-sub{padding-left:1.15rem}
 .ib-card tbody th:has(>.ib-mark){white-space:normal;min-width:9.5rem;padding-left:1.15rem;text-indent:-1.15rem}
-.ib-card tbody th>.ib-mark,.ib-card tbody th>.ib-mark~.ib-sub{padding-left:0;text-indent:0}
+.ib-card tbody th>.ib-mark,.ib-card tbody th>.ib-mark~.ib-sub{padding-left:0;text-indent:0;white-space:nowrap}
 .ib-card .ib-verdict{white-space:normal;min-width:6.6rem}
 .ib-card .ib-strong{font-weight:600}
 .ib-card .ib-asked{white-space:normal;min-width:10.5rem}

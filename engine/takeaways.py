@@ -132,6 +132,16 @@ def _speed(row: Row, name: str, base: str) -> Iterator[Takeaway]:
         yield Takeaway("speed", name, f"{name} is slower than {base}: {figure} its samples/s.")
 
 
+def alone(row: Row) -> str:
+    """Why an interval of accuracy's difference leaves out zero where no difference is shown; empty where it does not.
+
+    The interval is of one pair; the verdict's test is corrected for all pairs of the run.
+    """
+    if row["accuracy_difference_low"] <= 0 <= row["accuracy_difference_high"] or row["accuracy_p"] is None:
+        return ""
+    return f" for this pair alone, but p {p_words(row['accuracy_p'])} by McNemar with Holm"
+
+
 def _accuracy(row: Row, name: str, base: str) -> Iterator[Takeaway]:
     if row["accuracy_difference"] is None:
         return
@@ -142,7 +152,7 @@ def _accuracy(row: Row, name: str, base: str) -> Iterator[Takeaway]:
         least = f"; {would_show(could)}" if could is not None else ""
         sentence = (
             f"{name}: no difference in accuracy to {base} is shown: {points(row['accuracy_difference'])} points "
-            f"({limits}); {counts}{least}."
+            f"({limits}{alone(row)}); {counts}{least}."
         )
         yield Takeaway("accuracy", name, sentence, shown=False)
         return
