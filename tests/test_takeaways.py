@@ -85,8 +85,8 @@ def test_accuracy():
     unshown = said(row(**paired), shown=False)
     assert unshown[1] == (
         "Other: no difference in accuracy to Base is shown: −2.1 points (−3.4 to −0.8 for this pair alone, but "
-        "p = 0.21 by McNemar with Holm); 11 examples lost, 3 gained, of 400; this n would have shown 3.1 points in four "
-        "of five such cases."
+        "p = 0.21 by McNemar with Holm); 11 examples lost, 3 gained, of 400; this n would have shown 3.1 points in "
+        "four of five such cases."
     )
     clear = said(row(**paired | {"accuracy_difference_high": 0.001}), shown=False)[1]
     assert "−2.1 points (−3.4 to +0.1); 11 examples" in clear
