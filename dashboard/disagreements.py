@@ -211,6 +211,15 @@ def by_variant(found: Answers, reference: int, others: Sequence[int]) -> list[di
     return [{kind: int(sums[kind][at]) for kind in told} for at in range(len(others))]
 
 
+def foremost(found: Answers, reference: int, others: Sequence[int], most: int) -> list[int]:
+    """Of more than `most` compared columns those that differ most from the reference, in the order of `others`."""
+    if len(others) <= most:
+        return list(others)
+    differing = flags(found, "other", reference, others).sum(axis=0)
+    kept = sorted(np.argsort(-differing, kind="stable")[:most])
+    return [others[at] for at in kept]
+
+
 def confusion(found: Answers, column: int, rows: int | None) -> np.ndarray:
     """int64 [labels, labels]: a line a label (`rows` None) or an answer of column `rows`, a column an answer."""
     given = found.truth if rows is None else found.answers[:, rows]

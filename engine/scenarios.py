@@ -59,7 +59,7 @@ class Effort:
 
 WHOLE, QUICK = Effort(5.0, 15.0, 12, 240.0), Effort(2.0, 5.0, 8, 90.0)
 PATIENCE = 4
-LEAST_SHARE = 1 / 3
+FAILS_AFTER_SHARE = 1 / 3
 """Of a trial's length: it does not fail sooner, as a hiccup of the machine says nothing of a rate."""
 
 
@@ -214,12 +214,12 @@ def trial_texts(rate_per_s: float, trial_s: float) -> int:
 def server(
     answer: Callable[[range], None], rate_per_s: float, found: Scenarios, seed: int, trial_s: float = WHOLE.trial_s
 ) -> Trial:
-    """One trial of the server scenario; it ends early, not before LEAST_SHARE of `trial_s`, where it cannot hold."""
+    """One trial of the server scenario; it ends early, after FAILS_AFTER_SHARE of `trial_s`, where it cannot hold."""
     count = trial_texts(rate_per_s, trial_s)
     allowed = arrivals.most_late(count, P99)
     limit_s = found.p99_limit_s
     schedule = arrivals.poisson(rate_per_s, count, seed)
-    least = int(np.searchsorted(schedule, LEAST_SHARE * trial_s))
+    least = int(np.searchsorted(schedule, FAILS_AFTER_SHARE * trial_s))
     served = arrivals.serve(
         schedule,
         answer,

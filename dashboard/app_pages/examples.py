@@ -202,9 +202,8 @@ def _texts(summary: dict[str, Any], found: Answers, reference: Column, others: l
 
 def _foremost(found: Answers, reference: Column, others: list[Column]) -> list[Column]:
     """Of more than MANY those that differ most from the reference, in their own order."""
-    counts = disagreements.by_variant(found, reference.at, [column.at for column in others])
-    ranked = sorted(range(len(others)), key=lambda at: counts[at]["other"], reverse=True)
-    return [others[at] for at in sorted(ranked[:MANY])]
+    kept = disagreements.foremost(found, reference.at, [column.at for column in others], MANY)
+    return [column for column in others if column.at in kept]
 
 
 def _page(pages: int, choice: tuple[Any, ...]) -> int:

@@ -103,7 +103,7 @@ def serve(
     return Served(latencies_s[:start], batches, np.array(calls_s), time.perf_counter() - began_s)
 
 
-LEAST_SHARE = 1 / 64
+LOWEST_SHARE = 1 / 64
 """Of the capacity: no rate below is tried. Nearly every text finds the server idle then, and fewer change nothing."""
 
 
@@ -133,7 +133,7 @@ def highest(
         top = min(once, default=high)
         if low is None:
             lower = rate / 2
-            enough = lower < LEAST_SHARE * capacity or not has_time(lower, False)
+            enough = lower < LOWEST_SHARE * capacity or not has_time(lower, False)
             rate = top if enough else lower
             if enough and not once:
                 break

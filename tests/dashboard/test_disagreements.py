@@ -142,6 +142,12 @@ def test_counts_by_variant_add_up(found: Answers) -> None:
     ]
 
 
+def test_of_many_those_that_differ_most_are_foremost(found: Answers) -> None:
+    assert disagreements.foremost(found, 0, [1, 2], 2) == [1, 2]
+    assert disagreements.foremost(found, 0, [2, 1], 1) == [1], "it differs on four texts, the other on one"
+    assert disagreements.foremost(found, 0, [2, 1, 2], 2) == [2, 1]
+
+
 def test_confusion(found: Answers) -> None:
     assert disagreements.confusion(found, 1, None).tolist() == [[1, 1, 0], [0, 1, 1], [1, 1, 0]]
     against = disagreements.confusion(found, 1, 0)

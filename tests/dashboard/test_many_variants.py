@@ -11,7 +11,7 @@ from dashboard_fill import FULL
 from pptx import Presentation
 from pptx.enum.chart import XL_CHART_TYPE
 
-from dashboard import data, figures, findings, frame, scorecard, style
+from dashboard import data, deciding, figures, findings, frame, scorecard, style
 from dashboard.comparing import Setting
 from dashboard.export import deck
 from dashboard.figures import base
@@ -60,6 +60,16 @@ def test_where_batches_differ_the_time_a_text_is_compared(many: pd.DataFrame) ->
     solid = [name for name, trace in at.items() if trace.marker.color != style.LIGHT.background]
     assert solid == [f"{LONG} 35 @ 32"]
     assert figure.layout.title.text.replace("<br>", " ").startswith(f"No measured time a text is lower than {LONG} 35")
+
+
+def test_a_decision_between_unlike_batches_is_drawn_by_the_time_a_text(many: pd.DataFrame) -> None:
+    rows = frame.rows_of(many)
+    free = figures.decision(deciding.decide(rows, deciding.Limits()), style.LIGHT, "memory_bytes")
+    assert free.layout.xaxis.title.text == "Time a text (ms, log scale)"
+    assert "as batches of 8, 32 take unlike times" in free.layout.title.subtitle.text.replace("<br>", " ")
+    # A limit on latency stands where latency does.
+    held = figures.decision(deciding.decide(rows, deciding.Limits(latency_p95_s=0.05)), style.LIGHT, "memory_bytes")
+    assert held.layout.xaxis.title.text == "Latency of a batch, p95 (ms, log scale)"
 
 
 def test_the_fastest_of_many_are_told_first(many: pd.DataFrame) -> None:
