@@ -16,7 +16,7 @@ import numpy as np
 
 from dashboard import findings
 from dashboard.frame import Row, baseline_of, usable
-from engine import stats
+from engine import stats, takeaways
 from engine.stats import Interval
 from engine.units import between, significant, times
 
@@ -381,8 +381,8 @@ def _accuracy_words(row: Row) -> str:
     if row["baseline"] or figure is None:
         return ""
     if row["accuracy_comparison"] == "no_difference":
-        limits = between(figure.low * 100, figure.high * 100, _tenths)
-        return f"No difference in its accuracy is shown: {limits} points lost, n = {row['examples']:,}."
+        limits = f"{between(figure.low * 100, figure.high * 100, _tenths)} points lost{takeaways.alone(row)}"
+        return f"No difference in its accuracy is shown: {limits}, n = {row['examples']:,}."
     sign, word = (1, "loses") if row["accuracy_comparison"] == "worse" else (-1, "gains")
     low, high = sorted((100 * sign * figure.low, 100 * sign * figure.high))
     amount = f"{_tenths(100 * sign * figure.estimate)} points of accuracy"

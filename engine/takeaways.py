@@ -137,7 +137,8 @@ def alone(row: Row) -> str:
 
     The interval is of one pair; the verdict's test is corrected for all pairs of the run.
     """
-    if row["accuracy_difference_low"] <= 0 <= row["accuracy_difference_high"] or row["accuracy_p"] is None:
+    unshown = row["accuracy_comparison"] == "no_difference" and row.get("accuracy_p") is not None
+    if not unshown or row["accuracy_difference_low"] <= 0 <= row["accuracy_difference_high"]:
         return ""
     return f" for this pair alone, but p {p_words(row['accuracy_p'])} by McNemar with Holm"
 

@@ -77,7 +77,7 @@ def _headline(row: frame.Row, rows: list[frame.Row]) -> str:
             row["accuracy_comparison"], "no difference in accuracy is shown"
         )
         limits = point_interval(row["accuracy_difference_low"], row["accuracy_difference_high"])
-        said += f"; {verdict}: {points(row['accuracy_difference'])} ({limits}) points"
+        said += f"; {verdict}: {points(row['accuracy_difference'])} ({limits}) points{takeaways.alone(row)}"
     return f"Ship {row['name']}: {said}."
 
 
