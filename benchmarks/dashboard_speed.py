@@ -86,7 +86,7 @@ SEEN = f"""(() => {{
     else if (!shown[name]) requestAnimationFrame(() => setTimeout(() => {{ seen[name] ??= performance.now() }}))
     shown[name] = now
   }}
-  new MutationObserver(() => {{
+  window.looking = new MutationObserver(() => {{
     const waiting = [...document.querySelectorAll('[class*=st-key-chart_]')].filter((chart) => !drawn(chart))
     const charts = !waiting.some(inWindow)
     for (const name in answers) {{
@@ -95,11 +95,14 @@ SEEN = f"""(() => {{
       note(name, answered)
       note('window with ' + name, answered && charts)
     }}
-  }}).observe(document, {{subtree: true, childList: true}})
+  }})
+  looking.observe(document, {{subtree: true, childList: true}})
 }})()"""
 """Notes when the window showed each kind of answer, and when the charts in it, too: in ms since the navigation."""
 WATCH = f"""(selector) => {{
-  const text = () => document.querySelector(selector)?.innerText
+  looking.disconnect()
+  // Not innerText: it has the page laid out at every change.
+  const text = () => document.querySelector(selector)?.textContent
   const before = text()
   window.changed = window.acted = window.redrawn = 0
   const acted = () => {{ window.acted ||= performance.now() }}

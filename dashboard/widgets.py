@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from typing import Any, ParamSpec
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -29,6 +29,7 @@ DRAWN = "drawn_charts"
 CHART = "chart_"
 """The keys of charts begin so."""
 EVERY = "all charts"
+P = ParamSpec("P")
 Charts = dict[str, tuple[str, go.Figure, str]]
 LIVE_SECONDS = 2.0
 RUN = "app_pages/run.py"
@@ -237,6 +238,18 @@ def _drawn() -> Charts:
         charts = {}
         st.session_state[DRAWN] = (now.cursors, charts)
     return charts
+
+
+def answering(show: Callable[P, None]) -> Callable[P, None]:
+    """A fragment that draws every chart of its page: a choice made in it runs nothing of what stands above it."""
+
+    @wraps(show)
+    def shown(*given: P.args, **named: P.kwargs) -> None:
+        if (now := get_script_run_ctx()) is not None:
+            st.session_state[DRAWN] = (now.cursors, {})
+        show(*given, **named)
+
+    return st.fragment(shown)
 
 
 @st.fragment

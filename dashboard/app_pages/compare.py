@@ -24,14 +24,19 @@ def main() -> None:
         run_id = widgets.choose_run()
     with right:
         others = _other_runs(run_id)
-    sides = [_side(letter, run) for letter, run in zip(comparing.LETTERS, [run_id, *others], strict=False)]
+    widgets.state_of(data.run(run_id))
+    _comparison([run_id, *others])
+
+
+@widgets.answering
+def _comparison(run_ids: list[str]) -> None:
+    """All that the runs show, the chosen one first."""
+    sides = [_side(letter, run) for letter, run in zip(comparing.LETTERS, run_ids, strict=False)]
     everything = comparing.tagged(sides)
     if not everything:
-        widgets.state_of(sides[0].summary)
         st.header("This run holds no measurements.")
         st.stop()
     sizes, baseline, variants = _choices(everything)
-    widgets.state_of(sides[0].summary)
     rows = comparing.chosen(everything, sizes, variants, baseline)
     rows = comparing.against(rows, everything, baseline, evidence := _evidence(sides, everything, rows, baseline))
     look = widgets.look()

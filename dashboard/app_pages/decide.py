@@ -31,6 +31,11 @@ def main() -> None:
     if not rows:
         st.header("This run holds no measurements.")
         st.stop()
+    _decision(summary, rows)
+
+
+@widgets.answering
+def _decision(summary: dict[str, Any], rows: list[frame.Row]) -> None:
     limits, strict = _controls(rows)
     versus = None
     if summary["status"] not in data.LIVE:

@@ -271,10 +271,13 @@ def _details(summary: dict[str, Any]) -> None:
         why = "It is under way: cancel it first." if live else None
         if st.button("Delete …", key="delete", disabled=live, help=why):
             _confirm(summary)
-    with st.expander("Note and tags"):
-        _edit(summary)
+    remarks = st.expander("Note and tags", key="remarks", on_change="rerun")
+    if remarks.open:
+        with remarks:
+            _edit(summary)
     draw = {
         "Variants": partial(_audit, rows),
+        "Fields": partial(_fields, rows),
         "Environment": partial(_environment, summary),
         "Suite": partial(_suite, summary),
         "Log": partial(_log, summary),
@@ -343,6 +346,13 @@ def _audit(rows: list[frame.Row]) -> None:
         st.caption("This run holds no measurements.")
         return
     st.html(scorecard.audit_table(rows))
+
+
+def _fields(rows: list[frame.Row]) -> None:
+    """Everything that is stored of one measurement."""
+    if not rows:
+        st.caption("This run holds no measurements.")
+        return
     chosen = st.selectbox("All fields of", [row["name"] for row in rows], key="audit_variant", bind="query-params")
     row = next((row for row in rows if row["name"] == chosen), rows[0])
     kept = {key: value for key, value in row.items() if key not in frame.DERIVED and key != "id"}

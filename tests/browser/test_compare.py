@@ -50,3 +50,26 @@ def test_two_runs_fit_every_width(site: str, open_page: Callable[..., Any]) -> N
     for width in (2560, 1024):
         page.set_viewport_size({"width": width, "height": 900})
         until(page, f"document.documentElement.scrollWidth <= {width} && !{CUT_OFF}")
+
+
+def test_only_the_charts_that_stand_there_are_offered_as_files(site: str, open_page: Callable[..., Any]) -> None:
+    page = open_page(f"{site}/compare?run={FULL}")
+    settled(page)
+
+    def offered() -> list[str]:
+        page.get_by_role("button", name="Save charts").click()
+        page.get_by_role("combobox", name="Chart").click()
+        page.get_by_role("option", name="all charts").wait_for()
+        return [option.inner_text() for option in page.get_by_role("option").all()]
+
+    before = offered()
+    page = open_page(f"{site}/compare?run={FULL}")
+    settled(page)
+    page.get_by_role("combobox", name="Variants").click()
+    page.get_by_role("option", name="DistilBERT FP32").click()
+    page.keyboard.press("Escape")
+    page.wait_for_url("**shown=**")
+    until(page, "document.querySelector('[class*=st-key-chart_compare_accuracy]') === null")
+    settled(page)
+    after = offered()
+    assert len(before) > len(after) == 1 + page.locator("[class*=st-key-chart_]").count()

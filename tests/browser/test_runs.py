@@ -68,6 +68,17 @@ def chosen(page: Any, timeout_s: float = 15.0) -> str:
         page.wait_for_timeout(100)
 
 
+def test_a_note_is_written(history: str, open_page: Callable[..., Any]) -> None:
+    page = open_page(f"{history}/runs?run={SIZES}")
+    settled(page)
+    page.get_by_text("Note and tags").click()
+    page.get_by_role("textbox", name="Note").fill("Measured at night")
+    page.get_by_role("button", name="Save").click()
+    page.get_by_test_id("stText").get_by_text("Measured at night").wait_for()
+    # The form stays open.
+    page.get_by_role("textbox", name="Note").wait_for()
+
+
 def test_a_row_a_page_and_an_older_run_are_chosen(history: str, open_page: Callable[..., Any]) -> None:
     page = open_page(f"{history}/?run={SIZES}")
     page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")

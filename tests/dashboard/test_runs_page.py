@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import subprocess
@@ -123,7 +124,7 @@ def test_reading_a_page_takes_as_many_statements_whatever_the_number_of_runs(man
 
 
 def test_a_note_and_tags_are_saved_and_found(own: Path) -> None:
-    test = page("runs", FULL)
+    test = noting(FULL)
     test.text_area(key=f"note_{FULL}").set_value("For the *talk* <b>")
     test.multiselect(key=f"tags_{FULL}").set_value(["Slides", "a100"])
     save(test)
@@ -140,8 +141,25 @@ def test_a_note_and_tags_are_saved_and_found(own: Path) -> None:
     assert "the tag 'no tag'" in test.error[0].value.replace("\\", "") and history.annotate(FULL).tags == ["a100"]
 
 
+def noting(run_id: str) -> AppTest:
+    """The page with the form of a run's note and tags open."""
+    test = page("runs", run_id)
+    test.session_state["remarks"] = True
+    return test.run()
+
+
 def save(test: AppTest) -> None:
     next(button for button in test.button if button.label == "Save").click().run()
+
+
+def test_all_that_is_stored_of_a_measurement_is_there(database: str) -> None:
+    test = page("runs", FULL, "Fields")
+    stored = {row["name"]: row for row in data.measurements(data.run(FULL)).to_dict("records")}
+    names = test.selectbox(key="audit_variant").options
+    assert len(names) == 9
+    test.selectbox(key="audit_variant").set_value(names[-1]).run()
+    shown = json.loads(test.code[0].value)
+    assert not test.exception and shown["variant"] == stored[names[-1]]["variant"] and "latency_p50_s" in shown
 
 
 def test_what_cannot_be_written_is_one_line(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +168,7 @@ def test_what_cannot_be_written_is_one_line(own: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(history, "annotate", full)
     monkeypatch.setattr(history, "delete", full)
-    test = page("runs", FULL)
+    test = noting(FULL)
     save(test)
     assert not test.exception and "is read-only" in test.error[0].value
     test.button(key="delete").click().run()
