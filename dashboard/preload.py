@@ -26,7 +26,7 @@ EVERYWHERE = (
     "NumberInput", "TextInput", "TextArea", "Checkbox", "Pagination", "Progress", "FileUploader",
 )  # fmt: skip
 GRID, CODE = "DataFrame", "StreamlitSyntaxHighlighter"
-ALSO: Mapping[str, tuple[str, ...]] = {"roofline": (CODE,), "runs": (GRID,), "ship": (CODE,)}
+ALSO: Mapping[str, tuple[str, ...]] = {"runs": (GRID,), "ship": (CODE,)}
 """A page's path -> the large scripts that its first view needs."""
 CHARTS = ("", "overview", "compare", "decide", "roofline", "load")
 """The paths of pages with charts."""

@@ -105,10 +105,13 @@ def _trace(summary: dict[str, Any], row: frame.Row) -> None:
             )
     st.caption(
         "A trace has every operator of five calls on a time line. Perfetto (ui.perfetto.dev) and chrome://tracing "
-        "open it as it is; neither sends it anywhere. From a terminal on the machine of the run:"
+        "open it as it is; neither sends it anywhere."
     )
-    command = f"python -m engine profile {summary['id']} {shlex.quote(variant)} --batch-size {size}"
-    st.code(command, language="bash", wrap_lines=True)
+    # Made when it is opened: what draws code is large.
+    terminal = st.expander("From a terminal on the machine of the run", key="terminal", on_change="rerun")
+    if terminal.open:
+        command = f"python -m engine profile {summary['id']} {shlex.quote(variant)} --batch-size {size}"
+        terminal.code(command, language="bash", wrap_lines=True)
 
 
 def _ask(run_id: str, variant: str, size: int) -> None:
