@@ -13,7 +13,7 @@ from dashboard.style import Theme, marks
 from engine import operators
 from engine.limits import operation_rate
 from engine.operators import KINDS
-from engine.units import NOTHING, milliseconds, percent, share_percent, significant
+from engine.units import NOTHING, milliseconds, percent, share_percent
 
 
 def shares(rows: Sequence[Row], look: Theme) -> str:
@@ -64,7 +64,7 @@ def profile(found: Mapping[str, Any]) -> str:
     body = "".join(
         f'<tr><th scope="row" class="ib-why ib-name" title="{escape(line.name)}">{escape(readable(line.name))}</th>'
         f'<td class="ib-left">{KINDS[line.kind][0] if line.kind else ""}</td>'
-        f"<td>{significant(line.calls)}</td>"
+        f"<td>{line.counted}</td>"
         f"<td>{milliseconds(line.seconds)}</td><td>{percent(line.share)}</td></tr>"
         for line in operators.lines(found)
     )

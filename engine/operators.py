@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.units import milliseconds
+from engine.units import milliseconds, significant, whole
 
 By = Literal["operators", "kernels", "launches"]
 
@@ -133,6 +133,11 @@ class Line:
     seconds: float
     share: float
     """Of the profiled call, 0 to 1."""
+
+    @property
+    def counted(self) -> str:
+        """`calls` as it is shown: of several profiled calls the mean, which need not be whole."""
+        return significant(self.calls) if self.calls is None or self.calls % 1 else whole(int(self.calls))
 
 
 def lines(found: Mapping[str, Any]) -> list[Line]:

@@ -499,7 +499,7 @@ def operators_table(found: dict[str, Any], title: str) -> Any:
         made.add_row(
             Text(line.name),
             KINDS[line.kind][0] if line.kind else "",
-            significant(line.calls),
+            line.counted,
             milliseconds(line.seconds),
             percent(line.share),
         )

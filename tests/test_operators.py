@@ -72,6 +72,9 @@ def test_figures_are_those_of_one_call_and_add_up() -> None:
     assert sum(line.share for line in lines) == pytest.approx(1.0)
     assert [line.name for line in lines[-2:]] == ["9 others", "between operators"]
     assert lines[-1].seconds == pytest.approx(2.0) and lines[0].kind == "products"
+    assert [lines[0].counted, lines[-1].counted] == ["4", "–"]
+    thirds = operators.facts(Profile("operators", [Operator("MatMul", 8, 4.0)], 10.0, None), 3, (8, 128))
+    assert operators.lines(thirds)[0].counted == "2.67"
     assert json.loads(json.dumps(facts)) == facts
     assert "together 3,000 of the 5,000 ms" in operators.caption(facts)
     launches = facts | {"by": "launches"}

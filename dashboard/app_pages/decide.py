@@ -25,17 +25,19 @@ STEPS = {"memory_bytes": 10.0, "latency_p95_s": 1.0, "accuracy_lost": 0.1, "ener
 
 def main() -> None:
     left, right = st.columns([6, 5], vertical_alignment="center")
-    summary, measured, size = choices.choose_measurements(left, right)
-    rows = frame.rows_of(frame.at_batch(measured, size))
+    summary, _, size = choices.choose_measurements(left, right)
     widgets.state_of(summary)
-    if not rows:
-        st.header("This run holds no measurements.")
-        st.stop()
-    _decision(summary, rows)
+    _decision(summary["id"], size)
 
 
 @widgets.answering
-def _decision(summary: dict[str, Any], rows: list[frame.Row]) -> None:
+def _decision(run_id: str, size: int | None) -> None:
+    """All that follows from the limits, of what the run holds by now."""
+    summary = data.run(run_id)
+    rows = frame.rows_of(frame.at_batch(data.measurements(summary), size))
+    if not rows:
+        st.header("This run holds no measurements.")
+        st.stop()
     limits, strict = _controls(rows)
     versus = None
     if summary["status"] not in data.LIVE:

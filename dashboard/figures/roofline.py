@@ -21,8 +21,8 @@ from engine.units import megabytes, share_percent, significant
 PLOT_WIDTH, PLOT_HEIGHT = 820, 400
 ROOF_LINE = 8
 """Height of a roof with the room that it needs."""
-ROOF_LABEL, SLOPE_LABEL, SLOPE_LABEL_WIDTH = 30, 44, 140
-"""Height of a roof's two lines of text, and of the slope's with their distance; and its width with that."""
+ROOF_LABEL, SLOPE_LABEL, SLOPE_LABEL_WIDTH = 30, 32, 125
+"""Height of a roof's two lines of text, and of the slope's; and its width with its distance."""
 STRETCHES = ((1.0, 1.0), (0.6, 1.0), (1.4, 1.0), (2.0, 1.0))
 """How much wider than PLOT_WIDTH the plot may be drawn: narrower on a small screen."""
 
@@ -119,17 +119,18 @@ def roofline(
     above = roofs(ceilings, drawn)
     x_low, x_high = base.log_range([x for point in drawn for x in (point.least, point.intensity)], pad=0.2)
     heights = [point.operations_per_s for point in drawn] + [roof.operations_per_s for roof in above]
-    # The slope is to be seen, also where all stand far to the right of it.
-    x_low = min(x_low, 0.5 * max(heights) / bytes_per_s)
     y_low, y_high = base.log_range(heights, pad=0.12)
+    top = above[-1].operations_per_s if above else max(heights)
+    # The slope is to be seen, and its label to its left.
+    x_low = min(x_low, 0.2 * top / bytes_per_s)
     labelled = [shown is None or p.row["batch_size"] == shown or _alone(p, drawn, shown) for p in drawn]
     scale_x, scale_y = (PLOT_WIDTH / math.log(x_high / x_low), PLOT_HEIGHT / math.log(y_high / y_low))
-    slope_label = _slope_label(ceilings["copy"], look, x_low, y_low, above, scale_y)
+    slope_label = _slope_label(ceilings["copy"], look, top, scale_y)
     names = [labels.shortened(p.row["name"]) if big else "" for p, big in zip(drawn, labelled, strict=True)]
     shares = [f"{share_percent(p.row['limit_share'])}%" for p in drawn]
     placed = _placed(drawn, names, shares, above, slope_label, (x_low, y_high), (scale_x, scale_y))
     figure = base.titled(look, title, about + labels.unnamed(placed, names), height, share=1.5)
-    figure.add_traces(_slope(above, bytes_per_s, look, x_low, y_low))
+    figure.add_traces(_slope(top, bytes_per_s, look, x_low, y_low))
     figure.add_traces([_roof(roof, bytes_per_s, look, x_high) for roof in above])
     shades = marks(rows_of(frame), look)
     figure.add_traces([_mark(p, shades[p.row["variant"]], look, big) for p, big in zip(drawn, labelled, strict=True)])
@@ -178,9 +179,8 @@ def _cache(ceilings: Mapping[str, Any]) -> int:
     return ceilings.get("cache_bytes") or 0
 
 
-def _slope(above: Sequence[Roof], bytes_per_s: float, look: Theme, x_low: float, y_low: float) -> go.Scatter:
-    """What the copy bandwidth allows, up to the highest roof."""
-    top = above[-1].operations_per_s if above else y_low
+def _slope(top: float, bytes_per_s: float, look: Theme, x_low: float, y_low: float) -> go.Scatter:
+    """What the copy bandwidth allows, up to `top`, the highest roof."""
     left = max(x_low, y_low / bytes_per_s)
     return go.Scatter(
         x=[left, top / bytes_per_s],
@@ -240,7 +240,7 @@ def _placed(
     heights = [spot(1, roof.operations_per_s)[1] for roof in above]
     taken = [(0.0, y - ROOF_LINE / 2, float(PLOT_WIDTH), y + ROOF_LINE / 2) for y in heights]
     x, y = spot(10.0 ** slope_label["x"], 10.0 ** slope_label["y"])
-    taken.append((x, y, x + SLOPE_LABEL_WIDTH, y + SLOPE_LABEL))
+    taken.append((x - SLOPE_LABEL_WIDTH, y - SLOPE_LABEL, x, y))
     fastest = min(range(len(drawn)), key=lambda index: drawn[index].row["latency_p50_s"])
     first = [*(index for index, point in enumerate(drawn) if point.row["baseline"]), fastest]
     texts = [f"{name} {share}" if name else "" for name, share in zip(names, shares, strict=True)]
@@ -288,29 +288,21 @@ def _roof_labels(above: Sequence[Roof], look: Theme, y_low: float, scale_y: floa
     return made
 
 
-def _slope_label(
-    copy: Mapping[str, Any], look: Theme, x_low: float, y_low: float, above: Sequence[Roof], scale_y: float
-) -> dict[str, Any]:
-    """The copy's rate beside the slope, at its lower end or above the roof that the label would cover there."""
+def _slope_label(copy: Mapping[str, Any], look: Theme, top: float, scale_y: float) -> dict[str, Any]:
+    """The copy's rate to the left of the slope, below its upper end: nothing can stand there."""
     bytes_per_s = copy["bytes_per_s"]
     median = copy.get("median_bytes_per_s")
     spread = f"median {significant(median / 1e9)}, n = {copy.get('repeats')}" if median else ""
     small = f"<br><span style='color:{look.muted};font-size:11px'>{spread}</span>" if spread else ""
-    at = max(x_low, y_low / bytes_per_s) * 1.12
-    for roof in above[:-1]:
-        below = scale_y * math.log(at * bytes_per_s / roof.operations_per_s)
-        if -4 < below < SLOPE_LABEL:
-            at *= math.exp((SLOPE_LABEL - below) / scale_y)
+    at = top * math.exp(-SLOPE_LABEL / scale_y)
     return {
-        "x": math.log10(at),
-        "y": math.log10(at * bytes_per_s),
+        "x": math.log10(at / bytes_per_s),
+        "y": math.log10(at),
         "text": f"Copy {significant(bytes_per_s / 1e9)} GB/s{small}",
         "showarrow": False,
-        "xanchor": "left",
-        "yanchor": "top",
-        "align": "left",
-        "xshift": 12,
-        "yshift": -2,
+        "xanchor": "right",
+        "yanchor": "bottom",
+        "align": "right",
+        "xshift": -6,
         "font": {"size": 12.5, "color": look.text},
-        "bgcolor": fade(look.background, 0.72),
     }

@@ -84,15 +84,15 @@ def test_without_ceilings_there_is_a_figure_that_says_nothing(ceilings: dict | N
     assert not figure.data and figure.layout.xaxis.visible is False
 
 
-def test_the_slopes_label_covers_no_roof(full: pd.DataFrame) -> None:
+def test_the_slopes_label_stands_where_nothing_can(full: pd.DataFrame) -> None:
     rows = [row for row in frame.rows_of(full) if row["limits"]]
-    ceilings = copy.deepcopy(CEILINGS)
-    figure = figures.roofline(pd.DataFrame(rows, dtype=object), ceilings, style.LIGHT)
+    figure = figures.roofline(pd.DataFrame(rows, dtype=object), CEILINGS, style.LIGHT)
     (label,) = [note for note in figure.layout.annotations if note.text.startswith("Copy")]
-    low, high = figure.layout.yaxis.range
-    scale = 400 / (high - low)
-    roofs_at = [math.log10(trace.y[0]) for trace in figure.data if trace.mode == "lines" and len(set(trace.y)) == 1]
-    assert all(not 0 < scale * (label.y - at) < 40 for at in sorted(roofs_at)[:-1])
+    # Its lower right corner is on the slope, and no operation a byte is above that.
+    assert 10 ** (label.y - label.x) == pytest.approx(COPY)
+    assert (label.xanchor, label.yanchor) == ("right", "bottom")
+    (left, right), (low, high) = figure.layout.xaxis.range, figure.layout.yaxis.range
+    assert 820 * (label.x - left) / (right - left) > 125 and 400 * (high - label.y) / (high - low) > 32
 
 
 def test_every_batch_size_has_a_mark_and_one_its_label(database: str) -> None:
