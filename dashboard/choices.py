@@ -76,19 +76,26 @@ def choose_variants(suite: Suite, key: str, baseline_does: str) -> list[str]:
     if not others:
         return []
     key = f"{key}:{suite.folder}/{suite.name}"
-    chosen = st.pills(
-        "Variants beside the baseline",
-        others,
-        selection_mode="multi",
-        default=link.first("variants", key, others, lambda text: [name for name in others if name in text.split(",")]),
-        format_func=lambda name: findings.literal(titles[name]),
-        key=key,
-        persist_state="session",
-        wrap=True,
-        help=f"The baseline, {findings.literal(titles[suite.baseline])}, {baseline_does}.",
-    )
-    link.remember("variants", ",".join(chosen or []), ",".join(others))
-    return list(chosen or [])
+    first = link.first("variants", key, others, lambda text: [name for name in others if name in text.split(",")])
+    # So many buttons would fill the screen: then no choice stands for all of them.
+    many = len(others) > findings.MANY
+    about: dict[str, Any] = {
+        "label": "Variants beside the baseline",
+        "options": others,
+        "format_func": lambda name: findings.literal(titles[name]),
+        "key": key,
+        "persist_state": "session",
+        "wrap": True,
+        "help": f"The baseline, {findings.literal(titles[suite.baseline])}, {baseline_does}.",
+    }
+    if many:
+        default = [] if first == others else first
+        chosen = st.multiselect(**about, default=default, placeholder=f"All {len(others)}; choose, to have only some")
+    else:
+        chosen = st.pills(**about, default=first, selection_mode="multi")
+    wanted = [name for name in others if name in chosen] or (others if many else [])
+    link.remember("variants", ",".join(wanted), ",".join(others))
+    return wanted
 
 
 def choose_device() -> str:

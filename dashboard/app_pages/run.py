@@ -364,12 +364,21 @@ def _sizes(text: str) -> list[int]:
 
 
 def _plan(choice: Choice, under_way: list[dict[str, Any]]) -> None:
-    """What would be measured, what stands in the way, how long it takes, and the button."""
+    """What would be measured, how long it takes, and the button."""
     found = plan.chances(choice.suite, choice.device, choice.offline)
     if choice.cluster:
         # What the node can do is not known here.
         found = [replace(c, state=plan.READY, reason="") if c.state == plan.UNAVAILABLE else c for c in found]
-    st.html(plan_table(found, choice.suite, widgets.look()))
+    first, second = st.container(), st.container()
+    # Below a long table nobody would look for the button.
+    table, start = (second, first) if len(found) > findings.MANY else (first, second)
+    table.html(plan_table(found, choice.suite, widgets.look()))
+    with start:
+        _offer(choice, found, under_way)
+
+
+def _offer(choice: Choice, found: list[plan.Chance], under_way: list[dict[str, Any]]) -> None:
+    """The estimate and the button, or what stands in its way."""
     problem = None
     try:
         plan.check(choice.suite, found)

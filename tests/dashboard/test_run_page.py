@@ -197,6 +197,21 @@ def test_a_suite_that_is_not_there(reference: str, started: list[Any]) -> None:
     assert not [b for b in test.button if b.key == "start"]
 
 
+def test_of_many_variants_no_choice_is_all_of_them(
+    tiny_models: dict[str, Path], write_suite: Suite, tmp_path: Path, started: list[Any]
+) -> None:
+    variants = [{"name": f"v{number}", "model": str(tiny_models["distilbert"])} for number in range(14)]
+    test = page(write_suite(tmp_path, variants))
+    chosen = control(test, "multiselect", "variants:")
+    assert chosen.value == [] and chosen.placeholder == "All 13; choose, to have only some"
+    assert ">v13<" in html(test) and "variants" not in test.query_params
+    chosen.set_value(["v7", "v3"]).run()
+    assert test.query_params["variants"] == "v3,v7" and ">v13<" not in html(test)
+    test.button(key="start").click().run()
+    ((asked, *_),) = started
+    assert [variant.name for variant in asked.variant] == ["v0", "v3", "v7"]
+
+
 def test_a_model_that_is_not_there(
     tiny_models: dict[str, Path], write_suite: Suite, tmp_path: Path, started: list[Any]
 ) -> None:
