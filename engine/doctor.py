@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from engine import backends, file_systems, hardware, paths, pool, processes
+from engine import backends, file_systems, hardware, libraries, paths, pool, processes
 from engine.errors import RequestError, one_line
 
 if TYPE_CHECKING:
@@ -546,7 +546,7 @@ def _onnxruntime(gpu: hardware.Gpu | None) -> Iterable[Check]:
         yield Check(group, "onnxruntime build", "ok", text)
     if not sys.platform.startswith("linux"):
         return
-    lacking = [name for name in cuda_libraries(cuda[0]) if not find_library(name)]
+    lacking = [name for name in cuda_libraries(cuda[0]) if not libraries.find(name)]
     if lacking:
         yield Check(
             group, "onnxruntime's libraries", "missing" if gpu else "warn",
@@ -566,30 +566,6 @@ def cuda_libraries(major: int) -> list[str]:
         "libcurand.so.10",
         "libcudnn.so.9",
     ]
-
-
-def find_library(name: str) -> str | None:
-    """Where `name` lies: in a wheel's nvidia/*/lib, or where the dynamic loader looks; None if nowhere."""
-    spec = find_spec("nvidia") if _installed("nvidia") else None
-    for root in list(spec.submodule_search_locations or []) if spec else []:
-        for found in sorted(Path(root).glob(f"*/lib/{name}")):
-            return str(found)
-    for folder in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep):
-        if folder and (Path(folder) / name).exists():
-            return str(Path(folder) / name)
-    return _loader_cache().get(name)
-
-
-@functools.cache
-def _loader_cache() -> Mapping[str, str]:
-    """The shared libraries that the dynamic loader knows: name -> path."""
-    for program in ("/sbin/ldconfig", "/usr/sbin/ldconfig", "ldconfig"):
-        try:
-            text = subprocess.run([program, "-p"], capture_output=True, text=True, timeout=10, check=True).stdout
-        except (OSError, subprocess.SubprocessError):
-            continue
-        return dict(re.findall(r"^\s*(\S+) \(.*=> (.+)$", text, re.MULTILINE))
-    return {}
 
 
 def _gpu_backends(gpu: hardware.Gpu | None, proofs: Mapping[tuple[str, str], Proof], asked: bool) -> Iterable[Check]:

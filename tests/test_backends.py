@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from engine import backends, hardware, pool
-from engine.backends import base, bitsandbytes, onnxruntime, openvino
+from engine import backends, hardware, libraries, pool
+from engine.backends import base, bitsandbytes, openvino
 from engine.backends.base import Source
 from engine.backends.pytorch import bucketed
 from engine.spec import Variant
@@ -109,8 +109,11 @@ def test_what_the_hardware_lacks_is_named(monkeypatch):
     monkeypatch.setattr(openvino, "cpu_features", lambda: ["avx2", "amx_bf16"])
     assert refusal("openvino", "bf16", "cpu") is None
     assert "needs --device cpu" in str(refusal("openvino", "fp32", "cuda:0"))
-    monkeypatch.setattr(onnxruntime, "find_spec", lambda name: None)
-    assert "pip install tensorrt" in str(refusal("onnxruntime", "fp16", "cuda:0", provider="tensorrt"))
+    monkeypatch.setattr(libraries, "find", lambda name: None if "nvinfer.so" in name else name)
+    lacks = refusal("onnxruntime", "fp16", "cuda:0", provider="tensorrt")
+    assert lacks == "needs TensorRT 10 (libnvinfer.so.10): `pip install 'tensorrt-cu13<11'` installs it"
+    monkeypatch.setattr(libraries, "find", lambda name: name)
+    assert refusal("onnxruntime", "fp16", "cuda:0", provider="tensorrt") is None
     static = {"calibration": {"dataset": "train.csv"}}
     assert "needs --device cpu" in str(refusal("onnxruntime", "int8", "cuda:0", **static))
     assert refusal("onnxruntime", "int8", "cuda:0") is refusal("onnxruntime", "int8", "cpu", **static) is None

@@ -278,7 +278,7 @@ def onnxruntime_installed(monkeypatch):
     def put(dists: dict[str, str], cuda: str | None, libraries: tuple[str, ...]) -> None:
         monkeypatch.setattr(hardware, "installed_versions", lambda *_: dists)
         monkeypatch.setattr(hardware, "module_constants", lambda *_: {"cuda_version": cuda} if cuda else {})
-        monkeypatch.setattr(doctor, "find_library", lambda name: name if name in libraries else None)
+        monkeypatch.setattr(doctor.libraries, "find", lambda name: name if name in libraries else None)
         monkeypatch.setattr(sys, "platform", "linux")
 
     return put
@@ -317,23 +317,6 @@ def test_onnxruntime_without_its_libraries(onnxruntime_installed):
     assert check.state == "missing"
     assert "libcudnn.so.9" in check.finding and "libcudart" not in check.finding
     assert check.mend == "python -m pip install 'onnxruntime-gpu[cuda,cudnn]==1.31.1'"
-
-
-def test_libraries_are_found_in_wheels_and_library_path(tmp_path, monkeypatch):
-    wheel = tmp_path / "site/nvidia/cu13/lib"
-    wheel.mkdir(parents=True)
-    (wheel / "libproof.so.13").touch()
-    (tmp_path / "libother.so.1").touch()
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    monkeypatch.setenv("LD_LIBRARY_PATH", f":{tmp_path}")
-    assert doctor.find_library("libproof.so.13") == str(wheel / "libproof.so.13")
-    assert doctor.find_library("libother.so.1") == str(tmp_path / "libother.so.1")
-    assert doctor.find_library("libproof.so.12") is None
-
-
-@pytest.mark.skipif(not Path("/sbin/ldconfig").exists(), reason="no ldconfig here")
-def test_libraries_are_found_in_the_loaders_cache():
-    assert Path(doctor.find_library("libc.so.6") or "").exists()
 
 
 def test_backends_on_a_gpu_are_as_their_proofs_say(registry, machine):

@@ -7,19 +7,20 @@ on no type for what fused operators give (it ends with an error there), and cali
 
 from __future__ import annotations
 
+import ctypes
 import json
 import platform
 import re
 import shutil
 from collections import Counter
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from engine import hardware, libraries
 from engine.backends import rewrites
 from engine.backends.base import (
     Audit,
@@ -44,9 +45,11 @@ LEVELS = {
     "off": "ORT_DISABLE_ALL",
 }
 EXPORT = Recipe("onnx-fp32", {}, ("torch", "transformers", "optimum", "optimum-onnx", "onnx"))
-QUANTISERS = ("optimum", "optimum-onnx", "onnx", "onnxruntime-gpu")
 """The model as ONNX, which other backends build from too."""
+QUANTISERS = ("optimum", "optimum-onnx", "onnx", "onnxruntime-gpu")
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+TENSORRT = tuple(f"{name}.so.10" for name in ("libnvinfer", "libnvinfer_plugin", "libnvonnxparser"))
+"""What ONNX Runtime's TensorRT provider is linked to and loads, in the version that it was built for."""
 FUSED = ("Attention", "MultiHeadAttention", "QAttention")
 """Operators that are a whole attention."""
 INTEGER = ("QLinear", "QGemm", "QAttention", "DynamicQuantize")
@@ -65,6 +68,13 @@ session = ort.InferenceSession(
 def call(batch):
     inputs = {{item.name: batch[item.name] for item in session.get_inputs()}}
     return session.run(None, inputs)[0].astype(np.float32)
+"""
+
+TENSORRT_CODE = """\
+try:
+    import tensorrt_libs  # noqa: F401 - loads TensorRT where pip installed it
+except ImportError:
+    pass  # the system's own
 """
 
 
@@ -104,8 +114,10 @@ class OnnxRuntime(Backend):
         if device == "cpu" and (parsed.provider == "tensorrt" or parsed.io_binding):
             what = "TensorRT" if parsed.provider == "tensorrt" else "IO binding"
             return f"{what} is for GPUs; it needs --device cuda"
-        if parsed.provider == "tensorrt" and find_spec("tensorrt_libs") is None and find_spec("tensorrt") is None:
-            return "needs TensorRT's libraries: `pip install tensorrt-cu13` installs them"
+        if parsed.provider == "tensorrt" and (lacking := [name for name in TENSORRT if not libraries.find(name)]):
+            constants = hardware.module_constants("onnxruntime", "capi/build_and_package_info.py") or {}
+            cuda, _ = hardware.version_pair(constants.get("cuda_version")) or (13, 0)
+            return f"needs TensorRT 10 ({', '.join(lacking)}): `pip install 'tensorrt-cu{cuda}<11'` installs it"
         if device != "cpu" and parsed.provider == "cuda" and parsed.calibration:
             return "ONNX Runtime's CUDA provider computes static INT8 in floating point; it needs --device cpu"
         return rewrites.refusal(parsed.rewrites(), source.config)
@@ -160,7 +172,8 @@ class OnnxRuntime(Backend):
         listed = _providers(device, precision, parsed)
         providers = f"providers = {json.dumps(listed)}"
         if device != "cpu":
-            providers = f"ort.preload_dlls()\nproviders = {[*map(_pair, listed)]!r}"
+            also = TENSORRT_CODE if parsed.provider == "tensorrt" else ""
+            providers = f"ort.preload_dlls()\n{also}providers = {[*map(_pair, listed)]!r}"
         return Snippet(
             "import onnxruntime as ort",
             ONNX_CODE.format(level=level, providers=providers),
@@ -181,7 +194,7 @@ class OnnxRuntime(Backend):
         if request.device != "cpu" and self._session.get_providers()[0] != wanted:
             raise UnavailableError(
                 f"ONNX Runtime fell back from {wanted}: that provider did not load; "
-                "`python -m engine doctor` says which library it lacks"
+                "`python -m engine doctor` says what CUDA lacks, the run's log what the provider said"
             )
         self._inputs = [item.name for item in self._session.get_inputs()]
 
@@ -199,6 +212,8 @@ class OnnxRuntime(Backend):
             settings.profile_file_prefix = str(request.scratch / "onnxruntime")
         if request.device != "cpu":
             ort.preload_dlls()
+        if self._options.provider == "tensorrt":
+            load_tensorrt()
         providers = [_pair(item) for item in _providers(request.device, request.precision, self._options)]
         return ort.InferenceSession(str(request.folder / MODEL), settings, providers=providers)
 
@@ -319,6 +334,12 @@ def _instructions() -> str:
         return "arm64"
     features = cpu_features()
     return "avx512_vnni" if {"avx512_vnni", "avx_vnni"} & set(features) else "avx2"
+
+
+def load_tensorrt() -> None:
+    """Loads TensorRT: ONNX Runtime preloads CUDA's libraries alone, and a wheel's lie where no loader looks."""
+    for name in TENSORRT:
+        ctypes.CDLL(libraries.find(name) or name, mode=ctypes.RTLD_GLOBAL)
 
 
 def _providers(device: str, precision: str, options: OnnxRuntimeOptions) -> list[Any]:

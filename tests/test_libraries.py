@@ -1,0 +1,70 @@
+"""Where shared libraries are found, and TensorRT's loaded: in wheels, where no loader looks."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from engine import libraries
+from engine.backends.onnxruntime import TENSORRT
+
+
+def test_libraries_are_found_in_wheels_and_library_path(tmp_path, monkeypatch):
+    wheel, tensorrt = tmp_path / "site/nvidia/cu13/lib", tmp_path / "site/tensorrt_libs"
+    for folder in (wheel, tensorrt):
+        folder.mkdir(parents=True)
+    (wheel / "libproof.so.13").touch()
+    (tensorrt / "libproof.so.10").touch()
+    (tmp_path / "libother.so.1").touch()
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setenv("LD_LIBRARY_PATH", f":{tmp_path}")
+    assert libraries.find("libproof.so.13") == str(wheel / "libproof.so.13")
+    assert libraries.find("libproof.so.10") == str(tensorrt / "libproof.so.10")
+    assert libraries.find("libother.so.1") == str(tmp_path / "libother.so.1")
+    assert libraries.find("libproof.so.12") is None
+
+
+@pytest.mark.skipif(not Path("/sbin/ldconfig").exists(), reason="no ldconfig here")
+def test_libraries_are_found_in_the_loaders_cache():
+    assert Path(libraries.find("libc.so.6") or "").exists()
+
+
+def test_tensorrt_is_that_which_the_installed_onnxruntime_is_built_for():
+    spec = find_spec("onnxruntime")
+    provider = Path(str(spec.origin)).parent / "capi" / "libonnxruntime_providers_tensorrt.so" if spec else None
+    if provider is None or not provider.exists():
+        pytest.skip("this onnxruntime has no TensorRT provider")
+    code = provider.read_bytes()
+    assert [name for name in TENSORRT if name.encode() + b"\0" not in code] == []
+
+
+PROOF = """
+import ctypes
+from engine.backends import onnxruntime
+try:
+    ctypes.CDLL("libnvonnxparser.so.10")
+except OSError:
+    print("nowhere")
+onnxruntime.load_tensorrt()
+# As the provider asks: by name alone.
+print(ctypes.CDLL("libnvonnxparser.so.10").proof())
+"""
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc here")
+def test_tensorrt_of_a_wheel_is_there_for_who_asks_by_name(tmp_path):
+    folder = tmp_path / "tensorrt_libs"
+    folder.mkdir()
+    (folder / "proof.c").write_text("int proof(void) { return 42; }")
+    for name in TENSORRT:
+        command = ["gcc", "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", name, "proof.c"]
+        subprocess.run(command, cwd=folder, check=True)
+    around = {"PYTHONPATH": f"{Path(__file__).parents[1]}:{tmp_path}", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", PROOF], env=around, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["nowhere", "42"]
