@@ -55,6 +55,14 @@ def test_every_backend_says_how_each_precision_is_loaded(
     ast.parse(code + shipping.SELF_CHECK)
 
 
+def test_tensorrt_is_loaded_before_the_session_asks_for_it(prepared: Prepared) -> None:
+    snippet = backends.get("onnxruntime").snippet("fp16", {"provider": "tensorrt"}, "cuda:0", AUDITED)
+    assert snippet is not None
+    code = shipping._load(RUN | {"device": "cuda:0"}, ROW, prepared, snippet, ["x"])
+    ast.parse(code)
+    assert code.index("import tensorrt_libs") < code.index("TensorrtExecutionProvider") < code.index("InferenceSession")
+
+
 def test_the_code_holds_the_runs_own_tokenising(prepared: Prepared) -> None:
     snippet = Snippet("import onnxruntime as ort", "call = print", (), ())
     code = shipping._load(RUN, ROW, prepared, snippet, ["x"])
