@@ -33,7 +33,9 @@ source = ".ib-chart .infolayer>:nth-last-child(1 of .annotation){display:none}"
 # Who walks with Tab sees of a link a shade at most, and nothing of the page's scrolling part.
 ring = f"outline:2px solid {widgets.look().accent} !important;outline-offset"
 focus = f"a:focus-visible{{{ring}:1px}}[data-testid=stMain]:focus-visible{{{ring}:-2px}}"
-st.html(f"<style>{accent}{source}{focus}{link.STYLE}</style>")
+# Between one tab and the next the page would be too short for where its reader is, and go to its top.
+tabs = ".st-key-tab{min-height:100vh}"
+st.html(f"<style>{accent}{source}{focus}{tabs}{link.STYLE}</style>")
 pages = [
     st.Page(str(HERE / "app_pages" / f"{name}.py"), title=title, help=about, default=name == "overview", url_path=name)
     for name, title, about in PAGES

@@ -55,11 +55,14 @@ LATER_HASH = b64encode(sha256(LATER.encode()).digest()).decode()
 ELEMENT = ".stElementContainer:not([class*=st-key-chart_])"
 LATE = ":is([data-testid=stSkeleton],[data-testid=stHtml]:empty)"
 # Streamlit's page is narrow until the server says that it is to be wide. What stands below an element that cannot be
-# drawn yet would jump when it can, and so comes with it; a chart has its room from the start.
+# drawn yet would jump when it can, and so comes with it: without a place until then, as what is moved before it is seen
+# is a jump to browsers. A grid needs its place to know its columns; a chart has its room from the start.
+HOLDERS = ":is(.stColumn,.stTabs,[data-testid=stLayoutWrapper],[data-testid=stGridCell])"
+WAITED = f":is({ELEMENT}:has({LATE}),{HOLDERS}:has({ELEMENT} {LATE}))"
 STYLE = f"""<style>
 [data-testid=stMainBlockContainer]{{max-width:none!important}}
-:is({ELEMENT}:has({LATE}),:is(.stColumn,.stTabs,[data-testid=stLayoutWrapper],[data-testid=stGridCell]):has(
-{ELEMENT} {LATE}))~*{{visibility:hidden}}
+{WAITED}~*{{visibility:hidden}}
+{WAITED}~:not(.stColumn,[data-testid=stGridCell],:has([data-testid=stGrid])){{display:none!important}}
 </style>"""
 # Chromium keeps what it compiled of a script at the second visit and takes it from the third on, but of a module only
 # where it was asked for as a script: else it compiles all 8 MB at every visit again.

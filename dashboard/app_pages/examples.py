@@ -42,13 +42,11 @@ def main() -> None:
         _nothing(summary, found)
         return
     columns = _columns(rows, found)
-    head = st.container()
     reference, others = _compared(columns)
-    with head:
-        titles = {column.at: column.name for column in columns}
-        said = disagreements.headline(found, titles, reference.at, [column.at for column in others])
-        st.header(findings.literal(f"{said}."), anchor=False)
-        st.caption(findings.literal(_context(summary, found, rows)))
+    titles = {column.at: column.name for column in columns}
+    said = disagreements.headline(found, titles, reference.at, [column.at for column in others])
+    st.header(findings.literal(f"{said}."), anchor=False)
+    st.caption(findings.literal(_context(summary, found, rows)))
     if not others:
         others = [reference]
     _texts(summary, found, reference, others, size)
@@ -88,7 +86,7 @@ def _compared(columns: list[Column]) -> tuple[Column, list[Column]]:
     names = [column.name for column in columns]
     if len(columns) == 1:
         return columns[0], []
-    left, right = st.columns([8, 3], vertical_alignment="bottom")
+    left, right = st.columns([8, 3])
     # The choice on the right says what there is to choose from on the left.
     against = right.selectbox("Against", names, key=FROM, bind="query-params")
     reference = next(column for column in columns if column.name == against)
@@ -152,11 +150,9 @@ def _texts(summary: dict[str, Any], found: Answers, reference: Column, others: l
         )
     )
     _left_out(found)
-    kind_slot = st.container()
     wanted, words = _filters(found, reference, others)
     among = data.positions_with(summary["example_set_id"], words) if words else None
-    with kind_slot:
-        kind = _kind(disagreements.counts(found, wanted, reference.at, at, among))
+    kind = _kind(disagreements.counts(found, wanted, reference.at, at, among))
     wanted = wanted._replace(kind=kind)
     positions = disagreements.chosen(found, wanted, reference.at, at, among)
     pages = max(1, -(-len(positions) // PAGE_TEXTS))

@@ -13,7 +13,7 @@ FOLLOWING = ["", "compare", "decide", "roofline", "load", "examples", "run", "ru
 """Pages on which a run that goes on is read again every two seconds."""
 STREAMLITS = [("scrollable-region-focusable", "<pre")]
 """axe-core's rule and the beginning of the HTML, where the finding is in Streamlit's own elements."""
-STEADY = 0.05
+STEADY = 0.02
 """Of Web Vitals' cumulative layout shift, which is good below 0.1."""
 CUT_OFF = "[...document.querySelectorAll('.ib-card')].some(card => card.scrollWidth - card.clientWidth > 1)"
 

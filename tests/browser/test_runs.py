@@ -79,6 +79,16 @@ def test_a_note_is_written(history: str, open_page: Callable[..., Any]) -> None:
     page.get_by_role("textbox", name="Note").wait_for()
 
 
+def test_another_tab_leaves_its_reader_where_he_is(history: str, open_page: Callable[..., Any]) -> None:
+    page = open_page(f"{history}/runs?run={FULL}")
+    settled(page)
+    page.evaluate("document.querySelector('[data-testid=stMain]').scrollTop = 400")
+    page.get_by_role("tab", name="Environment").click()
+    page.get_by_text("Asked for").first.wait_for()
+    settled(page)
+    assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollTop") == 400
+
+
 def test_a_row_a_page_and_an_older_run_are_chosen(history: str, open_page: Callable[..., Any]) -> None:
     page = open_page(f"{history}/?run={SIZES}")
     page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
