@@ -29,7 +29,7 @@ DRAWN = "drawn_charts"
 CHART = "chart_"
 """The keys of charts begin so."""
 EVERY = "all charts"
-P = ParamSpec("P")
+Given = ParamSpec("Given")
 Charts = dict[str, tuple[str, go.Figure, str]]
 LIVE_SECONDS = 2.0
 RUN = "app_pages/run.py"
@@ -240,11 +240,11 @@ def _drawn() -> Charts:
     return charts
 
 
-def answering(show: Callable[P, None]) -> Callable[P, None]:
+def charts_fragment(show: Callable[Given, None]) -> Callable[Given, None]:
     """A fragment that draws every chart of its page: a choice made in it runs nothing of what stands above it."""
 
     @wraps(show)
-    def shown(*given: P.args, **named: P.kwargs) -> None:
+    def shown(*given: Given.args, **named: Given.kwargs) -> None:
         if (now := get_script_run_ctx()) is not None:
             st.session_state[DRAWN] = (now.cursors, {})
         show(*given, **named)

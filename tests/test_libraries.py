@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from engine import libraries
-from engine.backends.onnxruntime import TENSORRT
+from engine.backends.onnxruntime import TENSORRT, load_tensorrt
+from engine.errors import UnavailableError
 
 
 def test_libraries_are_found_in_wheels_and_library_path(tmp_path, monkeypatch):
@@ -56,6 +57,7 @@ print(ctypes.CDLL("libnvonnxparser.so.10").proof())
 """
 
 
+@pytest.mark.skipif(libraries.find(TENSORRT[0]) is not None, reason="the real one is here")
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc here")
 def test_tensorrt_of_a_wheel_is_there_for_who_asks_by_name(tmp_path):
     folder = tmp_path / "tensorrt_libs"
@@ -68,3 +70,11 @@ def test_tensorrt_of_a_wheel_is_there_for_who_asks_by_name(tmp_path):
     done = subprocess.run([sys.executable, "-c", PROOF], env=around, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["nowhere", "42"]
+
+
+def test_a_tensorrt_that_does_not_load_makes_the_variant_unavailable(tmp_path, monkeypatch):
+    broken = tmp_path / TENSORRT[0]
+    broken.write_text("no library")
+    monkeypatch.setattr(libraries, "find", lambda name: str(broken))
+    with pytest.raises(UnavailableError, match=r"TensorRT does not load: .*libnvinfer"):
+        load_tensorrt()

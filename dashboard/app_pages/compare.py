@@ -28,7 +28,7 @@ def main() -> None:
     _comparison([run_id, *others])
 
 
-@widgets.answering
+@widgets.charts_fragment
 def _comparison(run_ids: list[str]) -> None:
     """All that the runs show, the chosen one first."""
     sides = [_side(letter, run) for letter, run in zip(comparing.LETTERS, run_ids, strict=False)]

@@ -30,7 +30,7 @@ def main() -> None:
     _decision(summary["id"], size)
 
 
-@widgets.answering
+@widgets.charts_fragment
 def _decision(run_id: str, size: int | None) -> None:
     """All that follows from the limits, of what the run holds by now."""
     summary = data.run(run_id)

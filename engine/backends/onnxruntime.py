@@ -337,9 +337,15 @@ def _instructions() -> str:
 
 
 def load_tensorrt() -> None:
-    """Loads TensorRT: ONNX Runtime preloads CUDA's libraries alone, and a wheel's lie where no loader looks."""
+    """Loads TensorRT: ONNX Runtime preloads CUDA's libraries alone, and a wheel's lie where no loader looks.
+
+    Raises UnavailableError where one does not load.
+    """
     for name in TENSORRT:
-        ctypes.CDLL(libraries.find(name) or name, mode=ctypes.RTLD_GLOBAL)
+        try:
+            ctypes.CDLL(libraries.find(name) or name, mode=ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            raise UnavailableError(f"TensorRT does not load: {error}") from None
 
 
 def _providers(device: str, precision: str, options: OnnxRuntimeOptions) -> list[Any]:
