@@ -72,7 +72,7 @@ def json_lines(command: list[str], where: str, deadline_s: float) -> Iterator[di
     with subprocess.Popen(
         command,
         cwd=paths.REPOSITORY,
-        env=processes.tied(os.environ | hardware.worker_variables()),
+        env=processes.tied(hardware.worker_environment()),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

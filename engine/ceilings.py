@@ -82,11 +82,10 @@ def measure(device: Device, threads: int, timeout_s: float = TIMEOUT_S) -> dict[
 
 def _environment(threads: int) -> dict[str, str]:
     """As a worker's: its threads, and its numbering of the GPUs."""
-    return processes.tied() | {
+    return processes.tied(hardware.worker_environment()) | {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "PYTHONUNBUFFERED": "1",
-        **hardware.worker_variables(),
     }
 
 

@@ -240,9 +240,8 @@ def prove(name: str, device: str, seconds: float = PROOF_SECONDS) -> Proof:
         work = ""  # Only the proof needs it, and building: that lack has a check of its own.
     code = _IMPORT + work + _SAY
     # Nothing here may go to the network, whatever is installed.
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    if device != "cpu":
-        env |= hardware.worker_variables()
+    around = dict(os.environ) if device == "cpu" else hardware.worker_environment()
+    env = around | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     command = [sys.executable, "-c", code, device, *backends.get(name).modules]
     try:
         done = subprocess.run(

@@ -59,6 +59,9 @@ VARIABLES = (
 """Environment variables that a run records. Others may hold secrets and are never read (nor is
 BENCH_DATABASE_URL, which may hold a password)."""
 
+TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
+"""At "0" NVIDIA's libraries do not compute in TF32, whatever a program asks of them."""
+
 MINIMUM_DRIVER = {11: "450.80.02", 12: "525.60.13", 13: "580.65.06"}
 """The oldest Linux driver that runs programs built for any minor version of a CUDA major version."""
 
@@ -380,7 +383,7 @@ def visible_devices(listed: Sequence[Listed], visible: str | None, order: str | 
     `visible` is CUDA_VISIBLE_DEVICES, `order` is CUDA_DEVICE_ORDER; None where unset. The rules are
     CUDA's: the list ends at the first entry that names nothing, an entry named twice empties it, and
     a program sees one MIG slice at most and no whole GPU beside it. But an unset order means the PCI
-    bus's, as nvidia-smi counts, and not CUDA's guess at the fastest: `worker_variables` makes it so.
+    bus's, as nvidia-smi counts, and not CUDA's guess at the fastest: `worker_environment` makes it so.
     """
     ordered = list(listed)
     if order == "FASTEST_FIRST":
@@ -698,13 +701,15 @@ def resolve_device(request: str) -> Device:
     return gpu_device(found[index])
 
 
-def worker_variables() -> dict[str, str]:
-    """What a worker's environment must hold so that its "cuda:N" is the one that `resolve_device` named.
+def worker_environment() -> dict[str, str]:
+    """This process's environment as a worker's: in it "cuda:N" is the one that `resolve_device` named.
 
-    Naming the GPUs by UUID leaves nothing to CUDA's own guess at their order.
+    Naming the GPUs by UUID leaves nothing to CUDA's own guess at their order. Whether TF32 is used is what a variant's
+    precision says, and not a variable that overrules each library behind its back.
     """
     found = gpus()
-    return {"CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in found)} if found else {}
+    own = {name: value for name, value in os.environ.items() if name != TF32_OVERRIDE}
+    return own | ({"CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in found)} if found else {})
 
 
 # -- What a run stores -----------------------------------------------------------------------------

@@ -288,7 +288,7 @@ def wait_for_silence(workers: list[Worker]) -> bool:
 
 def _environment(threads: int) -> dict[str, str]:
     """A worker's environment: as many threads as the protocol says, and no way to a hub."""
-    return os.environ | {
+    return hardware.worker_environment() | {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "RAYON_NUM_THREADS": str(threads),
@@ -297,7 +297,6 @@ def _environment(threads: int) -> dict[str, str]:
         "TRANSFORMERS_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",
-        **hardware.worker_variables(),
     }
 
 

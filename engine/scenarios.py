@@ -17,6 +17,7 @@ import numpy as np
 
 from engine import corpus, hardware, paths, pool
 from engine.artefacts import Prepared, Preparer
+from engine.backends.pytorch import ROWS
 from engine.errors import RequestError, UnavailableError
 from engine.measure import arrivals
 from engine.measure.arrivals import Served
@@ -165,6 +166,9 @@ def under_load(worker: Worker, suite: Suite, texts: Sequence[str], tell: Tell) -
     def answer(numbers: range) -> None:
         worker.ask("answer", texts=[texts[i % len(texts)] for i in numbers], padding=found.padding)
 
+    sizes = sizes_to_meet(found.max_batch)
+    tell(f"{found.title}: preparing for batches of up to {found.max_batch}", 0.0)
+    worker.ask("meet", texts=list(texts), sizes=sizes, padding=found.padding)
     measure(found, answer, suite.workload.seed, tell, QUICK if suite.protocol.quick else WHOLE)
     return found
 
@@ -202,8 +206,13 @@ def measure(found: Scenarios, answer: Callable[[range], None], seed: int, tell: 
 
 
 def warm_up_sizes(max_batch: int) -> list[int]:
-    """The batches of a warm-up: every power of two, as some libraries prepare for each shape, and full ones."""
+    """The batches of a warm-up: every power of two, and full ones."""
     return [1 << power for power in range(max_batch.bit_length()) if 1 << power < max_batch] + [max_batch] * 2
+
+
+def sizes_to_meet(max_batch: int) -> list[int]:
+    """The batches that a library which prepares for each shape is shown: `bucketed` makes all others one of these."""
+    return sorted({*warm_up_sizes(max_batch), *range(ROWS, max_batch, ROWS)})
 
 
 def trial_texts(rate_per_s: float, trial_s: float) -> int:

@@ -222,7 +222,7 @@ def check(shipment: Shipment, folder: Path) -> str:
                 processes.tie([sys.executable, "-I", str(folder / "load.py")]),
                 cwd=folder.parent,
                 env=processes.tied(
-                    os.environ | hardware.worker_variables() | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+                    hardware.worker_environment() | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
                 ),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

@@ -181,6 +181,20 @@ class Host:
         batch = self.encoder.batch(self.encoder.encode(texts), range(len(texts)), padding)
         return {"logits": timing.one_call(self.backend, batch)[1]}
 
+    def meet(self, texts: list[str], sizes: list[int], padding: str) -> dict[str, Any]:
+        """Prepare for batches of each of `sizes`, as long as each of `texts`: those to come are among them."""
+        encoded = self.encoder.encode(texts)
+        order = np.argsort(encoded.lengths, kind="stable")
+        lengths = encoded.lengths[order]
+        ends = [len(order)] if padding == "max_length" else np.searchsorted(lengths, np.unique(lengths), side="right")
+        shapes = []
+        for end in ends:
+            for size in sizes:
+                positions = np.resize(order[max(0, end - size) : end], size)
+                shapes.append(self.encoder.batch(encoded, positions, padding))
+        self.backend.meet(shapes)
+        return {}
+
     def _batch(self, positions: np.ndarray, padding: str) -> Batch:
         return self.encoder.batch(self.encoded, positions, padding)
 

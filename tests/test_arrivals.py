@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+import types
+from typing import Any
 
 import numpy as np
 import pytest
 
 from engine import scenarios
+from engine.backends.pytorch import bucketed
 from engine.measure import arrivals
+from engine.worker import Host
 
 
 class Clock:
@@ -220,6 +224,40 @@ def test_batches_of_many_sizes_warm_a_server_up_before_anything_counts(clock):
     assert sizes[:7] == [1, 2, 4, 8, 12, 12, 12] and found.single_p90_s == pytest.approx(0.001)
     assert found.offline_texts_per_s == pytest.approx(12_000)
     assert scenarios.warm_up_sizes(1) == [1, 1] and scenarios.warm_up_sizes(32)[-3:] == [16, 32, 32]
+
+
+@pytest.mark.parametrize("most", [1, 5, 8, 12, 31, 32])
+def test_no_batch_of_a_server_is_of_a_shape_that_its_library_did_not_meet(most):
+    config = types.SimpleNamespace(max_position_embeddings=512, pad_token_id=0)
+
+    def rows(size: int) -> int:
+        return len(bucketed({"input_ids": np.zeros((size, 16), dtype=np.int64)}, config)["input_ids"])
+
+    met = scenarios.sizes_to_meet(most)
+    assert {rows(size) for size in range(1, most + 1)} == {rows(size) for size in met} and met[-1] == most
+
+
+def lengths_met(lengths: list[int], sizes: list[int], padding: str) -> list[tuple[int, list[int]]]:
+    """What a worker shows its backend: of each batch its rows, and the lengths among them."""
+    seen: list[Any] = []
+    host: Any = Host()
+    host.encoder = types.SimpleNamespace(
+        encode=lambda texts: types.SimpleNamespace(lengths=np.array([len(text) for text in texts])),
+        batch=lambda encoded, positions, padding: encoded.lengths[positions],
+    )
+    host.backend = types.SimpleNamespace(meet=seen.extend)
+    host.meet(["x" * length for length in lengths], sizes, padding)
+    return [(len(batch), sorted(set(batch.tolist()))) for batch in seen]
+
+
+def test_a_server_meets_batches_as_long_as_each_of_its_texts():
+    found = lengths_met([5, 3, 9, 3], [1, 2, 8], "longest")
+    assert found == [
+        *[(1, [3]), (2, [3]), (8, [3])],
+        *[(1, [5]), (2, [3, 5]), (8, [3, 5])],
+        *[(1, [9]), (2, [5, 9]), (8, [3, 5, 9])],
+    ]
+    assert lengths_met([5, 3, 9, 3], [2], "max_length") == [(2, [5, 9])]
 
 
 def test_where_no_rate_holds_it_says_so(clock):

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from engine import backends
@@ -60,10 +61,63 @@ def test_onnx_runtime(precision, device, facts, operators, settings, wrong):
     assert audit.wrong == wrong
 
 
-def test_onnx_nodes_on_the_cpu_beside_a_gpu_are_told():
-    audit = Audit({"tf32": False, "nodes_by_provider": {"CUDAExecutionProvider": 90, "CPUExecutionProvider": 10}})
-    loaded("onnxruntime", "fp32", "cuda:0")._judge(audit, {"elements_by_dtype": WEIGHTS}, Counter())
-    assert audit.wrong == [] and audit.deviations == ["10 of 100 graph nodes ran on the CPU"]
+CPU, CUDA, TENSORRT = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))
+
+
+@pytest.mark.parametrize(
+    ("provider", "placement", "wrong", "deviations"),
+    [
+        ("cuda", {CUDA: {"MatMul": 90}}, [], []),
+        ("cuda", {CUDA: {"Mul": 9, "MemcpyToHost": 2}, CPU: {"Gather": 1}}, [], ["1 of 10 graph nodes ran on the CPU"]),
+        ("cuda", {CPU: {"MatMul": 9}}, [f"{CUDA} computes nothing"], ["9 of 9 graph nodes ran on the CPU"]),
+        ("tensorrt", {TENSORRT: {"TRTKernel_graph_0": 1}}, [], []),
+        ("tensorrt", {TENSORRT: {"TRTKernel_graph_0": 1}, CUDA: {"MemcpyFromHost": 2}}, [], []),
+        (
+            "tensorrt",
+            {TENSORRT: {"a": 1, "b": 1}, CUDA: {"Attention": 6}, CPU: {"Shape": 2}},
+            [],
+            ["2 of 10 graph nodes ran on the CPU", "6 of 10 graph nodes ran by CUDA instead"],
+        ),
+        ("tensorrt", {CUDA: {"Mul": 4}}, [f"{TENSORRT} computes nothing"], ["4 of 4 graph nodes ran by CUDA instead"]),
+    ],
+)  # fmt: skip
+def test_onnx_nodes_elsewhere_than_asked_for_are_told(provider, placement, wrong, deviations):
+    audit = Audit({})
+    loaded("onnxruntime", "fp32", "cuda:0", provider=provider)._judge_placement(audit, placement)
+    assert audit.wrong == wrong and audit.deviations == deviations
+
+
+@pytest.mark.parametrize(
+    ("provider", "use_tf32", "override", "tf32"),
+    [
+        ("cuda", "0", None, False),
+        ("cuda", "1", None, True),
+        ("tensorrt", "0", None, True),
+        ("tensorrt", "0", "0", False),
+    ],
+)
+def test_tensorrt_computes_in_tf32_unless_it_is_overruled(provider, use_tf32, override, tf32, monkeypatch):
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    if override:
+        monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", override)
+    backend = loaded("onnxruntime", "fp32", "cuda:0", provider=provider)
+    backend._session = SimpleNamespace(get_provider_options=lambda: {CUDA: {"use_tf32": use_tf32}})
+    assert backend._tf32() is tf32
+
+
+def test_tensorrt_is_shown_the_smallest_and_the_largest_batch_and_no_other():
+    seen = []
+
+    def run(outputs, inputs):
+        seen.append({name: array.shape for name, array in inputs.items()})
+        return [np.zeros((1, 4), dtype=np.float32)]
+
+    shapes = [{"input_ids": np.zeros(shape, dtype=np.int64)} for shape in ((8, 40), (8, 12), (3, 64), (8, 64))]
+    for provider, met in (("cuda", []), ("tensorrt", [(3, 12), (8, 64)])):
+        backend = loaded("onnxruntime", "fp32", "cuda:0", provider=provider)
+        backend._session, backend._inputs = SimpleNamespace(run=run), ["input_ids", "attention_mask"]
+        backend.meet(shapes)
+        assert seen == [{"input_ids": shape, "attention_mask": shape} for shape in met]
 
 
 @pytest.mark.parametrize(

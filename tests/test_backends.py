@@ -114,6 +114,7 @@ def test_what_the_hardware_lacks_is_named(monkeypatch):
     assert lacks == "needs TensorRT 10 (libnvinfer.so.10): `pip install 'tensorrt-cu13<11'` installs it"
     monkeypatch.setattr(libraries, "find", lambda name: name)
     assert refusal("onnxruntime", "fp16", "cuda:0", provider="tensorrt") is None
+    assert 'needs provider = "cuda"' in str(refusal("onnxruntime", "int8", "cuda:0", provider="tensorrt"))
     static = {"calibration": {"dataset": "train.csv"}}
     assert "needs --device cpu" in str(refusal("onnxruntime", "int8", "cuda:0", **static))
     assert refusal("onnxruntime", "int8", "cuda:0") is refusal("onnxruntime", "int8", "cpu", **static) is None

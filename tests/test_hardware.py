@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import hardware
+from engine import hardware, pool
 from engine.errors import RequestError
 from engine.hardware import Device, Gpu, Listed, TorchBuild, visible_devices
 
@@ -340,7 +340,7 @@ def test_gpus_are_described_and_those_of_other_jobs_left_out(nvml, monkeypatch):
     assert first == replace(A, index=0, driver_cuda_version=(12, 4))
     assert (second.index, second.uuid, second.compute_mode) == (1, B.uuid, "EXCLUSIVE_PROCESS")
     assert hardware.nvml_problem() is None
-    assert hardware.worker_variables() == {"CUDA_VISIBLE_DEVICES": f"{A.uuid},{B.uuid}"}
+    assert hardware.worker_environment()["CUDA_VISIBLE_DEVICES"] == f"{A.uuid},{B.uuid}"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert [(item.index, item.uuid) for item in hardware.gpus()] == [(0, B.uuid)]
 
@@ -416,8 +416,17 @@ def test_auto_without_a_gpu_is_the_cpu():
     device = hardware.resolve_device("cpu")
     assert (device.spec, device.kind, device.uuid, device.index) == ("cpu", "cpu", None, None)
     assert re.fullmatch(r"host-[\w.-]+", device.lock_key)
-    assert hardware.worker_variables() == {}
     assert hardware.nvml_used_bytes("GPU-0") is None and hardware.nvml_process_bytes("GPU-0", 1) is None
+
+
+@needs_no_gpu
+def test_workers_have_our_environment_but_for_what_overrules_a_variants_precision(monkeypatch):
+    assert hardware.worker_environment() == dict(os.environ)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    monkeypatch.setenv("OMP_PROC_BIND", "close")
+    given = pool._environment(2)
+    assert "NVIDIA_TF32_OVERRIDE" not in given and given["OMP_PROC_BIND"] == "close"
+    assert given["OMP_NUM_THREADS"] == "2" and given["HF_HUB_OFFLINE"] == "1"
 
 
 @needs_gpu
@@ -427,7 +436,7 @@ def test_torch_counts_devices_as_the_bench_does():
         "import torch; print([str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())])"
     )
     uuids = [item.uuid.removeprefix("GPU-") for item in hardware.gpus()]
-    assert python(code, **hardware.worker_variables()) == str(uuids)
+    assert python(code, **hardware.worker_environment()) == str(uuids)
 
 
 # -- Builds and drivers --------------------------------------------------------------------------

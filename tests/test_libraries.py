@@ -47,11 +47,14 @@ def test_tensorrt_is_that_which_the_installed_onnxruntime_is_built_for():
 PROOF = """
 import ctypes
 from engine.backends import onnxruntime
+getenv = ctypes.CDLL(None).getenv
+getenv.restype = ctypes.c_char_p
 try:
     ctypes.CDLL("libnvonnxparser.so.10")
 except OSError:
     print("nowhere")
-onnxruntime.load_tensorrt()
+onnxruntime.load_tensorrt(tf32=TF32)
+print(getenv(b"NVIDIA_TF32_OVERRIDE"))
 # As the provider asks: by name alone.
 print(ctypes.CDLL("libnvonnxparser.so.10").proof())
 """
@@ -59,7 +62,8 @@ print(ctypes.CDLL("libnvonnxparser.so.10").proof())
 
 @pytest.mark.skipif(libraries.find(TENSORRT[0]) is not None, reason="the real one is here")
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc here")
-def test_tensorrt_of_a_wheel_is_there_for_who_asks_by_name(tmp_path):
+@pytest.mark.parametrize(("tf32", "override"), [(False, "b'0'"), (True, "None")])
+def test_tensorrt_of_a_wheel_is_there_for_who_asks_by_name(tmp_path, tf32, override):
     folder = tmp_path / "tensorrt_libs"
     folder.mkdir()
     (folder / "proof.c").write_text("int proof(void) { return 42; }")
@@ -67,9 +71,10 @@ def test_tensorrt_of_a_wheel_is_there_for_who_asks_by_name(tmp_path):
         command = ["gcc", "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", name, "proof.c"]
         subprocess.run(command, cwd=folder, check=True)
     around = {"PYTHONPATH": f"{Path(__file__).parents[1]}:{tmp_path}", "PATH": "/usr/bin:/bin"}
-    done = subprocess.run([sys.executable, "-c", PROOF], env=around, capture_output=True, text=True, timeout=60)
+    code = PROOF.replace("TF32)", f"{tf32})")
+    done = subprocess.run([sys.executable, "-c", code], env=around, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["nowhere", "42"]
+    assert done.stdout.split() == ["nowhere", override, "42"]
 
 
 def test_a_tensorrt_that_does_not_load_makes_the_variant_unavailable(tmp_path, monkeypatch):
@@ -77,4 +82,4 @@ def test_a_tensorrt_that_does_not_load_makes_the_variant_unavailable(tmp_path, m
     broken.write_text("no library")
     monkeypatch.setattr(libraries, "find", lambda name: str(broken))
     with pytest.raises(UnavailableError, match=r"TensorRT does not load: .*libnvinfer"):
-        load_tensorrt()
+        load_tensorrt(tf32=True)

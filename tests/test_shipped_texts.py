@@ -60,6 +60,9 @@ def test_tensorrt_is_loaded_before_the_session_asks_for_it(prepared: Prepared) -
     assert snippet is not None
     code = shipping._load(RUN | {"device": "cuda:0"}, ROW, prepared, snippet, ["x"])
     ast.parse(code)
+    assert code.index('"NVIDIA_TF32_OVERRIDE"] = "0"') < code.index("import tensorrt_libs")
+    tf32 = backends.get("onnxruntime").snippet("tf32", {"provider": "tensorrt"}, "cuda:0", AUDITED)
+    assert tf32 is not None and "NVIDIA_TF32_OVERRIDE" not in tf32.code
     assert code.index("import tensorrt_libs") < code.index("TensorrtExecutionProvider") < code.index("InferenceSession")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import platform
 import re
 import shutil
@@ -76,6 +77,12 @@ try:
 except ImportError:
     pass  # the system's own
 """
+NO_TF32_CODE = """\
+import os
+
+# Otherwise TensorRT computes float32 in TF32.
+os.environ["{variable}"] = "0"
+"""
 
 
 class OnnxRuntimeOptions(rewrites.RewriteOptions):
@@ -118,6 +125,8 @@ class OnnxRuntime(Backend):
             constants = hardware.module_constants("onnxruntime", "capi/build_and_package_info.py") or {}
             cuda, _ = hardware.version_pair(constants.get("cuda_version")) or (13, 0)
             return f"needs TensorRT 10 ({', '.join(lacking)}): `pip install 'tensorrt-cu{cuda}<11'` installs it"
+        if parsed.provider == "tensorrt" and precision == "int8":
+            return "this INT8 is ONNX Runtime's own, of which TensorRT computes nothing; it needs provider = \"cuda\""
         if device != "cpu" and parsed.provider == "cuda" and parsed.calibration:
             return "ONNX Runtime's CUDA provider computes static INT8 in floating point; it needs --device cpu"
         return rewrites.refusal(parsed.rewrites(), source.config)
@@ -173,6 +182,8 @@ class OnnxRuntime(Backend):
         providers = f"providers = {json.dumps(listed)}"
         if device != "cpu":
             also = TENSORRT_CODE if parsed.provider == "tensorrt" else ""
+            if also and precision != "tf32":
+                also = NO_TF32_CODE.format(variable=hardware.TF32_OVERRIDE) + also
             providers = f"ort.preload_dlls()\n{also}providers = {[*map(_pair, listed)]!r}"
         return Snippet(
             "import onnxruntime as ort",
@@ -213,7 +224,7 @@ class OnnxRuntime(Backend):
         if request.device != "cpu":
             ort.preload_dlls()
         if self._options.provider == "tensorrt":
-            load_tensorrt()
+            load_tensorrt(tf32=request.precision == "tf32")
         providers = [_pair(item) for item in _providers(request.device, request.precision, self._options)]
         return ort.InferenceSession(str(request.folder / MODEL), settings, providers=providers)
 
@@ -221,6 +232,13 @@ class OnnxRuntime(Backend):
         inputs = {name: batch[name] for name in self._inputs}
         logits = self._bound(inputs) if self._options.io_binding else self._session.run(None, inputs)[0]
         return logits if logits.dtype == np.float32 else logits.astype(np.float32)
+
+    def meet(self, shapes: list[Batch]) -> None:
+        if self._options.provider == "tensorrt":
+            # Its engine is built anew for whatever lies outside the sizes that it has seen: the ends are enough.
+            sizes = np.array([batch["input_ids"].shape for batch in shapes])
+            for size in (sizes.min(axis=0), sizes.max(axis=0)):
+                self.call(dict.fromkeys(self._inputs, np.ones(size, dtype=np.int64)))
 
     def _bound(self, inputs: Batch) -> np.ndarray:
         """One call through an IO binding: inputs from the host, logits made on the device and copied back."""
@@ -238,7 +256,6 @@ class OnnxRuntime(Backend):
         placement, operators = self._placement()
         facts = json.loads((self._request.folder / FACTS).read_text())
         settings = self._session.get_session_options()
-        given = self._session.get_provider_options()
         audit = Audit(
             {
                 "parameters_by_dtype": facts["elements_by_dtype"],
@@ -249,13 +266,22 @@ class OnnxRuntime(Backend):
                 "graph_optimization": self._options.graph_optimization,
                 "fused_attention_nodes": sum(operators[name] for name in FUSED),
                 "io_binding": self._options.io_binding,
-                "tf32": given.get("CUDAExecutionProvider", {}).get("use_tf32") == "1",
+                "tf32": self._tf32(),
                 "threads": settings.intra_op_num_threads,
                 "onnxruntime": self._ort.__version__,
             }
         )
         self._judge(audit, facts, operators)
+        if self._request.device != "cpu":
+            self._judge_placement(audit, placement)
         return audit
+
+    def _tf32(self) -> bool:
+        """Whether products of float32 may be computed in TF32."""
+        if self._options.provider == "tensorrt":
+            return os.environ.get(hardware.TF32_OVERRIDE) != "0"
+        given: dict[str, str] = self._session.get_provider_options().get("CUDAExecutionProvider", {})
+        return given.get("use_tf32") == "1"
 
     def _judge(self, audit: Audit, facts: dict[str, Any], operators: Counter[str]) -> None:
         integer = sum(n for op, n in operators.items() if "Integer" in op or op.startswith(INTEGER))
@@ -274,13 +300,21 @@ class OnnxRuntime(Backend):
             )
         if self._options.fused and not audit.settings["fused_attention_nodes"]:
             audit.deviations.append("no attention was fused: the optimiser does not know this model's")
-        if self._request.device != "cpu":
-            if audit.settings["tf32"] != (self._request.precision == "tf32"):
-                audit.wrong.append(f"TF32 is {'on' if audit.settings['tf32'] else 'off'}")
-            on_cpu = audit.settings["nodes_by_provider"].get("CPUExecutionProvider", 0)
-            if on_cpu:
-                total = sum(audit.settings["nodes_by_provider"].values())
-                audit.deviations.append(f"{on_cpu} of {total} graph nodes ran on the CPU")
+        if self._request.device != "cpu" and audit.settings["tf32"] != (self._request.precision == "tf32"):
+            audit.wrong.append(f"TF32 is {'on' if audit.settings['tf32'] else 'off'}")
+
+    def _judge_placement(self, audit: Audit, placement: dict[str, dict[str, int]]) -> None:
+        """Whether the provider that was asked for is the one that computes."""
+        wanted = PROVIDERS[self._options.provider]
+        nodes = {
+            name: sum(n for operator, n in operators.items() if not operator.startswith("Memcpy"))
+            for name, operators in placement.items()
+        }
+        if not nodes.get(wanted):
+            audit.wrong.append(f"{wanted} computes nothing")
+        for name, where in (("CPUExecutionProvider", "on the CPU"), (PROVIDERS["cuda"], "by CUDA instead")):
+            if name != wanted and nodes.get(name):
+                audit.deviations.append(f"{nodes[name]} of {sum(nodes.values())} graph nodes ran {where}")
 
     def profile(self, batch: Batch, calls: int, folder: Path | None = None) -> Profile:
         feeds = {name: batch[name] for name in self._inputs}
@@ -336,11 +370,14 @@ def _instructions() -> str:
     return "avx512_vnni" if {"avx512_vnni", "avx_vnni"} & set(features) else "avx2"
 
 
-def load_tensorrt() -> None:
+def load_tensorrt(tf32: bool) -> None:
     """Loads TensorRT: ONNX Runtime preloads CUDA's libraries alone, and a wheel's lie where no loader looks.
 
-    Raises UnavailableError where one does not load.
+    Without `tf32` this process computes none from then on. Raises UnavailableError where a library does not load.
     """
+    if not tf32:
+        # TensorRT's own default is TF32, and ONNX Runtime has no option against it.
+        os.environ[hardware.TF32_OVERRIDE] = "0"
     for name in TENSORRT:
         try:
             ctypes.CDLL(libraries.find(name) or name, mode=ctypes.RTLD_GLOBAL)

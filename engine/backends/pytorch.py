@@ -184,7 +184,7 @@ class PyTorch(Backend):
         if self._forward is not self._model:
             for batch in {bucketed(b, self._model.config)["input_ids"].shape: b for b in shapes}.values():
                 # A CUDA graph is recorded at the second call, and replayed from the third on.
-                for _ in range(3):
+                for _ in range(3 if self._records() else 1):
                     self.call(batch)
 
     def synchronize(self) -> None:
@@ -276,6 +276,10 @@ class PyTorch(Backend):
             audit.deviations.append(f"{torch.get_num_threads()} threads instead of {self._request.threads}")
         return audit
 
+    def _records(self) -> bool:
+        """Whether calls are recorded as CUDA graphs."""
+        return self._device.type == "cuda" and self.parse_options(self._request.options).compile in GRAPH_MODES
+
     def _compiled(self, mode: str) -> dict[str, Any]:
         """What torch.compile counted since the model was loaded."""
         from torch._dynamo.utils import counters
@@ -287,7 +291,7 @@ class PyTorch(Backend):
             # The first graph is no recompilation.
             "recompilations": max(0, graphs - 1),
             "graph_breaks": sum(counters["graph_break"].values()),
-            "cuda_graphs": self._device.type == "cuda" and mode in GRAPH_MODES,
+            "cuda_graphs": self._records(),
         }
 
     def _judge(self, audit: Audit, dtypes: Counter[str]) -> None:
