@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from engine import backends, hardware, paths, processes
+from engine import backends, hardware, libraries, paths, processes
 from engine.backends.base import Recipe, first_line
 from engine.errors import one_line
 from engine.units import duration
@@ -261,6 +261,7 @@ def _convert(source: Path, target: Path) -> dict[str, Any]:
 def serve() -> None:
     """The build process: one JSON request a line on stdin, one JSON reply a line on stdout."""
     processes.end_with_parent()
+    libraries.leave_out("sklearn")  # what quantises needs SciPy
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not get between the replies
     for line in sys.stdin:

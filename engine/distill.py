@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from engine import processes
+from engine import libraries, processes
 from engine.errors import RequestError, did_you_mean, one_line, says_out_of_memory
 
 if TYPE_CHECKING:
@@ -872,4 +872,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    libraries.leave_out(*libraries.BESIDE_THE_MODEL)
     sys.exit(main(sys.argv[1:]))

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import backends, operators, processes
+from engine import backends, libraries, operators, processes
 from engine.backends.base import Backend, Batch, LoadRequest, first_line
 from engine.encoding import Encoded, Encoder
 from engine.errors import UnavailableError, says_out_of_memory
@@ -215,6 +215,7 @@ def main() -> None:
     from multiprocessing.connection import Connection
 
     processes.end_with_parent()
+    libraries.leave_out(*libraries.BESIDE_THE_MODEL)
     _end_with_stdin()
     connection = Connection(int(sys.argv[1]))
     host = Host()

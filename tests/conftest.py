@@ -306,4 +306,6 @@ def _spread(model: Any, tokenizer: Any, texts: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    # Where it is installed transformers imports it, for text generation: a third of its start.
+    sys.modules["sklearn"] = None  # type: ignore[assignment]
     _make_models(Path(sys.argv[1]))

