@@ -187,12 +187,9 @@ class Host:
         order = np.argsort(encoded.lengths, kind="stable")
         lengths = encoded.lengths[order]
         ends = [len(order)] if padding == "max_length" else np.searchsorted(lengths, np.unique(lengths), side="right")
-        shapes = []
-        for end in ends:
-            for size in sizes:
-                positions = np.resize(order[max(0, end - size) : end], size)
-                shapes.append(self.encoder.batch(encoded, positions, padding))
-        self.backend.meet(shapes)
+        chosen = (np.resize(order[max(0, end - size) : end], size) for end in ends for size in sizes)
+        # One at a time: all sizes by all lengths would be gigabytes, and most backends want none.
+        self.backend.meet(self.encoder.batch(encoded, positions, padding) for positions in chosen)
         return {}
 
     def _batch(self, positions: np.ndarray, padding: str) -> Batch:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine import scenarios
+from engine import backends, scenarios
 from engine.backends.pytorch import bucketed
 from engine.measure import arrivals
 from engine.worker import Host
@@ -258,6 +258,36 @@ def test_a_server_meets_batches_as_long_as_each_of_its_texts():
         *[(1, [9]), (2, [5, 9]), (8, [3, 5, 9])],
     ]
     assert lengths_met([5, 3, 9, 3], [2], "max_length") == [(2, [5, 9])]
+
+
+def test_who_prepares_for_no_shape_has_no_batch_made():
+    host: Any = Host()
+    # Without `batch`: whoever asked for one would fail.
+    host.encoder = types.SimpleNamespace(encode=lambda texts: types.SimpleNamespace(lengths=np.array([5, 3])))
+    host.backend = backends.get("pytorch")()
+    host.backend._model = host.backend._forward = object()
+    assert host.meet(["a", "b"], [1, 256], "longest") == {}
+
+
+def test_all_sizes_are_met_before_any_text_is_answered(clock):
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def ask(name: str, **request: Any) -> dict[str, Any]:
+        asked.append((name, request))
+        clock.sleep(0.001)
+        return {}
+
+    wanted = types.SimpleNamespace(p99_ms=50.0, max_wait_ms=0.0, max_batch=12)
+    suite: Any = types.SimpleNamespace(
+        scenarios=wanted,
+        workload=types.SimpleNamespace(padding="longest", seed=0),
+        protocol=types.SimpleNamespace(quick=True),
+    )
+    variant = types.SimpleNamespace(name="a", shown="A", padding=None, batch_size=None)
+    worker: Any = types.SimpleNamespace(variant=variant, device=types.SimpleNamespace(spec="cpu"), ask=ask)
+    scenarios.under_load(worker, suite, ["x", "y"], lambda text, done: None)
+    assert asked[0] == ("meet", {"texts": ["x", "y"], "sizes": [1, 2, 4, 8, 12], "padding": "longest"})
+    assert {name for name, _ in asked[1:]} == {"answer"}
 
 
 def test_where_no_rate_holds_it_says_so(clock):

@@ -110,11 +110,13 @@ def test_what_the_hardware_lacks_is_named(monkeypatch):
     assert refusal("openvino", "bf16", "cpu") is None
     assert "needs --device cpu" in str(refusal("openvino", "fp32", "cuda:0"))
     monkeypatch.setattr(libraries, "find", lambda name: None if "nvinfer.so" in name else name)
+    # Nobody is sent for a library, or a GPU, that would not help.
+    for device in ("cpu", "cuda:0"):
+        assert 'needs provider = "cuda"' in str(refusal("onnxruntime", "int8", device, provider="tensorrt"))
     lacks = refusal("onnxruntime", "fp16", "cuda:0", provider="tensorrt")
     assert lacks == "needs TensorRT 10 (libnvinfer.so.10): `pip install 'tensorrt-cu13<11'` installs it"
     monkeypatch.setattr(libraries, "find", lambda name: name)
     assert refusal("onnxruntime", "fp16", "cuda:0", provider="tensorrt") is None
-    assert 'needs provider = "cuda"' in str(refusal("onnxruntime", "int8", "cuda:0", provider="tensorrt"))
     static = {"calibration": {"dataset": "train.csv"}}
     assert "needs --device cpu" in str(refusal("onnxruntime", "int8", "cuda:0", **static))
     assert refusal("onnxruntime", "int8", "cuda:0") is refusal("onnxruntime", "int8", "cpu", **static) is None

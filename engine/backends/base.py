@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -223,7 +224,7 @@ class Backend(ABC):
     def weights_bytes(self) -> int:
         """Bytes of the weights as this backend holds or stores them."""
 
-    def meet(self, shapes: list[Batch]) -> None:  # noqa: B027
+    def meet(self, shapes: Iterable[Batch]) -> None:  # noqa: B027
         """See batches like those to come, before any is timed; only who prepares for each shape has anything to do."""
 
     def synchronize(self) -> None:  # noqa: B027

@@ -14,6 +14,7 @@ import platform
 import re
 import shutil
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -118,6 +119,8 @@ class OnnxRuntime(Backend):
         if precision == "tf32" and device == "cpu":
             return "TF32 is a mode of NVIDIA's tensor cores (Ampere and later); it needs --device cuda"
         parsed = cls.parse_options(options)
+        if parsed.provider == "tensorrt" and precision == "int8":
+            return "this INT8 is ONNX Runtime's own, of which TensorRT computes nothing; it needs provider = \"cuda\""
         if device == "cpu" and (parsed.provider == "tensorrt" or parsed.io_binding):
             what = "TensorRT" if parsed.provider == "tensorrt" else "IO binding"
             return f"{what} is for GPUs; it needs --device cuda"
@@ -125,8 +128,6 @@ class OnnxRuntime(Backend):
             constants = hardware.module_constants("onnxruntime", "capi/build_and_package_info.py") or {}
             cuda, _ = hardware.version_pair(constants.get("cuda_version")) or (13, 0)
             return f"needs TensorRT 10 ({', '.join(lacking)}): `pip install 'tensorrt-cu{cuda}<11'` installs it"
-        if parsed.provider == "tensorrt" and precision == "int8":
-            return "this INT8 is ONNX Runtime's own, of which TensorRT computes nothing; it needs provider = \"cuda\""
         if device != "cpu" and parsed.provider == "cuda" and parsed.calibration:
             return "ONNX Runtime's CUDA provider computes static INT8 in floating point; it needs --device cpu"
         return rewrites.refusal(parsed.rewrites(), source.config)
@@ -233,7 +234,7 @@ class OnnxRuntime(Backend):
         logits = self._bound(inputs) if self._options.io_binding else self._session.run(None, inputs)[0]
         return logits if logits.dtype == np.float32 else logits.astype(np.float32)
 
-    def meet(self, shapes: list[Batch]) -> None:
+    def meet(self, shapes: Iterable[Batch]) -> None:
         if self._options.provider == "tensorrt":
             # Its engine is built anew for whatever lies outside the sizes that it has seen: the ends are enough.
             sizes = np.array([batch["input_ids"].shape for batch in shapes])

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -180,9 +181,14 @@ class PyTorch(Backend):
             inputs = {name: torch.from_numpy(array).to(self._device) for name, array in batch.items()}
             return self._forward(**inputs).logits[:rows].float().cpu().numpy()
 
-    def meet(self, shapes: list[Batch]) -> None:
-        if self._forward is not self._model:
-            for batch in {bucketed(b, self._model.config)["input_ids"].shape: b for b in shapes}.values():
+    def meet(self, shapes: Iterable[Batch]) -> None:
+        if self._forward is self._model:
+            return
+        met = set()
+        for batch in shapes:
+            shape = bucketed(batch, self._model.config)["input_ids"].shape
+            if shape not in met:
+                met.add(shape)
                 # A CUDA graph is recorded at the second call, and replayed from the third on.
                 for _ in range(3 if self._records() else 1):
                     self.call(batch)
