@@ -33,9 +33,12 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from engine import corpus, hardware, pool
-from engine.artefacts import Prepared, Preparer
-from engine.spec import Suite, Variant, load_suite
+from engine.artefacts.preparer import Prepared, Preparer
+from engine.machine import devices, host
+from engine.suite import corpus
+from engine.suite.reading import load_suite
+from engine.suite.spec import Suite, Variant
+from engine.worker import handle
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BLOCK_S = 0.5
@@ -173,10 +176,10 @@ def speaking(stack: ExitStack, name: str, command: list[str], folder: Path) -> C
     return time
 
 
-def of_bench(stack: ExitStack, variant: Variant, prepared: Prepared, suite: Suite, texts: list[str]) -> pool.Worker:
+def of_bench(stack: ExitStack, variant: Variant, prepared: Prepared, suite: Suite, texts: list[str]) -> handle.Worker:
     """A worker of the bench that has loaded, encoded and warmed up."""
     log = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "worker.log"
-    worker = stack.enter_context(pool.Worker(variant, hardware.resolve_device("cpu"), hardware.usable_cores(), log))
+    worker = stack.enter_context(handle.Worker(variant, devices.resolve_device("cpu"), host.usable_cores(), log))
     worker.start()
     worker.finish()
     worker.load(prepared, suite.workload.max_length)
@@ -192,7 +195,7 @@ def numbers(suite: Suite, texts: list[str]) -> list[np.ndarray]:
     return [np.arange(start, start + size) for start in range(0, len(texts), size)]
 
 
-def calls_of(worker: pool.Worker, batches: list[np.ndarray]) -> Callable[[float], list[float]]:
+def calls_of(worker: handle.Worker, batches: list[np.ndarray]) -> Callable[[float], list[float]]:
     """Has the worker time calls for so many seconds."""
     how = {"batches": batches, "padding": "max_length", "untimed_seconds": 0.02}
     return lambda seconds: list(worker.ask("block", seconds=seconds, **how)["latencies_s"])
@@ -271,7 +274,7 @@ def main(
     read = load_suite(suite)
     read = read.model_copy(update={"workload": read.workload.model_copy(update={"padding": "max_length"})})
     base = read.variants[model]
-    threads, size = hardware.usable_cores(), read.workload.batch_size[0]
+    threads, size = host.usable_cores(), read.workload.batch_size[0]
     texts = corpus.load(read, read.workload).texts[: size * BATCHES]
     pairs = [("pytorch", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("openvino", "fp32")]
     console = Console(width=None if sys.stdout.isatty() else 140)
@@ -327,8 +330,8 @@ def main(
 
 def ratio_of_bench(suite: Suite, names: list[str], seconds: float) -> float:
     """The second model's speed-up over the first, both in PyTorch FP32, by a run that gives each so many seconds."""
-    from engine import runner
-    from engine.store import open_store, queries
+    from engine.run import runner
+    from engine.store import measurements, open_store
 
     plain = {"backend": "pytorch", "precision": "fp32", "options": {}}
     chosen = [suite.variants[name].model_copy(update=plain) for name in names]
@@ -338,7 +341,7 @@ def ratio_of_bench(suite: Suite, names: list[str], seconds: float) -> float:
     )
     run_id = runner.run(made, "cpu")
     with open_store(create=False) as store, store.session() as session:
-        row = next(row for row in queries.measurements(session, run_id) if row.variant == names[1])
+        row = next(row for row in measurements.measurements(session, run_id) if row.variant == names[1])
         assert row.speedup is not None
         return row.speedup
 

@@ -41,8 +41,9 @@ from rich.table import Table
 from sqlalchemy import insert
 from ulid import ULID
 
-from dashboard import door
-from engine.store import models, open_store, queries
+from dashboard.server import door
+from engine.store import examples, measurements, models, open_store
+from engine.store.runs import get_run
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 VARIANTS = 10
@@ -142,7 +143,7 @@ def multiply(source: str, target: str, runs: int, answered: int, answers: int) -
     newest = ""
     with open_store(target) as store:
         with store.session() as session:
-            queries.add_example_set(session, "load", dataset, names, texts, labels, range(answers))
+            examples.add_example_set(session, "load", dataset, names, texts, labels, range(answers))
         for index in range(runs):
             created = started + timedelta(minutes=5 * index)
             newest = str(ULID.from_datetime(created))
@@ -169,8 +170,8 @@ def _values(row: Any, *without: str) -> dict[str, Any]:
 def _template(source: str, answers: int) -> tuple[Any, ...]:
     """The run's columns, its measurements filled up to VARIANTS, an example set of `answers` texts, its scenarios."""
     with open_store(create=False) as store, store.session() as session:
-        run = queries.get_run(session, source)
-        found = queries.measurements(session, run.id)
+        run = get_run(session, source)
+        found = measurements.measurements(session, run.id)
         size = max(row.batch_size for row in found)
         found = [row for row in found if row.batch_size == size and row.prediction is not None]
         if not found or run.example_set is None:
@@ -188,10 +189,10 @@ def _template(source: str, answers: int) -> tuple[Any, ...]:
                 values |= {"variant": f"{original.variant}-{position}", "title": original.title + again}
                 values |= {"baseline": False, "published": None}
             values |= {"examples": answers}
-            logits = queries.logits(session, original.id)
+            logits = measurements.logits(session, original.id)
             assert logits is not None and original.prediction is not None
             prediction = _values(original.prediction, "measurement_id")
-            prediction |= {"rows": answers, "logits": queries.packed(logits[chosen], "<f4")}
+            prediction |= {"rows": answers, "logits": measurements.packed(logits[chosen], "<f4")}
             rows.append((values, [_values(block, "id", "measurement_id") for block in original.blocks], prediction))
         names, dataset = run.example_set.label_names, run.example_set.dataset
         scenarios = [_values(one, "id", "run_id") for one in run.scenarios]
@@ -201,7 +202,7 @@ def _template(source: str, answers: int) -> tuple[Any, ...]:
 def under_load(source: str) -> bool:
     """Whether the run was put under a service's load: without, the page Load has no answer to wait for."""
     with open_store(create=False) as store, store.session() as session:
-        return bool(queries.get_run(session, source).scenarios)
+        return bool(get_run(session, source).scenarios)
 
 
 @contextmanager
@@ -319,7 +320,7 @@ def main(
 def _measure(
     browser: Any, url: str, newest: str, pages: list[str], repeats: int, empty_cache: bool
 ) -> dict[str, list[float]]:
-    """"page: part" -> seconds."""
+    """ "page: part" -> seconds."""
     found: dict[str, list[float]] = {}
 
     def add(name: str, parts: dict[str, float]) -> None:

@@ -14,11 +14,13 @@ import itertools
 import numpy as np
 import typer
 
-from engine import corpus, quality, stats
 from engine.errors import RequestError
-from engine.labels import Alignment
-from engine.spec import load_suite
-from engine.store import open_store, queries
+from engine.measurement import quality, stats
+from engine.measurement.labels import Alignment
+from engine.store import measurements, open_store
+from engine.store.runs import list_runs
+from engine.suite import corpus
+from engine.suite.reading import load_suite
 
 
 def main() -> None:
@@ -33,12 +35,12 @@ def main() -> None:
     bayes = make_pipeline(CountVectorizer(), MultinomialNB()).fit(train.texts, train.labels)
     right: dict[str, np.ndarray] = {"naive Bayes": bayes.predict(test.texts) == test.labels}
     with open_store(create=False) as store, store.session() as session:
-        runs = [row.run for row in queries.list_runs(session, suite="demo", limit=1000)]
+        runs = [row.run for row in list_runs(session, suite="demo", limit=1000)]
         found = [run for run in runs if run.status == "finished" and run.example_set_id == test.digest]
         if not found:
             raise RequestError("no finished run of the whole demo yet: `python -m engine run demo` makes one")
-        for row in queries.measurements(session, found[0].id):
-            logits = queries.logits(session, row.id)
+        for row in measurements.measurements(session, found[0].id):
+            logits = measurements.logits(session, row.id)
             if logits is not None and row.labels:
                 right[row.title] = Alignment(**row.labels).apply(logits) == test.labels
     for name, answers in right.items():

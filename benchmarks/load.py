@@ -35,9 +35,9 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.asyncio.client import connect
 
 from benchmarks.dashboard_speed import REPOSITORY, TOKEN, serving
-from dashboard import door
+from dashboard.server import door
 from engine import paths
-from engine.store import open_store, queries
+from engine.store import open_store, runs
 
 PAGES = (
     "overview", "compare", "examples", "decide", "roofline", "load", "ship", "classify", "run", "runs", "method",
@@ -144,7 +144,7 @@ def main(
     suite: Annotated[str | None, typer.Option(help="What a run beside them measures; none by default.")] = None,
 ) -> None:
     with open_store(create=False) as store, store.session() as opened:
-        chosen = queries.get_run(opened, run).id
+        chosen = runs.get_run(opened, run).id
     console = Console(width=None if sys.stdout.isatty() else 120)
     with ExitStack() as folder, serving(paths.database_url()) as (url, server):
         before_mb = server.memory_info().rss / 1e6

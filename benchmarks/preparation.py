@@ -18,9 +18,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from engine import artefacts, hardware
-from engine.artefacts import Prepared, Preparer
-from engine.spec import load_suite
+from engine.artefacts import preparer as artefacts_preparer
+from engine.artefacts.preparer import Prepared, Preparer
+from engine.machine import host
+from engine.suite.reading import load_suite
 
 
 def seconds(suite: str, settings: list[str], lanes: int) -> float:
@@ -28,11 +29,11 @@ def seconds(suite: str, settings: list[str], lanes: int) -> float:
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.dict(os.environ, BENCH_DATA_DIR=folder),
-        mock.patch.object(artefacts, "LANES", lanes),
+        mock.patch.object(artefacts_preparer, "LANES", lanes),
     ):
         read = load_suite(suite, settings)
         before = time.monotonic()
-        with Preparer(read, threads=hardware.usable_cores()) as preparer:
+        with Preparer(read, threads=host.usable_cores()) as preparer:
             for variant, made in preparer.prepare_all(list(read.variant)):
                 if not isinstance(made, Prepared):
                     raise SystemExit(f"{variant.name}: {made}")
@@ -44,7 +45,7 @@ def main(
     rounds: int = 3,
     settings: Annotated[list[str] | None, typer.Option("--set")] = None,
 ) -> None:
-    names = {1: "one at a time", artefacts.LANES: f"up to {artefacts.LANES} beside each other"}
+    names = {1: "one at a time", artefacts_preparer.LANES: f"up to {artefacts_preparer.LANES} beside each other"}
     took: dict[int, list[float]] = {lanes: [] for lanes in names}
     for index in range(rounds):
         # Who goes first takes turns.
@@ -54,7 +55,7 @@ def main(
     for lanes, name in names.items():
         table.add_row(name, f"{np.median(took[lanes]):.1f}", ", ".join(f"{s:.1f}" for s in took[lanes]))
     Console(width=120).print(table)
-    ratios = np.array(took[1]) / np.array(took[artefacts.LANES])
+    ratios = np.array(took[1]) / np.array(took[artefacts_preparer.LANES])
     print(f"{np.median(ratios):.2f} times as fast (round by round {ratios.min():.2f} to {ratios.max():.2f})")
 
 

@@ -24,9 +24,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from engine import runner, stats, summary
-from engine.spec import Suite, load_suite
-from engine.store import open_store, queries
+from engine.measurement import stats, summary
+from engine.run import runner
+from engine.store import measurements, open_store
+from engine.suite.reading import load_suite
+from engine.suite.spec import Suite
 
 SIMULATED = 2000
 
@@ -49,9 +51,9 @@ def measured(suite: Suite, device: str) -> dict[str, dict[str, Any]]:
     """One run: variant -> its flat measurement, with `ratios`, float64 [calm rounds] of each process beside it."""
     run_id = runner.run(suite, device, offline=True)
     with open_store() as store, store.session() as session:
-        rows = {row.variant: row for row in queries.measurements(session, run_id)}
-        rates = {name: rates_of(queries.latencies(session, row.id)) for name, row in rows.items()}
-        found = {name: queries.flat(row) for name, row in rows.items()}
+        rows = {row.variant: row for row in measurements.measurements(session, run_id)}
+        rates = {name: rates_of(measurements.latencies(session, row.id)) for name, row in rows.items()}
+        found = {name: measurements.flat(row) for name, row in rows.items()}
     calm = stats.calm_rounds(list(rates.values()))
     for name, row in found.items():
         pairs = zip(rates[name], rates[suite.baseline], calm, strict=False)
@@ -59,7 +61,7 @@ def measured(suite: Suite, device: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def rates_of(blocks: list[queries.TimedBlock]) -> list[np.ndarray]:
+def rates_of(blocks: list[measurements.TimedBlock]) -> list[np.ndarray]:
     """Samples/s: one float64 [rounds] array a process."""
     processes = sorted({block.process for block in blocks})
     return [np.array([b.samples / b.latencies_s.sum() for b in blocks if b.process == p]) for p in processes]
@@ -81,7 +83,7 @@ def alone(suite: Suite, device: str) -> dict[str, float]:
         )
         run_id = runner.run(single, device, offline=True)
         with open_store() as store, store.session() as session:
-            rates[variant.name] = queries.measurements(session, run_id)[0].throughput_samples_per_s
+            rates[variant.name] = measurements.measurements(session, run_id)[0].throughput_samples_per_s
     return {name: rate / rates[suite.baseline] for name, rate in rates.items() if name != suite.baseline and rate}
 
 

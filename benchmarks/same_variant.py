@@ -15,9 +15,11 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from engine import runner, stats
-from engine.spec import Suite, load_suite
-from engine.store import open_store, queries
+from engine.measurement import stats
+from engine.run import runner
+from engine.store import measurements, open_store
+from engine.suite.reading import load_suite
+from engine.suite.spec import Suite
 
 
 def copies_of(suite: Suite, variant: str, copies: int) -> Suite:
@@ -31,8 +33,8 @@ def rates_of(run_id: str) -> list[list[np.ndarray]]:
     """For each copy, one float64 [rounds] array of samples/s a process."""
     with open_store() as store, store.session() as session:
         found = []
-        for row in queries.measurements(session, run_id):
-            blocks = queries.latencies(session, row.id)
+        for row in measurements.measurements(session, run_id):
+            blocks = measurements.latencies(session, row.id)
             processes = sorted({b.process for b in blocks})
             found.append(
                 [

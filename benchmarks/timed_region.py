@@ -38,7 +38,10 @@ import numpy as np
 given = json.loads(sys.argv[1])
 from engine import backends
 from engine.backends.base import LoadRequest
-from engine.measure import timing
+try:
+    from engine.worker import timing
+except ImportError:  # A commit of before the packages.
+    from engine.measure import timing
 backend = backends.get("pytorch")()
 backend.load(LoadRequest(Path(given["model"]), "fp32", "cpu", 1, {}, Path(given["model"])))
 ids = np.random.default_rng(0).integers(5, 1000, (8, 32))

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard import data, findings, link, widgets
+from dashboard.controls import link, widgets
+from dashboard.data import reads
+from dashboard.findings import headlines
 
 HERE = Path(__file__).parent
 # Module in app_pages, title, tooltip.
@@ -41,8 +43,8 @@ pages = [
     for name, title, about in PAGES
 ]
 page = st.navigation(pages, position="top")
-if said := data.read_only():
-    st.caption(findings.literal(f"{said[:1].upper()}{said[1:]}."))
+if said := reads.read_only():
+    st.caption(headlines.literal(f"{said[:1].upper()}{said[1:]}."))
 try:
     page.run()
 finally:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from engine import stats, takeaways
+from engine.measurement import stats
+from engine.report import takeaways
 
 Row = dict[str, Any]
 

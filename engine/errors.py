@@ -41,3 +41,8 @@ def says_out_of_memory(text: str) -> bool:
         "cublas_status_alloc_failed", "failed to map segment",
     )  # fmt: skip
     return any(sign in text.lower() for sign in signs)
+
+
+def first_line(error: BaseException) -> str:
+    """`error` in one line, with its type: what a failed measurement gives as its reason."""
+    return f"{type(error).__name__}: {one_line(error)}"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from engine import answering
-from engine.answering import Answer
+from engine.classify import answering
+from engine.classify.answering import Answer
 from engine.errors import RequestError
 
 

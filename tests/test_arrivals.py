@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine import backends, scenarios
+from engine import backends
 from engine.backends.pytorch import bucketed
-from engine.measure import arrivals
-from engine.worker import Host
+from engine.cli import scenarios as cli_scenarios
+from engine.measurement import arrivals
+from engine.run import scenarios
+from engine.worker.__main__ import Host
 
 
 class Clock:
@@ -208,7 +210,7 @@ def test_a_server_of_known_speed_gets_the_rate_that_queueing_theory_allows(clock
     held = [trial for trial in found.trials if trial.holds]
     assert all(trial.texts == trial.answered >= 662 and trial.p99_s <= 0.05 for trial in held)
     assert len(told) == 2 + len(found.trials) and told == sorted(told) and told[0] == 0 and told[-1] < 1
-    assert f"{found.server_texts_per_s:.1f} texts/s hold p99 within 50.0 ms" in "\n".join(scenarios.show(found))
+    assert f"{found.server_texts_per_s:.1f} texts/s hold p99 within 50.0 ms" in "\n".join(cli_scenarios.show(found))
 
 
 def test_batches_of_many_sizes_warm_a_server_up_before_anything_counts(clock):
@@ -293,7 +295,7 @@ def test_all_sizes_are_met_before_any_text_is_answered(clock):
 def test_where_no_rate_holds_it_says_so(clock):
     found = scenarios.Scenarios("a", "A", "cpu", 0.005, max_batch=1, max_wait_s=0.0, padding="longest")
     scenarios.measure(found, lambda texts: clock.sleep(0.01), 0, lambda text, done: None)
-    assert found.server_texts_per_s is None and "no rate held" in scenarios.show(found)[-1]
+    assert found.server_texts_per_s is None and "no rate held" in cli_scenarios.show(found)[-1]
     # A trial ends as soon as it cannot hold any more.
     assert all(trial.answered < trial.texts and trial.late > 1 for trial in found.trials)
 

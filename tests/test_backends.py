@@ -8,11 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from engine import backends, hardware, libraries, pool
+from engine import backends
 from engine.backends import base, bitsandbytes, openvino
 from engine.backends.base import Source
 from engine.backends.pytorch import bucketed
-from engine.spec import Variant
+from engine.machine import devices, libraries
+from engine.suite.spec import Variant
+from engine.worker import handle
 
 SOURCE = Source("model", Path(), {}, "")
 TRAINING = {"dataset": "train.csv", "examples": 8}
@@ -86,10 +88,10 @@ def test_4_bit_on_a_cpu_with_a_kernel_for_it_needs_whole_blocks(monkeypatch, pre
 
 
 def test_what_is_not_installed_is_named_with_its_command(monkeypatch):
-    device = hardware.cpu_device()
+    device = devices.cpu_device()
 
     def refusal(backend: str, precision: str) -> str | None:
-        return pool.refusal(Variant(name="v", model="m", backend=backend, precision=precision), device, SOURCE)
+        return handle.refusal(Variant(name="v", model="m", backend=backend, precision=precision), device, SOURCE)
 
     assert refusal("openvino", "fp32") is refusal("torchao", "int8") is None
     monkeypatch.setattr(openvino, "find_spec", lambda name: None)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.batching import LENGTH_WINDOW_BATCHES, Batching, batches, of_suite, timed_windows, windows
+from engine.suite.batching import LENGTH_WINDOW_BATCHES, Batching, batches, of_suite, timed_windows, windows
 
 GIVEN, SORTED = Batching(4, "longest", "given"), Batching(4, "longest", "length")
 quick = settings(deadline=None)

@@ -10,8 +10,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from test_takeaways import BASE, RUN, row
 
-from engine import between
-from engine.labels import align
+from engine.measurement.labels import align
+from engine.report import between
 
 NEWS = ["World", "Sports", "Business", "Sci/Tech"]
 TURNED = ["Sports", "World", "Sci/Tech", "Business"]

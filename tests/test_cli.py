@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.spec import load_suite, suite_files
-from engine.store.queries import DERIVED_FIELDS, FIXED_FIELDS, FURTHER_FIELDS
+from engine.store.measurements import DERIVED_FIELDS, FIXED_FIELDS, FURTHER_FIELDS
+from engine.suite.reading import load_suite
+from engine.suite.spec import suite_files
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NEWS = REPOSITORY / "data" / "news" / "test.csv"
@@ -69,7 +70,7 @@ TITLE = "The same [bold]again[/bold] | twice"
 HEAVY = ("torch", "transformers", "onnxruntime", "optimum", "bitsandbytes", "datasets")
 PROBE = """
 import sys
-from engine.cli import main
+from engine.cli.main import main
 try:
     main()
 except SystemExit as end:

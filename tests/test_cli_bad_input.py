@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from engine import hardware
-from engine.spec import suite_files
+from engine.machine import gpus
+from engine.suite.spec import suite_files
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NO_MODEL = {"name": "a", "model": "/nowhere/model"}
@@ -141,7 +141,7 @@ def test_an_unknown_device(refused, suite, device):
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:7"])
 def test_a_gpu_that_is_not_there(refused, suite, device):
-    if hardware.gpus():
+    if gpus.gpus():
         pytest.skip("there is a GPU here")
     message = refused("run", suite(), "--device", device)
     assert message.startswith(f"--device {device}: ") and "allowed: auto, cpu" in message

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from ulid import ULID
 
-from engine import hardware, pool, processes
-from engine.spec import load_suite
+from engine.machine import devices, locks, processes
 from engine.store import models, open_store
+from engine.suite.reading import load_suite
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def live(own_folders: Path, write_suite: Callable[..., Path], tmp_path: Path) ->
     with open_store() as store:
         with store.session() as session:
             session.add(run)
-        with pool.device_lock(hardware.cpu_device(), f"run {run_id}"):
+        with locks.device_lock(devices.cpu_device(), f"run {run_id}"):
             yield run_id, suite
         with store.session() as session:
             session.delete(session.get_one(models.Run, run_id))

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from engine import hardware
-from engine.hardware import Device, GpuState
-from engine.measure import conditions, energy
-from engine.measure.conditions import Conditions, Watch, disturbances
+from engine.machine import conditions, devices, energy, gpus
+from engine.machine.conditions import Conditions, Watch, disturbances
+from engine.machine.devices import Device
+from engine.machine.gpus import GpuState
 
 GPU = Device("cuda:0", "cuda", "NVIDIA Test", "GPU-1", "GPU-1")
 
@@ -41,7 +41,7 @@ def state(**changes: object) -> dict[str, object]:
 
 
 def test_a_process_that_uses_the_cpu_is_noticed():
-    watch = Watch(hardware.cpu_device(), time.process_time, [])
+    watch = Watch(devices.cpu_device(), time.process_time, [])
     # A second of CPU time, however long a busy machine takes to give it.
     subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 1: pass"], check=True)
     found = watch.stop()
@@ -51,8 +51,8 @@ def test_a_process_that_uses_the_cpu_is_noticed():
 
 
 def test_the_benchs_own_use_of_the_cpu_is_no_disturbance():
-    watch = Watch(hardware.cpu_device(), time.process_time, [])
-    blind = Watch(hardware.cpu_device(), lambda: 0.0, [])
+    watch = Watch(devices.cpu_device(), time.process_time, [])
+    blind = Watch(devices.cpu_device(), lambda: 0.0, [])
     before = time.process_time()
     while time.process_time() - before < 1.0:
         pass
@@ -106,8 +106,8 @@ def test_a_gpu_may_leave_the_hosts_cores_to_others():
 )
 def test_other_processes_on_the_gpu(pids: set[int] | None, others: int | None, monkeypatch: pytest.MonkeyPatch):
     """A list without our own workers comes from another process namespace, and says nothing."""
-    monkeypatch.setattr(hardware, "nvml_process_ids", lambda uuid: pids)
-    monkeypatch.setattr(hardware, "nvml_state", lambda uuid: GpuState(1410, 1215, 40, 88.0, []))
+    monkeypatch.setattr(gpus, "nvml_process_ids", lambda uuid: pids)
+    monkeypatch.setattr(gpus, "nvml_state", lambda uuid: GpuState(1410, 1215, 40, 88.0, []))
     found = Watch(GPU, time.process_time, [11, 12]).stop()
     assert found.gpu_others == others
     assert found.gpu_start == found.gpu_end and found.gpu_start is not None
@@ -116,7 +116,7 @@ def test_other_processes_on_the_gpu(pids: set[int] | None, others: int | None, m
 
 def test_energy_is_what_the_calls_take_beyond_idling(monkeypatch: pytest.MonkeyPatch):
     joules = iter([1000.0, 1000.0, 1030.0, 2000.0, 2200.0])
-    monkeypatch.setattr(hardware, "nvml_energy_j", lambda uuid: next(joules))
+    monkeypatch.setattr(gpus, "nvml_energy_j", lambda uuid: next(joules))
     clock = iter([0.0, 0.3, 10.0, 11.0])
     monkeypatch.setattr(energy.time, "perf_counter", lambda: next(clock))
     idle_w = energy.idle_power_w(GPU, window_s=0.0, rest_s=0.0)
@@ -127,8 +127,8 @@ def test_energy_is_what_the_calls_take_beyond_idling(monkeypatch: pytest.MonkeyP
 
 
 def test_no_counter_is_no_energy(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(hardware, "nvml_energy_j", lambda uuid: None)
+    monkeypatch.setattr(gpus, "nvml_energy_j", lambda uuid: None)
     assert energy.idle_power_w(GPU, 0.0, 0.0) is None
     assert energy.of_calls(GPU, None, lambda: 8) is None
-    assert energy.idle_power_w(hardware.cpu_device()) is None
+    assert energy.idle_power_w(devices.cpu_device()) is None
     assert conditions.disturbances(seen(), "cpu") == []

@@ -25,10 +25,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from engine import corpus
-from engine.corpus import Corpus
 from engine.errors import RequestError
-from engine.spec import Suite, parse_suite
+from engine.suite import corpus
+from engine.suite.corpus import Corpus
+from engine.suite.reading import parse_suite
+from engine.suite.spec import Suite
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 AGNEWS = REPOSITORY.parent / "shared" / "agnews"
@@ -512,9 +513,9 @@ def ask(home: Path, requests: list[dict[str, object]], cwd: Path | None = None, 
     code = """
         import json, sys
         from pathlib import Path
-        from engine import corpus
+        from engine.suite import corpus
         from engine.errors import RequestError
-        from engine.spec import parse_suite
+        from engine.suite.reading import parse_suite
         variant, requests = json.loads(sys.argv[1])
         answers = []
         for keys in requests:
@@ -612,6 +613,6 @@ def test_ag_news_loads_light_and_fast():
 
 
 def test_importing_needs_no_model_library():
-    code = "import sys, engine.corpus; print({'torch', 'datasets', 'pandas', 'pyarrow'} & set(sys.modules))"
+    code = "import sys, engine.suite.corpus; print({'torch', 'datasets', 'pandas', 'pyarrow'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

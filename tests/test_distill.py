@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import distill
+from engine.artefacts.training import __main__, batches, learning, starting, tokenizers
+from engine.artefacts.training import request as training_request
 from engine.errors import RequestError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -133,7 +134,8 @@ def start(*command: str) -> subprocess.Popen[str]:
 def make(folder: Path, requests: dict[str, dict[str, Any]]) -> dict[str, Made]:
     """Run the real process for each of `requests` (name -> changes), all at the same time."""
     running = {
-        name: start("-m", "engine.distill", write_request(folder, name, changes)) for name, changes in requests.items()
+        name: start("-m", "engine.artefacts.training", write_request(folder, name, changes))
+        for name, changes in requests.items()
     }
     made = {}
     for name, process in running.items():
@@ -272,7 +274,7 @@ def test_a_student_comes_to_agree_with_its_teacher(made, answers):
     assert share(answers["student"]["labels"], answers["teacher"]["labels"]) > 0.95
     marker = made["student"].config["inference_bench"]
     assert marker["method"] == "distilled" and marker["temperature"] == 2.0
-    assert marker["soft_weight"] == distill.SOFT_WEIGHT
+    assert marker["soft_weight"] == training_request.SOFT_WEIGHT
 
 
 def test_without_labels_a_student_learns_from_the_teacher_alone_and_in_its_own_label_order(made, answers):
@@ -296,7 +298,8 @@ def test_mixed_texts_teach_the_same_task(made, answers):
 MIXED = """
 import json, sys
 import torch
-from engine.distill import Encoded, _mixed_goals
+from engine.artefacts.training.batches import Encoded
+from engine.artefacts.training.learning import _mixed_goals
 
 # [PAD] is 0, [CLS] 2, [SEP] 3; the tokens of text n are n * 100 to n * 100 + 99.
 lengths = torch.tensor([40, 12, 2, 40])
@@ -447,9 +450,9 @@ def test_random_weights_are_no_teacher(made):
     ],
 )
 def test_contradictions_are_refused_before_a_model_library_is_imported(tmp_path, changes, message):
-    request = distill.Request.model_validate(request_for(tmp_path, **changes))
+    request = training_request.Request.model_validate(request_for(tmp_path, **changes))
     with pytest.raises(RequestError, match=message):
-        distill.make(request, distill.Progress(lambda event: None))
+        __main__.make(request, training_request.Progress(lambda event: None))
 
 
 @pytest.mark.parametrize(
@@ -466,13 +469,13 @@ def test_contradictions_are_refused_before_a_model_library_is_imported(tmp_path,
 def test_a_malformed_request_is_refused_with_its_key(tmp_path, capsys, text, message):
     file = tmp_path / "request.json"
     file.write_text(text)
-    assert distill.main([str(file)]) == 2
+    assert __main__.main([str(file)]) == 2
     (line,) = capsys.readouterr().out.splitlines()
     assert message in json.loads(line)["error"]
 
 
 def test_a_request_that_is_not_there_is_refused(tmp_path, capsys):
-    assert distill.main([str(tmp_path / "none.json")]) == 2
+    assert __main__.main([str(tmp_path / "none.json")]) == 2
     assert "none.json" in json.loads(capsys.readouterr().out)["error"]
 
 
@@ -509,56 +512,56 @@ def two_gpus(set_device: Any) -> SimpleNamespace:
 def test_the_device_that_trains_is_the_current_one(tmp_path, monkeypatch, device, chosen):
     seen: list[int] = []
     monkeypatch.setitem(sys.modules, "torch", two_gpus(seen.append))
-    distill._check_device(distill.Request.model_validate(request_for(tmp_path, device=device)))
+    __main__._check_device(training_request.Request.model_validate(request_for(tmp_path, device=device)))
     assert seen == chosen
 
 
 def test_a_device_that_is_not_there_or_full_is_refused(tmp_path, monkeypatch):
-    request = distill.Request.model_validate(request_for(tmp_path, device="cuda:2"))
+    request = training_request.Request.model_validate(request_for(tmp_path, device="cuda:2"))
     monkeypatch.setitem(sys.modules, "torch", two_gpus(raising(FULL[0])))
     with pytest.raises(RequestError, match="there are 2 CUDA devices, counted from 0"):
-        distill._check_device(request)
+        __main__._check_device(request)
     with pytest.raises(RequestError, match="the memory of cuda:1 has no room for a start; free some of it"):
-        distill._check_device(request.model_copy(update={"device": "cuda:1"}))
+        __main__._check_device(request.model_copy(update={"device": "cuda:1"}))
 
 
 @pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)
 def test_training_that_finds_no_memory_says_what_needs_less(tmp_path, monkeypatch, error):
-    request = distill.Request.model_validate(request_for(tmp_path, device="cuda:0"))
+    request = training_request.Request.model_validate(request_for(tmp_path, device="cuda:0"))
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(manual_seed=lambda seed: None))
-    monkeypatch.setattr(distill, "_encode", lambda *arguments: None)
-    monkeypatch.setattr(distill, "_train", raising(error))
+    monkeypatch.setattr(batches, "encode_texts", lambda *arguments: None)
+    monkeypatch.setattr(learning, "_train", raising(error))
     # Where a device gives nothing back, bringing the model back would hide why.
     model = SimpleNamespace(to=raising(AcceleratorError("another")))
     with pytest.raises(RequestError) as caught:
-        distill._learn(request, model, None, distill.Progress(lambda event: None))
+        learning.learn(request, model, None, training_request.Progress(lambda event: None))
     assert "the memory of cuda:0 has no room for training in batches of 8; lower batch_size, which is 8" in str(
         caught.value
     )
 
 
 def test_another_error_of_the_device_stays_what_it_is(tmp_path, monkeypatch):
-    request = distill.Request.model_validate(request_for(tmp_path, device="cuda:0"))
+    request = training_request.Request.model_validate(request_for(tmp_path, device="cuda:0"))
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(manual_seed=lambda seed: None))
-    monkeypatch.setattr(distill, "_encode", lambda *arguments: None)
-    monkeypatch.setattr(distill, "_train", raising(AcceleratorError("CUDA error: unspecified launch failure")))
+    monkeypatch.setattr(batches, "encode_texts", lambda *arguments: None)
+    monkeypatch.setattr(learning, "_train", raising(AcceleratorError("CUDA error: unspecified launch failure")))
     model = SimpleNamespace(to=raising(AcceleratorError("another")), config=SimpleNamespace(model_type="bert"))
     with pytest.raises(AcceleratorError, match="unspecified launch failure"):
-        distill._learn(request, model, None, distill.Progress(lambda event: None))
+        learning.learn(request, model, None, training_request.Progress(lambda event: None))
 
 
 @pytest.mark.parametrize(("batch_size", "size", "remedy"), [(8, 32, "lower max_length"), (64, 64, "lower batch_size")])
 def test_a_teacher_that_finds_no_memory_is_told_of_its_own_batches(tmp_path, monkeypatch, batch_size, size, remedy):
     changes = {"device": "cuda:0", "teacher": tmp_path, "batch_size": batch_size}
-    request = distill.Request.model_validate(request_for(tmp_path, **changes))
+    request = training_request.Request.model_validate(request_for(tmp_path, **changes))
     encoded = SimpleNamespace(lengths=SimpleNamespace(argsort=lambda stable: range(3)), to=raising(FULL[0]))
     model = SimpleNamespace(config=SimpleNamespace(num_labels=len(LABELS)))
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(empty=lambda *shape: None))
-    monkeypatch.setattr(distill, "_load_model", lambda *arguments: (model, {"missing_keys": []}))
-    monkeypatch.setattr(distill, "_load_tokenizer", lambda folder: None)
-    monkeypatch.setattr(distill, "_encode", lambda *arguments: encoded)
+    monkeypatch.setattr(starting, "load_model", lambda *arguments: (model, {"missing_keys": []}))
+    monkeypatch.setattr(tokenizers, "load_tokenizer", lambda folder: None)
+    monkeypatch.setattr(batches, "encode_texts", lambda *arguments: encoded)
     with pytest.raises(RequestError, match=f"room for the teacher's answers to batches of {size}; {remedy}"):
-        distill._teacher_logits(request, distill.Progress(lambda event: None))
+        learning._teacher_logits(request, training_request.Progress(lambda event: None))
 
 
 @pytest.mark.parametrize(
@@ -571,10 +574,10 @@ def test_a_workspace_that_makes_training_random_is_not_taken_over(tmp_path, monk
     if given is None:
         monkeypatch.delenv(name)
     monkeypatch.setenv("RAYON_NUM_THREADS", "1")
-    monkeypatch.setattr(distill, "make", lambda request, progress: {name: os.environ[name]})
+    monkeypatch.setattr(__main__, "make", lambda request, progress: {name: os.environ[name]})
     file = tmp_path / "request.json"
     file.write_text(json.dumps(request_for(tmp_path)))
-    assert distill.main([str(file)]) == 0 and os.environ[name] == used
+    assert __main__.main([str(file)]) == 0 and os.environ[name] == used
 
 
 # -- Pieces --------------------------------------------------------------------------------------
@@ -582,7 +585,7 @@ def test_a_workspace_that_makes_training_random_is_not_taken_over(tmp_path, monk
 
 def test_progress_is_told_a_few_times_a_second_but_first_and_last_always():
     told: list[dict[str, Any]] = []
-    progress = distill.Progress(told.append)
+    progress = training_request.Progress(told.append)
     for done in range(1001):
         progress.report("training", done, 1000)
     progress.report("saving", 0, 1)
@@ -596,7 +599,7 @@ def test_progress_is_told_a_few_times_a_second_but_first_and_last_always():
 @given(steps=st.integers(1, 3000))
 @settings(max_examples=40)
 def test_the_learning_rate_rises_once_and_falls_to_almost_nothing(steps):
-    rates = [distill._schedule(step, steps) for step in range(steps)]
+    rates = [learning._schedule(step, steps) for step in range(steps)]
     peak = rates.index(max(rates))
     assert max(rates) == 1
     assert all(0 < rate <= 1 for rate in rates)
@@ -605,10 +608,10 @@ def test_the_learning_rate_rises_once_and_falls_to_almost_nothing(steps):
 
 
 def test_wordpiece_is_bert_s_and_always_the_same():
-    first, second = (distill.train_wordpiece(TEXTS, 120) for _ in range(2))
+    first, second = (tokenizers.train_wordpiece(TEXTS, 120) for _ in range(2))
     assert first.to_str() == second.to_str()
     vocabulary = first.get_vocab()
-    assert [vocabulary[token] for token in distill.SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
+    assert [vocabulary[token] for token in training_request.SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
     assert sorted(vocabulary.values()) == list(range(len(vocabulary))) and len(vocabulary) <= 120
     tokens = first.encode("The QUIÉT rain ☃").tokens
     assert tokens[:2] == ["[CLS]", "the"] and tokens[-2:] == ["[UNK]", "[SEP]"]
@@ -620,6 +623,6 @@ def test_wordpiece_is_bert_s_and_always_the_same():
 
 def test_a_large_alphabet_leaves_room_for_pieces():
     texts = ["".join(map(chr, range(0x3B1, 0x3C9))) + " rain rain", *TEXTS[:50]]
-    vocabulary = distill.train_wordpiece(texts, 60).get_vocab()
+    vocabulary = tokenizers.train_wordpiece(texts, 60).get_vocab()
     assert len(vocabulary) <= 60
     assert "r" in vocabulary

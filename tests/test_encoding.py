@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.artefacts import Preparer
-from engine.encoding import Encoder
-from engine.spec import load_suite
+from engine.artefacts.encoding import Encoder
+from engine.artefacts.preparer import Preparer
+from engine.suite.reading import load_suite
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_MODEL = REPOSITORY.parent / "shared" / "models" / "agnews-distilbert"
@@ -181,7 +181,7 @@ def test_a_text_alone_gets_the_ids_that_it_gets_among_others(described):
 
 def test_a_worker_needs_no_transformers_to_tokenise(described):
     code = (
-        "import sys; from pathlib import Path; from engine.encoding import Encoder; "
+        "import sys; from pathlib import Path; from engine.artefacts.encoding import Encoder; "
         "Encoder(Path(sys.argv[1]), 16).encode(['some text']); "
         "print(*sorted({'torch', 'transformers', 'onnxruntime'} & set(sys.modules)))"
     )

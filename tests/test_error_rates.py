@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine import stats, summary, takeaways
-from engine.stats import BETWEEN_PROCESS_SD, BETWEEN_PROCESS_WEIGHT, PERCENTILE_CALLS, instability
-from engine.summary import Block, Raw
+from engine.measurement import stats, summary
+from engine.measurement.stats import BETWEEN_PROCESS_SD, BETWEEN_PROCESS_WEIGHT, PERCENTILE_CALLS, instability
+from engine.measurement.summary import Block, Raw
+from engine.report import changes
 
 SERIES = 400
 
@@ -264,7 +265,7 @@ def compared(random: np.random.Generator, ratio: float, known: bool, **of: Any) 
 def test_two_runs_of_the_same_are_seldom_said_to_differ(of, known):
     random = np.random.default_rng(10)
     found = [
-        takeaways.change(compared(random, 2.0, known, **of), compared(random, 2.0, known, **of)) for _ in range(SERIES)
+        changes.change(compared(random, 2.0, known, **of), compared(random, 2.0, known, **of)) for _ in range(SERIES)
     ]
     alarms = np.mean([not low <= 1 <= high for _, low, high in found])
     print(of, known, alarms)
@@ -279,7 +280,7 @@ def test_a_change_between_two_runs_is_found(by, processes, least):
     random = np.random.default_rng(11)
     of = {"processes": processes, "rounds": 20 // processes}
     found = [
-        takeaways.change(compared(random, 2.0, True, **of), compared(random, 2.0 * (1 + by), True, **of))
+        changes.change(compared(random, 2.0, True, **of), compared(random, 2.0 * (1 + by), True, **of))
         for _ in range(SERIES)
     ]
     right = np.mean([low > 1 if by > 0 else high < 1 for _, low, high in found])

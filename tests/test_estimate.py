@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from engine import estimate
-from engine.spec import load_suite
+from engine.run import estimate
+from engine.suite.reading import load_suite
 
 KNOWN = {(v.name, 8): 0.01 for v in load_suite("demo").variant}
 

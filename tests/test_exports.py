@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from engine import exports
+from engine.report import exports
 
 FORMULAS = ["=1+1", "+1", "-2+3", "@SUM(A1)", "\tx", "\r=1", '=HYPERLINK("x")', "＝1"]
 

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from test_distill import make
 
-from engine import hardware
 from engine.errors import RequestError
+from engine.machine import devices, gpus
 
 
 def why_not() -> str | None:
     """Why nothing can be measured on a GPU here; None where it can."""
     try:
-        hardware.resolve_device("cuda")
+        devices.resolve_device("cuda")
         return None
     except RequestError as error:
         return f"needs an NVIDIA GPU: {error}"
@@ -323,8 +323,8 @@ def test_memory_of_the_device_where_process_ids_are_others(bench, measured, tmp_
     """In a namespace of process ids, as in a container, NVML may number processes as the host does."""
     if not shutil.which(HIDDEN[0]) or subprocess.run([*HIDDEN, "true"], capture_output=True, check=False).returncode:
         pytest.skip("needs a process namespace of its own: unshare is not permitted here")
-    (gpu,) = [gpu for gpu in hardware.gpus() if gpu.index == 0]
-    if hardware.nvml_process_ids(gpu.uuid):
+    (gpu,) = [gpu for gpu in gpus.gpus() if gpu.index == 0]
+    if gpus.nvml_process_ids(gpu.uuid):
         pytest.skip("others are on the GPU: what it gained is not one process's")
     file = tmp_path / "alone.json"
     command = [sys.executable, "-m", "engine", "run", "shapes", "--device", "cuda", "--variants", "fp32"]

@@ -17,13 +17,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import hardware, pool
 from engine.errors import RequestError
-from engine.hardware import Device, Gpu, Listed, TorchBuild, visible_devices
+from engine.machine import cuda as machine_cuda
+from engine.machine import devices, host
+from engine.machine import environment as machine_environment
+from engine.machine import gpus as machine_gpus
+from engine.machine.cuda import TorchBuild
+from engine.machine.devices import Device
+from engine.machine.gpus import Gpu, Listed, visible_devices
+from engine.worker import handle as worker_handle
 
 GIB = 2**30
-HAS_GPU = bool(hardware.gpus())
-needs_gpu = pytest.mark.skipif(not HAS_GPU, reason=f"no GPU: {hardware.no_gpu_reason()}")
+HAS_GPU = bool(machine_gpus.gpus())
+needs_gpu = pytest.mark.skipif(not HAS_GPU, reason=f"no GPU: {devices.no_gpu_reason()}")
 needs_no_gpu = pytest.mark.skipif(HAS_GPU, reason="says what happens on a machine without a GPU")
 
 
@@ -63,7 +69,7 @@ def python(code: str, *before: str, **variables: str) -> str:
 def test_import_brings_no_model_library_and_nothing_heavy():
     heavy = "torch transformers onnxruntime onnx bitsandbytes datasets numpy pandas psutil pynvml sqlalchemy"
     code = (
-        "import sys; from engine import hardware; hardware.torch_build(); hardware.resolve_device('auto');"
+        "import sys; from engine.machine import cuda, devices; cuda.torch_build(); devices.resolve_device('auto');"
         f"print([m for m in {heavy.split()} if m in sys.modules and m != 'pynvml'])"
     )
     assert python(code) == "[]"
@@ -71,15 +77,15 @@ def test_import_brings_no_model_library_and_nothing_heavy():
 
 @pytest.mark.skipif(shutil.which("taskset") is None, reason="taskset is not installed")
 def test_usable_cores_follow_the_affinity():
-    code = "from engine import hardware as h; print(h.usable_cores(), h.physical_cores_usable())"
+    code = "from engine.machine import host as h; print(h.usable_cores(), h.physical_cores_usable())"
     cores, physical = python(code, "taskset", "-c", str(min(os.sched_getaffinity(0)))).split()
     assert cores == "1"
     assert physical in ("1", "None")
 
 
 def test_usable_cores_are_within_what_the_machine_has():
-    assert 1 <= hardware.usable_cores() <= (os.cpu_count() or 1)
-    assert (hardware.physical_cores_usable() or 1) <= hardware.usable_cores()
+    assert 1 <= host.usable_cores() <= (os.cpu_count() or 1)
+    assert (host.physical_cores_usable() or 1) <= host.usable_cores()
 
 
 def fake_proc(tmp_path: Path, cgroup: str, mountinfo: str, files: dict[str, str]) -> Path:
@@ -117,24 +123,24 @@ V1_MEMORY = "33 31 0:30 /docker/abc {root}/cg/memory rw - cgroup cgroup rw,memor
     ],
 )  # fmt: skip
 def test_cpu_quota_of_both_kinds_of_cgroup(tmp_path, monkeypatch, cgroup, mountinfo, files, quota):
-    monkeypatch.setattr(hardware, "PROC", fake_proc(tmp_path, cgroup, mountinfo, files))
-    assert hardware.cpu_quota() == quota
+    monkeypatch.setattr(host, "PROC", fake_proc(tmp_path, cgroup, mountinfo, files))
+    assert host.cpu_quota() == quota
 
 
 def test_quota_is_rounded_up_and_never_below_one_core(tmp_path, monkeypatch):
-    monkeypatch.setattr(hardware, "_affinity", lambda: [0, 1, 2, 3])
+    monkeypatch.setattr(host, "cpu_affinity", lambda: [0, 1, 2, 3])
     for text, cores in (("10000 100000", 1), ("110000 100000", 2), ("900000 100000", 4)):
-        monkeypatch.setattr(hardware, "cpu_quota", lambda text=text: int(text.split()[0]) / 100_000)
-        assert hardware.usable_cores() == cores
+        monkeypatch.setattr(host, "cpu_quota", lambda text=text: int(text.split()[0]) / 100_000)
+        assert host.usable_cores() == cores
 
 
 def test_memory_limit_of_a_container(tmp_path, monkeypatch):
     cgroup, path = "4:memory:/docker/abc\n", "cg/memory/memory.limit_in_bytes"
     proc = fake_proc(tmp_path, cgroup, V1_MEMORY, {path: str(GIB)})
-    monkeypatch.setattr(hardware, "PROC", proc)
-    assert hardware.memory_limit_bytes() == GIB < hardware.memory_total_bytes()
+    monkeypatch.setattr(host, "PROC", proc)
+    assert host.memory_limit_bytes() == GIB < host.memory_total_bytes()
     (tmp_path / path).write_text("9223372036854771712\n")  # How cgroup v1 writes "none".
-    assert hardware.memory_limit_bytes() is None
+    assert host.memory_limit_bytes() is None
 
 
 def test_threads_of_one_core_count_as_one_physical_core(tmp_path, monkeypatch):
@@ -142,12 +148,12 @@ def test_threads_of_one_core_count_as_one_physical_core(tmp_path, monkeypatch):
         folder = tmp_path / f"cpu{cpu}/topology"
         folder.mkdir(parents=True)
         (folder / "thread_siblings_list").write_text(siblings)
-    monkeypatch.setattr(hardware, "SYS_CPU", tmp_path)
-    monkeypatch.setattr(hardware, "cpu_quota", lambda: None)
-    monkeypatch.setattr(hardware, "_affinity", lambda: [0, 1, 2, 3])
-    assert hardware.physical_cores_usable() == 2
-    monkeypatch.setattr(hardware, "_affinity", lambda: [0, 4])
-    assert hardware.physical_cores_usable() is None
+    monkeypatch.setattr(host, "SYS_CPU", tmp_path)
+    monkeypatch.setattr(host, "cpu_quota", lambda: None)
+    monkeypatch.setattr(host, "cpu_affinity", lambda: [0, 1, 2, 3])
+    assert host.physical_cores_usable() == 2
+    monkeypatch.setattr(host, "cpu_affinity", lambda: [0, 4])
+    assert host.physical_cores_usable() is None
 
 
 def test_the_last_level_cache_is_counted_once_for_all_that_share_it(tmp_path, monkeypatch):
@@ -159,19 +165,19 @@ def test_the_last_level_cache_is_counted_once_for_all_that_share_it(tmp_path, mo
             folder.mkdir(parents=True)
             for name, text in (("level", level), ("type", kind), ("size", size), ("shared_cpu_list", who)):
                 (folder / name).write_text(f"{text}\n")
-    monkeypatch.setattr(hardware, "SYS_CPU", tmp_path)
-    monkeypatch.setattr(hardware, "_affinity", lambda: [0, 1, 2, 3])
-    assert hardware.cache_bytes() == 2 * 32 * 2**20
-    monkeypatch.setattr(hardware, "_affinity", lambda: [1])
-    assert hardware.cache_bytes() == 32 * 2**20
-    monkeypatch.setattr(hardware, "_affinity", lambda: [7])
-    assert hardware.cache_bytes() is None
+    monkeypatch.setattr(host, "SYS_CPU", tmp_path)
+    monkeypatch.setattr(host, "cpu_affinity", lambda: [0, 1, 2, 3])
+    assert host.cache_bytes() == 2 * 32 * 2**20
+    monkeypatch.setattr(host, "cpu_affinity", lambda: [1])
+    assert host.cache_bytes() == 32 * 2**20
+    monkeypatch.setattr(host, "cpu_affinity", lambda: [7])
+    assert host.cache_bytes() is None
 
 
 def test_cpu_features_are_those_of_the_kernel():
     flags = Path("/proc/cpuinfo").read_text()
-    assert hardware.cpu_name()
-    assert all(re.search(rf"\b{feature}\b", flags) for feature in hardware.cpu_features())
+    assert host.cpu_name()
+    assert all(re.search(rf"\b{feature}\b", flags) for feature in host.cpu_features())
 
 
 # -- What CUDA shows -----------------------------------------------------------------------------
@@ -307,7 +313,7 @@ class FakeNvml(types.ModuleType):
         return handle.compute_capability
 
     def nvmlDeviceGetComputeMode(self, handle: Gpu) -> int:
-        return hardware.COMPUTE_MODES.index(handle.compute_mode)
+        return machine_gpus.COMPUTE_MODES.index(handle.compute_mode)
 
     def nvmlDeviceGetEnforcedPowerLimit(self, handle: Gpu) -> int:
         return 400_000
@@ -327,41 +333,41 @@ def nvml(monkeypatch):
 
     def put(*gpus: Gpu | None, cuda: int = 13000, torch: TorchBuild | None = CUDA_13):
         monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(list(gpus), cuda))
-        monkeypatch.setattr(hardware, "torch_build", lambda: torch)
-        hardware._nvml.cache_clear()
+        monkeypatch.setattr(machine_cuda, "torch_build", lambda: torch)
+        machine_gpus._nvml.cache_clear()
 
     yield put
-    hardware._nvml.cache_clear()
+    machine_gpus._nvml.cache_clear()
 
 
 def test_gpus_are_described_and_those_of_other_jobs_left_out(nvml, monkeypatch):
     nvml(None, A, replace(B, compute_mode="EXCLUSIVE_PROCESS"), cuda=12040)
-    first, second = hardware.gpus()
+    first, second = machine_gpus.gpus()
     assert first == replace(A, index=0, driver_cuda_version=(12, 4))
     assert (second.index, second.uuid, second.compute_mode) == (1, B.uuid, "EXCLUSIVE_PROCESS")
-    assert hardware.nvml_problem() is None
-    assert hardware.worker_environment()["CUDA_VISIBLE_DEVICES"] == f"{A.uuid},{B.uuid}"
+    assert machine_gpus.nvml_problem() is None
+    assert devices.worker_environment()["CUDA_VISIBLE_DEVICES"] == f"{A.uuid},{B.uuid}"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert [(item.index, item.uuid) for item in hardware.gpus()] == [(0, B.uuid)]
+    assert [(item.index, item.uuid) for item in machine_gpus.gpus()] == [(0, B.uuid)]
 
 
 def test_memory_of_the_gpu_and_of_a_process(nvml):
     nvml(A)
-    assert hardware.nvml_used_bytes(A.uuid) == 3 * GIB
-    assert hardware.nvml_process_bytes(A.uuid, 7) == GIB
-    assert hardware.nvml_process_bytes(A.uuid, 8) is None
-    assert hardware.nvml_process_bytes(A.uuid, 9) is None
+    assert machine_gpus.nvml_used_bytes(A.uuid) == 3 * GIB
+    assert machine_gpus.nvml_process_bytes(A.uuid, 7) == GIB
+    assert machine_gpus.nvml_process_bytes(A.uuid, 8) is None
+    assert machine_gpus.nvml_process_bytes(A.uuid, 9) is None
 
 
 def test_devices_where_there_are_gpus(nvml):
     nvml(A, B)
     first = Device("cuda:0", "cuda", A.name, A.uuid, A.uuid)
-    assert all(hardware.resolve_device(request) == first for request in ("auto", "cuda", "cuda:0"))
-    assert hardware.resolve_device("cuda:1") == Device("cuda:1", "cuda", B.name, B.uuid, B.uuid)
-    assert hardware.resolve_device("cuda:1").index == 1
-    assert hardware.resolve_device("cpu").kind == "cpu"
+    assert all(devices.resolve_device(request) == first for request in ("auto", "cuda", "cuda:0"))
+    assert devices.resolve_device("cuda:1") == Device("cuda:1", "cuda", B.name, B.uuid, B.uuid)
+    assert devices.resolve_device("cuda:1").index == 1
+    assert devices.resolve_device("cpu").kind == "cpu"
     with pytest.raises(RequestError, match=r"^--device cuda:2: CUDA shows 2 GPUs here; allowed: auto, cpu, "):
-        hardware.resolve_device("cuda:2")
+        devices.resolve_device("cuda:2")
 
 
 @pytest.mark.parametrize(
@@ -371,21 +377,21 @@ def test_devices_where_there_are_gpus(nvml):
 )
 def test_auto_stays_on_the_cpu_where_torch_cannot_use_the_gpu(nvml, torch):
     nvml(A, torch=torch)
-    assert hardware.resolve_device("auto").spec == "cpu"
-    assert hardware.resolve_device("cuda").spec == "cuda:0"  # ONNX Runtime may still use it.
+    assert devices.resolve_device("auto").spec == "cpu"
+    assert devices.resolve_device("cuda").spec == "cuda:0"  # ONNX Runtime may still use it.
 
 
 def test_a_hidden_gpu_is_named_as_the_reason(nvml, monkeypatch):
     nvml(A)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert hardware.gpus() == []
+    assert machine_gpus.gpus() == []
     with pytest.raises(RequestError, match="CUDA_VISIBLE_DEVICES='' shows no GPU"):
-        hardware.resolve_device("cuda")
+        devices.resolve_device("cuda")
 
 
 def test_environment_of_a_gpu_machine_is_json(nvml):
     nvml(A)
-    (stored,) = json.loads(json.dumps(hardware.environment()))["gpus"]
+    (stored,) = json.loads(json.dumps(machine_environment.environment()))["gpus"]
     assert stored["uuid"] == A.uuid and stored["driver_cuda_version"] == [13, 0]
     assert (stored["power_limit_w"], stored["memory_used_bytes"], stored["ecc"]) == (400.0, 3 * GIB, None)
 
@@ -396,7 +402,7 @@ def test_environment_of_a_gpu_machine_is_json(nvml):
 @pytest.mark.parametrize("request_", ["gpu", "CPU", "", "cuda:", "cuda:-1", "cuda:x", "cpu:0", "cuda:0 "])
 def test_unknown_devices_are_refused_in_one_line(request_):
     with pytest.raises(RequestError, match="unknown device; allowed: auto, cpu, cuda, cuda:N") as caught:
-        hardware.resolve_device(request_)
+        devices.resolve_device(request_)
     assert "\n" not in str(caught.value)
 
 
@@ -404,7 +410,7 @@ def test_unknown_devices_are_refused_in_one_line(request_):
 @pytest.mark.parametrize("request_", ["cuda", "cuda:0", "cuda:3"])
 def test_cuda_without_a_gpu_says_why_and_what_helps(request_):
     with pytest.raises(RequestError) as caught:
-        hardware.resolve_device(request_)
+        devices.resolve_device(request_)
     message = str(caught.value)
     assert message.startswith(f"--device {request_}: no NVIDIA driver answers here (")
     assert "allowed: auto, cpu" in message and "python -m engine doctor" in message and "\n" not in message
@@ -412,19 +418,19 @@ def test_cuda_without_a_gpu_says_why_and_what_helps(request_):
 
 @needs_no_gpu
 def test_auto_without_a_gpu_is_the_cpu():
-    assert hardware.resolve_device("auto") == hardware.resolve_device("cpu")
-    device = hardware.resolve_device("cpu")
+    assert devices.resolve_device("auto") == devices.resolve_device("cpu")
+    device = devices.resolve_device("cpu")
     assert (device.spec, device.kind, device.uuid, device.index) == ("cpu", "cpu", None, None)
     assert re.fullmatch(r"host-[\w.-]+", device.lock_key)
-    assert hardware.nvml_used_bytes("GPU-0") is None and hardware.nvml_process_bytes("GPU-0", 1) is None
+    assert machine_gpus.nvml_used_bytes("GPU-0") is None and machine_gpus.nvml_process_bytes("GPU-0", 1) is None
 
 
 @needs_no_gpu
 def test_workers_have_our_environment_but_for_what_overrules_a_variants_precision(monkeypatch):
-    assert hardware.worker_environment() == dict(os.environ)
+    assert devices.worker_environment() == dict(os.environ)
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     monkeypatch.setenv("OMP_PROC_BIND", "close")
-    given = pool._environment(2)
+    given = worker_handle._environment(2)
     assert "NVIDIA_TF32_OVERRIDE" not in given and given["OMP_PROC_BIND"] == "close"
     assert given["OMP_NUM_THREADS"] == "2" and given["HF_HUB_OFFLINE"] == "1"
 
@@ -435,8 +441,8 @@ def test_torch_counts_devices_as_the_bench_does():
     code = (
         "import torch; print([str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())])"
     )
-    uuids = [item.uuid.removeprefix("GPU-") for item in hardware.gpus()]
-    assert python(code, **hardware.worker_environment()) == str(uuids)
+    uuids = [item.uuid.removeprefix("GPU-") for item in machine_gpus.gpus()]
+    assert python(code, **devices.worker_environment()) == str(uuids)
 
 
 # -- Builds and drivers --------------------------------------------------------------------------
@@ -459,7 +465,7 @@ def test_torch_counts_devices_as_the_bench_does():
 )
 def test_a_driver_runs_builds_for_its_own_major_version_and_older_ones(driver, build, minimum):
     for package in ("torch", "onnxruntime-gpu"):
-        message = hardware.driver_too_old(driver, build, package)
+        message = machine_cuda.driver_too_old(driver, build, package)
         if minimum is None:
             assert message is None
             continue
@@ -469,7 +475,7 @@ def test_a_driver_runs_builds_for_its_own_major_version_and_older_ones(driver, b
 
 
 def test_the_remedy_for_a_cuda_12_driver_is_a_command():
-    message = hardware.driver_too_old((12, 4), (13, 0))
+    message = machine_cuda.driver_too_old((12, 4), (13, 0))
     assert message is not None
     assert message.endswith("'torch==2.13.0+cu126' --index-url https://download.pytorch.org/whl/cu126")
 
@@ -489,7 +495,7 @@ def test_the_remedy_for_a_cuda_12_driver_is_a_command():
     ],
 )
 def test_why_torch_cannot_use_a_gpu(changes, build, reason):
-    found = hardware.torch_cannot_use(replace(A, **changes), build)
+    found = machine_cuda.torch_cannot_use(replace(A, **changes), build)
     assert found is None if reason is None else reason in (found or "")
 
 
@@ -497,13 +503,13 @@ def test_why_torch_cannot_use_a_gpu(changes, build, reason):
     ("text", "pair"), [("13.0", (13, 0)), ("12.6.3", (12, 6)), ("13", (13, 0)), ("", None), (None, None)]
 )
 def test_version_pairs(text, pair):
-    assert hardware.version_pair(text) == pair
+    assert machine_cuda.version_pair(text) == pair
 
 
 def test_torch_build_is_what_torch_says_of_itself():
     pytest.importorskip("torch", reason="torch is not installed")
     said = python("import torch; print(torch.__version__, torch.version.cuda, torch.version.hip)")
-    build = hardware.torch_build()
+    build = machine_cuda.torch_build()
     assert build is not None
     assert said == f"{build.version} {build.cuda} {build.hip}"
 
@@ -514,19 +520,19 @@ def test_constants_are_read_without_importing(tmp_path, monkeypatch):
     (tmp_path / "pretend/version.py").write_text("import os\na: str | None = '1'\nb = c = None\nd = os.sep\n")
     (tmp_path / "pretend/broken.py").write_text("a = (\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert hardware.module_constants("pretend", "version.py") == {"a": "1", "b": None, "c": None}
-    assert hardware.module_constants("pretend", "broken.py") is None
-    assert hardware.module_constants("pretend", "absent.py") is None
-    assert hardware.module_constants("no_such_module", "version.py") is None
+    assert machine_cuda.module_constants("pretend", "version.py") == {"a": "1", "b": None, "c": None}
+    assert machine_cuda.module_constants("pretend", "broken.py") is None
+    assert machine_cuda.module_constants("pretend", "absent.py") is None
+    assert machine_cuda.module_constants("no_such_module", "version.py") is None
 
 
 # -- What a run stores ---------------------------------------------------------------------------
 
 
 def test_environment_is_json_and_names_what_matters():
-    environment = json.loads(json.dumps(hardware.environment()))
-    assert environment["cpu"]["cores_usable"] == hardware.usable_cores()
-    assert environment["memory"]["total_bytes"] == hardware.memory_total_bytes() > 0
+    environment = json.loads(json.dumps(machine_environment.environment()))
+    assert environment["cpu"]["cores_usable"] == host.usable_cores()
+    assert environment["memory"]["total_bytes"] == host.memory_total_bytes() > 0
     assert environment["python"]["version"] == ".".join(map(str, sys.version_info[:3]))
     assert environment["distributions"]["numpy"]
     assert environment["bench"]["version"]
@@ -534,12 +540,12 @@ def test_environment_is_json_and_names_what_matters():
 
 @needs_no_gpu
 def test_environment_is_quick():
-    hardware.environment()
+    machine_environment.environment()
     # The best of a few: other work on the machine must not fail this.
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
-        hardware.environment()
+        machine_environment.environment()
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.5
 
@@ -550,21 +556,24 @@ def test_environment_knows_the_commit_of_a_checkout(tmp_path, monkeypatch):
         command = ["git", "-C", str(tmp_path), *who, *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    monkeypatch.setattr(hardware.paths, "REPOSITORY", tmp_path)
-    assert hardware.environment()["bench"]["checkout"] is None
+    monkeypatch.setattr(devices.paths, "REPOSITORY", tmp_path)
+    assert machine_environment.environment()["bench"]["checkout"] is None
     git("init", "-q")
     (tmp_path / "file").write_text("one")
     git("add", "file")
     git("commit", "-qm", "first")
-    assert hardware.environment()["bench"]["checkout"] == {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    assert machine_environment.environment()["bench"]["checkout"] == {
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": False,
+    }
     (tmp_path / "file").write_text("two")
-    assert hardware.environment()["bench"]["checkout"]["dirty"] is True
+    assert machine_environment.environment()["bench"]["checkout"]["dirty"] is True
 
 
 def test_environment_keeps_known_variables_alone(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("BENCH_DATABASE_URL", "postgresql://bench:secret@host/bench")
-    text = json.dumps(hardware.environment())
+    text = json.dumps(machine_environment.environment())
     assert json.loads(text)["variables"]["OMP_NUM_THREADS"] == "3"
     assert "secret" not in text

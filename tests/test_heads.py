@@ -11,7 +11,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from engine import heads
+from engine.artefacts import heads
 
 
 def config_of(folder: Path) -> dict:

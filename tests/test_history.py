@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from engine import history, runfile
 from engine.errors import RequestError
-from engine.store import models, open_store, queries
+from engine.store import history, models, open_store, runs
+from engine.store.runfile import writing
 
 sys.path.insert(0, str(Path(__file__).parent / "dashboard"))
 from dashboard_fill import FAILED, FULL, RUNNING, SIZES, fill
@@ -43,7 +43,7 @@ def logged(run_id: str, place: Path) -> Path:
 
 def ids() -> set[str]:
     with open_store() as store, store.session() as session:
-        return {row.run.id for row in queries.list_runs(session)}
+        return {row.run.id for row in runs.list_runs(session)}
 
 
 def test_a_note_and_tags(data: Path) -> None:
@@ -126,7 +126,7 @@ def test_from_the_command_line(ask: Ask, data: Path, tmp_path: Path) -> None:
         capture_output=True,
         check=True,
     )
-    assert piped.stdout == file.read_bytes() == runfile.dump(FULL)[1]
+    assert piped.stdout == file.read_bytes() == writing.dump(FULL)[1]
     assert ask("import", file).stdout == f"{FULL} is already there; nothing was changed\n"
     before = ask("show", FULL).stdout
 

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from engine.errors import RequestError
-from engine.labels import Names, align, index_match_rate, normalise
+from engine.measurement.labels import Names, align, index_match_rate, normalise
 
 NEWS = ["World", "Sports", "Business", "Sci/Tech"]
 GENERIC = ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from engine import libraries
 from engine.backends.onnxruntime import TENSORRT, load_tensorrt
 from engine.errors import UnavailableError
+from engine.machine import libraries
 
 
 def test_libraries_are_found_in_wheels_and_library_path(tmp_path, monkeypatch):

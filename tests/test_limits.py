@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.limits import EXPLAINS, IDLE, Baseline, Limits, Row, assess, compute_dtype
+from engine.measurement.bounds import EXPLAINS, IDLE, Baseline, Limits, Row, compute_dtype
+from engine.measurement.limits import assess
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 quick = settings(deadline=None)
 
-# DistilBERT-base with four labels, as `engine.operations.describe` counts it.
+# DistilBERT-base with four labels, as `engine.artefacts.operations.describe` counts it.
 DISTILBERT: dict[str, Any] = {
     "reason": None,
     "flops": {"per_call": [0, 0, 0], "per_sequence": [1_185_792, 84_934_656, 18_432]},
@@ -494,7 +495,9 @@ def test_limits_are_plain_values():
 
 
 def test_no_model_library_is_imported_for_it():
-    code = "import sys, engine.limits, engine.ceilings, engine.artefacts; print(*sys.modules)"
+    code = (
+        "import sys, engine.measurement.limits, engine.machine.ceilings, engine.artefacts.preparer; print(*sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "onnx", "onnxruntime"} & set(done.stdout.split())
 

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from engine import hardware, pool, processes
+from engine.machine import devices, locks, processes
 
-DEVICE = hardware.cpu_device()
+DEVICE = devices.cpu_device()
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder of device locks."""
     monkeypatch.setenv("BENCH_LOCK_DIR", str(tmp_path / "locks"))
-    return pool.lock_folder()
+    return locks.lock_folder()
 
 
 def _invalid(file: Path) -> None:
@@ -46,7 +46,7 @@ def _numbers(file: Path) -> None:
 
 def _made(folder: Path, put: Callable[[Path], None]) -> None:
     """What somebody puts where a holder's and a warm worker's words are looked for."""
-    stem = pool._lock_file(DEVICE).stem
+    stem = locks._lock_file(DEVICE).stem
     for name in (f"{stem}.7.holder", *(f"{stem}.warm-{pid}" for pid in (1, 2**22 - 1, "9" * 60, "\u0663", "x"))):
         put(folder / name)
         if not (folder / name).is_symlink():
@@ -56,36 +56,36 @@ def _made(folder: Path, put: Callable[[Path], None]) -> None:
 @pytest.mark.parametrize("put", [_invalid, _escapes, _huge, _link, _numbers, os.mkfifo, Path.mkdir])
 def test_what_others_put_among_the_locks_does_no_harm(put: Callable[[Path], None], folder: Path) -> None:
     _made(folder, put)
-    assert pool.holder(DEVICE) is None and pool.warm_workers(DEVICE) == []
-    with pool.device_lock(DEVICE, "run of mine"):
-        assert (folder / f"{pool._lock_file(DEVICE).stem}.{os.getuid()}.holder").read_text().startswith("run of mine")
-        with pytest.raises(pool.DeviceBusy) as caught, pool.device_lock(DEVICE, "another"):
+    assert locks.holder(DEVICE) is None and locks.warm_workers(DEVICE) == []
+    with locks.device_lock(DEVICE, "run of mine"):
+        assert (folder / f"{locks._lock_file(DEVICE).stem}.{os.getuid()}.holder").read_text().startswith("run of mine")
+        with pytest.raises(locks.DeviceBusy) as caught, locks.device_lock(DEVICE, "another"):
             pass
     assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
 
 
 def test_a_pipe_in_the_place_of_our_own_words_is_not_waited_for(folder: Path) -> None:
-    os.mkfifo(folder / f"{pool._lock_file(DEVICE).stem}.{os.getuid()}.holder")
-    with pool.device_lock(DEVICE, "run of mine"):
-        assert pool.holder(DEVICE) == "run of mine"
-    os.mkfifo(folder / f"{pool._lock_file(DEVICE).stem}.warm-{os.getpid()}")
-    assert pool.register_warm(DEVICE, os.getpid()).is_file() and pool.warm_workers(DEVICE) == [os.getpid()]
+    os.mkfifo(folder / f"{locks._lock_file(DEVICE).stem}.{os.getuid()}.holder")
+    with locks.device_lock(DEVICE, "run of mine"):
+        assert locks.holder(DEVICE) == "run of mine"
+    os.mkfifo(folder / f"{locks._lock_file(DEVICE).stem}.warm-{os.getpid()}")
+    assert locks.register_warm(DEVICE, os.getpid()).is_file() and locks.warm_workers(DEVICE) == [os.getpid()]
 
 
 def test_what_was_left_before_the_machine_started_again_holds_nobody_up(folder: Path) -> None:
     boot, rest = (processes.mark() or "").split("/", 1)
-    stem = pool._lock_file(DEVICE).stem
+    stem = locks._lock_file(DEVICE).stem
     for words, believed in ((f"{boot}/{rest}", True), (f"{'0' * len(boot)}/{rest}", False)):
         (folder / f"{stem}.{os.getuid()}.holder").write_text(f"run of mine (process {os.getpid()})\n{words}")
         (folder / f"{stem}.warm-{os.getpid()}").write_text(words)
-        assert pool.holder(DEVICE) == ("run of mine" if believed else None)
-        assert pool.warm_workers(DEVICE) == ([os.getpid()] if believed else [])
+        assert locks.holder(DEVICE) == ("run of mine" if believed else None)
+        assert locks.warm_workers(DEVICE) == ([os.getpid()] if believed else [])
 
 
 def test_our_own_worker_in_another_container_is_waited_for(folder: Path) -> None:
     boot, _, start = (processes.mark() or "").split("/")
-    (folder / f"{pool._lock_file(DEVICE).stem}.warm-7").write_text(f"{boot}/pid:[1]/{start}")
-    assert pool.warm_workers(DEVICE) == [7]
+    (folder / f"{locks._lock_file(DEVICE).stem}.warm-7").write_text(f"{boot}/pid:[1]/{start}")
+    assert locks.warm_workers(DEVICE) == [7]
 
 
 # Another user of the same machine
@@ -115,14 +115,14 @@ def test_another_user_stops_nobody(
     with tempfile.TemporaryDirectory() as open_folder:
         Path(open_folder).chmod(0o755)
         monkeypatch.setenv("BENCH_LOCK_DIR", f"{open_folder}/locks")
-        folder = pool.lock_folder()
+        folder = locks.lock_folder()
         assert folder.stat().st_mode & 0o1777 == 0o1777
         as_another(_made, folder, put)
-        ours = folder / f"{pool._lock_file(DEVICE).stem}.{os.getuid()}.holder"
+        ours = folder / f"{locks._lock_file(DEVICE).stem}.{os.getuid()}.holder"
         as_another(os.mkfifo, ours)
-        with pool.device_lock(DEVICE, "run of mine"):
-            with pytest.raises(pool.DeviceBusy), pool.device_lock(DEVICE, "another"):
+        with locks.device_lock(DEVICE, "run of mine"):
+            with pytest.raises(locks.DeviceBusy), locks.device_lock(DEVICE, "another"):
                 pass
             began_s = time.monotonic()
-            assert pool.await_eviction(DEVICE, 15, lambda count: None) == 0 and time.monotonic() - began_s < 1
-        assert pool.holder(DEVICE) is None
+            assert locks.await_eviction(DEVICE, 15, lambda count: None) == 0 and time.monotonic() - began_s < 1
+        assert locks.holder(DEVICE) is None

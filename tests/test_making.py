@@ -11,12 +11,17 @@ from typing import Any
 
 import pytest
 
-from engine import artefacts, distill, hardware, processes
-from engine.artefacts import BuildError, Preparer
+from engine.artefacts import cache
+from engine.artefacts.builder import BuildError
+from engine.artefacts.preparer import Preparer
+from engine.artefacts.training import request as training_request
 from engine.backends.base import Recipe
 from engine.errors import RequestError
-from engine.hardware import Gpu
-from engine.spec import Suite, load_suite
+from engine.machine import gpus as machine_gpus
+from engine.machine import processes
+from engine.machine.gpus import Gpu
+from engine.suite.reading import load_suite
+from engine.suite.spec import Suite
 
 TRAIN = Path(__file__).resolve().parent.parent / "data" / "news" / "train.csv"
 TINY = {"model_type": "distilbert", "dim": 64, "hidden_dim": 128, "n_layers": 1, "n_heads": 2}
@@ -62,13 +67,13 @@ def test_training_sees_the_gpus_as_the_device_was_resolved(suite_of, training, m
         Gpu(index, f"GPU-{letter * 8}", "GPU", 2**30, (8, 0), "580.65.06", (13, 0), "DEFAULT")
         for index, letter in enumerate("ba")
     ]
-    monkeypatch.setattr(hardware, "gpus", lambda: gpus)
+    monkeypatch.setattr(machine_gpus, "gpus", lambda: gpus)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     training('echo "{\\"result\\": {\\"visible\\": \\"$CUDA_VISIBLE_DEVICES\\"}}"')
     suite = suite_of(BLANK)
     with Preparer(suite, "cuda:1") as preparer:
         folder = preparer.checkpoint(suite.checkpoints["blank"])
-    assert json.loads((folder / artefacts.FACTS).read_text())["visible"] == "GPU-bbbbbbbb,GPU-aaaaaaaa"
+    assert json.loads((folder / cache.FACTS).read_text())["visible"] == "GPU-bbbbbbbb,GPU-aaaaaaaa"
 
 
 def test_a_training_that_is_killed_fails_all_that_need_it_and_is_not_tried_again(suite_of, training):
@@ -160,12 +165,12 @@ def built(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_an_artefact_is_another_by_other_libraries_or_another_version_of_the_code(monkeypatch):
     recipe = Recipe("onnx-fp32", {"keep": ["a"]}, ("onnx", "torch"))
-    monkeypatch.setattr(artefacts, "_version", {"onnx": "1.23", "torch": "2.13"}.get)
+    monkeypatch.setattr(cache, "distribution_version", {"onnx": "1.23", "torch": "2.13"}.get)
     # As it was named before code had versions: what stored runs loaded is found by this.
     first = built(recipe, monkeypatch)
     assert first == "onnx-fp32-6b081aca4fd2bbd89b1d0d7f"
     assert built(replace(recipe, version=2), monkeypatch) != first
-    monkeypatch.setattr(artefacts, "_version", {"onnx": "1.24", "torch": "2.13"}.get)
+    monkeypatch.setattr(cache, "distribution_version", {"onnx": "1.24", "torch": "2.13"}.get)
     other = built(recipe, monkeypatch)
     assert other not in (first, built(replace(recipe, version=2), monkeypatch))
 
@@ -182,7 +187,7 @@ def test_a_checkpoint_is_another_by_another_version_of_the_code(suite_of, traini
 
     first = made()
     assert first == "blank-f88dd4ac56fbb22c"
-    monkeypatch.setattr(artefacts, "_version", lambda distribution: "another")
+    monkeypatch.setattr(cache, "distribution_version", lambda distribution: "another")
     assert made() == first, "libraries train no other model that a suite would know"
-    monkeypatch.setattr(distill, "VERSION", 2)
+    monkeypatch.setattr(training_request, "VERSION", 2)
     assert made() != first

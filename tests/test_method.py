@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dashboard.metrics import METRICS
-from engine import stats
-from engine.quality import BINS, LEVEL, POWER
+from engine.measurement import stats
+from engine.measurement.quality import BINS, LEVEL, POWER
 
 METHOD = " ".join((Path(__file__).resolve().parents[1] / "docs" / "method.md").read_text(encoding="utf-8").split())
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine import corpus
-from engine.spec import parse_suite
+from engine.suite import corpus
+from engine.suite.reading import parse_suite
 
 NEWS = Path(__file__).resolve().parent.parent / "data" / "news"
 TOPICS = ["World", "Sports", "Business", "Sci/Tech"]

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import paths
-from engine.operations import CountError, evaluate, fit
-from engine.spec import load_suite
+from engine.artefacts.operations import CountError, fit
+from engine.measurement.polynomial import evaluate
+from engine.suite.reading import load_suite
 
 quick = settings(deadline=None)
 coefficients = st.lists(st.integers(0, 10**9), min_size=3, max_size=3)

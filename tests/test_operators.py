@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from engine import operators
-from engine.operators import Operator, Profile
+from engine.measurement import operators
+from engine.measurement.operators import Operator, Profile
 
 
 @pytest.mark.parametrize(

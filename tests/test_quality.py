@@ -16,11 +16,11 @@ from sklearn.calibration import calibration_curve
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from engine import stats
-from engine.labels import align
-from engine.quality import (
+from engine.measurement import stats
+from engine.measurement.gate import CONSTANT_SHARE, label_gate, study_fault
+from engine.measurement.labels import align
+from engine.measurement.quality import (
     BINS,
-    CONSTANT_SHARE,
     LEVEL,
     Paired,
     calibration,
@@ -28,13 +28,11 @@ from engine.quality import (
     confusion,
     flips,
     holm,
-    label_gate,
     label_scores,
     mcnemar,
     nll,
     paired_interval,
     smallest_detectable,
-    study_fault,
     verdict,
 )
 

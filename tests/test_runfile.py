@@ -21,10 +21,12 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from engine import history, jobs, resuming, runfile
 from engine.errors import RequestError
-from engine.spec import load_suite
-from engine.store import models, open_store, queries
+from engine.jobs import local
+from engine.run import resuming
+from engine.store import examples, history, interrupted, measurements, models, open_store, runs
+from engine.store.runfile import reading, schema, writing
+from engine.suite.reading import load_suite
 
 sys.path.insert(0, str(Path(__file__).parent / "dashboard"))
 from dashboard_fill import CANCELLED, EXAMPLES, FAILED, FULL, INTERRUPTED, RUNNING, SIZES, UNLABELLED, fill
@@ -39,15 +41,15 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fill(f"sqlite:///{folder / 'bench.sqlite'}")
     log = folder / "logs" / FULL
     log.mkdir(parents=True)
-    (log / "run.log").write_text("x" * (runfile.LOG_BYTES + 9) + " the end: ü\n")
+    (log / "run.log").write_text("x" * (writing.LOG_BYTES + 9) + " the end: ü\n")
     (log / "fp32-0.log").write_text("loaded\n")
     with open_store(f"sqlite:///{folder / 'bench.sqlite'}") as store, store.session() as session:
         run = session.get_one(models.Run, FULL)
         run.log_path, run.notes = str(log), "Two lines:\n<b>=1+1</b>"
-        queries.set_tags(session, FULL, ["a100", "slides"])
-        row = queries.measurements(session, FULL)[0]
+        runs.set_tags(session, FULL, ["a100", "slides"])
+        row = measurements.measurements(session, FULL)[0]
         row.prediction.logits = np.full((EXAMPLES, 4), np.nan, "<f4").tobytes()
-        row.blocks.insert(0, queries.new_block(0, -1, "warmup", 0.0, 8, 80, 1024, [0.5, 0.25]))
+        row.blocks.insert(0, measurements.new_block(0, -1, "warmup", 0.0, 8, 80, 1024, [0.5, 0.25]))
     return folder
 
 
@@ -66,7 +68,7 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 def file(sent: Path, at: Callable[[Path], None], tmp_path: Path) -> bytes:
     """The file of the run that holds everything; the bench's data folder is an empty one afterwards."""
     at(sent)
-    content = runfile.dump(FULL)[1]
+    content = writing.dump(FULL)[1]
     at(tmp_path / "received")
     return content
 
@@ -77,23 +79,25 @@ def everything(run_id: str) -> dict[str, Any]:
         "imported_at", "foreign", "log_path", "example_set_id", "heartbeat_at", "pid", "progress", "cancel_requested",
     )  # fmt: skip
     with open_store(create=False) as store, store.session() as session:
-        run = queries.get_run(session, run_id)
-        rows = queries.measurements(session, run.id)
+        run = runs.get_run(session, run_id)
+        rows = measurements.measurements(session, run.id)
         return {
-            "run": {key: value for key, value in queries.run_summary(run).items() if key not in anew},
-            "rows": [queries.flat(row) for row in rows],
-            "scenarios": queries.scenarios(session, run.id),
+            "run": {key: value for key, value in runs.run_summary(run).items() if key not in anew},
+            "rows": [measurements.flat(row) for row in rows],
+            "scenarios": measurements.scenarios(session, run.id),
             "positions": [row.position for row in rows],
             "blocks": [
-                [(*block[:6], block.latencies_s.tolist()) for block in queries.latencies(session, row.id, kind)]
+                [(*block[:6], block.latencies_s.tolist()) for block in measurements.latencies(session, row.id, kind)]
                 for row in rows
                 for kind in ("warmup", "timed")
             ],
-            "logits": [None if (found := queries.logits(session, row.id)) is None else found.tobytes() for row in rows],
+            "logits": [
+                None if (found := measurements.logits(session, row.id)) is None else found.tobytes() for row in rows
+            ],
             "model labels": [row.prediction and row.prediction.model_labels for row in rows],
             "examples": [
                 (example.position, example.source_index, example.text_sha256, example.text, example.label)
-                for example in (queries.examples(session, run.example_set_id) if run.example_set_id else [])
+                for example in (examples.examples(session, run.example_set_id) if run.example_set_id else [])
             ],
             "names": run.example_set.label_names if run.example_set else None,
         }
@@ -114,17 +118,17 @@ def test_a_run_is_the_same_on_the_other_side(
     run_id: str, sent: Path, at: Callable[[Path], None], tmp_path: Path
 ) -> None:
     at(sent)
-    name, content = runfile.dump(run_id)
+    name, content = writing.dump(run_id)
     before = everything(run_id)
     assert name == f"fixture-{run_id[-6:].lower()}.run.zip"
     at(tmp_path)
-    assert runfile.load(content) == (run_id, True)
+    assert reading.load(content) == (run_id, True)
     assert everything(run_id) == before
-    assert runfile.dump(run_id)[1] == content, "the file of an imported run is the same, byte for byte"
+    assert writing.dump(run_id)[1] == content, "the file of an imported run is the same, byte for byte"
     with open_store() as store, store.session() as session:
-        run = queries.get_run(session, run_id)
+        run = runs.get_run(session, run_id)
         assert run.imported_at is not None and run.pid is None and run.heartbeat_at is None
-        assert queries.mark_interrupted(session) == []
+        assert interrupted.mark_interrupted(session) == []
 
 
 def test_a_run_of_a_gpu_opens_elsewhere(file: bytes, tmp_path: Path) -> None:
@@ -137,8 +141,8 @@ def test_a_run_of_a_gpu_opens_elsewhere(file: bytes, tmp_path: Path) -> None:
         "torch_reserved_peak_bytes": 9_416_212_480,
     }
     content = edited(file, "run.json", setting(*ROW, "memory", value=memory))
-    assert runfile.load(content) == (FULL, True)
-    assert json.loads(parts_of(runfile.dump(FULL)[1])["run.json"])["measurements"][0]["memory"] == memory
+    assert reading.load(content) == (FULL, True)
+    assert json.loads(parts_of(writing.dump(FULL)[1])["run.json"])["measurements"][0]["memory"] == memory
 
 
 def test_only_a_run_that_was_put_under_load_needs_a_bench_that_knows_of_it(
@@ -146,38 +150,38 @@ def test_only_a_run_that_was_put_under_load_needs_a_bench_that_knows_of_it(
 ) -> None:
     at(sent)
     for run_id, version in ((FULL, 2), (SIZES, 1)):
-        parts = parts_of(runfile.dump(run_id)[1])
-        assert json.loads(parts[runfile.MANIFEST])["version"] == version
+        parts = parts_of(writing.dump(run_id)[1])
+        assert json.loads(parts[schema.MANIFEST])["version"] == version
         assert ("scenarios" in json.loads(parts["run.json"])) is (version == 2)
 
 
 def test_a_file_of_a_bench_that_knew_no_load_is_still_read(file: bytes, tmp_path: Path) -> None:
     parts = parts_of(file)
-    run, manifest = json.loads(parts["run.json"]), json.loads(parts[runfile.MANIFEST])
+    run, manifest = json.loads(parts["run.json"]), json.loads(parts[schema.MANIFEST])
     del run["scenarios"]
-    parts |= {"run.json": json.dumps(run).encode(), runfile.MANIFEST: json.dumps(manifest | {"version": 1}).encode()}
-    assert runfile.load(packed(parts)) == (FULL, True)
+    parts |= {"run.json": json.dumps(run).encode(), schema.MANIFEST: json.dumps(manifest | {"version": 1}).encode()}
+    assert reading.load(packed(parts)) == (FULL, True)
     assert everything(FULL)["scenarios"] == [] and tables(tmp_path / "received")["scenario"] == 0
 
 
 def test_the_end_of_its_log_comes_along(file: bytes, tmp_path: Path) -> None:
-    runfile.load(file)
+    reading.load(file)
     with open_store() as store, store.session() as session:
-        log_path = queries.get_run(session, FULL).log_path
+        log_path = runs.get_run(session, FULL).log_path
     assert log_path == str(tmp_path / "received" / "logs" / FULL)
-    tails = runfile.log_tails(log_path)
+    tails = writing.log_tails(log_path)
     assert tails["fp32-0.log"] == "loaded\n"
-    assert tails["run.log"].endswith("x the end: ü\n") and len(tails["run.log"].encode()) == runfile.LOG_BYTES
+    assert tails["run.log"].endswith("x the end: ü\n") and len(tails["run.log"].encode()) == writing.LOG_BYTES
     history.delete(FULL)
     assert not Path(log_path).exists()
     assert set(tables(tmp_path / "received").values()) == {0}
 
 
 def test_a_file_that_was_imported_before_changes_nothing(file: bytes, tmp_path: Path) -> None:
-    runfile.load(file)
+    reading.load(file)
     history.annotate(FULL, "mine", untag=["a100"])
     before, counts = everything(FULL), tables(tmp_path / "received")
-    assert runfile.load(file) == (FULL, False)
+    assert reading.load(file) == (FULL, False)
     assert everything(FULL) == before and tables(tmp_path / "received") == counts
 
 
@@ -185,10 +189,10 @@ def test_runs_over_the_same_examples_share_them(
     sent: Path, at: Callable[[Path], None], file: bytes, tmp_path: Path
 ) -> None:
     at(sent)
-    other = runfile.dump(SIZES)[1]
+    other = writing.dump(SIZES)[1]
     at(tmp_path / "received")
-    runfile.load(file)
-    runfile.load(other)
+    reading.load(file)
+    reading.load(other)
     assert tables(tmp_path / "received")["example_set"] == 1
     history.delete(FULL)
     assert len(everything(SIZES)["examples"]) == EXAMPLES
@@ -197,7 +201,7 @@ def test_runs_over_the_same_examples_share_them(
 def test_a_run_under_way_has_no_file_yet(sent: Path, at: Callable[[Path], None]) -> None:
     at(sent)
     with pytest.raises(RequestError, match=r"is under way \(running\)"):
-        runfile.dump(RUNNING)
+        writing.dump(RUNNING)
 
 
 def test_a_file_is_written_whole_or_not_at_all(
@@ -213,22 +217,22 @@ def test_a_file_is_written_whole_or_not_at_all(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", full)
         with pytest.raises(RequestError, match="No space left"):
-            runfile.write(FULL, target)
+            writing.write(FULL, target)
     assert [path.name for path in tmp_path.iterdir()] == [target.name] and target.read_text() == "what was there"
-    runfile.write(FULL, target)
-    assert target.read_bytes() == runfile.dump(FULL)[1]
+    writing.write(FULL, target)
+    assert target.read_bytes() == writing.dump(FULL)[1]
 
 
 def test_nobody_goes_on_with_a_run_of_another(file: bytes) -> None:
     """A file says itself which host it is from: to go on would run the suite that its sender wrote."""
     suite = load_suite("demo").model_dump(mode="json")
     here = {"host": socket.gethostname(), "suite": suite, "status": "interrupted", "suite_path": None}
-    runfile.load(edited(file, "run.json", lambda run: run.update(here)))
-    for ask in (resuming.resumable, jobs.resume):
+    reading.load(edited(file, "run.json", lambda run: run.update(here)))
+    for ask in (resuming.resumable, local.resume):
         with pytest.raises(RequestError, match="came as a file"):
             ask(FULL)
     with open_store() as store, store.session() as session:
-        assert queries.get_run(session, FULL).status == "interrupted"
+        assert runs.get_run(session, FULL).status == "interrupted"
 
 
 # Hostile files
@@ -243,13 +247,13 @@ def packed(parts: dict[str, bytes], honest: bool = True, **how: Any) -> bytes:
     """A zip of parts; `honest`: with their true lengths and hashes in the manifest."""
     parts = dict(parts)
     if honest:
-        manifest = json.loads(parts[runfile.MANIFEST])
+        manifest = json.loads(parts[schema.MANIFEST])
         manifest["parts"] = {
             name: {"bytes": len(part), "sha256": hashlib.sha256(part).hexdigest()}
             for name, part in parts.items()
-            if name in runfile.PARTS
+            if name in schema.PARTS
         }
-        parts[runfile.MANIFEST] = json.dumps(manifest).encode()
+        parts[schema.MANIFEST] = json.dumps(manifest).encode()
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w", **({"compression": zipfile.ZIP_DEFLATED} | how)) as archive:
         for name, part in parts.items():
@@ -262,12 +266,12 @@ def edited(content: bytes, part: str, edit: Edit) -> bytes:
     value = json.loads(parts[part])
     edit(value)
     parts[part] = json.dumps(value).encode()
-    return packed(parts, honest=part != runfile.MANIFEST)
+    return packed(parts, honest=part != schema.MANIFEST)
 
 
 def refused(content: bytes, folder: Path) -> str:
     with pytest.raises(RequestError) as caught:
-        runfile.load(content, "a.run.zip")
+        reading.load(content, "a.run.zip")
     message = str(caught.value)
     assert message.startswith("a.run.zip ") and len(message) < 500 and message.isprintable()
     assert not any(tables(folder).values()), "nothing of it may be stored"
@@ -372,14 +376,14 @@ LOAD = ("scenarios", 0)
         ("logs.json", setting("/etc/cron.d/x", value="x"), "plain name"),
         ("logs.json", setting(".bashrc", value="x"), "plain name"),
         ("logs.json", setting("run.log", value=5), "plain name"),
-        (runfile.MANIFEST, setting("version", value=3), "its format is 3, which a newer bench wrote"),
-        (runfile.MANIFEST, setting("version", value=0), "version"),
-        (runfile.MANIFEST, setting("format", value="something else"), "format"),
-        (runfile.MANIFEST, setting("parts", "run.json", "sha256", value="0" * 64), "run.json is damaged"),
-        (runfile.MANIFEST, setting("parts", "run.json", "bytes", value=5), "run.json is longer"),
-        (runfile.MANIFEST, setting("parts", "run.json", "bytes", value=10**7), "run.json is damaged"),
-        (runfile.MANIFEST, setting("parts", "run.json", "bytes", value=10**8), "run.json has more than 16 MB"),
-        (runfile.MANIFEST, lambda said: said["parts"].pop("logs.json"), "does not name every part"),
+        (schema.MANIFEST, setting("version", value=3), "its format is 3, which a newer bench wrote"),
+        (schema.MANIFEST, setting("version", value=0), "version"),
+        (schema.MANIFEST, setting("format", value="something else"), "format"),
+        (schema.MANIFEST, setting("parts", "run.json", "sha256", value="0" * 64), "run.json is damaged"),
+        (schema.MANIFEST, setting("parts", "run.json", "bytes", value=5), "run.json is longer"),
+        (schema.MANIFEST, setting("parts", "run.json", "bytes", value=10**7), "run.json is damaged"),
+        (schema.MANIFEST, setting("parts", "run.json", "bytes", value=10**8), "run.json has more than 16 MB"),
+        (schema.MANIFEST, lambda said: said["parts"].pop("logs.json"), "does not name every part"),
     ],
 )
 def test_what_does_not_fit_is_refused(part: str, edit: Edit, words: str, file: bytes, tmp_path: Path) -> None:
@@ -444,33 +448,33 @@ def test_a_file_that_is_too_large_is_not_even_read(tmp_path: Path, at: Callable[
     at(tmp_path / "received")
     huge = tmp_path / "huge.run.zip"
     with huge.open("wb") as opened:
-        opened.truncate(runfile.MAX_BYTES + 1)
+        opened.truncate(schema.MAX_BYTES + 1)
     with pytest.raises(RequestError, match="too large; allowed are 200 MB"):
-        runfile.load(huge)
+        reading.load(huge)
     with pytest.raises(RequestError, match="cannot read"):
-        runfile.load(tmp_path / "none.run.zip")
+        reading.load(tmp_path / "none.run.zip")
 
 
 def test_a_terminal_does_not_obey_what_a_file_says(file: bytes) -> None:
     evil = "\x1b]0;owned\x07<script>alert(1)</script>"
-    runfile.load(edited(file, "run.json", setting("measurements", 0, "title", value=evil)))
+    reading.load(edited(file, "run.json", setting("measurements", 0, "title", value=evil)))
     with open_store() as store, store.session() as session:
-        assert queries.measurements(session, FULL)[0].title == "\ufffd]0;owned\ufffd<script>alert(1)</script>"
+        assert measurements.measurements(session, FULL)[0].title == "\ufffd]0;owned\ufffd<script>alert(1)</script>"
 
 
 def test_examples_are_named_by_what_they_hold(sent: Path, at: Callable[[Path], None], tmp_path: Path) -> None:
     """Nobody can put other texts where runs of this machine will look for theirs."""
     at(sent)
-    content = runfile.dump(FULL)[1]
+    content = writing.dump(FULL)[1]
     at(tmp_path)
-    runfile.load(edited(content, "examples.json", setting("texts", 0, value="another text")))
+    reading.load(edited(content, "examples.json", setting("texts", 0, value="another text")))
     with open_store() as store, store.session() as session:
-        set_id = queries.get_run(session, FULL).example_set_id
+        set_id = runs.get_run(session, FULL).example_set_id
         assert set_id is not None and len(set_id) == 64
         session.delete(session.get_one(models.Run, FULL))
-    runfile.load(content)
+    reading.load(content)
     with open_store() as store, store.session() as session:
-        assert queries.get_run(session, FULL).example_set_id != set_id
+        assert runs.get_run(session, FULL).example_set_id != set_id
         assert len(session.scalars(select(models.ExampleSet.id)).all()) == 2
 
 
@@ -482,7 +486,7 @@ def test_any_damage_is_one_line_or_none(file: bytes, tmp_path: Path) -> None:
         for _ in range(chance.randint(1, 3)):
             damaged[chance.randrange(len(damaged))] = chance.randrange(256)
         try:
-            runfile.load(bytes(damaged))
+            reading.load(bytes(damaged))
         except RequestError:
             continue
         assert everything(FULL)["run"]["id"] == FULL

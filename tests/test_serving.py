@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy import delete
 
-from engine import exports, serving, tables
-from engine.serving import joined
+from engine.report import exports, load, markup, tables
+from engine.report.load import joined
 from engine.store import open_store
 from engine.store.models import Measurement, Run, Scenario
 
@@ -22,7 +22,7 @@ def trial(rate_per_s: float, holds: bool) -> dict[str, Any]:
 
 
 def loaded(variant: str, held: float | None, failing: list[float], **changes: Any) -> dict[str, Any]:
-    """A row as `engine.store.queries.scenarios` gives it: each rate of `failing` failed twice."""
+    """A row as `engine.store.measurements.scenarios` gives it: each rate of `failing` failed twice."""
     row = {
         "variant": variant, "status": "measured", "status_reason": None, "validity": "valid", "validity_reason": None,
         "p99_limit_s": 0.05, "max_batch": 32, "max_wait_s": 0.0, "padding": "longest", "single_texts": 64,
@@ -68,15 +68,15 @@ def test_a_rate_lies_between_what_held_and_what_did_not(base, other, comparison,
 def test_a_rate_that_failed_once_bounds_nothing():
     row = loaded("int8", 100.0, [116.0])
     row["trials"].append(trial(110.0, False))
-    assert serving.beyond(row) == 116.0
+    assert load.beyond(row) == 116.0
     row["trials"].remove(trial(116.0, False))
-    assert serving.beyond(row) is None
+    assert load.beyond(row) is None
     assert beside(loaded("fp32", 50.0, [60.0]), row)["ratio_high"] == 120 / 50
 
 
 def test_the_headline_says_no_more_than_the_bounds_show():
     base = loaded("fp32", 50.0, [60.0])
-    say = lambda *rows: serving.headline(joined(rows, MEASURED))  # noqa: E731
+    say = lambda *rows: load.headline(joined(rows, MEASURED))  # noqa: E731
     assert say(base, loaded("int8", 100.0, [110.0])) == (
         "INT8 holds 100 texts/s with p99 within 50.0 ms, 2.00 times the baseline's (1.67 to 2.20)."
     )
@@ -92,19 +92,19 @@ def test_the_headline_says_no_more_than_the_bounds_show():
 def test_a_headline_in_doubt_says_so():
     unstable = {"validity": "unstable", "validity_reason": "others"}
     base, other = loaded("fp32", 50.0, [60.0]), loaded("int8", 100.0, [110.0])
-    assert serving.doubt(joined([base, other], MEASURED)) == ""
+    assert load.doubt(joined([base, other], MEASURED)) == ""
     both = joined([base | unstable, other | unstable], MEASURED)
-    assert serving.doubt(both) == "In doubt, by what the machine did meanwhile: FP32 and INT8."
+    assert load.doubt(both) == "In doubt, by what the machine did meanwhile: FP32 and INT8."
     # Neither the best nor the baseline: the headline does not speak of it.
     third = [*MEASURED, {"variant": "nf4", "title": "NF4", "baseline": False, "batch_size": 8}]
-    assert serving.doubt(joined([base, other, loaded("nf4", 10.0, [20.0], **unstable)], third)) == ""
-    assert serving.doubt(joined([base | FAILED], MEASURED)) == ""
+    assert load.doubt(joined([base, other, loaded("nf4", 10.0, [20.0], **unstable)], third)) == ""
+    assert load.doubt(joined([base | FAILED], MEASURED)) == ""
 
 
 def test_doubts_and_failures_are_noted():
     rows = joined([loaded("fp32", 50.0, [60.0], validity="unstable", validity_reason="others"), loaded("int8", 1.0, [])
                    | FAILED], MEASURED)  # fmt: skip
-    assert serving.notes(rows) == [
+    assert load.notes(rows) == [
         "FP32: unstable under load: others", "INT8: failed under load: the worker was ended by SIGSEGV",
     ]  # fmt: skip
 
@@ -113,14 +113,14 @@ def test_the_table_has_a_line_a_variant_with_its_bounds():
     rows = joined([loaded("fp32", 50.0, [60.0]), loaded("int8", None, [40.0])], MEASURED)
     (part,) = [part for part in tables.parts([], loads=rows) if part.name == "load"]
     assert part.title == "Under a service's load: p99 within 50.0 ms, batches of at most 32"
-    first, second = tables.markdown(part.rows, part.columns).splitlines()[2:]
+    first, second = markup.markdown(part.rows, part.columns).splitlines()[2:]
     assert first.split(" | ") == ["| FP32", "10.0", "120", "50.0", "60.0", "1 (baseline)", " |"]
     assert second.split(" | ") == ["| INT8", "10.0", "120", "none", "40.0", "–", "▼ holds less |"]
     failed = joined([loaded("fp32", 50.0, [60.0]), loaded("int8", 1.0, []) | FAILED], MEASURED)
-    assert tables.markdown(failed, tables.LOAD).splitlines()[-1] == "| INT8 | – | – | – | – | – | ✗ failed |"
+    assert markup.markdown(failed, tables.LOAD).splitlines()[-1] == "| INT8 | – | – | – | – | – | ✗ failed |"
     own = joined([loaded("fp32", 50.0, [60.0]), loaded("int8", 1.0, [2.0], max_batch=8)], MEASURED)
     assert "batches of each variant's own" in tables.parts([], loads=own)[1].title
-    assert "| INT8 @ 8 |" in tables.markdown(own, tables.LOAD)
+    assert "| INT8 @ 8 |" in markup.markdown(own, tables.LOAD)
     assert not [part for part in tables.parts([]) if part.name == "load"]
 
 

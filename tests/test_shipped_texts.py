@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from engine import backends, shipping
-from engine.artefacts import Prepared
+from engine import backends
+from engine.artefacts.preparer import Prepared
 from engine.backends.base import Snippet, Source
 from engine.errors import RequestError
+from engine.run import reopening
+from engine.ship import plan
 
 AUDITED = {"linear_modules_kept": ["pre_classifier", "classifier"]}
 RUN: dict[str, Any] = {
@@ -47,18 +49,18 @@ def test_every_backend_says_how_each_precision_is_loaded(
     backend: str, precision: str, device: str, prepared: Prepared
 ) -> None:
     snippet = backends.get(backend).snippet(precision, {}, device, AUDITED)
-    assert snippet is not None and shipping.TOLERANCES[precision] > 0
-    code = shipping._load(RUN | {"device": device}, ROW, prepared, snippet, ["x"])
+    assert snippet is not None and plan.TOLERANCES[precision] > 0
+    code = plan._load(RUN | {"device": device}, ROW, prepared, snippet, ["x"])
     names = {node.name for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef)}
     assert names == {"call", "logits"}
     assert ("cuda" in code.lower()) == (device == "cuda")
-    ast.parse(code + shipping.SELF_CHECK)
+    ast.parse(code + plan.SELF_CHECK)
 
 
 def test_tensorrt_is_loaded_before_the_session_asks_for_it(prepared: Prepared) -> None:
     snippet = backends.get("onnxruntime").snippet("fp16", {"provider": "tensorrt"}, "cuda:0", AUDITED)
     assert snippet is not None
-    code = shipping._load(RUN | {"device": "cuda:0"}, ROW, prepared, snippet, ["x"])
+    code = plan._load(RUN | {"device": "cuda:0"}, ROW, prepared, snippet, ["x"])
     ast.parse(code)
     assert code.index('"NVIDIA_TF32_OVERRIDE"] = "0"') < code.index("import tensorrt_libs")
     tf32 = backends.get("onnxruntime").snippet("tf32", {"provider": "tensorrt"}, "cuda:0", AUDITED)
@@ -68,17 +70,17 @@ def test_tensorrt_is_loaded_before_the_session_asks_for_it(prepared: Prepared) -
 
 def test_the_code_holds_the_runs_own_tokenising(prepared: Prepared) -> None:
     snippet = Snippet("import onnxruntime as ort", "call = print", (), ())
-    code = shipping._load(RUN, ROW, prepared, snippet, ["x"])
+    code = plan._load(RUN, ROW, prepared, snippet, ["x"])
     assert "tokenizer.enable_truncation(64)\n" in code
     assert 'tokenizer.enable_padding(length=None, pad_id=1, pad_type_id=2, direction="left")\n' in code
     assert 'DEVICE, THREADS = "cpu", 3' in code and '"token_type_ids": np.array([item.type_ids' in code
-    padded = shipping._load(RUN, ROW | {"padding": "max_length"}, prepared, snippet, ["x"])
+    padded = plan._load(RUN, ROW | {"padding": "max_length"}, prepared, snippet, ["x"])
     assert "enable_padding(length=64," in padded
 
 
 def test_labels_of_others_stay_strings(prepared: Prepared) -> None:
     hostile = ['"]; import os; os.system("x") #', "a\nb", "{x}", "\\", "ümläut\u2028"]
-    code = shipping._load(RUN, ROW, prepared, Snippet("import numpy", "call = print", (), ()), hostile)
+    code = plan._load(RUN, ROW, prepared, Snippet("import numpy", "call = print", (), ()), hostile)
     (found,) = [
         ast.literal_eval(node.value)
         for node in ast.parse(code).body
@@ -92,24 +94,24 @@ def test_a_version_that_pip_would_read_otherwise_is_refused() -> None:
     for version in (None, "2\n--index-url http://127.0.0.1", "2 --hash", "@ http://127.0.0.1/x.whl"):
         given = RUN["environment"] | {"distributions": RUN["environment"]["distributions"] | {"torch": version}}
         with pytest.raises(RequestError, match="does not say which version of torch"):
-            shipping._requirements(RUN | {"environment": given}, snippet)
+            plan._requirements(RUN | {"environment": given}, snippet)
 
 
 def test_only_files_that_are_loaded_are_copied_and_under_plain_names(prepared: Prepared) -> None:
     for name in ("model.safetensors", "pytorch_model.bin", "notes.txt", "run.py"):
         (prepared.folder / name).write_text("x")
     snippet = Snippet("", "", (), ("config.json", "*.safetensors"))
-    assert sorted(shipping._files(prepared, snippet)) == [
+    assert sorted(plan._files(prepared, snippet)) == [
         "model/config.json", "model/model.safetensors", "model/tokenizer.json",
     ]  # fmt: skip
     (prepared.folder / "a\nb.safetensors").write_text("x")
     with pytest.raises(RequestError, match="rename it"):
-        shipping._files(prepared, snippet)
+        plan._files(prepared, snippet)
 
 
 def test_outputs_are_named_by_the_data_set_where_they_were_aligned(prepared: Prepared) -> None:
-    assert shipping._labels(ROW, prepared, ["World", "Sports"]) == ["a", "b"]
-    assert shipping._labels(ROW | {"labels": {"mapping": [1, 0]}}, prepared, ["World", "Sports"]) == ["Sports", "World"]
+    assert plan._labels(ROW, prepared, ["World", "Sports"]) == ["a", "b"]
+    assert plan._labels(ROW | {"labels": {"mapping": [1, 0]}}, prepared, ["World", "Sports"]) == ["Sports", "World"]
 
 
 @pytest.mark.parametrize(
@@ -124,4 +126,4 @@ def test_outputs_are_named_by_the_data_set_where_they_were_aligned(prepared: Pre
 )
 def test_what_gave_nothing_is_not_shipped(row: dict[str, Any], why: str) -> None:
     with pytest.raises(RequestError, match=why):
-        shipping._chosen({1: {"variant": "v", "batch_size": 8, "status_reason": None, **row}}, "v", None, "R")
+        reopening._chosen({1: {"variant": "v", "batch_size": 8, "status_reason": None, **row}}, "v", None, "R")

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from engine import runfile, slurm
 from engine.errors import RequestError
-from engine.store import open_store, queries
+from engine.jobs import slurm
+from engine.store import measurements, open_store, runs
 from engine.store.models import Run
+from engine.store.runfile import writing
 
 sys.path.insert(0, str(Path(__file__).parent / "dashboard"))
 from dashboard_fill import FULL, fill
@@ -31,7 +32,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     fill(url)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BENCH_DATABASE_URL", url)
-        return runfile.dump(FULL)[1]
+        return writing.dump(FULL)[1]
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def look() -> Run:
     with open_store(create=False) as store:
         slurm.catch_up(store, silent_s=0.0)
         with store.session() as session:
-            return queries.get_run(session, FULL)
+            return runs.get_run(session, FULL)
 
 
 @pytest.mark.parametrize(
@@ -117,13 +118,13 @@ def test_a_result_takes_the_place_of_the_row(submitted: Callable[..., Path], res
     # Somebody who could not look at the job may have given it up.
     folder = submitted(status=status, notes="mine")
     with open_store() as store, store.session() as session:
-        queries.set_tags(session, FULL, ["kept"])
+        runs.set_tags(session, FULL, ["kept"])
     (folder / slurm.RESULT).write_bytes(result)
     found = look()
     assert (found.status, found.notes, found.tags) == ("finished", "mine", ["kept"])
     assert found.imported_at is not None and not found.foreign and not folder.exists()
     with open_store() as store, store.session() as session:
-        assert len(queries.measurements(session, FULL)) == 9 and queries.count_runs(session) == 1
+        assert len(measurements.measurements(session, FULL)) == 9 and runs.count_runs(session) == 1
 
 
 def test_processes_that_look_at_once_store_a_result_once(submitted: Callable[..., Path], result: bytes) -> None:
@@ -155,7 +156,7 @@ with open_store() as store:
     found = look()
     assert found.status == "finished"
     with open_store() as store, store.session() as session:
-        assert len(queries.measurements(session, FULL)) == 9
+        assert len(measurements.measurements(session, FULL)) == 9
 
 
 def test_a_result_that_is_none_ends_the_run_and_stays(submitted: Callable[..., Path]) -> None:
@@ -172,7 +173,7 @@ def test_another_runs_result_is_refused(submitted: Callable[..., Path], result: 
     with open_store() as store:
         slurm.catch_up(store, silent_s=0.0)
         with store.session() as session:
-            found = queries.get_run(session, "01J0000000000000000000000Z")
+            found = runs.get_run(session, "01J0000000000000000000000Z")
             assert found.status == "failed" and f"is run {FULL}, not 01J" in str(found.status_reason)
 
 
@@ -183,7 +184,7 @@ def test_a_run_waits_for_a_slurm_that_is_silent_for_a_day(submitted: Callable[..
     assert (found.progress["phase"], found.progress["text"]) == ("timing", "Slurm does not answer")  # type: ignore[index]
     since = (datetime.now(UTC) - slurm.FORGOTTEN - timedelta(minutes=1)).isoformat()
     with open_store() as store, store.session() as session:
-        queries.get_run(session, FULL).progress = found.progress | {"silent_since": since}  # type: ignore[operator]
+        runs.get_run(session, FULL).progress = found.progress | {"silent_since": since}  # type: ignore[operator]
     found = look()
     assert found.status == "interrupted" and f"Slurm has not answered since {since}" in str(found.status_reason)
     assert not (folder / slurm.REQUEST).exists()
@@ -213,15 +214,15 @@ def test_a_clock_that_was_set_back_makes_nobody_wait(data: Path, submitted: Call
     assert found.progress["silent_since"] <= datetime.now(UTC).isoformat()  # type: ignore[index]
     _answers(data, squeue="18|RUNNING|None|n2")
     with open_store() as store, store.session() as session:
-        queries.get_run(session, FULL).heartbeat_at = ahead
+        runs.get_run(session, FULL).heartbeat_at = ahead
     assert look().status == "queued", "its result may still come, however old its last sign seems"
     (folder / slurm.RESULT).write_bytes(result)
     with open_store() as store, store.session() as session:
-        queries.get_run(session, FULL).heartbeat_at = ahead
+        runs.get_run(session, FULL).heartbeat_at = ahead
     with open_store() as store:
         assert slurm.catch_up(store)
         with store.session() as session:
-            assert queries.get_run(session, FULL).status == "finished"
+            assert runs.get_run(session, FULL).status == "finished"
 
 
 def test_who_follows_is_found_out_where_nobody_else_can_write(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +253,7 @@ def test_a_job_that_left_the_queue_is_given_up(data: Path, submitted: Callable[.
     assert found.status_reason == words
     # Where there are accounts, they say more.
     with open_store() as store, store.session() as session:
-        run = queries.get_run(session, FULL)
+        run = runs.get_run(session, FULL)
         run.status, run.status_reason = "running", None
     (folder / slurm.REQUEST).write_text(json.dumps({}))
     (data / "bin" / "sacct").write_text("#!/bin/sh\necho 'CANCELLED by 1000'\n")

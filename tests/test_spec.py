@@ -16,19 +16,8 @@ from hypothesis import strategies as st
 from engine import backends, paths
 from engine.backends.base import Backend
 from engine.errors import RequestError
-from engine.spec import (
-    PRECISIONS,
-    Checkpoint,
-    NewTokenizer,
-    Protocol,
-    Suite,
-    Variant,
-    Workload,
-    find_suite,
-    load_suite,
-    parse_suite,
-    suite_files,
-)
+from engine.suite.reading import find_suite, load_suite, parse_suite
+from engine.suite.spec import PRECISIONS, Checkpoint, NewTokenizer, Protocol, Suite, Variant, Workload, suite_files
 
 SHARED = (paths.REPOSITORY.parent / "shared").resolve()
 WHERE = "somewhere/s.toml"
@@ -852,7 +841,7 @@ def test_any_change_of_a_good_suite_gives_a_suite_or_a_refusal(data):
 @quick
 @given(st.text(max_size=60))
 def test_any_override_gives_a_suite_or_a_refusal(override):
-    from engine.spec import _override
+    from engine.suite.reading import _override
 
     raw = copy.deepcopy(COMPLETE)
     try:
@@ -869,7 +858,7 @@ dotted = st.lists(st.sampled_from(["workload", "variant", "checkpoint", "fp32", 
 @quick
 @given(dotted, st.sampled_from(["1", "[]", "{}", "x", "'", "{ a = 1 }"]))
 def test_any_dotted_override_gives_a_suite_or_a_refusal(parts, value):
-    from engine.spec import _override
+    from engine.suite.reading import _override
 
     assume(parts)
     raw = copy.deepcopy(COMPLETE)

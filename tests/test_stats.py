@@ -12,7 +12,7 @@ from scipy import stats as scipy_stats
 from sklearn import metrics
 from statsmodels.stats.proportion import proportion_confint
 
-from engine.stats import (
+from engine.measurement.stats import (
     BETWEEN_PROCESS_SD,
     BETWEEN_PROCESS_WEIGHT,
     PERCENTILE_CALLS,

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import quality, stats
-from engine.labels import align
-from engine.summary import (
+from engine.measurement import quality, stats
+from engine.measurement.labels import align
+from engine.measurement.summary import (
     SLOWER,
     Block,
     Raw,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine import sweep, tables
+from engine.report import sweep, tables
 
 
 def row(size: int, rate: float | None, high: float | None = None, **more: Any) -> dict[str, Any]:

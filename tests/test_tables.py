@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from engine import tables
-from engine.store.queries import DERIVED_FIELDS, FIXED_FIELDS, FURTHER_FIELDS
+from engine.report import markup, tables, words
+from engine.store.measurements import DERIVED_FIELDS, FIXED_FIELDS, FURTHER_FIELDS
 from engine.units import NOTHING, between, megabytes, milliseconds, percent, significant, whole
 
 quick = settings(deadline=None)
@@ -33,7 +33,7 @@ RUN = {
 
 
 def row(**changes: Any) -> dict[str, Any]:
-    """A measurement as `engine.store.queries.flat` gives it."""
+    """A measurement as `engine.store.measurements.flat` gives it."""
     measured = {
         "variant": "fp32",
         "title": "FP32",
@@ -84,7 +84,7 @@ def printed(renderable: Any, width: int = 300) -> str:
     return console.file.getvalue()
 
 
-def cells(columns: list[tables.Column], item: dict[str, Any]) -> dict[str, str]:
+def cells(columns: list[markup.Column], item: dict[str, Any]) -> dict[str, str]:
     return {header: show(item) for header, show in columns}
 
 
@@ -223,7 +223,7 @@ def test_markup_in_titles_is_shown_literally():
 @quick
 @given(st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S"]), min_size=1, max_size=20))
 def test_any_title_stays_in_its_cell_of_a_markdown_table(title):
-    made = tables.markdown([row(title=title)], tables.SPEED).split("\n")
+    made = markup.markdown([row(title=title)], tables.SPEED).split("\n")
     assert len(made) == 3
     # As GitHub reads a row: a bar ends a cell unless a backslash stands before it.
     read = re.findall(r"(?:[^|\\]|\\.)+", made[2])
@@ -232,7 +232,7 @@ def test_any_title_stays_in_its_cell_of_a_markdown_table(title):
 
 
 def test_markdown_shows_titles_literally():
-    made = tables.markdown([row(title=f"a\n{ODD}"), row()], tables.REST)
+    made = markup.markdown([row(title=f"a\n{ODD}"), row()], tables.REST)
     head, rule, odd, plain = made.split("\n")
     assert head.startswith("| Variant | Accuracy % (95%) | ") and set(rule) <= set("| -:")
     assert len(rule.split("|")) == len(head.split("|")) == len(plain.split("|"))
@@ -241,7 +241,7 @@ def test_markdown_shows_titles_literally():
 
 
 def test_markdown_of_nothing_is_a_head():
-    assert len(tables.markdown([], tables.SPEED).split("\n")) == 2
+    assert len(markup.markdown([], tables.SPEED).split("\n")) == 2
 
 
 # Notes
@@ -384,7 +384,7 @@ def cells_of(line: str) -> list[str]:
 
 
 def test_latex_has_a_row_a_measurement_and_a_cell_a_column() -> None:
-    made = tables.latex([row(), row(variant="b", title="Second")], tables.SPEED, "About", "tab:x", ["One.", "Two."])
+    made = markup.latex([row(), row(variant="b", title="Second")], tables.SPEED, "About", "tab:x", ["One.", "Two."])
     lines = made.splitlines()
     assert lines[0] == r"\begin{table}" and lines[-1] == r"\end{table}"
     columns = re.search(r"\\begin\{tabular\}\{@\{\}(\w+)@\{\}\}", made)
@@ -395,13 +395,13 @@ def test_latex_has_a_row_a_measurement_and_a_cell_a_column() -> None:
 
 
 def test_latex_reads_nothing_of_a_title_as_its_own() -> None:
-    made = tables.latex_literal(SPECIAL)
+    made = markup.latex_literal(SPECIAL)
     bare = re.sub(r"\\text\w+\{\}|\\[{}$&#%_]|\$(?:-|\\times)\$|\{[\[\]*]?\}", "", made)
     assert not set(bare) & set('\\{}$&#%_^~<>|"`[]*'), bare
     assert "--" not in made and "-{}-" in made
-    line = tables.latex([row(title=f"[{SPECIAL}")], tables.SPEED, SPECIAL, "tab:x").splitlines()[8]
+    line = markup.latex([row(title=f"[{SPECIAL}")], tables.SPEED, SPECIAL, "tab:x").splitlines()[8]
     assert line.startswith("{[}") and len(cells_of(line)) == len(tables.SPEED) + 1
-    assert tables.latex_literal("one\ntwo\x00\t\u202ethree") == "one two three"
+    assert markup.latex_literal("one\ntwo\x00\t\u202ethree") == "one two three"
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on PATH")
@@ -440,4 +440,4 @@ def test_a_run_in_latex_has_three_captioned_tables_and_its_notes() -> None:
     ],
 )
 def test_padding_is_told_of_every_row(ways: list[str], said: str) -> None:
-    assert tables.padding_words([row(padding=way) for way in ways], 48) == said
+    assert words.padding_words([row(padding=way) for way in ways], 48) == said

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import summary, takeaways
-from engine.store.queries import DERIVED_FIELDS, FIXED_FIELDS, FURTHER_FIELDS
+from engine.measurement import summary
+from engine.report import changes as report_changes
+from engine.report import takeaways
+from engine.store.measurements import DERIVED_FIELDS, FIXED_FIELDS, FURTHER_FIELDS
 from engine.units import point_interval
 
 RUN = {"id": "A", "suite": "tiny", "device_name": "a processor", "host": "here", "example_set_id": "e"}
@@ -150,18 +152,18 @@ def test_several_batch_sizes_are_told_apart():
 
 def test_a_change_between_runs_carries_both_intervals():
     a, b = row(speedup=2.0, speedup_low=1.8, speedup_high=2.2), row(speedup=3.0, speedup_low=2.7, speedup_high=3.3)
-    ratio, low, high = takeaways.change(a, b)
+    ratio, low, high = report_changes.change(a, b)
     assert ratio == pytest.approx(1.5)
     half = math.log(2.2 / 1.8) / 2
     assert (low, high) == pytest.approx((1.5 / math.exp(half * math.sqrt(2)), 1.5 * math.exp(half * math.sqrt(2))))
-    assert takeaways.change(a, row(speedup=None)) is None
+    assert report_changes.change(a, row(speedup=None)) is None
 
 
 def test_differences_of_two_runs():
     first = (RUN, [BASE, row(**FASTER), row(variant="only", title="Only")])
     faster = row(speedup=4.0, speedup_low=3.6, speedup_high=4.4, comparison="better")
     other = {"device_name": "another", "host": "there", "suite": "big", "example_set_id": "f"}
-    assert takeaways.differences(first, (RUN | other, [BASE, faster])) == [
+    assert report_changes.differences(first, (RUN | other, [BASE, faster])) == [
         "different devices: a processor (A), another (B)",
         "different suites: tiny (A), big (B)",
         "different hosts: here (A), there (B)",
@@ -169,14 +171,14 @@ def test_differences_of_two_runs():
         "Other: the speed-up rose to 2.67× (2.13 to 3.34) of what it was: 1.50 (A), 4.00 (B)",
         "in one of the runs only: only",
     ]
-    assert takeaways.differences(first, first) == []
-    assert takeaways.differences(first, (RUN | {"host": "there"}, first[1]), ("A", "C")) == [
+    assert report_changes.differences(first, first) == []
+    assert report_changes.differences(first, (RUN | {"host": "there"}, first[1]), ("A", "C")) == [
         "different hosts: here (A), there (C)"
     ]
 
 
 def pair(gained: int, lost: int, n: int = 400, **changes: Any) -> dict[str, Any]:
-    """The accuracy columns of one comparison, as a run or `engine.between` draws them."""
+    """The accuracy columns of one comparison, as a run or `engine.report.between` draws them."""
     right, base = np.zeros(n, bool), np.zeros(n, bool)
     right[:gained], base[gained : gained + lost] = True, True
     found = summary.difference(right, base)
@@ -191,13 +193,13 @@ NAN = {"validity": "invalid", "validity_reason": "NaN"}
 
 def test_accuracy_between_runs_is_told_where_it_is_shown():
     first, second = (RUN, [BASE, row()]), (RUN, [BASE, row()])
-    assert takeaways.differences(first, second, answers={("other", 8): LOST, ("base", 8): NOISE}) == [
+    assert report_changes.differences(first, second, answers={("other", 8): LOST, ("base", 8): NOISE}) == [
         f"Other: the accuracy fell by 10.0 points from A to B ({units_of(LOST)}; McNemar with Holm, p < 0.001): "
         "43 of the same 400 examples lost, 3 gained"
     ]
-    [sentence] = takeaways.differences(first, second, answers={("base", 8): pair(43, 3)})
+    [sentence] = report_changes.differences(first, second, answers={("base", 8): pair(43, 3)})
     assert sentence.startswith("Base: the accuracy rose by 10.0 points from A to B (")
-    assert takeaways.differences(first, second) == []
+    assert report_changes.differences(first, second) == []
 
 
 def units_of(found: dict[str, Any]) -> str:
@@ -206,7 +208,7 @@ def units_of(found: dict[str, Any]) -> str:
 
 def test_memory_between_runs_is_told_from_a_tenth_on():
     def told(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-        return takeaways.differences((RUN, [BASE, row(**before)]), (RUN, [BASE, row(**after)]), ("A", "C"))
+        return report_changes.differences((RUN, [BASE, row(**before)]), (RUN, [BASE, row(**after)]), ("A", "C"))
 
     assert told({}, {"ram_peak_bytes": 1_000_000_000}) == [
         "Other: the peak of its RAM rose to 2.00× of what it was: 500 MB (A), 1,000 MB (C)"
@@ -223,69 +225,75 @@ def test_memory_between_runs_is_told_from_a_tenth_on():
 def test_unlike_baselines_have_no_speedups_to_compare():
     first = (RUN, [BASE, row(**FASTER)])
     second = (RUN, [BASE | {"precision": "bf16"}, row(**SLOWER)])
-    assert takeaways.differences(first, second) == ["different baselines: speed-ups are not comparable"]
-    assert takeaways.regressions_between(first, second, 0.0) == []
+    assert report_changes.differences(first, second) == ["different baselines: speed-ups are not comparable"]
+    assert report_changes.regressions_between(first, second, 0.0) == []
     turned = (RUN, [BASE | {"baseline": False, **SLOWER}, row() | {"baseline": True}])
-    assert takeaways.differences(first, turned) == ["different baselines: speed-ups are not comparable"]
+    assert report_changes.differences(first, turned) == ["different baselines: speed-ups are not comparable"]
 
 
 def test_a_threshold_counts_only_what_is_shown():
     slower = row(speedup=0.93, speedup_low=0.9, speedup_high=0.96, comparison="worse")
-    assert [item.name for item in takeaways.regressions([BASE, slower], 0.03)] == ["Other"]
+    assert [item.name for item in report_changes.regressions([BASE, slower], 0.03)] == ["Other"]
     # Slower, but not shown to be by more than 5%.
-    assert takeaways.regressions([BASE, slower], 0.05) == []
-    assert [i.name for i in takeaways.regressions([BASE, row(status="failed")], 0.5)] == ["Other"]
+    assert report_changes.regressions([BASE, slower], 0.05) == []
+    assert [i.name for i in report_changes.regressions([BASE, row(status="failed")], 0.5)] == ["Other"]
 
 
 def test_an_accuracy_is_lost_by_more_than_a_threshold_where_its_interval_lies_beyond_it():
     high = -LOST["accuracy_difference_high"]
     assert 0.05 < high < 0.1 == pytest.approx(-LOST["accuracy_difference"])
-    [found] = takeaways.regressions([BASE, row(**LOST)], 0.05)
+    [found] = report_changes.regressions([BASE, row(**LOST)], 0.05)
     assert found.sentence == f"Other loses more than 5.0 points of accuracy: −10.0 points ({units_of(LOST)})"
     # The estimate lies beyond it, but not all of the interval: a loss is shown, of more than this it is not.
-    assert takeaways.regressions([BASE, row(**LOST)], high + 0.01) == []
-    assert takeaways.regressions([BASE, row(**LOST | {"accuracy_comparison": "no_difference"})], 0.0) == []
-    assert takeaways.regressions([BASE, row(**NOISE)], 0.0) == takeaways.regressions([BASE, row(**ONE)], 0.0) == []
+    assert report_changes.regressions([BASE, row(**LOST)], high + 0.01) == []
+    assert report_changes.regressions([BASE, row(**LOST | {"accuracy_comparison": "no_difference"})], 0.0) == []
+    assert (
+        report_changes.regressions([BASE, row(**NOISE)], 0.0)
+        == report_changes.regressions([BASE, row(**ONE)], 0.0)
+        == []
+    )
 
 
 def test_a_threshold_between_two_runs():
     fast = row(speedup=2.0, speedup_low=1.9, speedup_high=2.1)
     slow = row(speedup=1.5, speedup_low=1.4, speedup_high=1.6)
     first, second = (RUN, [BASE, fast]), (RUN, [BASE, slow])
-    found = takeaways.regressions_between(first, second, 0.03, {("other", 8): LOST})
+    found = report_changes.regressions_between(first, second, 0.03, {("other", 8): LOST})
     assert [item.sentence.split(":")[1] for item in found] == [
         " its speed-up fell by more than 3.0%, to 0.750× (0.690 to 0.815) of what it was",
         " its accuracy fell by more than 3.0 points on the same examples",
     ]
-    assert takeaways.regressions_between(second, first, 0.0) == []
+    assert report_changes.regressions_between(second, first, 0.0) == []
     high = -LOST["accuracy_difference_high"]
-    assert takeaways.regressions_between(first, first, high + 0.01, {("other", 8): LOST}) == []
+    assert report_changes.regressions_between(first, first, high + 0.01, {("other", 8): LOST}) == []
 
 
 def test_one_example_more_or_less_is_no_regression():
     first = (RUN, [BASE, row(accuracy=0.9)])
     second = (RUN, [BASE, row(accuracy=0.9 - 1 / 400)])
-    assert takeaways.regressions_between(first, second, 0.0, {("other", 8): ONE}) == []
+    assert report_changes.regressions_between(first, second, 0.0, {("other", 8): ONE}) == []
     # What was not paired is not held beside each other at all.
-    assert takeaways.regressions_between(first, (RUN, [BASE, row(accuracy=0.1)]), 0.0) == []
+    assert report_changes.regressions_between(first, (RUN, [BASE, row(accuracy=0.1)]), 0.0) == []
 
 
 def test_of_invalid_rows_nothing_is_a_regression_but_that():
     worse = row(**SLOWER, **LOST)
-    [only] = takeaways.regressions([BASE, worse | NAN], 0.0)
+    [only] = report_changes.regressions([BASE, worse | NAN], 0.0)
     assert only.sentence == "Other is invalid: NaN"
-    [base] = takeaways.regressions([BASE | NAN, worse], 0.0)
+    [base] = report_changes.regressions([BASE | NAN, worse], 0.0)
     assert base.sentence == "Base is invalid: NaN"
     answers = {("other", 8): LOST}
     good, bad = (RUN, [BASE, row(**FASTER)]), (RUN, [BASE, worse | NAN])
-    [became] = takeaways.regressions_between(good, bad, 0.0, answers)
+    [became] = report_changes.regressions_between(good, bad, 0.0, answers)
     assert became.sentence == "Other became invalid: NaN"
     # What was invalid before is no measure of what is now.
-    assert takeaways.regressions_between((RUN, [BASE, row(**FASTER) | NAN]), (RUN, [BASE, worse]), 0.0, answers) == []
+    assert (
+        report_changes.regressions_between((RUN, [BASE, row(**FASTER) | NAN]), (RUN, [BASE, worse]), 0.0, answers) == []
+    )
     # Beside an invalid baseline there is no speed-up; the variant's own answers are what they are.
-    found = takeaways.regressions_between((RUN, [BASE | NAN, row(**FASTER)]), (RUN, [BASE, worse]), 0.0, answers)
+    found = report_changes.regressions_between((RUN, [BASE | NAN, row(**FASTER)]), (RUN, [BASE, worse]), 0.0, answers)
     assert [item.sentence.partition(" by")[0] for item in found] == ["Other: its accuracy fell"]
-    found = takeaways.regressions_between(good, (RUN, [BASE | NAN, row(**SLOWER)]), 0.0)
+    found = report_changes.regressions_between(good, (RUN, [BASE | NAN, row(**SLOWER)]), 0.0)
     assert [item.sentence for item in found] == ["Base became invalid: NaN"]
 
 
@@ -294,15 +302,19 @@ def test_of_invalid_rows_no_difference_is_told_but_that():
     answers = {("other", 8): LOST}
     first = (RUN, [BASE, row(**FASTER)])
     words = "and nothing is concluded from it: NaN"
-    assert takeaways.differences(first, (RUN, [BASE, heavy]), answers=answers) == [f"Other: is invalid in B, {words}"]
-    assert takeaways.differences((RUN, [BASE, heavy]), first, answers=answers) == [f"Other: is invalid in A, {words}"]
+    assert report_changes.differences(first, (RUN, [BASE, heavy]), answers=answers) == [
+        f"Other: is invalid in B, {words}"
+    ]
+    assert report_changes.differences((RUN, [BASE, heavy]), first, answers=answers) == [
+        f"Other: is invalid in A, {words}"
+    ]
     # Of a speed-up over an invalid baseline nothing is.
-    assert takeaways.differences(first, (RUN, [BASE | NAN, row(**SLOWER)])) == [f"Base: is invalid in B, {words}"]
+    assert report_changes.differences(first, (RUN, [BASE | NAN, row(**SLOWER)])) == [f"Base: is invalid in B, {words}"]
 
 
 @settings(deadline=None)
 @given(st.floats(0.01, 100), st.floats(1.0, 3.0), st.floats(0, 0.5))
 def test_no_regression_without_an_interval_beyond_it(speedup: float, width: float, threshold: float):
     changed = row(speedup=speedup, speedup_low=speedup / width, speedup_high=speedup * width)
-    found = takeaways.regressions([BASE, changed], threshold)
+    found = report_changes.regressions([BASE, changed], threshold)
     assert bool(found) == (speedup * width < 1 - threshold)

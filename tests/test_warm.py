@@ -15,29 +15,32 @@ from typing import Any
 import psutil
 import pytest
 
-from engine import hardware, pool, processes, warm
-from engine.answering import Answer
+from engine.classify import warm
+from engine.classify.answering import Answer
+from engine.classify.warm import WarmPool
 from engine.errors import RequestError
-from engine.runner import Progress
-from engine.spec import Suite, load_suite
-from engine.warm import WarmPool
+from engine.machine import devices, locks, processes
+from engine.run.state import Progress
+from engine.suite.reading import load_suite
+from engine.suite.spec import Suite
+from engine.worker import handle
 
 TEXTS = ["Shares rose on Monday after the bank's report.", "The striker scored twice in the final."]
 HOLD = """
 import sys, time
-from engine import hardware, pool
-with pool.device_lock(hardware.cpu_device(), sys.argv[1]):
+from engine.machine import devices, locks
+with locks.device_lock(devices.cpu_device(), sys.argv[1]):
     print("held", flush=True)
-    left = pool.await_eviction(hardware.cpu_device(), float(sys.argv[2]), lambda n: print("waits", n, flush=True))
+    left = locks.await_eviction(devices.cpu_device(), float(sys.argv[2]), lambda n: print("waits", n, flush=True))
     print("left", left, flush=True)
     sys.stdin.read()
 """
 
 ASK = """
 import sys
-from engine.answering import Answer
-from engine.spec import load_suite
-from engine.warm import WarmPool
+from engine.classify.answering import Answer
+from engine.classify.warm import WarmPool
+from engine.suite.reading import load_suite
 with WarmPool() as pool:
     events = list(pool.ask(load_suite(sys.argv[1]), ["The bank's shares rose."], "cpu"))
 answers = [event for event in events if isinstance(event, Answer)]
@@ -85,7 +88,7 @@ def hold() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     def start(who: str, wait_s: float = 10) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-c", HOLD, who, str(wait_s)],
-            cwd=Path(warm.__file__).parents[1],
+            cwd=Path(warm.__file__).parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -151,7 +154,7 @@ def test_no_model_library_is_imported_where_the_pool_lives(
     # A process of its own: other tests have made models in this one.
     asked = subprocess.run(
         [sys.executable, "-c", ASK, str(write_suite(tmp_path, variants, protocol={"threads": 1}))],
-        cwd=Path(warm.__file__).parents[1],
+        cwd=Path(warm.__file__).parents[2],
         capture_output=True,
         text=True,
         timeout=120,
@@ -213,14 +216,14 @@ def test_a_run_evicts_and_is_not_disturbed(
     own_pool: WarmPool, suite: Suite, hold: Callable[..., subprocess.Popen[str]]
 ) -> None:
     answers(own_pool.ask(suite, TEXTS, "cpu"))
-    device = hardware.cpu_device()
+    device = devices.cpu_device()
     pids = {item.pid for item in own_pool.loaded()}
-    assert set(pool.warm_workers(device)) >= pids and len(pids) == 3
+    assert set(locks.warm_workers(device)) >= pids and len(pids) == 3
     run = hold("run 01K0000000000000000000TEST")
     assert run.stdout and run.stdout.readline().startswith("waits ")
     assert run.stdout.readline() == "left 0\n"
-    assert not own_pool.loaded() and not pool.warm_workers(device)
-    with pytest.raises(pool.DeviceBusy, match=r"^busy: run 01K0.*TEST .*has ended$") as caught:
+    assert not own_pool.loaded() and not locks.warm_workers(device)
+    with pytest.raises(locks.DeviceBusy, match=r"^busy: run 01K0.*TEST .*has ended$") as caught:
         list(own_pool.ask(suite, TEXTS, "cpu"))
     assert "\n" not in str(caught.value)
     assert not own_pool.loaded()
@@ -239,7 +242,7 @@ def test_fetch_evicts_what_would_be_in_its_trainings_way(
     done = bench("fetch", file, "--device", "cpu")
     assert done.returncode == 0, done.stderr
     assert "waiting until 3 warm workers of Classify have left" in done.stderr
-    assert not own_pool.loaded() and not pool.warm_workers(hardware.cpu_device())
+    assert not own_pool.loaded() and not locks.warm_workers(devices.cpu_device())
     assert answers(own_pool.ask(suite.select([]), TEXTS, "cpu"))["fp32"].status == "measured"
 
 
@@ -247,7 +250,7 @@ def test_classify_says_that_fetch_has_the_device(
     own_pool: WarmPool, suite: Suite, hold: Callable[..., subprocess.Popen[str]]
 ) -> None:
     hold("fetch agnews")
-    with pytest.raises(pool.DeviceBusy, match=r"^busy: fetch agnews has .* to itself; Classify answers when it has"):
+    with pytest.raises(locks.DeviceBusy, match=r"^busy: fetch agnews has .* to itself; Classify answers when it has"):
         list(own_pool.ask(suite, TEXTS, "cpu"))
 
 
@@ -258,9 +261,9 @@ def test_a_run_that_starts_while_a_model_loads(
     for event in events:
         if isinstance(event, Progress) and event.phase == "loading":
             break
-    assert until(lambda: pool.warm_workers(hardware.cpu_device()))
+    assert until(lambda: locks.warm_workers(devices.cpu_device()))
     run = hold("run 01K0000000000000000000TEST")
-    with pytest.raises(pool.DeviceBusy, match="busy: run"):
+    with pytest.raises(locks.DeviceBusy, match="busy: run"):
         list(events)
     assert run.stdout and run.stdout.readline().startswith(("waits ", "left 0"))
 
@@ -334,7 +337,7 @@ def test_nobody_waits_for_anothers_model(
     """While one person's model loads, or is made with the device's lock held, another's answers come."""
     began, go_on = Event(), Event()
     slow = suite.select([])
-    load, prepare = pool.Worker.load, warm.Preparer.prepare
+    load, prepare = handle.Worker.load, warm.Preparer.prepare
 
     def wait(variant: Any) -> None:
         if variant.title == "Plain":
@@ -350,7 +353,7 @@ def test_nobody_waits_for_anothers_model(
         return prepare(preparer, variant)
 
     if step == "load":
-        monkeypatch.setattr(pool.Worker, "load", loading)
+        monkeypatch.setattr(handle.Worker, "load", loading)
     else:
         monkeypatch.setattr(warm.Preparer, "prepare", making)
     first: dict[str, Answer] = {}
@@ -398,7 +401,7 @@ def test_no_worker_outlives_a_pool_that_was_killed(suite: Suite, tmp_path: Path,
     """As when the kernel or an administrator ends a dashboard: nobody is left to close anything."""
     asker = subprocess.Popen(
         [sys.executable, "-c", ASK_AND_STAY, str(tmp_path / f"{suite.name}.toml")],
-        cwd=Path(warm.__file__).parents[1],
+        cwd=Path(warm.__file__).parents[2],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

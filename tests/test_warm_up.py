@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine.backends.base import Audit, Backend, Batch, LoadRequest
-from engine.measure import timing
+from engine.worker import timing
 
 
 class Clocked(Backend):

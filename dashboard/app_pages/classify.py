@@ -12,14 +12,19 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import answers, choices, data, findings, link, sheets, widgets
+from dashboard.controls import choices, link, widgets
+from dashboard.data import reads
+from dashboard.export import sheets
+from dashboard.findings import headlines
 from dashboard.style import marks
-from engine import answering, hardware, warm
-from engine.answering import Answer
+from dashboard.tables import answers
+from engine.classify import answering, warm
+from engine.classify.answering import Answer
 from engine.errors import RequestError, one_line
-from engine.hardware import Device
-from engine.pool import DeviceBusy
-from engine.spec import Suite
+from engine.machine import devices, gpus
+from engine.machine.devices import Device
+from engine.machine.locks import DeviceBusy
+from engine.suite.spec import Suite
 
 TEXT, LINES, KEPT, EXAMPLE, FILE = "text", "lines", "kept", "example", "file"
 CHOSEN = "chosen_example"
@@ -153,7 +158,7 @@ def _example(reference: str) -> str:
     """The text that "run:position" names; nothing where there is none."""
     run_id, _, position = reference.partition(":")
     try:
-        found = data.examples_at(data.run(run_id)["example_set_id"], [int(position[:9])])
+        found = reads.examples_at(reads.run(run_id)["example_set_id"], [int(position[:9])])
     except (RequestError, ValueError):
         return ""
     return str(found[0]["text"]) if found else ""
@@ -239,7 +244,7 @@ def _file() -> tuple[list[str], list[str] | None] | None:
         except RequestError as error:
             st.query_params.pop(FILE, None)
             said = one_line(error)
-            st.error(findings.literal(said[:1].upper() + said[1:]))
+            st.error(headlines.literal(said[:1].upper() + said[1:]))
             return None
 
 
@@ -267,7 +272,7 @@ def _columns(name: str, sheet: sheets.Sheet) -> tuple[list[str], list[str] | Non
         if st.session_state.get("upload") is None and st.button("Remove", key="remove_file", type="tertiary"):
             st.query_params.pop(FILE, None)
             st.rerun()
-    st.caption(findings.literal(f"{name}: {len(sheet.rows):,} rows{blank}."))
+    st.caption(headlines.literal(f"{name}: {len(sheet.rows):,} rows{blank}."))
     return (texts, labels) if asked else None
 
 
@@ -278,11 +283,11 @@ def _controls() -> tuple[Suite, Device] | None:
         return None
     suite, _ = found
     chosen = choices.choose_variants(suite, "asked", "always answers")
-    device = choices.choose_device() if hardware.gpus() else "auto"
+    device = choices.choose_device() if gpus.gpus() else "auto"
     try:
-        return suite.select(chosen), hardware.resolve_device(device)
+        return suite.select(chosen), devices.resolve_device(device)
     except RequestError as error:
-        st.error(findings.literal(one_line(error)))
+        st.error(headlines.literal(one_line(error)))
         return None
 
 
@@ -324,7 +329,7 @@ def _ask(request: Asked, status: Any, slots: Slots) -> None:
                         told = event.text
                         if len(batches) > 1:
                             told = f"{number * answering.BATCH_TEXTS:,} of {n:,} texts answered; {told}"
-                        status.progress(min((number + share) / len(batches), 1.0), text=findings.literal(told))
+                        status.progress(min((number + share) / len(batches), 1.0), text=headlines.literal(told))
             if number:
                 _show(request, slots, {})
     except DeviceBusy as error:
@@ -338,7 +343,7 @@ def _ask(request: Asked, status: Any, slots: Slots) -> None:
 
 def _say_problem(request: Asked, status: Any) -> None:
     if request.problem:
-        said = findings.literal(request.problem[:1].upper() + request.problem[1:])
+        said = headlines.literal(request.problem[:1].upper() + request.problem[1:])
         (status.info if request.busy else status.error)(said)
 
 
@@ -365,13 +370,13 @@ def _show(request: Asked, slots: Slots, waiting: dict[str, str], done: bool = Fa
     n = len(request.texts)
     shown = answers.order(n, found if done else [], request.labels, ROWS_SHOWN)
     if done:
-        title.subheader(findings.literal(answers.headline(found, suite.baseline, n)), anchor=False)
+        title.subheader(headlines.literal(answers.headline(found, suite.baseline, n)), anchor=False)
         said = answers.caption(parts, request.device_name, any(v.precision == "int8" for v in suite.variant))
         if n == 1:
             said = f"“{answers.shortened(request.texts[0], 90)}” · {said}"
         elif len(shown) < n:
             said = f"{len(shown)} of {n:,} texts, those with other or wrong answers first; the file has all. {said}"
-        note.caption(findings.literal(said))
+        note.caption(headlines.literal(said))
     if n == 1:
         main_table.html(answers.one_text(found, waiting, shades, about, suite.baseline))
         return

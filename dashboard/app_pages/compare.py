@@ -7,12 +7,16 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard import comparing, data, figures, findings, frame, scorecard, widgets
-from dashboard.comparing import Evidence, Side
+from dashboard import figures, frame
+from dashboard.controls import charts, run_choice, widgets
+from dashboard.data import reads
 from dashboard.figures import base
+from dashboard.findings import comparing, headlines, settings
+from dashboard.findings.comparing import Evidence, Side
 from dashboard.frame import Row
 from dashboard.style import Theme
-from engine import tables
+from dashboard.tables import comparison, facts
+from engine.report import words
 
 OFFERED = 1000
 """How many runs, the newest, may be held beside the chosen one."""
@@ -21,14 +25,14 @@ OFFERED = 1000
 def main() -> None:
     left, right = st.columns([5, 6], vertical_alignment="center")
     with left:
-        run_id = widgets.choose_run()
+        run_id = run_choice.choose_run()
     with right:
         others = _other_runs(run_id)
-    widgets.state_of(data.run(run_id))
+    widgets.state_of(reads.run(run_id))
     _comparison([run_id, *others])
 
 
-@widgets.charts_fragment
+@charts.charts_fragment
 def _comparison(run_ids: list[str]) -> None:
     """All that the runs show, the chosen one first."""
     sides = [_side(letter, run) for letter, run in zip(comparing.LETTERS, run_ids, strict=False)]
@@ -48,17 +52,17 @@ def _comparison(run_ids: list[str]) -> None:
     _changes(sides, rows, evidence)
     _settings(sides, rows)
     _notes(rows)
-    widgets.save_charts(f"{widgets.stem(sides[0].summary)}-compare")
+    charts.save_charts(f"{charts.stem(sides[0].summary)}-compare")
 
 
 def _other_runs(run_id: str) -> list[str]:
     """The runs beside the chosen one."""
-    known = {other: (suite, created) for other, suite, created in data.named(OFFERED) if other != run_id}
+    known = {other: (suite, created) for other, suite, created in reads.named(OFFERED) if other != run_id}
     return st.multiselect(
         "Beside",
         list(known),
         # In the URL: of what a run is called only what stays.
-        format_func=lambda other: f"{known[other][0]} · {widgets.when(known[other][1])} · {other[-6:]}",
+        format_func=lambda other: f"{known[other][0]} · {run_choice.when(known[other][1])} · {other[-6:]}",
         max_selections=len(comparing.LETTERS) - 1,
         select_all=False,
         key="beside",
@@ -69,8 +73,8 @@ def _other_runs(run_id: str) -> list[str]:
 
 
 def _side(letter: str, run_id: str) -> Side:
-    summary = data.run(run_id)
-    return Side(letter, summary, frame.rows_of(data.measurements(summary)))
+    summary = reads.run(run_id)
+    return Side(letter, summary, frame.rows_of(reads.measurements(summary)))
 
 
 def _choices(everything: list[Row]) -> tuple[list[int], str, list[str]]:
@@ -129,33 +133,33 @@ def _evidence(sides: list[Side], everything: list[Row], rows: list[Row], baselin
         )
         if not ids:
             continue
-        raws |= data.raws(side.summary["id"], ids)
+        raws |= reads.raws(side.summary["id"], ids)
         set_id = side.summary["example_set_id"]
         if answers and set_id is not None:
             if len(sides) > 1:
                 # What changed between runs is told of every batch size.
                 ids = tuple(row["id"] for row in side.stored if row["status"] == "measured")
-            outputs |= data.outputs(side.summary["id"], ids)
-            labels[set_id] = data.labels(set_id)
+            outputs |= reads.outputs(side.summary["id"], ids)
+            labels[set_id] = reads.labels(set_id)
     return Evidence(raws, outputs, labels)
 
 
 def _answer(sides: list[Side], rows: list[Row], look: Theme) -> None:
     said = comparing.headline(sides, rows)
-    st.header(findings.literal(said.finding), anchor=False)
+    st.header(headlines.literal(said.finding), anchor=False)
     if said.detail:
-        st.write(findings.literal(said.detail))
+        st.write(headlines.literal(said.detail))
     if len(sides) > 1:
-        lines = [f"**{side.letter}** · {findings.literal(widgets.label(side.summary))}" for side in sides]
+        lines = [f"**{side.letter}** · {headlines.literal(run_choice.label(side.summary))}" for side in sides]
         st.caption("  \n".join(lines))
-    st.html(scorecard.comparison(rows, look))
+    st.html(comparison.comparison(rows, look))
 
 
 def _how_compared(rows: list[Row]) -> None:
     differences = [row for row in rows if row["accuracy_p"] is not None]
     among = f" over the {len(differences)} rows here" if len(differences) > 1 else ""
     st.caption(
-        f"Parentheses and ranges: 95% intervals. Speed-up: samples/s over the baseline's {tables.rounds_words(rows)}. "
+        f"Parentheses and ranges: 95% intervals. Speed-up: samples/s over the baseline's {words.rounds_words(rows)}. "
         f"Accuracy: exact McNemar on the same examples, corrected by Holm{among}. p95, p99 and memory stand "
         "without an interval: no verdict is drawn from them."
         + (
@@ -169,7 +173,7 @@ def _how_compared(rows: list[Row]) -> None:
 def _charts(sides: list[Side], everything: list[Row], rows: list[Row], evidence: Evidence, look: Theme) -> None:
     shown = comparing.table(rows)
     naming = Naming(
-        widgets.stem(sides[0].summary),
+        charts.stem(sides[0].summary),
         "; ".join(
             f"{side.letter}: " * (len(sides) > 1)
             + base.source(side.summary, [row for row in rows if row["run"] == side.letter])
@@ -207,7 +211,7 @@ def _charts(sides: list[Side], everything: list[Row], rows: list[Row], evidence:
     # What was published stands against its own baseline, so the measured rows do here, too.
     names = {row["id"]: row["name"] for row in rows}
     own = comparing.table([row | {"name": names[row["id"]]} for row in everything if row["id"] in names])
-    reported = data.published()
+    reported = reads.published()
     if figures.pairs(own, reported):
         st.subheader("Measured beside published", anchor=False)
         _chart(figures.published(own, reported, look), "published", naming)
@@ -225,7 +229,7 @@ def _two_by_two(draw: list[tuple[str, go.Figure]], naming: Naming) -> None:
 
 
 def _chart(figure: go.Figure, name: str, naming: Naming, alt: str | None = None) -> None:
-    widgets.chart(figure, f"compare_{name}", f"{naming.stem}-compare-{name}", alt, source=naming.source)
+    charts.chart(figure, f"compare_{name}", f"{naming.stem}-compare-{name}", alt, source=naming.source)
 
 
 class Naming(NamedTuple):
@@ -240,28 +244,28 @@ def _changes(sides: list[Side], rows: list[Row], evidence: Evidence) -> None:
     baseline = frame.baseline_of(rows)
     alone = f" against {baseline['title']}" if baseline and len(sides) == 1 else ""
     if shown or unshown:
-        st.subheader(findings.literal(f"What changes{alone}" if alone else "What changed"), anchor=False)
+        st.subheader(headlines.literal(f"What changes{alone}" if alone else "What changed"), anchor=False)
     widgets.sentences(shown, unshown)
 
 
 def _settings(sides: list[Side], rows: list[Row]) -> None:
     st.subheader("Settings that differ", anchor=False)
-    found = comparing.settings(sides, rows)
+    found = settings.settings(sides, rows)
     differing = [setting for setting in found if not setting.partial]
     if differing:
-        st.html(scorecard.settings(differing))
+        st.html(comparison.settings(differing))
     else:
         st.caption("Nothing differs among these rows.")
     if partial := [setting for setting in found if setting.partial]:
         with st.expander(f"Settings that only some of them have ({len(partial)})"):
-            st.html(scorecard.settings(partial))
+            st.html(comparison.settings(partial))
 
 
 def _notes(rows: list[Row]) -> None:
-    said = findings.notes(rows)
+    said = headlines.notes(rows)
     if said:
         st.subheader("Notes", anchor=False)
-        st.html(scorecard.notes_table(said))
+        st.html(facts.notes_table(said))
 
 
 widgets.behind_the_door()

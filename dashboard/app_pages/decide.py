@@ -7,9 +7,13 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import choices, data, deciding, decision_table, figures, findings, frame, widgets
-from dashboard.deciding import Decision, Limits
+from dashboard import figures, frame
+from dashboard.controls import charts, choices, widgets
+from dashboard.data import reads
+from dashboard.findings import deciding, decision_words, headlines
+from dashboard.findings.deciding import Decision, Limits
 from dashboard.style import Theme
+from dashboard.tables import decision
 from engine.units import significant
 
 SHIP = "app_pages/ship.py"
@@ -30,22 +34,22 @@ def main() -> None:
     _decision(summary["id"], size)
 
 
-@widgets.charts_fragment
+@charts.charts_fragment
 def _decision(run_id: str, size: int | None) -> None:
     """All that follows from the limits, of what the run holds by now."""
-    summary = data.run(run_id)
-    rows = frame.rows_of(frame.at_batch(data.measurements(summary), size))
+    summary = reads.run(run_id)
+    rows = frame.rows_of(frame.at_batch(reads.measurements(summary), size))
     if not rows:
         st.header("This run holds no measurements.")
         st.stop()
     limits, strict = _controls(rows)
     versus = None
-    if summary["status"] not in data.LIVE:
-        versus = deciding.from_rounds(rows, data.rates(summary, rows))
+    if summary["status"] not in reads.LIVE:
+        versus = deciding.from_rounds(rows, reads.rates(summary, rows))
     decided = deciding.decide(rows, limits, strict, versus)
     _answer(summary, decided)
     _evidence(summary, decided, widgets.look())
-    widgets.save_charts(f"{widgets.stem(summary)}-decide")
+    charts.save_charts(f"{charts.stem(summary)}-decide")
 
 
 def _controls(rows: list[frame.Row]) -> tuple[Limits, bool]:
@@ -87,15 +91,15 @@ def _controls(rows: list[frame.Row]) -> tuple[Limits, bool]:
 
 
 def _answer(summary: dict[str, Any], decided: Decision) -> None:
-    finding, detail = deciding.answer(decided)
-    st.header(findings.literal(finding), anchor=False)
+    finding, detail = decision_words.answer(decided)
+    st.header(headlines.literal(finding), anchor=False)
     if detail:
-        st.write(findings.literal(detail))
+        st.write(headlines.literal(detail))
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         for loosening in decided.loosenings:
             key = loosening.quantity.key
             amount = loosening.quantity.counted(significant(loosening.shown))
-            name = findings.literal(loosening.row["name"])
+            name = headlines.literal(loosening.row["name"])
             st.button(
                 f"{loosening.quantity.label} {amount}: {name} remains",
                 key=f"loosen_{key}",
@@ -106,7 +110,7 @@ def _answer(summary: dict[str, Any], decided: Decision) -> None:
             for row in [decided.fastest, *(rival for rival, _ in decided.rivals)][:3]:
                 st.page_link(
                     SHIP,
-                    label=f":primary[→ Ship {findings.literal(row['name'])}]",
+                    label=f":primary[→ Ship {headlines.literal(row['name'])}]",
                     query_params={
                         "run": summary["id"],
                         "variant": row["variant"],
@@ -120,17 +124,17 @@ def _set_limit(key: str, value: float) -> None:
 
 
 def _evidence(summary: dict[str, Any], decided: Decision, look: Theme) -> None:
-    stem = widgets.stem(summary)
-    left, right = widgets.table_and_charts("decision")
+    stem = charts.stem(summary)
+    left, right = charts.table_and_charts("decision")
     with left:
-        st.html(decision_table.verdicts(decided, look))
+        st.html(decision.verdicts(decided, look))
         st.caption(
             "✓ within, ✗ beyond, ? not shown: the limit lies inside the 95% interval. Accuracy lost: against the "
             "baseline on the same examples, negative where gained. Memory, p95 and energy: one value, no interval."
         )
         if decided.costs:
             st.subheader("What each limit costs", anchor=False)
-            st.html(decision_table.costs(decided))
+            st.html(decision.costs(decided))
             st.caption(
                 "The fastest without this one limit, and its samples/s over those of the fastest now, in the rounds "
                 "that both share (95%)."
@@ -146,7 +150,7 @@ def _evidence(summary: dict[str, Any], decided: Decision, look: Theme) -> None:
     with right:
         for index, key in enumerate(known[:2]):
             figure = figures.decision(decided, look, key)
-            widgets.chart(figure, f"decision_{index}", f"{stem}-decision-{key.split('_')[0]}", _alt(decided, key))
+            charts.chart(figure, f"decision_{index}", f"{stem}-decision-{key.split('_')[0]}", _alt(decided, key))
 
 
 def _alt(decided: Decision, key: str) -> str:
@@ -157,7 +161,7 @@ def _alt(decided: Decision, key: str) -> str:
         if figure is not None and judged.row["latency_p50_s"] is not None:
             state = "remains" if judged.remains else "out"
             said.append(f"{judged.row['name']}: {quantity.text(figure.estimate)} {quantity.unit}, {state}")
-    return f"{deciding.title(decided, key)}. {'; '.join(said)}."
+    return f"{decision_words.title(decided, key)}. {'; '.join(said)}."
 
 
 widgets.behind_the_door()

@@ -12,11 +12,18 @@ from zlib import crc32
 import numpy as np
 import streamlit as st
 
-from dashboard import choices, data, disagreements, example_tables, findings, frame, link, sheets, widgets
-from dashboard.disagreements import KINDS, Answers, Kind, Wanted
-from dashboard.example_tables import Column, Text
+from dashboard import frame
+from dashboard.controls import choices, run_choice, widgets
+from dashboard.controls.link import moved
+from dashboard.data import reads
+from dashboard.data.answers import Answers
+from dashboard.export import sheets
+from dashboard.findings import disagreements, headlines
+from dashboard.findings.disagreements import KINDS, Kind, Wanted
 from dashboard.style import marks
-from engine.spec import suite_files
+from dashboard.tables import examples
+from dashboard.tables.examples import Column, Text
+from engine.suite.spec import suite_files
 
 PAGE_TEXTS = 20
 WORDS = 8
@@ -37,7 +44,7 @@ def main() -> None:
     summary, measured, size = choices.choose_measurements(left, right)
     widgets.state_of(summary)
     rows = frame.rows_of(frame.at_batch(measured, size))
-    found = data.answers(summary, rows)
+    found = reads.answers(summary, rows)
     if not found.ids:
         _nothing(summary, found)
         return
@@ -45,8 +52,8 @@ def main() -> None:
     reference, others = _compared(columns)
     titles = {column.at: column.name for column in columns}
     said = disagreements.headline(found, titles, reference.at, [column.at for column in others])
-    st.header(findings.literal(f"{said}."), anchor=False)
-    st.caption(findings.literal(_context(summary, found, rows)))
+    st.header(headlines.literal(f"{said}."), anchor=False)
+    st.caption(headlines.literal(_context(summary, found, rows)))
     if not others:
         others = [reference]
     _texts(summary, found, reference, others, size)
@@ -54,7 +61,7 @@ def main() -> None:
 
 
 def _nothing(summary: dict[str, Any], found: Answers) -> None:
-    if summary["status"] in data.LIVE:
+    if summary["status"] in reads.LIVE:
         st.header("No answers yet", anchor=False)
         st.caption("A variant's answers appear here as soon as it has been measured.")
     else:
@@ -65,7 +72,7 @@ def _nothing(summary: dict[str, Any], found: Answers) -> None:
 
 def _left_out(found: Answers) -> None:
     for name, reason in found.left_out:
-        st.caption(findings.literal(f"○ {name} is left out: {reason}."))
+        st.caption(headlines.literal(f"○ {name} is left out: {reason}."))
 
 
 def _columns(rows: list[frame.Row], found: Answers) -> list[Column]:
@@ -91,15 +98,15 @@ def _compared(columns: list[Column]) -> tuple[Column, list[Column]]:
     against = right.selectbox("Against", names, key=FROM, bind="query-params")
     reference = next(column for column in columns if column.name == against)
     offered = [column for column in columns if column is not reference]
-    usable = [findings.literal(column.name) for column in offered if frame.usable(column.row)]
+    usable = [headlines.literal(column.name) for column in offered if frame.usable(column.row)]
     if len(offered) > MANY:
         # So many of a choice would fill the screen.
-        every = [findings.literal(column.name) for column in offered]
+        every = [headlines.literal(column.name) for column in offered]
         chosen = left.multiselect("Compared", every, key=OF, bind="query-params", placeholder="All variants")
     else:
         chosen = left.pills(
             "Compared",
-            [findings.literal(column.name) for column in offered],
+            [headlines.literal(column.name) for column in offered],
             selection_mode="multi",
             default=usable,
             key=OF,
@@ -107,7 +114,7 @@ def _compared(columns: list[Column]) -> tuple[Column, list[Column]]:
             wrap=True,
         )
     wanted = chosen or usable
-    return reference, [column for column in offered if findings.literal(column.name) in wanted]
+    return reference, [column for column in offered if headlines.literal(column.name) in wanted]
 
 
 def _context(summary: dict[str, Any], found: Answers, rows: list[frame.Row]) -> str:
@@ -126,7 +133,7 @@ def _context(summary: dict[str, Any], found: Answers, rows: list[frame.Row]) -> 
 def _link(run_id: str, size: int | None, reference: Column, **choice: Any) -> str:
     """This page's address with other choices than now."""
     kept = {
-        widgets.PARAMETER: run_id,
+        run_choice.PARAMETER: run_id,
         **({"batch": f"batch {size}"} if size else {}),
         **({} if reference.row["baseline"] else {FROM: reference.name}),
     }
@@ -142,16 +149,16 @@ def _texts(summary: dict[str, Any], found: Answers, reference: Column, others: l
     each = disagreements.by_variant(found, reference.at, at)
     link = partial(_link, summary["id"], size, reference)
     st.html(
-        example_tables.by_variant(
+        examples.by_variant(
             others,
             each,
             len(found.answers),
-            lambda column, kind: link(**{OF: findings.literal(column.name), KIND: kind}),
+            lambda column, kind: link(**{OF: headlines.literal(column.name), KIND: kind}),
         )
     )
     _left_out(found)
     wanted, words = _filters(found, reference, others)
-    among = data.positions_with(summary["example_set_id"], words) if words else None
+    among = reads.positions_with(summary["example_set_id"], words) if words else None
     kind = _kind(disagreements.counts(found, wanted, reference.at, at, among))
     wanted = wanted._replace(kind=kind)
     positions = disagreements.chosen(found, wanted, reference.at, at, among)
@@ -191,9 +198,9 @@ def _texts(summary: dict[str, Any], found: Answers, reference: Column, others: l
                 item["text"],
                 _classify(summary, item["position"], item["text"]),
             )
-            for item in data.examples_at(summary["example_set_id"], shown)
+            for item in reads.examples_at(summary["example_set_id"], shown)
         ]
-        table.html(example_tables.texts(made, found, reference, drawn[1:]))
+        table.html(examples.texts(made, found, reference, drawn[1:]))
 
 
 def _foremost(found: Answers, reference: Column, others: list[Column]) -> list[Column]:
@@ -205,7 +212,7 @@ def _foremost(found: Answers, reference: Column, others: list[Column]) -> list[C
 def _page(pages: int, choice: tuple[Any, ...]) -> int:
     """The page to show. By hand in the URL, as another choice begins on its first page."""
     key = f"{PAGE}_{crc32(repr(choice).encode()):08x}"
-    followed = link.moved(PAGE)
+    followed = moved(PAGE)
     if st.session_state.get("flip_now", key) != key and not followed:
         st.query_params.pop(PAGE, None)
     st.session_state["flip_now"] = key
@@ -223,7 +230,7 @@ def _remember_page(key: str) -> None:
 
 
 def _csv(set_id: str, positions: np.ndarray, found: Answers, columns: list[Column]) -> bytes:
-    return sheets.written(*example_tables.sheet(data.examples_at(set_id, positions), found, columns))
+    return sheets.written(*examples.sheet(reads.examples_at(set_id, positions), found, columns))
 
 
 def _filters(found: Answers, reference: Column, others: list[Column]) -> tuple[Wanted, tuple[str, ...]]:
@@ -250,7 +257,7 @@ def _filters(found: Answers, reference: Column, others: list[Column]) -> tuple[W
 
 def _label(cell: Any, title: str, options: list[int], names: list[str], key: str) -> int:
     found = cell.selectbox(
-        findings.literal(title),
+        headlines.literal(title),
         options,
         format_func=lambda index: "any" if index == ANY else names[index],
         key=key,
@@ -267,7 +274,7 @@ def _words(typed: str | None) -> tuple[str, ...]:
 
 def _kind(counts: dict[Kind, int]) -> Kind:
     """The chosen kind. By hand in the URL: a bound control would write its changing counts there."""
-    if link.moved(KIND) or KIND not in st.session_state:
+    if moved(KIND) or KIND not in st.session_state:
         st.session_state[KIND] = st.query_params.get(KIND)
     if st.session_state[KIND] not in counts:
         st.session_state[KIND] = next(iter(counts))
@@ -315,7 +322,7 @@ def _confusion(found: Answers, reference: Column, others: list[Column], link: An
     foremost = _foremost(found, reference, compared)
     if len(foremost) < len(compared):
         told += f" The {MANY} variants that differ most; choose others above."
-    st.caption(findings.literal(told))
+    st.caption(headlines.literal(told))
     for column in (reference, *foremost):
         against: list[Column | None] = [None] if found.truth is not None else []
         against += [reference] if column is not reference else []
@@ -328,7 +335,7 @@ def _confusion(found: Answers, reference: Column, others: list[Column], link: An
 def _matrix(found: Answers, column: Column, against: Column | None, reference: Column, link: Any) -> None:
     names = found.names
     counts = disagreements.confusion(found, column.at, None if against is None else against.at)
-    own = {OF: findings.literal(column.name)}
+    own = {OF: headlines.literal(column.name)}
     if against is None:
         title, rows = f"{column.name} against the labels", "label"
         # The reference is not among the compared ones.
@@ -337,7 +344,7 @@ def _matrix(found: Answers, column: Column, against: Column | None, reference: C
     else:
         title, rows = f"{column.name} against {against.name}", against.name
         there = lambda i, j: link(**own, **{KIND: "other", WAS: names[i], SAID: names[j]})  # noqa: E731
-    st.html(example_tables.matrix(title, names, counts, column.mark, rows, there))
+    st.html(examples.matrix(title, names, counts, column.mark, rows, there))
 
 
 widgets.behind_the_door()

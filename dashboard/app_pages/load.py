@@ -7,9 +7,13 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import data, figures, findings, frame, load_tables, widgets
-from engine import serving
-from engine.spec import suite_files
+from dashboard import figures, frame
+from dashboard.controls import charts, run_choice, widgets
+from dashboard.data import reads
+from dashboard.findings import headlines
+from dashboard.tables import load as tables_load
+from engine.report import load
+from engine.suite.spec import suite_files
 from engine.units import milliseconds
 
 RUN = "app_pages/run.py"
@@ -20,25 +24,25 @@ USUAL_MS = 100
 def main() -> None:
     left, _ = st.columns([6, 5], vertical_alignment="center")
     with left:
-        run_id = widgets.choose_run()
-    summary = data.run(run_id)
-    measured = data.measurements(summary)
+        run_id = run_choice.choose_run()
+    summary = reads.run(run_id)
+    measured = reads.measurements(summary)
     look = widgets.look()
     widgets.state_of(summary)
-    loads = data.loads(summary, measured)
+    loads = reads.loads(summary, measured)
     if not loads:
         _how_to(summary)
         return
-    st.header(findings.literal(serving.headline(loads)), anchor=False)
-    if doubt := serving.doubt(loads):
-        st.write(findings.literal(doubt))
-    st.caption(findings.literal(_context(summary, loads)))
-    stem = widgets.stem(summary)
+    st.header(headlines.literal(load.headline(loads)), anchor=False)
+    if doubt := load.doubt(loads):
+        st.write(headlines.literal(doubt))
+    st.caption(headlines.literal(_context(summary, loads)))
+    stem = charts.stem(summary)
     rates, trials = figures.load_rates(measured, loads, look), figures.load_trials(measured, loads, look)
     with st.grid(2, min_column_width=560, gap="medium"):
-        widgets.chart(rates, "load", f"{stem}-load")
-        widgets.chart(trials, "load_p99", f"{stem}-load-p99")
-    st.html(load_tables.variants(measured, loads, look))
+        charts.chart(rates, "load", f"{stem}-load")
+        charts.chart(trials, "load_p99", f"{stem}-load-p99")
+    st.html(tables_load.variants(measured, loads, look))
     st.caption(
         "Holds: of the rates that were tried, the highest at which so few of a trial's texts were late that p99 is "
         "shown to be within the limit with 99% confidence. The true one lies between it and the lowest that failed "
@@ -46,7 +50,7 @@ def main() -> None:
         "edge a rate may hold by luck. The page Method has the rules."
     )
     _trials(loads)
-    widgets.save_charts(f"{stem}-load")
+    charts.save_charts(f"{stem}-load")
 
 
 def _context(summary: dict[str, Any], loads: list[frame.Row]) -> str:
@@ -65,7 +69,7 @@ def _context(summary: dict[str, Any], loads: list[frame.Row]) -> str:
 def _how_to(summary: dict[str, Any]) -> None:
     """What to do where a run has nothing to show here."""
     st.header("This run was not put under a service's load.", anchor=False)
-    if summary["spec"].get("scenarios") and summary["status"] in data.LIVE:
+    if summary["spec"].get("scenarios") and summary["status"] in reads.LIVE:
         st.write("Its variants are put under load one after another when all rounds are done.")
         return
     st.write(
@@ -88,11 +92,11 @@ def _trials(loads: list[frame.Row]) -> None:
         chosen = st.selectbox(
             "Trials of",
             list(done),
-            format_func=lambda name: findings.literal(done[name]["name"]),
+            format_func=lambda name: headlines.literal(done[name]["name"]),
             key="variant",
             bind="query-params",
         )
-    st.html(load_tables.trials(done[str(chosen)]))
+    st.html(tables_load.trials(done[str(chosen)]))
 
 
 widgets.behind_the_door()

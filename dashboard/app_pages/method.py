@@ -6,7 +6,7 @@ import re
 
 import streamlit as st
 
-from dashboard.findings import literal
+from dashboard.findings.headlines import literal
 from dashboard.metrics import METRICS
 from engine import paths
 

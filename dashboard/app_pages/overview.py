@@ -10,10 +10,14 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard import choices, data, figures, findings, frame, scorecard, widgets
+from dashboard import figures, frame
+from dashboard.controls import charts, choices, run_choice, widgets
+from dashboard.data import reads
 from dashboard.export import report
+from dashboard.findings import headlines
 from dashboard.style import Theme
-from engine import takeaways
+from dashboard.tables import comparison, facts, scorecard
+from engine.report import takeaways
 
 EXAMPLES = "app_pages/examples.py"
 ROOFLINE = "app_pages/roofline.py"
@@ -49,31 +53,31 @@ def main() -> None:
         _by_label(summary["id"], rows, look)
         _published(summary, shown, look)
         _notes(rows)
-        widgets.save_charts(widgets.stem(summary))
+        charts.save_charts(charts.stem(summary))
 
 
 def _first_screen(summary: dict[str, Any], shown: pd.DataFrame, rows: list[frame.Row], look: Theme) -> None:
-    said = findings.headline(rows)
-    st.header(findings.literal(said.finding), anchor=False)
+    said = headlines.headline(rows)
+    st.header(headlines.literal(said.finding), anchor=False)
     if said.detail:
-        st.write(findings.literal(said.detail))
-    st.caption(findings.literal(findings.context(summary, rows)))
+        st.write(headlines.literal(said.detail))
+    st.caption(headlines.literal(headlines.context(summary, rows)))
     if summary["suite"] == choices.FIRST:
         widgets.small_models(rows)
     if not any(row["status"] == "measured" for row in rows):
         st.html(scorecard.scorecard(rows, look))
         return
-    left, right = widgets.table_and_charts("tradeoff")
+    left, right = charts.table_and_charts("tradeoff")
     with left:
         st.html(scorecard.scorecard(rows, look))
     with right:
-        widgets.chart(figures.tradeoff(shown, look), "tradeoff", f"{widgets.stem(summary)}-tradeoff")
+        charts.chart(figures.tradeoff(shown, look), "tradeoff", f"{charts.stem(summary)}-tradeoff")
 
 
 def _comparisons(summary: dict[str, Any], measured: pd.DataFrame, shown: pd.DataFrame, look: Theme) -> None:
     rows = frame.rows_of(shown)
     # Of random weights the answers say nothing.
-    energy = frame.untaught(rows) and any(row[findings.ENERGY] is not None for row in rows)
+    energy = frame.untaught(rows) and any(row[headlines.ENERGY] is not None for row in rows)
     st.subheader(f"Latency, throughput, memory, {'energy' if energy else 'accuracy'}", anchor=False)
     draw: list[tuple[str, Callable[[pd.DataFrame, Theme], go.Figure]]] = [
         ("latency", figures.latency),
@@ -86,15 +90,15 @@ def _comparisons(summary: dict[str, Any], measured: pd.DataFrame, shown: pd.Data
         for pair in (draw[:2], draw[2:]):
             with st.grid(2, min_column_width=520, gap="medium"):
                 for name, make in pair:
-                    widgets.chart(make(shown, look), name, f"{widgets.stem(summary)}-{name}")
+                    charts.chart(make(shown, look), name, f"{charts.stem(summary)}-{name}")
     if frame.swept(frame.rows_of(measured), "throughput_samples_per_s"):
-        widgets.chart(figures.over_batch_size(measured, look), "batches", f"{widgets.stem(summary)}-batch-size")
+        charts.chart(figures.over_batch_size(measured, look), "batches", f"{charts.stem(summary)}-batch-size")
 
 
 def _takeaways(rows: list[frame.Row]) -> None:
-    found = takeaways.takeaways(findings.ranked(rows))
+    found = takeaways.takeaways(headlines.ranked(rows))
     # What binds a variant stands with the figures that say so.
-    shown = findings.told([item for item in found if item.shown and item.kind not in ("state", "limit")])
+    shown = headlines.told([item for item in found if item.shown and item.kind not in ("state", "limit")])
     unshown = [item.sentence for item in found if not item.shown]
     if shown:
         st.subheader("What this run shows", anchor=False)
@@ -113,7 +117,7 @@ def _evidence(run_id: str, rows: list[frame.Row], look: Theme) -> None:
             bind="query-params",
             help="In any currency: adds what a million texts cost at this batch size, the machine busy all the time.",
         )
-    st.html(scorecard.evidence(rows, look, price))
+    st.html(comparison.evidence(rows, look, price))
     paired = (
         "McNemar: on the same examples as the baseline. Would show: the difference in accuracy that this many "
         "examples show with 80% power at Holm's first step. "
@@ -127,7 +131,7 @@ def _evidence(run_id: str, rows: list[frame.Row], look: Theme) -> None:
         st.page_link(
             ROOFLINE,
             label=":primary[→ How near each comes to this device's limit, and what binds it]",
-            query_params={widgets.PARAMETER: run_id},
+            query_params={run_choice.PARAMETER: run_id},
         )
 
 
@@ -141,44 +145,44 @@ def _by_label(run_id: str, rows: list[frame.Row], look: Theme) -> None:
         with st.grid(2, min_column_width=420, gap="medium"):
             for row in known:
                 with st.container():
-                    st.caption(f"{findings.literal(row['name'])}: a line a label, a column an answer")
+                    st.caption(f"{headlines.literal(row['name'])}: a line a label, a column an answer")
                     st.html(scorecard.confusion(row))
-        st.page_link(EXAMPLES, label="The texts behind these counts", query_params={widgets.PARAMETER: run_id})
+        st.page_link(EXAMPLES, label="The texts behind these counts", query_params={run_choice.PARAMETER: run_id})
 
 
 def _published(summary: dict[str, Any], shown: pd.DataFrame, look: Theme) -> None:
     st.subheader("Measured beside published", anchor=False)
-    reported = data.published()
+    reported = reads.published()
     if not figures.pairs(shown, reported):
         st.caption("No variant of this suite names a published row to stand beside (`published` in the suite file).")
         return
-    widgets.chart(figures.published(shown, reported, look), "published", f"{widgets.stem(summary)}-published")
+    charts.chart(figures.published(shown, reported, look), "published", f"{charts.stem(summary)}-published")
     found = figures.pairs(shown, reported)
     remarks = dict.fromkeys(filter(None, (theirs["remark"] for _, theirs, _ in found)))
-    with st.expander(findings.literal(f"What was published, and what to make of it ({found[0][1]['source']})")):
+    with st.expander(headlines.literal(f"What was published, and what to make of it ({found[0][1]['source']})")):
         st.html(scorecard.published_table(found))
         for remark in remarks:
-            st.caption(findings.literal(remark))
+            st.caption(headlines.literal(remark))
 
 
 def _notes(rows: list[frame.Row]) -> None:
-    said = findings.notes(rows)
+    said = headlines.notes(rows)
     if not said:
         return
     st.subheader("Notes", anchor=False)
-    st.html(scorecard.notes_table(said))
+    st.html(facts.notes_table(said))
 
 
 def _downloads(summary: dict[str, Any], measured: pd.DataFrame, size: int | None, look: Theme) -> None:
-    stem = widgets.stem(summary)
+    stem = charts.stem(summary)
     with st.popover("Download", width="stretch"):
         for label, suffix, make in (
             ("PowerPoint, charts to edit (.pptx)", "pptx", partial(_deck, summary, measured, size, look)),
             ("Report, interactive (.html)", "html", partial(_report, summary, measured, size, look)),
-            ("Measurements (.csv)", "csv", partial(data.export, summary["id"], "csv")),
-            ("Measurements (.json)", "json", partial(data.export, summary["id"], "json")),
-            ("Tables, Markdown (.md)", "md", partial(data.export, summary["id"], "markdown")),
-            ("Tables, LaTeX (.tex)", "tex", partial(data.export, summary["id"], "latex")),
+            ("Measurements (.csv)", "csv", partial(reads.export, summary["id"], "csv")),
+            ("Measurements (.json)", "json", partial(reads.export, summary["id"], "json")),
+            ("Tables, Markdown (.md)", "md", partial(reads.export, summary["id"], "markdown")),
+            ("Tables, LaTeX (.tex)", "tex", partial(reads.export, summary["id"], "latex")),
         ):
             st.download_button(
                 label,
@@ -194,7 +198,7 @@ def _downloads(summary: dict[str, Any], measured: pd.DataFrame, size: int | None
             "Charts save as",
             ["PNG", "SVG"],
             default="PNG",
-            key=widgets.FORMAT,
+            key=charts.FORMAT,
             bind="query-params",
             required=True,
             help="The camera at each chart's upper right saves it at slide size (16:9). More formats: the page's end.",
@@ -205,11 +209,11 @@ def _deck(summary: dict[str, Any], measured: pd.DataFrame, size: int | None, loo
     # python-pptx is loaded by the first who asks for slides.
     from dashboard.export import deck
 
-    return deck.build(summary, measured, data.published(), look, size, data.loads(summary, measured))
+    return deck.build(summary, measured, reads.published(), look, size, reads.loads(summary, measured))
 
 
 def _report(summary: dict[str, Any], measured: pd.DataFrame, size: int | None, look: Theme) -> str:
-    return report.build(summary, measured, data.published(), look, size, data.loads(summary, measured))
+    return report.build(summary, measured, reads.published(), look, size, reads.loads(summary, measured))
 
 
 widgets.behind_the_door()

@@ -8,11 +8,15 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import choices, data, figures, findings, frame, roofline_tables, scorecard, widgets
+from dashboard import figures, frame
+from dashboard.controls import charts, choices, widgets
+from dashboard.data import reads
 from dashboard.figures import operators as drawn
+from dashboard.findings import headlines
 from dashboard.style import Theme
-from engine import operators
+from dashboard.tables import facts, roofline
 from engine.errors import RequestError, one_line
+from engine.measurement import operators
 
 
 def main() -> None:
@@ -26,34 +30,34 @@ def main() -> None:
         st.header("This run holds no measurements.")
         st.stop()
     # The chart's own title says which comes nearest.
-    st.header(findings.literal(findings.limit_detail(rows) or "What binds the fastest is not known."), anchor=False)
-    ceilings, stem = summary["ceilings"] or {}, widgets.stem(summary)
+    st.header(headlines.literal(headlines.limit_detail(rows) or "What binds the fastest is not known."), anchor=False)
+    ceilings, stem = summary["ceilings"] or {}, charts.stem(summary)
     if ceilings.get("products"):
-        widgets.chart(figures.roofline(measured, ceilings, look, size), "roofline", f"{stem}-roofline")
+        charts.chart(figures.roofline(measured, ceilings, look, size), "roofline", f"{stem}-roofline")
     else:
-        st.info(findings.literal(f"No ceilings were measured: {ceilings.get('reason') or 'no reason was stored'}."))
-    st.html(roofline_tables.shares(rows, look))
+        st.info(headlines.literal(f"No ceilings were measured: {ceilings.get('reason') or 'no reason was stored'}."))
+    st.html(roofline.shares(rows, look))
     st.caption(
         "Of the limit: operations of the products a second, padding included, over the fastest products measured here "
         "in the same dtype. Of an INT8 model all operations count as integer ones. The page Method has the rules."
     )
     _profiles(summary, known, look, stem)
     with st.expander("The measured ceilings"):
-        st.html(scorecard.ceilings_table(ceilings))
-    widgets.save_charts(f"{stem}-roofline")
+        st.html(facts.ceilings_table(ceilings))
+    charts.save_charts(f"{stem}-roofline")
 
 
 def _profiles(summary: dict[str, Any], rows: list[frame.Row], look: Theme, stem: str) -> None:
     st.subheader("What a call's time goes to", anchor=False)
     profiled = [row for row in rows if drawn.of(row)]
     if profiled:
-        widgets.chart(figures.by_kind(profiled, look), "kinds", f"{stem}-operators")
+        charts.chart(figures.by_kind(profiled, look), "kinds", f"{stem}-operators")
     names = {row["variant"]: row for row in rows}
     with st.container(width=360):
         chosen = st.selectbox(
             "Operators of",
             list(names),
-            format_func=lambda name: findings.literal(names[name]["name"]),
+            format_func=lambda name: headlines.literal(names[name]["name"]),
             key="variant",
             bind="query-params",
         )
@@ -62,14 +66,14 @@ def _profiles(summary: dict[str, Any], rows: list[frame.Row], look: Theme, stem:
     if found is None:
         reason = ((row["audit"] or {}).get("operators") or {}).get("reason")
         why = f": {reason}" if reason else ": it is older than that"
-        st.write(findings.literal(f"This run holds no operators of {row['name']}{why}."))
+        st.write(headlines.literal(f"This run holds no operators of {row['name']}{why}."))
     else:
         both = st.grid(2, min_column_width=520, gap="large")
         with both.cell():
-            widgets.chart(figures.by_operator(row, look), "operators", f"{stem}-{row['variant']}-operators")
+            charts.chart(figures.by_operator(row, look), "operators", f"{stem}-{row['variant']}-operators")
         with both.cell():
-            st.html(roofline_tables.profile(found))
-            st.caption(findings.literal(operators.caption(found)))
+            st.html(roofline.profile(found))
+            st.caption(headlines.literal(operators.caption(found)))
     _trace(summary, row)
 
 
@@ -77,25 +81,25 @@ def _trace(summary: dict[str, Any], row: frame.Row) -> None:
     """The trace to download, and the ways to make one."""
     variant, size = row["variant"], row["batch_size"]
     try:
-        made = data.trace(summary["id"], variant, size)
+        made = reads.trace(summary["id"], variant, size)
         if st.session_state.pop("profile_now", None) == (summary["id"], variant, size):
             with st.spinner("A worker of its own loads the variant and profiles five calls …", show_time=True):
-                made = data.make_trace(summary["id"], variant, size)
+                made = reads.make_trace(summary["id"], variant, size)
     except RequestError as error:
-        st.warning(findings.literal(f"No trace was made. {one_line(error)}."))
+        st.warning(headlines.literal(f"No trace was made. {one_line(error)}."))
         made = None
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         if made is not None:
             st.download_button(
                 f"Download the trace ({len(made) / 1e3:,.0f} kB)",
                 data=made,
-                file_name=f"{widgets.stem(summary)}-{variant}-batch-{size}.trace.json.gz",
+                file_name=f"{charts.stem(summary)}-{variant}-batch-{size}.trace.json.gz",
                 mime="application/gzip",
                 on_click="ignore",
                 key="download_trace",
             )
         here = summary["host"] == socket.gethostname() and not summary["foreign"]
-        if here and summary["status"] not in data.LIVE:
+        if here and summary["status"] not in reads.LIVE:
             st.button(
                 "Make a new trace" if made is not None else "Make a trace",
                 key="make_trace",

@@ -10,12 +10,18 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import choices, data, findings, link, live, plan, scorecard, widgets
+from dashboard.controls import choices, link, run_choice, widgets
+from dashboard.data import live, plan, reads
+from dashboard.findings import headlines
 from dashboard.style import Theme, marks
-from engine import hardware, jobs, slurm
+from dashboard.tables import html
+from dashboard.tables import live as tables_live
 from engine.errors import RequestError, one_line
-from engine.hardware import Device
-from engine.spec import Suite, find_suite, load_suite
+from engine.jobs import ending, local, queue, slurm
+from engine.machine import devices
+from engine.machine.devices import Device
+from engine.suite.reading import find_suite, load_suite
+from engine.suite.spec import Suite
 
 LIVE_SECONDS = 2.0
 """Every look costs CPU time that the run would use: some ten milliseconds."""
@@ -54,10 +60,10 @@ def main() -> None:
     summary = None
     if run_id is not None:
         try:
-            summary = data.run(run_id)
+            summary = reads.run(run_id)
         except RequestError as error:
-            st.warning(findings.literal(one_line(error)))
-    if summary is not None and summary["status"] in data.LIVE:
+            st.warning(headlines.literal(one_line(error)))
+    if summary is not None and summary["status"] in reads.LIVE:
         st.session_state["watched"] = summary["id"]
         _watch(summary["id"])
         _others(under_way, summary["id"])
@@ -71,16 +77,16 @@ def main() -> None:
 
 def _followed(under_way: list[dict[str, Any]]) -> str | None:
     """The run to show: the URL's, else one that is under way."""
-    wanted = st.query_params.get(widgets.PARAMETER)
+    wanted = st.query_params.get(run_choice.PARAMETER)
     if wanted is None and under_way:
         wanted = under_way[0]["id"]
-        st.query_params[widgets.PARAMETER] = wanted
+        st.query_params[run_choice.PARAMETER] = wanted
     if wanted is None:
         return None
     try:
-        return data.resolve(wanted)
+        return reads.resolve(wanted)
     except RequestError as error:
-        st.warning(findings.literal(one_line(error)))
+        st.warning(headlines.literal(one_line(error)))
         return None
 
 
@@ -112,27 +118,27 @@ def _spare_the_collector() -> None:
 
 @st.fragment(run_every=LIVE_SECONDS)
 def _standing(run_id: str, table: Any) -> None:
-    summary = data.run(run_id)
-    if summary["status"] not in data.LIVE:
+    summary = reads.run(run_id)
+    if summary["status"] not in reads.LIVE:
         st.rerun()
     left, right = st.columns([5, 1], vertical_alignment="center")
     with left:
-        st.header(findings.literal(_title(summary)), anchor=False)
-        st.caption(findings.literal(_context(summary)))
+        st.header(headlines.literal(_title(summary)), anchor=False)
+        st.caption(headlines.literal(_context(summary)))
     with right:
         _cancel(summary)
-    st.html(live.strip(summary))
+    st.html(tables_live.strip(summary))
     progress = summary["progress"] or {}
-    text = findings.literal(jobs.standing(summary["status"], summary["progress"], summary["spec"]))
+    text = headlines.literal(queue.standing(summary["status"], summary["progress"], summary["spec"]))
     st.progress(min(max(progress.get("done") or 0.0, 0.0), 1.0), text=text[:1].upper() + text[1:])
     if found := live.lanes(run_id):
-        table.html(live.table(summary, found, widgets.look()))
+        table.html(tables_live.table(summary, found, widgets.look()))
 
 
 @st.fragment(run_every=CHART_SECONDS)
 def _rates(run_id: str) -> None:
     found = live.lanes(run_id)
-    chart, colors = live.series(found, widgets.look())
+    chart, colors = tables_live.series(found, widgets.look())
     if len(chart) > 1:
         size = live.timed_batch(found)
         st.caption(f"Samples/s by round at batch {size}, as they come; nothing is judged before the end.")
@@ -168,17 +174,17 @@ def _cancel(summary: dict[str, Any]) -> None:
         st.caption(f"Ends after this {'trial' if live.phase(summary) == 'serving' else 'round'}.")
         if st.button("End at once", key="cancel_now", width="stretch", help="What was measured until then is kept."):
             try:
-                jobs.cancel(summary["id"], at_once=True)
+                ending.cancel(summary["id"], at_once=True)
             except RequestError as error:
-                st.error(findings.literal(one_line(error)))
+                st.error(headlines.literal(one_line(error)))
     elif st.button("Cancel run", key="cancel", width="stretch", help="What was measured until then is kept."):
-        jobs.cancel(summary["id"])
+        ending.cancel(summary["id"])
         st.rerun(scope="fragment")
 
 
 def _log(run_id: str) -> None:
     with st.expander("Log", key="log"):
-        st.code(jobs.log_tail(run_id, LOG_LINES) or "nothing yet", language=None, wrap_lines=True)
+        st.code(queue.log_tail(run_id, LOG_LINES) or "nothing yet", language=None, wrap_lines=True)
 
 
 def _others(under_way: list[dict[str, Any]], shown: str) -> None:
@@ -186,8 +192,8 @@ def _others(under_way: list[dict[str, Any]], shown: str) -> None:
         if other["id"] != shown:
             st.page_link(
                 HERE,
-                label=findings.literal(f"{widgets.STATES[other['status']]}: {other['suite']} …{other['id'][-6:]}"),
-                query_params={widgets.PARAMETER: other["id"]},
+                label=headlines.literal(f"{run_choice.STATES[other['status']]}: {other['suite']} …{other['id'][-6:]}"),
+                query_params={run_choice.PARAMETER: other["id"]},
             )
 
 
@@ -195,20 +201,20 @@ def _ended(summary: dict[str, Any]) -> None:
     """A run that has ended: it opens itself where it was watched, else it is one line with a link."""
     watched = st.session_state.pop("watched", None) == summary["id"]
     if watched and summary["status"] == "finished":
-        st.switch_page(OVERVIEW, query_params={widgets.PARAMETER: summary["id"]})
+        st.switch_page(OVERVIEW, query_params={run_choice.PARAMETER: summary["id"]})
     reason = f": {one_line(ValueError(summary['status_reason']))}" if summary["status_reason"] else ""
-    said = findings.literal(
-        f"{widgets.STATES[summary['status']]}: {summary['suite']}, run …{summary['id'][-6:]}, after "
+    said = headlines.literal(
+        f"{run_choice.STATES[summary['status']]}: {summary['suite']}, run …{summary['id'][-6:]}, after "
         f"{live.clock(live.elapsed(summary))}{reason}"
     )
     show = {"finished": st.success, "failed": st.error, "cancelled": st.info}.get(summary["status"], st.warning)
     show(said)
     links = st.container(horizontal=True, vertical_alignment="center")
     links.page_link(
-        OVERVIEW, label="Open it on the Overview", query_params={widgets.PARAMETER: summary["id"]}, icon=None
+        OVERVIEW, label="Open it on the Overview", query_params={run_choice.PARAMETER: summary["id"]}, icon=None
     )
     if links.button("Close", key="close", type="tertiary"):
-        st.query_params.pop(widgets.PARAMETER, None)
+        st.query_params.pop(run_choice.PARAMETER, None)
         st.rerun()
     if summary["status"] != "finished":
         _log(summary["id"])
@@ -234,7 +240,7 @@ def _controls() -> Choice | None:
         return None
     suite, reference = found
     key = f"{suite.folder}/{suite.name}"
-    st.caption(findings.literal(suite.description or suite.title or suite.name))
+    st.caption(headlines.literal(suite.description or suite.title or suite.name))
     chosen = choices.choose_variants(suite, "variants", "is always measured")
     workload, protocol = suite.workload, suite.protocol
     one, two = st.columns(2)
@@ -316,9 +322,9 @@ def _controls() -> Choice | None:
         ]
         asked = load_suite(reference, overrides).select(chosen)
         cluster = [] if asked_of_slurm is None else slurm.profiles(**asked_of_slurm)
-        return Choice(asked, device, hardware.resolve_device(device), bool(offline), reference, cluster, apart)
+        return Choice(asked, device, devices.resolve_device(device), bool(offline), reference, cluster, apart)
     except RequestError as error:
-        st.error(findings.literal(one_line(error)))
+        st.error(headlines.literal(one_line(error)))
         return None
 
 
@@ -335,7 +341,7 @@ def _slurm() -> dict[str, str | None] | None:
     try:
         usual = slurm.profile()
     except RequestError as error:
-        st.error(findings.literal(one_line(error)))
+        st.error(headlines.literal(one_line(error)))
         usual = slurm.Profile()
     one, two = st.columns(2)
     return {
@@ -371,7 +377,7 @@ def _plan(choice: Choice, under_way: list[dict[str, Any]]) -> None:
         found = [replace(c, state=plan.READY, reason="") if c.state == plan.UNAVAILABLE else c for c in found]
     first, second = st.container(), st.container()
     # Below a long table nobody would look for the button.
-    table, start = (second, first) if len(found) > findings.MANY else (first, second)
+    table, start = (second, first) if len(found) > headlines.MANY else (first, second)
     table.html(plan_table(found, choice.suite, widgets.look()))
     with start:
         _offer(choice, found, under_way)
@@ -385,16 +391,16 @@ def _offer(choice: Choice, found: list[plan.Chance], under_way: list[dict[str, A
     except RequestError as error:
         problem = one_line(error)
     if problem:
-        st.error(findings.literal(problem))
+        st.error(headlines.literal(problem))
     elif choice.cluster:
         st.caption("What a variant lacks on the node, its row will say.")
     else:
-        st.caption(findings.literal(plan.estimate(choice.suite, choice.device)))
+        st.caption(headlines.literal(plan.estimate(choice.suite, choice.device)))
     busy = [] if choice.cluster else [run for run in under_way if run["device_name"] == choice.device.name]
     if busy:
         first = busy[0]
         st.caption(
-            findings.literal(
+            headlines.literal(
                 f"{choice.device.name} is in use by run …{first['id'][-6:]} ({first['suite']}); this one waits for it."
             )
         )
@@ -409,12 +415,12 @@ def _start(choice: Choice) -> None:
             for profile in choice.cluster:
                 run_id = slurm.submit(suite, profile, choice.device_request, path, choice.offline)
         if not choice.cluster:
-            run_id = jobs.start(choice.suite, choice.device_request, path, choice.offline)
+            run_id = local.start(choice.suite, choice.device_request, path, choice.offline)
     except RequestError as error:
-        st.error(findings.literal(one_line(error)))
+        st.error(headlines.literal(one_line(error)))
         return
     st.session_state["watched"] = run_id
-    st.query_params[widgets.PARAMETER] = run_id
+    st.query_params[run_choice.PARAMETER] = run_id
     st.rerun()
 
 
@@ -440,14 +446,14 @@ def plan_table(found: list[plan.Chance], suite: Suite, look: Theme) -> str:
         reason = f"<span class=ib-sub>{escape(chance.reason)}</span>" if chance.reason else ""
         body += (
             f"<tr{' class=ib-base' if row['baseline'] else ''}>"
-            f'<th scope="row">{scorecard.glyph(shades[variant.name], row)}{escape(variant.shown)}'
+            f'<th scope="row">{html.glyph(shades[variant.name], row)}{escape(variant.shown)}'
             f"<span class=ib-sub>{escape(about)}</span></th>"
             f'<td class="ib-left ib-why">{escape(variant.model)}</td>'
             f'<td class="ib-left ib-why">{SIGNS[chance.state]}{reason}</td></tr>'
         )
     head = "".join(f'<th scope="col" class="ib-left">{name}</th>' for name in ("Variant", "Model", "On this device"))
     return (
-        f'<style>{scorecard.CSS}</style><div class=ib-card><table aria-label="What will be measured">'
+        f'<style>{html.CSS}</style><div class=ib-card><table aria-label="What will be measured">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 

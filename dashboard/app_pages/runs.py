@@ -11,11 +11,16 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import data, findings, frame, scorecard, widgets
-from engine import history, runfile
+from dashboard import frame
+from dashboard.controls import charts, run_choice, widgets
+from dashboard.data import reads
+from dashboard.findings import headlines
+from dashboard.tables import facts
 from engine.errors import RequestError, one_line
-from engine.exports import safe
-from engine.store.queries import Search
+from engine.report.exports import safe
+from engine.store import history
+from engine.store.runfile import schema
+from engine.store.runs import Search
 
 TABLE_KEY = "runs_table"
 PAGE = "page"
@@ -34,10 +39,10 @@ def main() -> None:
         with st.popover("Import a run file", key=f"importing_{st.session_state.get('imports', 0)}"):
             _import()
     _say()
-    newest = widgets.history()
-    _table(_search(), widgets.wanted() or widgets.newest_finished(newest))
-    run_id = widgets.choose_run(search=False)
-    summary = data.run(run_id)
+    newest = run_choice.history()
+    _table(_search(), run_choice.wanted() or run_choice.newest_finished(newest))
+    run_id = run_choice.choose_run(search=False)
+    summary = reads.run(run_id)
     widgets.state_of(summary)
     _remarks(summary)
     _details(summary)
@@ -48,7 +53,7 @@ def _say() -> None:
     said = st.session_state.pop("runs_said", None)
     if said is not None:
         good, text = said
-        (st.toast if good else st.error)(findings.literal(text))
+        (st.toast if good else st.error)(headlines.literal(text))
 
 
 def _import() -> None:
@@ -56,8 +61,8 @@ def _import() -> None:
     key = f"run_file_{st.session_state.get('imports', 0)}"
     st.file_uploader(
         "A run that another machine exported",
-        type=[runfile.SUFFIX.rpartition(".")[2]],
-        max_upload_size=runfile.MAX_BYTES // 1_000_000,
+        type=[schema.SUFFIX.rpartition(".")[2]],
+        max_upload_size=schema.MAX_BYTES // 1_000_000,
         key=key,
         on_change=_take,
         args=(key,),
@@ -70,19 +75,19 @@ def _take(key: str) -> None:
     if file is None:
         return
     try:
-        done = data.import_run(file.getvalue(), file.name)
+        done = reads.import_run(file.getvalue(), file.name)
     except RequestError as error:
         st.session_state["runs_said"] = (False, one_line(error))
     else:
         text = "is imported" if done.new else "is already here; nothing was changed"
         st.session_state["runs_said"] = (True, f"Run …{done.run_id[-6:]} {text}.")
-        widgets.go_to_run(done.run_id)
+        run_choice.go_to_run(done.run_id)
     st.session_state["imports"] = st.session_state.get("imports", 0) + 1
 
 
 def _search() -> Search:
     """What the controls above the table ask for."""
-    suites, tags = data.names()
+    suites, tags = reads.names()
     words, suite, state, tag = st.columns([4, 3, 3, 3])
     typed = words.text_input(
         "Search",
@@ -105,7 +110,7 @@ def _search() -> Search:
         )
         for place, label, options, key in (
             (suite, "Suite", suites, "suites"),
-            (state, "State", list(widgets.STATES), "states"),
+            (state, "State", list(run_choice.STATES), "states"),
             (tag, "Tag", tags, "tags"),
         )
     ]
@@ -118,7 +123,7 @@ def _first_page() -> None:
 
 def _table(search: Search, run_id: str) -> None:
     """One page of the history, with `run_id` marked where it is on it; a click chooses a run."""
-    number = data.number(search)
+    number = reads.number(search)
     if not number:
         st.caption("No run matches. Clear the search to see all of them.")
         return
@@ -128,7 +133,7 @@ def _table(search: Search, run_id: str) -> None:
         st.caption(f"{number:,} run{'s' * (number > 1)}, the newest first. Select a row to see all about it.")
         if pages > 1:
             page = st.pagination(pages, key=PAGE, bind="query-params")
-    shown = history_table(data.runs(search, PAGE_ROWS, (page - 1) * PAGE_ROWS))
+    shown = history_table(reads.runs(search, PAGE_ROWS, (page - 1) * PAGE_ROWS))
     ids = list(shown["Run"])
     if st.session_state.get("table_run") != run_id:
         # Chosen elsewhere: another table, as a selection that was made in one stays.
@@ -140,7 +145,7 @@ def _table(search: Search, run_id: str) -> None:
         rows = st.session_state[key]["selection"]["rows"]
         if rows and rows[0] < len(ids):
             st.session_state["table_run"] = ids[rows[0]]
-            widgets.go_to_run(ids[rows[0]])
+            run_choice.go_to_run(ids[rows[0]])
 
     place.dataframe(
         shown,
@@ -175,7 +180,7 @@ def history_table(runs: pd.DataFrame) -> pd.DataFrame:
             "Suite": [safe(row["suite"]) for row in rows],
             "Device": [safe(f"{row['device_name']} ({row['device']})") for row in rows],
             "Host": [safe(row["host"]) for row in rows],
-            "State": [widgets.STATES.get(row["status"], row["status"]) for row in rows],
+            "State": [run_choice.STATES.get(row["status"], row["status"]) for row in rows],
             "Measurements": [_counts(row) for row in rows],
             "Took (s)": [_took(row) for row in rows],
             "Tags": [[safe(tag) for tag in row["tags"]] for row in rows],
@@ -200,7 +205,7 @@ def _took(row: dict[str, Any]) -> float | None:
 def _remarks(summary: dict[str, Any]) -> None:
     """What somebody wrote on the run."""
     if summary["tags"]:
-        st.markdown(" ".join(f":gray-badge[{findings.literal(tag)}]" for tag in summary["tags"]))
+        st.markdown(" ".join(f":gray-badge[{headlines.literal(tag)}]" for tag in summary["tags"]))
     if summary["notes"]:
         st.text(summary["notes"])
 
@@ -212,7 +217,7 @@ def _edit(summary: dict[str, Any]) -> None:
         note = left.text_area("Note", summary["notes"] or "", max_chars=history.NOTE_LENGTH, key=f"note_{run_id}")
         tags = right.multiselect(
             "Tags",
-            sorted({*data.names()[1], *summary["tags"]}),
+            sorted({*reads.names()[1], *summary["tags"]}),
             default=summary["tags"],
             accept_new_options=True,
             select_all=False,
@@ -223,9 +228,9 @@ def _edit(summary: dict[str, Any]) -> None:
         )
         if st.form_submit_button("Save", type="primary"):
             try:
-                data.annotate(run_id, note or "", tags)
+                reads.annotate(run_id, note or "", tags)
             except RequestError as error:
-                st.error(findings.literal(one_line(error)))
+                st.error(headlines.literal(one_line(error)))
             else:
                 st.rerun()
 
@@ -237,12 +242,12 @@ def _confirm(summary: dict[str, Any]) -> None:
         st.rerun()
     run_id = summary["id"]
     try:
-        found = data.contents(run_id)
+        found = reads.contents(run_id)
     except RequestError as error:
-        st.error(findings.literal(one_line(error)))
+        st.error(headlines.literal(one_line(error)))
         return
-    st.write(findings.literal(widgets.label(summary)))
-    st.write(findings.literal(history.going(found)))
+    st.write(headlines.literal(run_choice.label(summary)))
+    st.write(headlines.literal(history.going(found)))
     st.caption("Export its run file first if it may be wanted again.")
     with st.container(horizontal=True):
         st.button("Delete run", type="primary", key="delete_now", on_click=_delete, args=(run_id,))
@@ -252,22 +257,22 @@ def _confirm(summary: dict[str, Any]) -> None:
 
 def _delete(run_id: str) -> None:
     try:
-        data.delete(run_id)
+        reads.delete(run_id)
     except RequestError as error:
         st.session_state["runs_said"] = (False, one_line(error))
         return
     st.session_state.pop("chosen_run", None)
-    st.query_params.pop(widgets.PARAMETER, None)
+    st.query_params.pop(run_choice.PARAMETER, None)
     st.session_state["runs_said"] = (True, f"Run …{run_id[-6:]} is deleted.")
 
 
 def _details(summary: dict[str, Any]) -> None:
-    measured = data.measurements(summary)
+    measured = reads.measurements(summary)
     rows = frame.rows_of(measured)
     with st.container(horizontal=True, horizontal_alignment="distribute"):
         with st.container(horizontal=True, width="content"):
             _downloads(summary, rows)
-        live = summary["status"] in data.LIVE
+        live = summary["status"] in reads.LIVE
         why = "It is under way: cancel it first." if live else None
         if st.button("Delete …", key="delete", disabled=live, help=why):
             _confirm(summary)
@@ -292,18 +297,18 @@ def _details(summary: dict[str, Any]) -> None:
 
 def _suite(summary: dict[str, Any]) -> None:
     path = f"From {summary['suite_path']}, as it was run" if summary["suite_path"] else "As it was run"
-    st.caption(findings.literal(f"{path}: every override applied, every default written out."))
+    st.caption(headlines.literal(f"{path}: every override applied, every default written out."))
     st.code(json.dumps(summary["spec"], indent=2), language="json", height=520)
 
 
 def _downloads(summary: dict[str, Any], rows: list[frame.Row]) -> None:
-    run_id, stem = summary["id"], widgets.stem(summary)
-    live = summary["status"] in data.LIVE
+    run_id, stem = summary["id"], charts.stem(summary)
+    live = summary["status"] in reads.LIVE
     measurements = "The run's measurements"
     for label, suffix, mime, make, about, off in (
-        ("CSV", ".csv", "text/csv", partial(data.export, run_id, "csv"), measurements, False),
-        ("JSON", ".json", "application/json", partial(data.export, run_id, "json"), measurements, False),
-        ("Markdown", ".md", "text/markdown", partial(data.export, run_id, "markdown"), measurements, False),
+        ("CSV", ".csv", "text/csv", partial(reads.export, run_id, "csv"), measurements, False),
+        ("JSON", ".json", "application/json", partial(reads.export, run_id, "json"), measurements, False),
+        ("Markdown", ".md", "text/markdown", partial(reads.export, run_id, "markdown"), measurements, False),
         (
             "Answers",
             "-answers.csv",
@@ -314,9 +319,9 @@ def _downloads(summary: dict[str, Any], rows: list[frame.Row]) -> None:
         ),
         (
             "Run file",
-            runfile.SUFFIX,
+            schema.SUFFIX,
             "application/zip",
-            partial(data.run_file, run_id),
+            partial(reads.run_file, run_id),
             "It has to end first." if live else "All of it as one file, to be imported on another machine",
             live,
         ),
@@ -335,7 +340,7 @@ def _downloads(summary: dict[str, Any], rows: list[frame.Row]) -> None:
 
 def _answers(run_id: str) -> str:
     try:
-        return data.predictions(run_id, "csv")
+        return reads.predictions(run_id, "csv")
     except RequestError as error:
         return f"{error}\n"
 
@@ -345,7 +350,7 @@ def _audit(rows: list[frame.Row]) -> None:
     if not rows:
         st.caption("This run holds no measurements.")
         return
-    st.html(scorecard.audit_table(rows))
+    st.html(facts.audit_table(rows))
 
 
 def _fields(rows: list[frame.Row]) -> None:
@@ -362,26 +367,26 @@ def _fields(rows: list[frame.Row]) -> None:
 
 def _environment(summary: dict[str, Any]) -> None:
     st.html(
-        scorecard.facts_table(
+        facts.facts_table(
             {
                 "Run": summary["id"],
                 "State": f"{summary['status']}{': ' + summary['status_reason'] if summary['status_reason'] else ''}",
                 "Device": f"{summary['device_name']} ({summary['device']})",
                 "Host": summary["host"],
-                "Asked for": widgets.when(summary["created_at"]),
-                "Started": widgets.when(summary["started_at"]),
-                "Ended": widgets.when(summary["finished_at"]),
-                **({"Imported": widgets.when(summary["imported_at"])} if summary["imported_at"] else {}),
+                "Asked for": run_choice.when(summary["created_at"]),
+                "Started": run_choice.when(summary["started_at"]),
+                "Ended": run_choice.when(summary["finished_at"]),
+                **({"Imported": run_choice.when(summary["imported_at"])} if summary["imported_at"] else {}),
             }
         )
     )
     if summary["ceilings"]:
         st.caption("What this device was measured to do at the start of the run")
-        st.html(scorecard.ceilings_table(summary["ceilings"]))
+        st.html(facts.ceilings_table(summary["ceilings"]))
     found = summary["environment"]
     order = [key for key in ENVIRONMENT_FIRST if key in found] + [k for k in found if k not in ENVIRONMENT_FIRST]
     flat = {key: text for section in order for key, text in _flat(section, found[section])}
-    st.html(scorecard.facts_table(flat))
+    st.html(facts.facts_table(flat))
 
 
 def _flat(name: str, value: Any) -> list[tuple[str, str]]:
@@ -396,17 +401,17 @@ def _flat(name: str, value: Any) -> list[tuple[str, str]]:
 
 
 def _log(summary: dict[str, Any]) -> None:
-    found = data.logs(summary)
+    found = reads.logs(summary)
     if not found:
         where = f" in {summary['log_path']}" if summary["log_path"] else ""
-        st.caption(findings.literal(f"No log of this run on this machine{where}."))
+        st.caption(headlines.literal(f"No log of this run on this machine{where}."))
         return
     # What says something first.
     names = sorted(found, key=lambda name: not found[name])
     name = st.selectbox("File", names, key="log_file", bind="query-params", label_visibility="collapsed")
     text = found.get(name or "", "") or "(empty)"
     st.code(text, language=None, height=460)
-    st.caption(findings.literal(f"The end of {summary['log_path']}/{name}"))
+    st.caption(headlines.literal(f"The end of {summary['log_path']}/{name}"))
 
 
 widgets.behind_the_door()

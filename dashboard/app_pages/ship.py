@@ -9,9 +9,13 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import choices, data, decision_table, findings, frame, scorecard, widgets
-from engine import tables, takeaways
+from dashboard import frame
+from dashboard.controls import choices, widgets
+from dashboard.data import reads
+from dashboard.findings import headlines
+from dashboard.tables import decision, scorecard
 from engine.errors import RequestError, one_line
+from engine.report import takeaways, words
 from engine.units import between, megabytes, point_interval, points, times
 
 BROWSER_BYTES = 500_000_000
@@ -37,8 +41,8 @@ def main() -> None:
         if rows:
             st.html(scorecard.scorecard(rows, widgets.look()))
         st.stop()
-    st.header(findings.literal(_headline(row, rows)), anchor=False)
-    st.caption(findings.literal(_context(summary, row)))
+    st.header(headlines.literal(_headline(row, rows)), anchor=False)
+    st.caption(headlines.literal(_context(summary, row)))
     st.html(scorecard.scorecard([r for r in rows if r["baseline"] and r is not row] + [row], widgets.look()))
     _folder(summary, row)
 
@@ -83,19 +87,19 @@ def _headline(row: frame.Row, rows: list[frame.Row]) -> str:
 
 def _context(summary: dict[str, Any], row: frame.Row) -> str:
     threads = summary["environment"].get("threads")
-    padded = tables.padding_words([row], row["max_length"])
+    padded = words.padding_words([row], row["max_length"])
     return (
         f"Measured on {summary['device_name']} ({summary['device']}{f', {threads} threads' if threads else ''}) in "
-        f"batches of {tables.batch_words(row)} {padded} · run …{summary['id'][-6:]}"
+        f"batches of {words.batch_words(row)} {padded} · run …{summary['id'][-6:]}"
     )
 
 
 def _folder(summary: dict[str, Any], row: frame.Row) -> None:
     try:
         with st.spinner("Looking for what the run loaded …", show_time=True):
-            shipment, checksums = data.shipment(summary, row["variant"], row["batch_size"])
+            shipment, checksums = reads.shipment(summary, row["variant"], row["batch_size"])
     except RequestError as error:
-        st.warning(findings.literal(f"It cannot be shipped from here. {one_line(error)}."))
+        st.warning(headlines.literal(f"It cannot be shipped from here. {one_line(error)}."))
         return
     total = sum(shipment.sizes.values())
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{summary['suite']}-{row['variant']}-{summary['id'][-6:].lower()}")
@@ -108,7 +112,7 @@ def _folder(summary: dict[str, Any], row: frame.Row) -> None:
         _take(summary, row, name, total)
         st.caption(PROMISE)
         with st.expander("Files and checksums", expanded=True):
-            st.html(decision_table.files(shipment.sizes, checksums))
+            st.html(decision.files(shipment.sizes, checksums))
             st.caption("`SHA256SUMS` in the folder has the same: `sha256sum -c SHA256SUMS` checks them.")
         with st.expander("requirements.txt"):
             st.code(shipment.made["requirements.txt"], language="text")
@@ -121,7 +125,7 @@ def _take(summary: dict[str, Any], row: frame.Row, name: str, total: int) -> Non
     if total <= BROWSER_BYTES:
         st.download_button(
             f"Make and download it (.zip, {megabytes(total)} MB)",
-            data=partial(data.shipped_zip, summary["id"], row["variant"], row["batch_size"], name),
+            data=partial(reads.shipped_zip, summary["id"], row["variant"], row["batch_size"], name),
             file_name=f"{name}.zip",
             mime="application/zip",
             on_click="ignore",

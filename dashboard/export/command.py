@@ -56,7 +56,7 @@ def make(reference: str, ending: str, chart: str | None, dark: bool, batch_size:
         for name, value in (("--chart", chart), ("--dark", dark), ("--batch-size", batch_size)):
             if value:
                 raise RequestError(f"{name} means nothing to a {ending}: it holds every figure of the run")
-        from engine import exports
+        from engine.report import exports
 
         return exports.measurements(reference, TABLES[ending]).encode()
     if ending == ".pptx" and chart:
@@ -114,15 +114,15 @@ def _read(reference: str) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame, l
     import pandas as pd
 
     from dashboard import frame
-    from engine import serving
-    from engine.store import open_store, queries
+    from engine.report import load
+    from engine.store import measurements, open_store, runs
 
     with open_store(create=False) as store, store.session() as session:
-        found = queries.get_run(session, reference)
-        rows = [queries.flat(row) | {"id": row.id} for row in queries.measurements(session, found.id)]
+        found = runs.get_run(session, reference)
+        rows = [measurements.flat(row) | {"id": row.id} for row in measurements.measurements(session, found.id)]
         reported = [
             {column.name: getattr(row, column.name) for column in row.__table__.columns}
-            for row in queries.published(session)
+            for row in measurements.published(session)
         ]
-        loads = serving.joined(queries.scenarios(session, found.id), rows)
-        return queries.run_summary(found), frame.build(rows), pd.DataFrame(reported, dtype=object), loads
+        loads = load.joined(measurements.scenarios(session, found.id), rows)
+        return runs.run_summary(found), frame.build(rows), pd.DataFrame(reported, dtype=object), loads

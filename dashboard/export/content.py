@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard import figures, findings, frame
+from dashboard import figures, frame
 from dashboard.figures import base
 from dashboard.figures.operators import of as profiled
+from dashboard.findings import headlines
 from dashboard.style import Theme
 
 METHOD = (
@@ -44,7 +45,7 @@ def charts(
 ) -> dict[str, go.Figure]:
     """The run's charts by name, signed; empty where nothing was measured.
 
-    `reported`: what others published; `loads`: what the run gave under load, as `engine.serving.joined` has it.
+    `reported`: what others published; `loads`: what the run gave under load, as `engine.report.load.joined` has it.
     """
     shown = at(measured, batch_size)
     rows = frame.rows_of(shown)
@@ -57,7 +58,7 @@ def charts(
         "memory": figures.memory,
         "accuracy": figures.accuracy,
     }
-    if any(row[findings.ENERGY] is not None for row in rows):
+    if any(row[headlines.ENERGY] is not None for row in rows):
         draw["energy"] = figures.energy
         if frame.untaught(rows):
             del draw["accuracy"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import math
-import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,10 +13,36 @@ from pptx import Presentation
 from pptx.chart.data import CategoryChartData, XyChartData
 from pptx.enum.chart import XL_CHART_TYPE, XL_LABEL_POSITION, XL_TICK_LABEL_POSITION
 from pptx.enum.text import MSO_ANCHOR, PP_ALIGN
-from pptx.util import Emu, Inches, Length, Pt
+from pptx.util import Emu, Inches, Pt
 
-from dashboard import findings, frame
+from dashboard import frame
 from dashboard.export import content, images, native
+from dashboard.export.slides import (
+    BODY,
+    BODY_HEIGHT,
+    CHART,
+    COLUMNS,
+    FONT,
+    FOOTER,
+    HEIGHT,
+    LABEL_HEIGHT,
+    MARGIN,
+    MARKER,
+    MOST_SAID,
+    NAME_IN_LINE,
+    NO_MARKER,
+    PLOT,
+    PLOT_AT,
+    SIDES,
+    TABLE_ROWS,
+    TEXT_LETTER,
+    TEXT_SIZES,
+    WIDTH,
+    Box,
+    fitted_title,
+    shortened,
+    write_text,
+)
 from dashboard.figures import labels
 from dashboard.figures.accuracy import gain_key
 from dashboard.figures.batches import over_batch_size
@@ -26,43 +51,13 @@ from dashboard.figures.published import pairs
 from dashboard.figures.roofline import points as points_below
 from dashboard.figures.roofline import roofs
 from dashboard.figures.tradeoff import important
+from dashboard.findings import headlines
 from dashboard.frame import Row
 from dashboard.metrics import METRICS, Better, Metric
 from dashboard.style import LIGHT, Theme, marks
-from engine import serving, takeaways
-from engine.tables import ACCURACY_VERDICTS, SPEED_VERDICTS
+from engine.report import load, takeaways
+from engine.report.words import ACCURACY_VERDICTS, SPEED_VERDICTS
 from engine.units import between, megabytes, milliseconds, point_interval, points, share_percent, significant
-
-WIDTH, HEIGHT = Inches(13.333), Inches(7.5)
-MARGIN = Inches(0.6)
-FONT, FOOTER = "Arial", "Footer"
-Box = tuple[Length, Length, Length, Length]
-BODY: Box = (MARGIN, Inches(1.55), Emu(WIDTH - 2 * MARGIN), Inches(5.1))
-
-CHART = (Emu(BODY[2]).pt, Emu(BODY[3]).pt)
-PLOT_AT = (0.08, 0.03, 0.9, 0.8)
-"""Left, top, width and height of a scatter's plot, in shares of its chart."""
-PLOT = (CHART[0] * PLOT_AT[2], CHART[1] * PLOT_AT[3])
-"""The plot area of a chart on a slide, in points."""
-MARKER, NO_MARKER = 13.0, 2.0
-SIDES = (XL_LABEL_POSITION.RIGHT, XL_LABEL_POSITION.LEFT, XL_LABEL_POSITION.ABOVE, XL_LABEL_POSITION.BELOW)
-"""In the order of `labels.nearest`."""
-MOST_SAID = 12
-"""Of more sentences those are left out that a chart of their own tells, too."""
-TITLE_SIZES = (24, 20, 18, 16, 14)
-TITLE_HEIGHT = 70.0
-"""What a title may take, in points."""
-LETTER = 0.56
-"""The width of a letter of a title over its size, about: bold, and rather too wide than too narrow."""
-TEXT_SIZES = (18, 16, 14)
-TEXT_LETTER = 0.5
-BODY_HEIGHT = 365.0
-LABEL_HEIGHT = 17.0
-TABLE_ROWS = 12
-NAME_IN_LINE = 26
-"""Letters of a variant's name in a line of a table of many rows."""
-COLUMNS = 14
-"""Of more variants a chart of columns, whose names stand below them, shows the foremost."""
 
 
 def build(
@@ -75,7 +70,7 @@ def build(
 ) -> bytes:
     """The deck of a run as a .pptx file, at one batch size: the baseline's largest where none is given.
 
-    `loads`: what the run gave under load, as `engine.serving.joined` has it.
+    `loads`: what the run gave under load, as `engine.report.load.joined` has it.
     """
     return _Deck(summary, measured, published, look, batch_size, loads).save()
 
@@ -102,7 +97,7 @@ class _Deck:
         self.file.slide_width, self.file.slide_height = WIDTH, HEIGHT
 
     def save(self) -> bytes:
-        said = findings.headline(self.rows)
+        said = headlines.headline(self.rows)
         about = self.file.core_properties
         about.title, about.subject, about.author = said.finding[:255], self._source()[:255], "Inference Bench"
         self._scorecard(said)
@@ -113,20 +108,20 @@ class _Deck:
             untaught = frame.untaught(self.rows)
             if not untaught:
                 self._tradeoff(gain)
-            self._dots(METRICS["latency_p50_s"], findings.latency_title(self.rows))
-            self._dots(METRICS["throughput_samples_per_s"], findings.throughput_title(self.rows))
+            self._dots(METRICS["latency_p50_s"], headlines.latency_title(self.rows))
+            self._dots(METRICS["throughput_samples_per_s"], headlines.throughput_title(self.rows))
             self._batches()
             self._memory()
-            self._dots(METRICS[findings.ENERGY], findings.energy_title(self.rows))
+            self._dots(METRICS[headlines.ENERGY], headlines.energy_title(self.rows))
             if not untaught:
-                self._dots(METRICS[gain], findings.accuracy_title(self.rows))
+                self._dots(METRICS[gain], headlines.accuracy_title(self.rows))
             self._dots(METRICS["accuracy_difference"], _difference_title(self.rows))
             self._limits()
             self._roofline()
             self._load()
             if any(not row["baseline"] for row, _, _ in self.pairs):
                 self._published()
-        notes = [(f"{name}: {kind}. ", text) for name, kind, text in findings.notes(self.rows)]
+        notes = [(f"{name}: {kind}. ", text) for name, kind, text in headlines.notes(self.rows)]
         if notes:
             self._list("What to know about these figures", notes)
         out = io.BytesIO()
@@ -143,12 +138,12 @@ class _Deck:
         head.left, head.top, head.width, head.height = MARGIN, Inches(0.4), Emu(WIDTH - 2 * MARGIN), Inches(1.05)
         head.text_frame.word_wrap = True
         head.text_frame.vertical_anchor = MSO_ANCHOR.TOP
-        shown, size = _fitted(title)
-        _write(head.text_frame, shown, size, self.look.text, bold=True)
+        shown, size = fitted_title(title)
+        write_text(head.text_frame, shown, size, self.look.text, bold=True)
         foot = slide.shapes.add_textbox(MARGIN, Inches(6.85), Emu(WIDTH - 2 * MARGIN), Inches(0.4))
         foot.text_frame.word_wrap = True
         foot.name = FOOTER
-        _write(foot.text_frame, footer, 11, self.look.muted)
+        write_text(foot.text_frame, footer, 11, self.look.muted)
         parts = [title if shown != title else "", notes, f"Method. {content.METHOD}", self._source()]
         slide.notes_slide.notes_text_frame.text = "\n\n".join(filter(None, parts))
         return slide
@@ -193,9 +188,9 @@ class _Deck:
         axis.tick_labels.font.size = Pt(13)
         axis.has_title = title is not None
         if title is not None:
-            _write(axis.axis_title.text_frame, title, 13, self.look.muted)
+            write_text(axis.axis_title.text_frame, title, 13, self.look.muted)
 
-    def _scorecard(self, said: findings.Headline) -> None:
+    def _scorecard(self, said: headlines.Headline) -> None:
         labelled = any(row["accuracy"] is not None for row in self.rows)
         kind = "VRAM" if any(row["memory_kind"] == "vram" for row in self.rows) else "RAM"
         answers = METRICS["accuracy" if labelled else "agreement"]
@@ -204,7 +199,7 @@ class _Deck:
             ("p50 (ms)", 1.0, lambda r: milliseconds(r["latency_p50_s"])),
             ("Samples/s", 1.25, lambda r: significant(r["throughput_samples_per_s"])),
             ("Speed-up, × (95%)", 2.0, _speedup),
-            (f"{answers.header} (95%)", 2.1, lambda r: findings.interval_words(r, answers.key)),
+            (f"{answers.header} (95%)", 2.1, lambda r: headlines.interval_words(r, answers.key)),
             (f"Peak {kind} (MB)", 1.2, lambda r: megabytes(r["memory_bytes"])),
             ("Against the baseline", 2.2, _verdict),
         ]
@@ -234,7 +229,7 @@ class _Deck:
             self._cell(table.cell(0, index), header, side, 12 - small, head=True)
             for position, row in enumerate(rows, 1):
                 cell = table.cell(position, index)
-                text = show(row) if index else _short(show(row), 52 if small else 44)
+                text = show(row) if index else shortened(show(row), 52 if small else 44)
                 points_high = name_size if index == 0 else 13 - small
                 self._cell(cell, text, side, points_high, bold=index == 0, base=row["baseline"])
 
@@ -246,7 +241,7 @@ class _Deck:
         cell.vertical_anchor = MSO_ANCHOR.MIDDLE
         cell.margin_left = cell.margin_right = Inches(0.08)
         cell.margin_top = cell.margin_bottom = Inches(0.03)
-        _write(cell.text_frame, text, size, self.look.text, bold=head or bold)
+        write_text(cell.text_frame, text, size, self.look.text, bold=head or bold)
         cell.text_frame.paragraphs[0].alignment = side
 
     def _dots(self, metric: Metric, title: str) -> None:
@@ -261,11 +256,11 @@ class _Deck:
         values = [row[metric.key] * metric.factor for row in rows]
         data.add_series(metric.header, values)
         alt = f"{title}. " + "; ".join(
-            f"{row['title']}: {findings.interval_words(row, metric.key)} {metric.unit}" for row in rows
+            f"{row['title']}: {headlines.interval_words(row, metric.key)} {metric.unit}" for row in rows
         )
         missing = [row["title"] for row in self.rows if row not in known]
-        notes = f"{metric.explanation}" + (f"\nWithout a figure: {findings.joined(missing)}." if missing else "")
-        notes += _left_out(known, rows, lambda row: f"{findings.interval_words(row, metric.key)} {metric.unit}")
+        notes = f"{metric.explanation}" + (f"\nWithout a figure: {headlines.joined(missing)}." if missing else "")
+        notes += _left_out(known, rows, lambda row: f"{headlines.interval_words(row, metric.key)} {metric.unit}")
         footer = self._footer("bars: 95% intervals" if metric.low else "one reading, no interval", of=(rows, known))
         slide = self._slide(title, footer, notes)
         chart = self._chart(slide, XL_CHART_TYPE.LINE_MARKERS, data, alt)
@@ -306,7 +301,7 @@ class _Deck:
 
     def _label(self, point: Any, text: str, side: Any = XL_LABEL_POSITION.RIGHT) -> None:
         label = point.data_label
-        _write(label.text_frame, text, 13, self.look.text)
+        write_text(label.text_frame, text, 13, self.look.text)
         label.position = side
         native.one_line(point)
 
@@ -352,7 +347,7 @@ class _Deck:
         data.categories = _categories(rows)
         for part in used:
             data.add_series(names[part], [parts(row)[part] / 1e6 for row in rows])
-        title = findings.memory_title(self.rows)
+        title = headlines.memory_title(self.rows)
         alt = f"{title}. " + "; ".join(f"{row['title']}: {megabytes(row['memory_bytes'])} MB" for row in rows)
         notes = metric.explanation + _left_out(known, rows, lambda row: f"{megabytes(row['memory_bytes'])} MB")
         slide = self._slide(title, self._footer("one reading, no interval", of=(rows, known)), notes)
@@ -377,9 +372,9 @@ class _Deck:
         if not rows:
             return
         front = frame.pareto(rows, cost.key, gain)
-        title = findings.tradeoff_title(rows, gain)
+        title = headlines.tradeoff_title(rows, gain)
         alt = f"{title}. " + "; ".join(
-            f"{row['title']}: {findings.interval_words(row, cost.key)} ms, {findings.interval_words(row, gain)}%"
+            f"{row['title']}: {headlines.interval_words(row, cost.key)} ms, {headlines.interval_words(row, gain)}%"
             for row in rows
         )
         notes = "Upper left is better. Pale: another was measured faster and better, or the row is not valid."
@@ -432,7 +427,7 @@ class _Deck:
         self._name_marks(slide, chart, drawn, names, centres, [MARKER] * len(rows), first, steps)
 
     def _published(self) -> None:
-        title = findings.published_title(self.pairs)
+        title = headlines.published_title(self.pairs)
         compared = [
             (row, base["latency_s"] / theirs["latency_s"])
             for row, theirs, base in self.pairs
@@ -474,20 +469,20 @@ class _Deck:
         native.log_axis(chart.value_axis, *_log_ends([*lows, *ratios], [*highs, *ratios]))
 
     def _takeaways(self) -> None:
-        found = takeaways.takeaways(findings.ranked(self.rows))
+        found = takeaways.takeaways(headlines.ranked(self.rows))
         order: list[takeaways.Kind] = ["labels", "speed", "accuracy", "memory", "energy", "batching", "answers"]
         shown = [item for kind in order for item in found if item.shown and item.kind == kind]
         if len(shown) > MOST_SAID:
             shown = [item for item in shown if item.kind not in ("memory", "energy")]
         unshown = [item for item in found if not item.shown]
         items = [("", item.sentence) for item in shown] + [("Not shown: ", item.sentence) for item in unshown]
-        if len(self.rows) > findings.MANY:
+        if len(self.rows) > headlines.MANY:
             # Dozens of variants would fill a dozen slides: what of the fastest is read at once, the rest counted.
             more = len(shown) - MOST_SAID
             items = [("", item.sentence) for item in shown[:MOST_SAID]]
             rest = [f"{more} more sentences"] if more > 0 else []
             rest += [f"{len(unshown)} differences looked for and not shown"] if unshown else []
-            items += [("", f"In the report: {findings.joined(rest)}.")] if rest else []
+            items += [("", f"In the report: {headlines.joined(rest)}.")] if rest else []
             unshown = []
         if items:
             self._list("What this run shows" + (", and what it does not" if unshown else ""), items)
@@ -511,7 +506,7 @@ class _Deck:
             name = next(iter(line.values()))["title"]
             data.add_series(name, [line[size][metric.key] if size in line else None for size in sizes])
         alt = f"{title}. " + "; ".join(
-            f"{row['title']} at batch {row['batch_size']}: {findings.interval_words(row, metric.key)} {metric.unit}"
+            f"{row['title']} at batch {row['batch_size']}: {headlines.interval_words(row, metric.key)} {metric.unit}"
             for row in rows
         )
         footer = self._footer("bars: 95% intervals", sizes)
@@ -537,7 +532,7 @@ class _Deck:
             downs = [line[size][metric.key] - ends_at[size][0] if size in line else None for size in sizes]
             native.error_bars(series, ups, downs, "y", mark.color)
             if named:
-                self._label(series.points[sizes.index(max(line))], _short(line[max(line)]["title"], 28))
+                self._label(series.points[sizes.index(max(line))], shortened(line[max(line)]["title"], 28))
         self._axis(chart.value_axis, f"{metric.header}, log scale", grid=True)
         self._axis(chart.category_axis, "Batch size (examples)", grid=False)
         chart.category_axis.tick_label_position = XL_TICK_LABEL_POSITION.LOW
@@ -552,7 +547,7 @@ class _Deck:
         data.categories = _categories(rows)
         data.add_series("Share of the limit (%)", [row["limit_share"] * 100 for row in rows])
         most = max(row["limit_share"] for row in rows)
-        title = findings.limit_title(rows)
+        title = headlines.limit_title(rows)
         said = [f"{row['title']}: {row['limits']['sentence']}" for row in rows if row["limits"]]
         alt = f"{title}. " + "; ".join(f"{r['title']}: {share_percent(r['limit_share'])}%, {_binds(r)}" for r in rows)
         left_out = _left_out(known, rows, lambda row: f"{share_percent(row['limit_share'])}%")
@@ -579,8 +574,8 @@ class _Deck:
         above = roofs(ceilings, drawn)
         if not drawn or not above:
             return
-        bound = findings.limit_detail(self.measured)
-        title = bound or findings.limit_title(self.measured)
+        bound = headlines.limit_detail(self.measured)
+        title = bound or headlines.limit_title(self.measured)
         alt = "; ".join(f"{p.row['title']}: {share_percent(p.row['limit_share'])}%, {_binds(p.row)}" for p in drawn)
         notes = "\n".join(f"{p.row['title']}: {p.row['limits']['sentence']}" for p in drawn)
         slide = self._slide(title, self._footer("one figure each, no interval"), notes)
@@ -640,11 +635,11 @@ class _Deck:
         held = [row["server_texts_per_s"] for row in rows]
         data = CategoryChartData()
         data.categories = _categories(rows)
-        data.add_series(f"holds {serving.limit_words(rows)}", held)
+        data.add_series(f"holds {load.limit_words(rows)}", held)
         data.add_series("offline", [row["offline_texts_per_s"] for row in rows])
-        title = serving.headline(rows)
+        title = load.headline(rows)
         alt = f"{title} " + "; ".join(f"{row['title']}: {_holds(row)}" for row in rows)
-        said = serving.notes(self.loads)
+        said = load.notes(self.loads)
         slide = self._slide(title, self._load_footer(rows), "\n".join(said))
         chart = self._chart(slide, XL_CHART_TYPE.LINE_MARKERS, data, alt)
         self._legend(chart)
@@ -713,33 +708,6 @@ class _Deck:
                     run.font.color.rgb = native.rgb(self.look.text)
 
 
-def _fitted(title: str) -> tuple[str, int]:
-    """A title and the largest size at which it keeps to its box; cut where none does."""
-    width = Emu(BODY[2]).pt - 14
-    for size in TITLE_SIZES:
-        if len(textwrap.wrap(title, int(width / (LETTER * size)))) * size * 1.2 <= TITLE_HEIGHT:
-            return title, size
-    size = TITLE_SIZES[-1]
-    lines = int(TITLE_HEIGHT / (size * 1.2))
-    return textwrap.shorten(title, int(width / (LETTER * size)) * lines - 20, placeholder=" …"), size
-
-
-def _write(text_frame: Any, text: str, size: float, color: str, bold: bool = False) -> None:
-    """Replaces a text frame's content by one run."""
-    text_frame.text = ""
-    paragraph = text_frame.paragraphs[0]
-    paragraph.alignment = PP_ALIGN.LEFT
-    run = paragraph.add_run()
-    run.text = text
-    run.font.size, run.font.bold, run.font.name = Pt(size), bold, FONT
-    run.font.color.rgb = native.rgb(color)
-
-
-def _short(name: str, limit: int) -> str:
-    """A name of at most `limit` characters: what tells variants apart stands at its beginning and its end."""
-    return name if len(name) <= limit else f"{name[: limit * 2 // 3 - 1].rstrip()}…{name[-(limit // 3) :].lstrip()}"
-
-
 def _foremost(rows: Sequence[Row], key: str, better: Better) -> list[Row]:
     """Of more than COLUMNS the baseline, the best by column `key`, and the fastest, in the order of `rows`."""
     if len(rows) <= COLUMNS:
@@ -762,7 +730,7 @@ def _left_out(known: Sequence[Row], shown: Sequence[Row], say: Callable[[Row], s
 def _categories(rows: Sequence[Row]) -> list[str]:
     """Names below a chart, each in two or three lines of its share of the width; numbered where two become alike."""
     limit = max(12, int(3 * PLOT[0] / len(rows) / 8))
-    names = [_short(row["title"], limit) for row in rows]
+    names = [shortened(row["title"], limit) for row in rows]
     return [f"{name} ({names[:i].count(name) + 1})" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
@@ -779,11 +747,11 @@ def _difference_title(rows: Sequence[Row]) -> str:
             limits = point_interval(found[0]["accuracy_difference_low"], found[0]["accuracy_difference_high"])
             said.append(f"{found[0]['name']} {one} {abs(found[0]['accuracy_difference']) * 100:.1f} points ({limits})")
         elif found:
-            said.append(f"{findings.joined([row['name'] for row in found])} {several} accuracy")
+            said.append(f"{headlines.joined([row['name'] for row in found])} {several} accuracy")
     against = f" against {baseline['title']}"
     if said:
         rest = [row["name"] for row in compared if row["accuracy_comparison"] == "no_difference"]
-        others = findings.joined(rest) if len(rest) < 3 else f"the {len(rest)} others"
+        others = headlines.joined(rest) if len(rest) < 3 else f"the {len(rest)} others"
         return "; ".join(said) + against + (f"; no difference is shown for {others}" if rest else "")
     could = [row["detectable_difference"] for row in compared if row["detectable_difference"] is not None]
     least = f"; {takeaways.would_show(max(could))}" if could else ""

@@ -10,11 +10,16 @@ from typing import Any
 
 import pandas as pd
 
-from dashboard import figures, findings, frame, load_tables, scorecard
+from dashboard import figures, frame
 from dashboard.export import content, images
+from dashboard.findings import headlines
 from dashboard.frame import Row
 from dashboard.style import DARK, FONT, LIGHT, Theme
-from engine import serving, takeaways
+from dashboard.tables import comparison, load, scorecard
+from dashboard.tables import html as tables_html
+from dashboard.tables.facts import notes_table
+from engine.report import load as report_load
+from engine.report import takeaways
 
 WIDE = ("tradeoff", "roofline", "operators", "load-p99", "batches", "published")
 """The charts that take the whole width."""
@@ -31,11 +36,11 @@ def build(
     """The report of a run at one batch size, the baseline's largest where none is given.
 
     It opens in the reader's own appearance, or as `look`; a button changes that, and paper is always light.
-    `reported`: what others published; `loads`: what the run gave under load, as `engine.serving.joined` has it.
+    `reported`: what others published; `loads`: what the run gave under load, as `engine.report.load.joined` has it.
     """
     shown = content.at(measured, batch_size)
     rows = frame.rows_of(shown)
-    said = findings.headline(rows) if rows else findings.Headline("This run holds no measurements.", "")
+    said = headlines.headline(rows) if rows else headlines.Headline("This run holds no measurements.", "")
     charts = content.charts(summary, measured, reported, LIGHT, batch_size, loads)
     found = takeaways.takeaways(rows)
     body = [
@@ -46,22 +51,22 @@ def build(
         _section("Charts", _charts(charts)) if charts else "",
     ]
     if charts:
-        body.append(_section("What the figures carry", _looks(lambda theme: scorecard.evidence(rows, theme))))
+        body.append(_section("What the figures carry", _looks(lambda theme: comparison.evidence(rows, theme))))
     if loads:
-        words = f"<p>{escape(f'{serving.headline(loads)} {serving.doubt(loads)}'.strip())}</p>"
-        table = _looks(lambda theme: load_tables.variants(measured, loads, theme))
+        words = f"<p>{escape(f'{report_load.headline(loads)} {report_load.doubt(loads)}'.strip())}</p>"
+        table = _looks(lambda theme: load.variants(measured, loads, theme))
         body.append(_section("Under a service's load", words + table))
     if labels := scorecard.by_label(rows, LIGHT):
         body.append(_section("By label", _looks(lambda theme: scorecard.by_label(rows, theme)) if labels else ""))
     if limits := [(r["name"], r["binds"] or "unknown", r["limits"]["sentence"]) for r in rows if r["limits"]]:
-        body.append(_section("How near each comes to this device's limit", _plain(scorecard.notes_table(limits))))
+        body.append(_section("How near each comes to this device's limit", _plain(notes_table(limits))))
     if pairs := figures.pairs(shown, reported):
         remarks = dict.fromkeys(filter(None, (theirs["remark"] for _, theirs, _ in pairs)))
         below = "".join(f"<p class=small>{escape(remark)}</p>" for remark in remarks)
         title = f"What was published ({pairs[0][1]['source']})"
         body.append(_section(title, _plain(scorecard.published_table(pairs)) + below))
-    if notes := findings.notes(rows):
-        body.append(_section("Notes", _plain(scorecard.notes_table(notes))))
+    if notes := headlines.notes(rows):
+        body.append(_section("Notes", _plain(notes_table(notes))))
     body.append(_section("Method", f"<p>{escape(content.METHOD)}</p>"))
     body.append(_settings(summary))
     drawn = {theme.name: _drawings(summary, measured, reported, theme, batch_size, loads) for theme in (LIGHT, DARK)}
@@ -83,12 +88,12 @@ def _drawings(
     return {name: json.loads(figure.to_json()) for name, figure in made.items()}
 
 
-def _header(summary: dict[str, Any], said: findings.Headline, rows: Sequence[Row]) -> str:
+def _header(summary: dict[str, Any], said: headlines.Headline, rows: Sequence[Row]) -> str:
     status, reason = summary["status"], summary["status_reason"]
     state = "" if status == "finished" else f"This run is {status}{f': {reason}' if reason else ''}."
     began = (summary["created_at"] or "")[:16].replace("T", " ")
     which = f"Suite {summary['suite']}, run {summary['id']}, {began} UTC."
-    lines = [said.detail, state, findings.context(summary, rows), which]
+    lines = [said.detail, state, headlines.context(summary, rows), which]
     below = "".join(f"<p{' class=small' if n > 1 else ''}>{escape(line)}</p>" for n, line in enumerate(lines) if line)
     return f"<header><button type=button id=look hidden>Dark</button><h1>{escape(said.finding)}</h1>{below}</header>"
 
@@ -100,7 +105,7 @@ def _section(title: str, body: str) -> str:
 def _takeaways(title: str, said: Sequence[takeaways.Takeaway]) -> str:
     if not said:
         return ""
-    return _section(title, _plain(scorecard.sentences(findings.told(said))))
+    return _section(title, _plain(scorecard.sentences(headlines.told(said))))
 
 
 def _charts(charts: dict[str, Any]) -> str:
@@ -122,7 +127,7 @@ def _looks(make: Callable[[Theme], str]) -> str:
 
 def _plain(table: str) -> str:
     """A table without the style that it brings: the page has it once."""
-    return table.replace(f"<style>{scorecard.CSS}</style>", "")
+    return table.replace(f"<style>{tables_html.CSS}</style>", "")
 
 
 def _settings(summary: dict[str, Any]) -> str:
@@ -162,7 +167,7 @@ section:has(figure)>h2,section:has(figure)>noscript,.wide{{grid-column:1/-1}}
 figure{{margin:0;min-width:0;break-inside:avoid}}
 pre{{font-size:.78rem;overflow-x:auto;white-space:pre-wrap}}
 summary{{cursor:pointer}}
-{scorecard.CSS}
+{tables_html.CSS}
 @media (max-width:960px){{section:has(figure){{grid-template-columns:minmax(0,1fr)}}}}
 @media print{{
 #look,details:not([open]){{display:none}}

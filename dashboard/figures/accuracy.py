@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard import findings
 from dashboard.figures import base
 from dashboard.figures.keeping import kept
+from dashboard.findings import headlines
 from dashboard.frame import Row, baseline_of, rows_of
 from dashboard.metrics import METRICS
 from dashboard.style import Theme, marks
@@ -29,7 +29,7 @@ def accuracy(frame: pd.DataFrame, look: Theme) -> go.Figure:
     tested = " Differences are tested in pairs (McNemar, Holm)." if key == "accuracy" else ""
     figure = base.titled(
         look,
-        findings.accuracy_title(rows),
+        headlines.accuracy_title(rows),
         f"Mark: share of examples; bar: Wilson's 95% interval; {n}.{tested}",
         base.ROW_HEIGHT * len(rows),
     )

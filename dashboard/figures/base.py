@@ -11,8 +11,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from dashboard.figures.kernel_names import fitted
 from dashboard.frame import Row, usable
-from dashboard.kernel_names import fitted
 from dashboard.metrics import Metric
 from dashboard.style import Mark, Theme, template
 

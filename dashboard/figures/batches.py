@@ -12,7 +12,7 @@ from dashboard.figures.keeping import kept
 from dashboard.frame import Row, rows_of, usable
 from dashboard.metrics import METRICS
 from dashboard.style import Theme, fade, marks
-from engine.sweep import NEAR, Sweep, sweep
+from engine.report.sweep import NEAR, Sweep, sweep
 from engine.units import times
 
 SWEPT = "throughput_samples_per_s"

@@ -8,14 +8,14 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboard import deciding
-from dashboard.deciding import Decision, Judged, Quantity
 from dashboard.figures import base, labels
 from dashboard.figures.keeping import kept
 from dashboard.figures.tradeoff import AXES, PLOT_WIDTH, tall, text_time_words
+from dashboard.findings import decision_words
+from dashboard.findings.deciding import Decision, Judged, Quantity
 from dashboard.frame import cost_key
 from dashboard.style import Theme, fade, marks
-from engine.stats import Interval
+from engine.measurement.stats import Interval
 
 SIZE = 13.0
 SPREAD = 6.0
@@ -42,7 +42,7 @@ def decision(decided: Decision, look: Theme, against: str) -> go.Figure:
     sign = -1.0 if against == "accuracy_lost" else 1.0
     label = "Accuracy beside the baseline's (points)" if sign < 0 else f"{quantity.label} ({quantity.unit})"
     height = tall(len(drawn))
-    title, about = deciding.title(decided, against), _subtitle(decided, drawn, quantity, sign, by_text)
+    title, about = decision_words.title(decided, against), _subtitle(decided, drawn, quantity, sign, by_text)
     if not drawn:
         figure = base.titled(look, title, about, height, share=0.82)
         figure.update_xaxes(visible=False)

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard import findings
 from dashboard.figures import base
 from dashboard.figures.keeping import kept
+from dashboard.findings import headlines
 from dashboard.frame import Row, baseline_of, paired, rows_of
 from dashboard.metrics import METRICS
 from dashboard.style import Theme, marks
@@ -25,7 +25,7 @@ def speedups(frame: pd.DataFrame, look: Theme) -> go.Figure:
         apart = " †: of another run, not paired."
     figure = base.titled(
         look,
-        findings.throughput_title(paired(rows))
+        headlines.throughput_title(paired(rows))
         if len(paired(rows)) > 1
         else "Speed-ups of different runs beside each other",
         f"Samples/s over the baseline's, round by round; bar: 95% interval over {base.n_words(rows)}.{apart} "
@@ -61,7 +61,7 @@ def accuracy_differences(frame: pd.DataFrame, look: Theme) -> go.Figure:
     n = f"n = {counts[-1]:,} examples" if len(counts) == 1 else "n differs between rows"
     figure = base.titled(
         look,
-        findings.accuracy_title(rows),
+        headlines.accuracy_title(rows),
         f"Accuracy less the baseline's on the same examples; bar: 95% interval of a paired bootstrap, {n}. "
         "Title: McNemar, Holm. Dotted: no difference.",
         base.ROW_HEIGHT * len(rows),

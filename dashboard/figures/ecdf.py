@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard import findings
 from dashboard.figures import base
 from dashboard.figures.keeping import kept
+from dashboard.findings import headlines
 from dashboard.frame import Row, paired, rows_of
 from dashboard.style import Mark, Theme, fade, marks
-from engine import stats
+from engine.measurement import stats
 from engine.units import milliseconds
 
 POINTS = 400
@@ -49,7 +49,7 @@ def ecdf(frame: pd.DataFrame, latencies_s: Mapping[int, np.ndarray], look: Theme
     carried = ", ".join(name for name, q in marked.items() if _any(rows, latencies_s, q))
     figure = base.titled(
         look,
-        findings.latency_title(paired(rows)) if len(paired(rows)) > 1 else "How long the timed calls took",
+        headlines.latency_title(paired(rows)) if len(paired(rows)) > 1 else "How long the timed calls took",
         f"Share of {base.n_words(rows)} that took no longer. Mark: p50; {carried or 'too few calls for p95'}. "
         "Further left is better.",
         height,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard import findings
 from dashboard.figures import base
 from dashboard.figures.keeping import kept
+from dashboard.findings import headlines
 from dashboard.frame import baseline_of, rows_of
 from dashboard.metrics import METRICS
 from dashboard.style import Theme, marks
@@ -19,12 +19,12 @@ def energy(frame: pd.DataFrame, look: Theme) -> go.Figure:
     rows = rows_of(frame)
     figure = base.titled(
         look,
-        findings.energy_title(rows),
+        headlines.energy_title(rows),
         "Mark: joules by the device's counter, idle power subtracted. One reading, so no interval. Dotted: baseline. "
         "Less is better.",
         base.ROW_HEIGHT * len(rows),
     )
-    metric = METRICS[findings.ENERGY]
+    metric = METRICS[headlines.ENERGY]
     drawn = base.dots(figure, rows, marks(rows, look), look, metric, base.missing, baseline_of(rows))
     # A counter may give nothing, or less than what the device takes idle.
     above = [value for value in drawn if value > 0]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard import findings
 from dashboard.figures import base
 from dashboard.figures.keeping import kept
+from dashboard.findings import headlines
 from dashboard.frame import baseline_of, rows_of
 from dashboard.metrics import METRICS
 from dashboard.style import Theme, marks
@@ -22,7 +22,7 @@ def latency(frame: pd.DataFrame, look: Theme) -> go.Figure:
     tick = "; tick: 95th percentile" if tails else "; too few calls for a 95th percentile"
     figure = base.titled(
         look,
-        findings.latency_title(rows),
+        headlines.latency_title(rows),
         f"Mark: median of {base.n_words(rows)}; bar: 95% interval{tick}. Dotted: baseline. Less is better.",
         base.ROW_HEIGHT * len(rows),
     )

@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard import findings
 from dashboard.figures import base, labels
 from dashboard.figures.keeping import kept
+from dashboard.findings import headlines
 from dashboard.frame import Row, rows_of
 from dashboard.style import Mark, Theme, fade, marks
-from engine import serving
+from engine.report import load
 from engine.units import milliseconds, significant
 
 PLOT_WIDTH, PLOT_HEIGHT = 480, 300
@@ -39,12 +39,12 @@ def texts_words(loads: Sequence[Row]) -> str:
 def load_rates(measured: pd.DataFrame, loads: Sequence[Row], look: Theme) -> go.Figure:
     """A row a variant: the highest rate that held the limit, up to the lowest that failed twice, and the offline rate.
 
-    `loads`: rows of `engine.serving.joined`; `measured`: the run's frame, by which variants have their marks.
+    `loads`: rows of `engine.report.load.joined`; `measured`: the run's frame, by which variants have their marks.
     """
     figure = base.titled(
         look,
-        findings.load_title(loads),
-        f"Mark: the highest rate of arrivals with {serving.limit_words(loads)}, {texts_words(loads)}; bar: up to the "
+        headlines.load_title(loads),
+        f"Mark: the highest rate of arrivals with {load.limit_words(loads)}, {texts_words(loads)}; bar: up to the "
         "lowest that failed twice (×: none held). │: offline, all texts there at once. More is better."
         if loads
         else "",
@@ -143,7 +143,7 @@ def load_trials(measured: pd.DataFrame, loads: Sequence[Row], look: Theme) -> go
         "confidence, and ended early: its p99 is that of the texts answered until then. Dashed: the limit; "
         f"{texts_words(done)}."
     )
-    title = findings.load_trials_title(loads)
+    title = headlines.load_trials_title(loads)
     if not done:
         figure = base.titled(look, title, "", 0)
         figure.update_xaxes(visible=False)

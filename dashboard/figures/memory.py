@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard import findings
 from dashboard.figures import base
 from dashboard.figures.keeping import kept
+from dashboard.findings import headlines
 from dashboard.frame import Row, baseline_of, rows_of
 from dashboard.style import Theme, fade, marks
 from engine.units import megabytes, times
@@ -35,7 +35,7 @@ def memory(frame: pd.DataFrame, look: Theme) -> go.Figure:
     split = "solid: weights; lighter: the rest" + ("; lightest: libraries alone" if kind == "RAM" else "")
     figure = base.titled(
         look,
-        findings.memory_title(rows),
+        headlines.memory_title(rows),
         f"Bar: peak of one process a variant, {split}. One reading, so no interval. Dotted: baseline.",
         base.ROW_HEIGHT * len(rows),
     )

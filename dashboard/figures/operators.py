@@ -8,14 +8,14 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboard import findings
 from dashboard.figures import base
 from dashboard.figures.keeping import kept
+from dashboard.figures.kernel_names import fitted, readable
+from dashboard.findings import headlines
 from dashboard.frame import Row
-from dashboard.kernel_names import fitted, readable
 from dashboard.style import Theme, fade
-from engine import operators
-from engine.operators import KINDS
+from engine.measurement import operators
+from engine.measurement.operators import KINDS
 from engine.units import milliseconds, percent, share_percent
 
 BETWEEN = "between"
@@ -54,7 +54,7 @@ def by_kind(rows: Sequence[Row], look: Theme) -> go.Figure:
     known = [(row, found) for row, found in found_of if found and found["by"] != "launches"]
     figure = base.titled(
         look,
-        findings.operators_title([row for row, _ in known]),
+        headlines.operators_title([row for row, _ in known]),
         "A call under the profiler, apart from all timing, by kind of work; “between”: what no operator accounts for.",
         base.ROW_HEIGHT * len(known),
         share=1.5,

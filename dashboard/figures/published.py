@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard import findings
 from dashboard.figures import base
 from dashboard.figures.keeping import kept
+from dashboard.findings import headlines
 from dashboard.frame import Row, baseline_of, rows_of
 from dashboard.style import Theme, marks
 from engine.units import points, times
@@ -40,7 +40,7 @@ def published(frame: pd.DataFrame, reported: pd.DataFrame, look: Theme) -> go.Fi
     chance = " Published accuracies are chance: two labels were compared with four." if meaningless else ""
     figure = base.titled(
         look,
-        findings.published_title(found),
+        headlines.published_title(found),
         f"Filled: measured here, with 95% interval. Cross: published ({device}), without one. "
         f"Each against its own side's baseline.{chance}",
         base.ROW_HEIGHT * max(len(found), 1) + 22,

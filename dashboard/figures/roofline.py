@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard import findings
 from dashboard.figures import base, labels
 from dashboard.figures.keeping import kept
+from dashboard.findings import headlines
 from dashboard.frame import Row, rows_of
 from dashboard.style import Theme, fade, marks
-from engine.limits import DISPROVED, FASTER, operation_rate
+from engine.measurement.bounds import DISPROVED, FASTER, operation_rate
 from engine.units import megabytes, share_percent, significant
 
 PLOT_WIDTH, PLOT_HEIGHT = 820, 400
@@ -77,7 +77,7 @@ class Roof:
 def roofs(ceilings: Mapping[str, Any], drawn: Sequence[Point]) -> list[Roof]:
     """The ceilings of the dtypes of `drawn`, the lowest first, with those of their libraries that reach clearly less.
 
-    A library's own that one of its rows disproves is left out, as `engine.limits` does.
+    A library's own that one of its rows disproves is left out, as `engine.measurement.limits` does.
     """
     made = []
     for dtype, product in (ceilings.get("products") or {}).items():
@@ -110,7 +110,7 @@ def roofline(
     bytes_per_s = (ceilings.get("copy") or {}).get("bytes_per_s") or 0.0
     drawn = points(rows, bytes_per_s)
     height = PLOT_HEIGHT if drawn else 0
-    title, about = findings.limit_title(rows), _subtitle(rows, drawn, ceilings)
+    title, about = headlines.limit_title(rows), _subtitle(rows, drawn, ceilings)
     if not drawn:
         figure = base.titled(look, title, about, height, share=1.5)
         figure.update_xaxes(visible=False)
@@ -169,7 +169,7 @@ def _subtitle(rows: Sequence[Row], drawn: Sequence[Point], ceilings: Mapping[str
         said.append(f"All weights fit the {megabytes(_cache(ceilings))} MB cache: the slope does not hold them.")
     elif cached:
         size = megabytes(_cache(ceilings))
-        said.append(f"In the {size} MB cache fit the weights of {findings.joined(cached)}: the slope does not hold.")
+        said.append(f"In the {size} MB cache fit the weights of {headlines.joined(cached)}: the slope does not hold.")
     if left := len(rows) - len(drawn):
         said.append(f"{left} without a ceiling left out.")
     return " ".join(said)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard import findings
 from dashboard.figures import base
 from dashboard.figures.keeping import kept
+from dashboard.findings import headlines
 from dashboard.frame import baseline_of, rows_of
 from dashboard.metrics import METRICS
 from dashboard.style import Theme, marks
@@ -19,7 +19,7 @@ def throughput(frame: pd.DataFrame, look: Theme) -> go.Figure:
     rows = rows_of(frame)
     figure = base.titled(
         look,
-        findings.throughput_title(rows),
+        headlines.throughput_title(rows),
         f"Mark: samples/s over {base.n_words(rows)}; bar: 95% interval. Dotted: baseline. More is better.",
         base.ROW_HEIGHT * len(rows),
     )

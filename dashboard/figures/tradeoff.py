@@ -9,14 +9,14 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard import findings
 from dashboard.figures import base, labels
 from dashboard.figures.accuracy import gain_key
 from dashboard.figures.keeping import kept
+from dashboard.findings import headlines
 from dashboard.frame import Row, cost_key, pareto, rows_of, untaught
 from dashboard.metrics import METRICS, Metric
 from dashboard.style import Theme, fade, marks
-from engine import tables
+from engine.report import words
 from engine.units import megabytes
 
 PLOT_WIDTH, PLOT_HEIGHT = 420, 262
@@ -56,7 +56,7 @@ def tradeoff(frame: pd.DataFrame, look: Theme) -> go.Figure:
     n = f" n = {counts[-1]:,} examples." if len(counts) == 1 and gain != SAVED else ""
     missing = f" {left_out} without {metric.label.lower()} left out." if left_out else ""
     height = tall(len(drawn))
-    title = findings.tradeoff_title(drawn, gain)
+    title = headlines.tradeoff_title(drawn, gain)
     about = f"{_directions(gain, cost, drawn)}{area}{n}{missing}"
     if not drawn:
         figure = base.titled(look, title, about, height, share=0.82)
@@ -105,8 +105,8 @@ def tradeoff(frame: pd.DataFrame, look: Theme) -> go.Figure:
                 error_y=base.error_bar(*y, color=pale, thickness=1.2),
                 hovertemplate=(
                     f"<b>{base.escape(row['name'])}</b><br>"
-                    f"{cost.label.lower()} {findings.interval_words(row, cost.key)} ms<br>"
-                    + ("" if gain == SAVED else f"{findings.interval_words(row, gain)}%<br>")
+                    f"{cost.label.lower()} {headlines.interval_words(row, cost.key)} ms<br>"
+                    + ("" if gain == SAVED else f"{headlines.interval_words(row, gain)}%<br>")
                     + f"{megabytes(row['memory_bytes'])} MB<extra></extra>"
                 ),
             )
@@ -155,7 +155,7 @@ def axis_key(rows: Sequence[Row]) -> str:
 
 def text_time_words(rows: Sequence[Row]) -> str:
     """Why the time a text stands where latency stands else."""
-    return f"Time a text: 1 / (samples/s), as batches of {tables.batch_sizes(rows)} take unlike times."
+    return f"Time a text: 1 / (samples/s), as batches of {words.batch_sizes(rows)} take unlike times."
 
 
 def _directions(gain: str, cost: Metric, drawn: Sequence[Row]) -> str:

@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from engine.errors import did_you_mean, one_line
-from engine.operators import Profile
+from engine.errors import did_you_mean
+from engine.measurement.operators import Profile
 
 Batch = dict[str, np.ndarray]
 """One tokenised batch as host arrays: input name -> int64 [examples, tokens].
@@ -251,8 +251,3 @@ def calibration_texts(recipe: Recipe) -> list[Batch]:
     columns = json.loads(Path(recipe.settings["calibration"]).read_text())
     rows = zip(*columns.values(), strict=True)
     return [{name: np.array([ids], dtype=np.int64) for name, ids in zip(columns, row, strict=True)} for row in rows]
-
-
-def first_line(error: BaseException) -> str:
-    """`error` in one line, with its type: what a failed measurement gives as its reason."""
-    return f"{type(error).__name__}: {one_line(error)}"

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from engine.backends.base import Audit, LoadRequest, Options, Snippet, Source
 from engine.backends.pytorch import WEIGHTS, PyTorch, TransformersOptions
 from engine.errors import UnavailableError, one_line
-from engine.hardware import cpu_features
+from engine.machine.host import cpu_features
 
 COMPUTE = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 CPU_BLOCK_WIDTH = 64

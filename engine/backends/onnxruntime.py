@@ -22,7 +22,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from engine import hardware, libraries
 from engine.backends import rewrites
 from engine.backends.base import (
     Audit,
@@ -36,7 +35,9 @@ from engine.backends.base import (
     calibration_texts,
 )
 from engine.errors import UnavailableError
-from engine.operators import By, Operator, Profile
+from engine.machine import libraries
+from engine.machine.cuda import TF32_OVERRIDE, module_constants, version_pair
+from engine.measurement.operators import By, Operator, Profile
 
 MODEL = "model.onnx"
 FACTS = "weights.json"
@@ -120,13 +121,13 @@ class OnnxRuntime(Backend):
             return "TF32 is a mode of NVIDIA's tensor cores (Ampere and later); it needs --device cuda"
         parsed = cls.parse_options(options)
         if parsed.provider == "tensorrt" and precision == "int8":
-            return "this INT8 is ONNX Runtime's own, of which TensorRT computes nothing; it needs provider = \"cuda\""
+            return 'this INT8 is ONNX Runtime\'s own, of which TensorRT computes nothing; it needs provider = "cuda"'
         if device == "cpu" and (parsed.provider == "tensorrt" or parsed.io_binding):
             what = "TensorRT" if parsed.provider == "tensorrt" else "IO binding"
             return f"{what} is for GPUs; it needs --device cuda"
         if parsed.provider == "tensorrt" and (lacking := [name for name in TENSORRT if not libraries.find(name)]):
-            constants = hardware.module_constants("onnxruntime", "capi/build_and_package_info.py") or {}
-            cuda, _ = hardware.version_pair(constants.get("cuda_version")) or (13, 0)
+            constants = module_constants("onnxruntime", "capi/build_and_package_info.py") or {}
+            cuda, _ = version_pair(constants.get("cuda_version")) or (13, 0)
             return f"needs TensorRT 10 ({', '.join(lacking)}): `pip install 'tensorrt-cu{cuda}<11'` installs it"
         if device != "cpu" and parsed.provider == "cuda" and parsed.calibration:
             return "ONNX Runtime's CUDA provider computes static INT8 in floating point; it needs --device cpu"
@@ -184,7 +185,7 @@ class OnnxRuntime(Backend):
         if device != "cpu":
             also = TENSORRT_CODE if parsed.provider == "tensorrt" else ""
             if also and precision != "tf32":
-                also = NO_TF32_CODE.format(variable=hardware.TF32_OVERRIDE) + also
+                also = NO_TF32_CODE.format(variable=TF32_OVERRIDE) + also
             providers = f"ort.preload_dlls()\n{also}providers = {[*map(_pair, listed)]!r}"
         return Snippet(
             "import onnxruntime as ort",
@@ -280,7 +281,7 @@ class OnnxRuntime(Backend):
     def _tf32(self) -> bool:
         """Whether products of float32 may be computed in TF32."""
         if self._options.provider == "tensorrt":
-            return os.environ.get(hardware.TF32_OVERRIDE) != "0"
+            return os.environ.get(TF32_OVERRIDE) != "0"
         given: dict[str, str] = self._session.get_provider_options().get("CUDAExecutionProvider", {})
         return given.get("use_tf32") == "1"
 
@@ -363,7 +364,7 @@ def _is_node(event: dict[str, Any]) -> bool:
 
 def _instructions() -> str:
     """The instruction set that INT8 weights are laid out for on this machine."""
-    from engine.hardware import cpu_features
+    from engine.machine.host import cpu_features
 
     if platform.machine().lower() in ("arm64", "aarch64"):
         return "arm64"
@@ -378,7 +379,7 @@ def load_tensorrt(tf32: bool) -> None:
     """
     if not tf32:
         # TensorRT's own default is TF32, and ONNX Runtime has no option against it.
-        os.environ[hardware.TF32_OVERRIDE] = "0"
+        os.environ[TF32_OVERRIDE] = "0"
     for name in TENSORRT:
         try:
             ctypes.CDLL(libraries.find(name) or name, mode=ctypes.RTLD_GLOBAL)

@@ -33,7 +33,7 @@ from engine.backends.base import (
 )
 from engine.backends.onnxruntime import EXPORT, OnnxRuntime, export_recipe
 from engine.errors import UnavailableError
-from engine.hardware import cpu_features
+from engine.machine.host import BF16_FEATURES, cpu_features
 
 # Its converter and NNCF report their use to a server wherever this can be imported: no request leaves the machine.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
@@ -44,7 +44,6 @@ EXACT_IR = "exact.xml"
 FACTS = "weights.json"
 HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
 """What is computed that is not quantised; OpenVINO chooses by itself without."""
-BF16_FEATURES = {"avx512_bf16", "amx_bf16"}
 PRODUCTS = ("FullyConnected", "MatMul")
 """The plugin's layer types that multiply."""
 

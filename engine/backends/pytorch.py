@@ -14,7 +14,7 @@ import numpy as np
 
 from engine.backends import rewrites
 from engine.backends.base import Audit, Backend, Batch, LoadRequest, Options, Snippet, Source
-from engine.operators import Operator, Profile
+from engine.measurement.operators import Operator, Profile
 
 DTYPES = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 PACKED_MODELS = ("bert", "distilbert", "roberta")

@@ -95,7 +95,7 @@ class Run(Base):
     heartbeat_at: Mapped[datetime | None]
     pid: Mapped[int | None]
     process: Mapped[str | None] = mapped_column(Text)
-    """`engine.processes.mark` of process `pid`: its number alone may be another's by now."""
+    """`engine.machine.processes.mark` of process `pid`: its number alone may be another's by now."""
     queued_at: Mapped[datetime | None]
     """When it was last asked for here: a run that is resumed joins the queue at its end. No file sets it."""
     cancel_requested: Mapped[bool] = mapped_column(default=False)
@@ -365,7 +365,7 @@ class Scenario(Base):
     server_texts_per_s: Mapped[float | None]
     """The highest rate of arrivals that held the limit; NULL where none did."""
     trials: Mapped[list[Any]]
-    """Each rate tried, in order, as `engine.scenarios.Trial` has it."""
+    """Each rate tried, in order, as `engine.run.scenarios.Trial` has it."""
     conditions: Mapped[dict[str, Any] | None] = mapped_column(Json)
     """What the machine was like meanwhile, and for how long: as in a measurement."""
 
@@ -392,3 +392,9 @@ class Published(Base):
     accuracy_meaningful: Mapped[bool]
     remark: Mapped[str | None] = mapped_column(Text)
     source: Mapped[str] = mapped_column(Text)
+
+
+LIVE = ("queued", "preparing", "running")
+"""The states in which a run has a process: a queued one waits for its device."""
+STATUSES = ("pending", "measured", "failed", "unavailable", "cancelled")
+"""The states of a measurement."""

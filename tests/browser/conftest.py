@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from dashboard import door
+from dashboard.server import door
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FLAGS = [

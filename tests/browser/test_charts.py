@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from test_dashboard import FULL, settled, until
 
-from dashboard import preload
+from dashboard.server import preload
 
 BUSY = "window.requestIdleCallback = () => 0"
 """A browser that never has nothing else to do."""

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "dashboard"))
 from dashboard_fill import FAILED, FULL, RUNNING, SIZES
 from hostile_fill import TEXT, fill_hostile
 
-from dashboard import preload
+from dashboard.server import preload
 
 WATCH = """
 window.hurt = () => { window.wasHurt = true }

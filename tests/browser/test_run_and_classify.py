@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import psutil
 import pytest
 
-from engine import hardware, pool
+from engine.machine import devices, locks
 from engine.store import models, open_store
 
 pytestmark = pytest.mark.slow
@@ -111,7 +111,7 @@ def test_start_watch_reload_restart_open_and_classify(
         assert "timing" not in table
         assert page.locator("img[src=x]").count() == 0
         assert "<img" in page.get_by_text("latency is the median").first.inner_text()
-        warm = pool.warm_workers(hardware.cpu_device())
+        warm = locks.warm_workers(devices.cpu_device())
         assert len(warm) == 2 and not libraries(process_of(site))
 
         page.reload()
@@ -123,7 +123,7 @@ def test_start_watch_reload_restart_open_and_classify(
         page.get_by_role("button", name="Start run").click()
         page.get_by_role("button", name="Cancel run").wait_for()
         page.get_by_text("▶ timing").first.wait_for(timeout=180_000)
-        assert not pool.warm_workers(hardware.cpu_device())
+        assert not locks.warm_workers(devices.cpu_device())
         other = open_page(f"{site}/classify?suite={quote('a file …')}&suite_file={quote(str(suite))}&text=words")
         other.get_by_role("button", name="Classify").click()
         other.get_by_text("Classify answers when it has ended").wait_for()
@@ -146,6 +146,6 @@ def test_start_watch_reload_restart_open_and_classify(
     abroad = [a for a in asked if urlsplit(a).scheme not in ("data", "blob") and urlsplit(a).hostname != "127.0.0.1"]
     assert abroad == []
     deadline = time.monotonic() + 20
-    while pool.holder(hardware.cpu_device()) and time.monotonic() < deadline:
+    while locks.holder(devices.cpu_device()) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert not pool.warm_workers(hardware.cpu_device())
+    assert not locks.warm_workers(devices.cpu_device())

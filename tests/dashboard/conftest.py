@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from dashboard_fill import FULL, fill
 
-from dashboard import data, door
+from dashboard.data import reads
+from dashboard.server import door
 
 
 @pytest.fixture(scope="session")
@@ -43,4 +44,4 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def full(database: str) -> pd.DataFrame:
     """The frame of the run that holds one variant of each fate."""
-    return data.measurements(data.run(FULL))
+    return reads.measurements(reads.run(FULL))

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from engine import labels, operators, summary
-from engine.store import open_store, queries
+from engine.measurement import labels, operators, summary
+from engine.measurement.summary import Block, Raw, answers, speed
+from engine.store import examples, measurements, open_store, runs
 from engine.store.models import Measurement, Run, Scenario
-from engine.summary import Block, Raw, answers, speed
 
 LABELS = ["World", "Sports", "Business", "Sci/Tech"]
 EXAMPLES = 200
@@ -68,8 +68,8 @@ def fill(url: str) -> None:
     truth = generator.integers(0, 4, EXAMPLES)
     with open_store(url) as store, store.session() as session:
         texts = [f"example {index}" for index in range(EXAMPLES)]
-        queries.add_example_set(session, "labelled", "test.csv", LABELS, texts, truth.tolist(), range(EXAMPLES))
-        queries.add_example_set(session, "plain", "lines.csv", None, texts, None, range(EXAMPLES))
+        examples.add_example_set(session, "labelled", "test.csv", LABELS, texts, truth.tolist(), range(EXAMPLES))
+        examples.add_example_set(session, "plain", "lines.csv", None, texts, None, range(EXAMPLES))
 
         run = _run(FULL, "finished", hours=5)
         rows = [_measured(generator, truth, position, values, 8) for position, values in enumerate(VARIANTS)]
@@ -90,14 +90,14 @@ def fill(url: str) -> None:
         run.measurements = [*rows, chance, wrong, failed, lacking]
         run.suite = run.suite | {"scenarios": {"p99_ms": 100.0, "max_batch": 32, "max_wait_ms": 0.0}}
         run.scenarios = loads()
-        queries.add_run(session, run)
+        runs.add_run(session, run)
 
         run = _run(SIZES, "finished", hours=4, sizes=[1, 8, 32])
         for size in (1, 8, 32):
             group = [_measured(generator, truth, p, values, size) for p, values in enumerate(VARIANTS[:3])]
             _compare(group, truth)
             run.measurements += group
-        queries.add_run(session, run)
+        runs.add_run(session, run)
 
         run = _run(UNLABELLED, "finished", hours=6, example_set="plain")
         run.measurements = [_measured(generator, truth, p, values, 8) for p, values in enumerate(VARIANTS)]
@@ -106,14 +106,14 @@ def fill(url: str) -> None:
             row.nll = row.ece = row.quality = None
             row.accuracy_reason = "the workload is unlabelled"
         _compare(run.measurements, None)
-        queries.add_run(session, run)
+        runs.add_run(session, run)
 
         run = _run(RUNNING, "running", hours=0.1)
         run.progress = {"phase": "timing", "text": "round 3, process 1 of 1", "done": 0.4, "seconds_left": 42.0}
         # By its host's clock, which is ahead: it goes on for as long as the tests take.
         run.host, run.pid, run.heartbeat_at = "another-host", 1, datetime.now(UTC) + timedelta(days=1)
         run.measurements = [_empty(p, values[0], values[1], "pending", None) for p, values in enumerate(VARIANTS)]
-        queries.add_run(session, run)
+        runs.add_run(session, run)
 
         for run_id, status, reason, hours in (
             (CANCELLED, "cancelled", "cancelled by the user", 3),
@@ -128,7 +128,7 @@ def fill(url: str) -> None:
             run.measurements = group + [
                 _empty(p + len(group), values[0], values[1], "cancelled", reason) for p, values in enumerate(rest)
             ]
-            queries.add_run(session, run)
+            runs.add_run(session, run)
 
 
 def loads() -> list[Scenario]:
@@ -291,10 +291,12 @@ def _measured(
         },
     )
     row.blocks = [
-        queries.new_block(b.process, b.round, "timed", b.started_s, b.samples, b.tokens, b.padded_tokens, b.latencies_s)
+        measurements.new_block(
+            b.process, b.round, "timed", b.started_s, b.samples, b.tokens, b.padded_tokens, b.latencies_s
+        )
         for b in blocks
     ]
-    row.prediction = queries.new_prediction(logits, LABELS)
+    row.prediction = measurements.new_prediction(logits, LABELS)
     return row
 
 

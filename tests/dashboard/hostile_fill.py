@@ -7,7 +7,7 @@ from typing import Any
 from dashboard_fill import fill
 from sqlalchemy import select
 
-from engine.store import open_store, queries
+from engine.store import open_store, runs
 from engine.store.models import Example, ExampleSet, Measurement, Run, Scenario
 
 SHORT = "<b class=hurt>"
@@ -39,7 +39,7 @@ def fill_hostile(url: str) -> None:
             run.environment, run.ceilings = _texts(run.environment), _texts(run.ceilings)
             run.progress = _texts(run.progress)
             run.status_reason = run.status_reason and TEXT
-            queries.set_tags(session, run.id, [SHORT, TEXT[:30]])
+            runs.set_tags(session, run.id, [SHORT, TEXT[:30]])
         for row in session.scalars(select(Measurement)):
             row.variant, row.title, row.model = _key(row.variant), f"{TEXT} {row.position}", TEXT
             for name in ("status_reason", "validity_reason", "accuracy_reason", "vram_source", "ram_source"):

@@ -11,14 +11,15 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from dashboard import answers, choices
+from dashboard.controls import choices
 from dashboard.style import Mark
-from engine import answering, warm
-from engine.answering import Answer
+from dashboard.tables import answers
+from engine.classify import answering, warm
+from engine.classify.answering import Answer
 from engine.errors import RequestError
-from engine.pool import DeviceBusy
-from engine.runner import Progress
-from engine.spec import Suite
+from engine.machine.locks import DeviceBusy
+from engine.run.state import Progress
+from engine.suite.spec import Suite
 
 APP = Path(__file__).resolve().parents[2] / "dashboard" / "app.py"
 HTML = '<script>alert("x")</script> **bold** :material/home: [a](http://x) $x$'
@@ -409,7 +410,7 @@ def test_shortened(text: str, shown: str) -> None:
 def test_a_page_imports_no_model_library(pool: type[Pool], empty: Path, run_python: Callable[[str], str]) -> None:
     code = (
         "import sys\n"
-        "from dashboard import door\n"
+        "from dashboard.server import door\n"
         "from streamlit.testing.v1 import AppTest\n"
         "door._standing = True\n"
         f"test = AppTest.from_file({str(APP)!r}, default_timeout=60).run()\n"

@@ -8,9 +8,10 @@ import pytest
 from dashboard_fill import FULL, SIZES, UNLABELLED
 from test_comparing import compared, evidence_of, sides_of
 
-from dashboard import comparing, figures, frame, style
+from dashboard import figures, frame, style
 from dashboard.figures.ecdf import POINTS, steps
-from engine import stats
+from dashboard.findings import comparing
+from engine.measurement import stats
 
 
 def test_a_distributions_points_are_calls_and_their_shares() -> None:

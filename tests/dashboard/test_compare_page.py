@@ -7,7 +7,7 @@ from dashboard_fill import FAILED, FULL, RUNNING, SIZES, UNLABELLED
 from streamlit.testing.v1 import AppTest
 from test_pages import ALL, page, text
 
-from dashboard import data
+from dashboard.data import reads
 
 
 def compare(run: str, **choices: str | list[str]) -> AppTest:
@@ -20,7 +20,7 @@ def compare(run: str, **choices: str | list[str]) -> AppTest:
 
 def label(run: str) -> str:
     """What a run is called among those that may stand beside another."""
-    created = data.run(run)["created_at"]
+    created = reads.run(run)["created_at"]
     return f"fixture · {created[:10]} {created[11:16]} UTC · {run[-6:]}"
 
 

@@ -9,15 +9,20 @@ import numpy as np
 import pytest
 from dashboard_fill import FULL, SIZES, UNLABELLED
 
-from dashboard import comparing, data, frame, scorecard, style
-from dashboard.comparing import Evidence, Side
+from dashboard import frame, style
+from dashboard.data import reads
+from dashboard.findings import comparing
+from dashboard.findings import settings as findings_settings
+from dashboard.findings.comparing import Evidence, Side
 from dashboard.frame import Row
-from engine import between, stats, summary, takeaways
+from dashboard.tables import comparison
+from engine.measurement import stats, summary
+from engine.report import between, changes
 
 
 def sides_of(*runs: str) -> list[Side]:
     return [
-        Side(letter, found := data.run(run), frame.rows_of(data.measurements(found)))
+        Side(letter, found := reads.run(run), frame.rows_of(reads.measurements(found)))
         for letter, run in zip(comparing.LETTERS, runs, strict=False)
     ]
 
@@ -28,9 +33,9 @@ def evidence_of(sides: list[Side]) -> Evidence:
     labels = {}
     for side in sides:
         ids = tuple(row["id"] for row in side.stored if row["status"] == "measured")
-        raws |= data.raws(side.summary["id"], ids)
-        outputs |= data.outputs(side.summary["id"], ids)
-        labels[side.summary["example_set_id"]] = data.labels(side.summary["example_set_id"])
+        raws |= reads.raws(side.summary["id"], ids)
+        outputs |= reads.outputs(side.summary["id"], ids)
+        labels[side.summary["example_set_id"]] = reads.labels(side.summary["example_set_id"])
     return Evidence(raws, outputs, labels)
 
 
@@ -48,7 +53,7 @@ def compared(
 
 def test_the_runs_own_baseline_gives_the_stored_figures(database: str) -> None:
     found = compared(sides_of(FULL), "A/fp32")
-    for row in frame.rows_of(data.measurements(data.run(FULL))):
+    for row in frame.rows_of(reads.measurements(reads.run(FULL))):
         mine = found[f"A/{row['variant']}"]
         for key in ("speedup", "speedup_low", "comparison", "accuracy_difference_low", "accuracy_comparison", "flips"):
             assert mine[key] == row[key], (row["variant"], key)
@@ -134,7 +139,7 @@ def test_runs_share_no_rounds_but_may_share_examples(database: str) -> None:
     assert other["speedup"] is None and other["comparison"] is None
     rows = {row["variant"]: row for row in sides[0].stored}
     theirs = {(row["variant"], row["batch_size"]): row for row in sides[1].stored}
-    expected = takeaways.change(rows["nf4"], theirs["student", 8])
+    expected = changes.change(rows["nf4"], theirs["student", 8])
     assert expected is not None
     assert tuple(other[key] for key in ("beside", "beside_low", "beside_high")) == pytest.approx(expected)
     assert found["B/fp32"]["beside"] is None, "its speed-up over its own baseline is 1 by definition"
@@ -295,18 +300,18 @@ def test_one_run_says_what_its_own_comparison_shows(database: str) -> None:
     assert "as ONNX INT8" in comparing.headline(sides, rows).finding
 
 
-def named(found: list[comparing.Setting]) -> Mapping[str, dict[str, list[str]]]:
+def named(found: list[findings_settings.Setting]) -> Mapping[str, dict[str, list[str]]]:
     return {f"{setting.group}: {setting.name}": dict(setting.values) for setting in found}
 
 
 def test_only_settings_that_differ_are_listed(database: str) -> None:
     sides = sides_of(FULL)
     rows = list(compared(sides, "A/fp32", names=["A/int8", "A/onnx"]).values())
-    assert named(comparing.settings(sides, rows)) == {
+    assert named(findings_settings.settings(sides, rows)) == {
         "Variant: backend": {"onnxruntime": ["ONNX FP32", "ONNX INT8"], "pytorch": ["DistilBERT FP32"]},
         "Variant: precision": {"fp32": ["DistilBERT FP32", "ONNX FP32"], "int8": ["ONNX INT8"]},
     }
-    assert comparing.settings(sides, rows[:1]) == []
+    assert findings_settings.settings(sides, rows[:1]) == []
 
 
 def test_settings_of_runs_differ_by_workload_and_machine(database: str) -> None:
@@ -320,14 +325,14 @@ def test_settings_of_runs_differ_by_workload_and_machine(database: str) -> None:
     }
     second = Side("B", second.summary | {"environment": around}, second.stored)
     rows = list(compared([first, second], "A/fp32", names=["B/fp32"]).values())
-    found = named(comparing.settings([first, second], rows))
+    found = named(findings_settings.settings([first, second], rows))
     assert found["Workload: batch size"] == {"8": ["run A"], "1, 8, 32": ["run B"]}
     assert found["Environment: threads"] == {"4": ["run A"], "8": ["run B"]}
     assert found["Environment: packages torch"] == {"–": ["run A"], "2.13": ["run B"]}
     assert found["Environment: gpus 0 driver version"] == {"–": ["run A"], "580": ["run B"]}
     assert found["Environment: kernel"] == {"–": ["run A"], "6.1": ["run B"]}
     assert not any("numpy" in name or "load average" in name for name in found)
-    table = scorecard.settings(comparing.settings([first, second], rows))
+    table = comparison.settings(findings_settings.settings([first, second], rows))
     assert "Other &lt;b&gt;" in table and "<b>" not in table
 
 
@@ -342,7 +347,7 @@ def test_what_only_one_backend_has_a_word_for_is_told_apart(database: str) -> No
     rows = [row for row in compared([side], "A/fp32").values() if row["plain"] in settings]
     found = {
         setting.name: setting.partial
-        for setting in comparing.settings([side], rows)
+        for setting in findings_settings.settings([side], rows)
         if setting.group == comparing.FOUND
     }
     assert found == {"threads": False, "compute dtype": True}
@@ -350,9 +355,9 @@ def test_what_only_one_backend_has_a_word_for_is_told_apart(database: str) -> No
 
 def test_the_table_says_verdicts_and_what_is_not_paired(database: str) -> None:
     found = list(compared(sides_of(FULL, SIZES), "A/fp32").values())
-    table = scorecard.comparison(found, style.LIGHT)
+    table = comparison.comparison(found, style.LIGHT)
     assert table.index("DistilBERT FP32 (A)") < table.index("DistilBERT 4-bit (A)")
     assert "▲ faster †" in table and "baseline of B" in table and "the same in another run" in table
     assert "A &lt;b&gt;model&lt;/b&gt; that fails (A)" in table and "no such folder" in table
-    other = scorecard.comparison(list(compared(sides_of(FULL, SIZES), "A/nf4").values()), style.LIGHT)
+    other = comparison.comparison(list(compared(sides_of(FULL, SIZES), "A/nf4").values()), style.LIGHT)
     assert "▲ larger speed-up †" in other

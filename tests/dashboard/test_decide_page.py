@@ -16,9 +16,9 @@ from dashboard_fill import FAILED, FULL, RUNNING, SIZES
 from streamlit.testing.v1 import AppTest
 from test_pages import ALL, APP, text
 
-from dashboard import data
-from engine import shipping
+from dashboard.data import reads
 from engine.errors import RequestError
+from engine.ship import folder, plan
 
 
 def opened(name: str, run: str | None = None, **query: str) -> AppTest:
@@ -118,25 +118,25 @@ def test_what_cannot_be_shipped_says_why_and_no_traceback(database: str) -> None
 
 
 @pytest.fixture
-def shipment(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> shipping.Shipment:
+def shipment(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> plan.Shipment:
     """A shipment of the fixture's INT8 row, whose files are made up."""
     model = tmp_path / "model.onnx"
     model.write_bytes(b"weights")
-    row = next(r for r in data.measurements(data.run(FULL)).to_dict("records") if r["variant"] == "int8")
+    row = next(r for r in reads.measurements(reads.run(FULL)).to_dict("records") if r["variant"] == "int8")
     made = {
         "load.py": "print('hello')\n",
         "README.md": "# <b>\n",
         "requirements.txt": "numpy==2\n",
         "expected.json": "{}",
     }
-    found = shipping.Shipment(data.run(FULL), row, "answer = 42", made, {"model/model.onnx": model})
-    data._shipment.clear()
-    monkeypatch.setattr(shipping, "plan", lambda *_: found)
-    monkeypatch.setattr(shipping, "check", lambda *_: "Checked.")
+    found = plan.Shipment(reads.run(FULL), row, "answer = 42", made, {"model/model.onnx": model})
+    reads._shipment.clear()
+    monkeypatch.setattr(plan, "plan", lambda *_: found)
+    monkeypatch.setattr(folder, "check", lambda *_: "Checked.")
     return found
 
 
-def test_what_can_be_shipped_shows_its_code_files_and_the_command(shipment: shipping.Shipment) -> None:
+def test_what_can_be_shipped_shows_its_code_files_and_the_command(shipment: plan.Shipment) -> None:
     test = opened("ship", FULL, variant="int8")
     said = text(test)
     assert test.header[0].value.startswith("Ship ONNX INT8\\: ")
@@ -144,8 +144,8 @@ def test_what_can_be_shipped_shows_its_code_files_and_the_command(shipment: ship
     assert f"python -m engine ship {FULL} int8 fixture-int8-00000a --batch-size 8" in said
 
 
-def test_the_zip_holds_the_folder(shipment: shipping.Shipment) -> None:
-    packed = data.shipped_zip(FULL, "int8", 8, "mine")
+def test_the_zip_holds_the_folder(shipment: plan.Shipment) -> None:
+    packed = reads.shipped_zip(FULL, "int8", 8, "mine")
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         names = set(archive.namelist())
         assert {f"mine/{name}" for name in [*shipment.sizes, "checked.txt", "SHA256SUMS"]} <= names
@@ -154,19 +154,19 @@ def test_the_zip_holds_the_folder(shipment: shipping.Shipment) -> None:
 
 
 def test_a_large_folder_is_not_offered_through_the_browser(
-    shipment: shipping.Shipment, monkeypatch: pytest.MonkeyPatch
+    shipment: plan.Shipment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: dict[str, Any] = shipment.sizes | {"model/model.onnx": 2_000_000_000}
-    monkeypatch.setattr(shipping.Shipment, "sizes", property(lambda self: sizes))
+    monkeypatch.setattr(plan.Shipment, "sizes", property(lambda self: sizes))
     test = opened("ship", FULL, variant="int8")
     assert not test.get("download_button") and "too much for a download" in text(test)
 
 
-def test_files_that_went_meanwhile_are_refused(shipment: shipping.Shipment, monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(*_: Any) -> shipping.Shipment:
+def test_files_that_went_meanwhile_are_refused(shipment: plan.Shipment, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: Any) -> plan.Shipment:
         raise RequestError("int8: what run X loaded is not here any more; `python -m engine fetch demo` makes it again")
 
-    monkeypatch.setattr(shipping, "plan", gone)
+    monkeypatch.setattr(plan, "plan", gone)
     assert "python -m engine fetch demo" in opened("ship", FULL, variant="int8").warning[0].value
 
 

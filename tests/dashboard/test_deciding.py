@@ -9,9 +9,12 @@ import pandas as pd
 import pytest
 from dashboard_fill import FULL, SIZES, UNLABELLED
 
-from dashboard import data, deciding, decision_table, figures, frame, style
-from dashboard.deciding import Limits, decide
-from engine.stats import Interval
+from dashboard import figures, frame, style
+from dashboard.data import reads
+from dashboard.findings import deciding, decision_words
+from dashboard.findings.deciding import Limits, decide
+from dashboard.tables import decision
+from engine.measurement.stats import Interval
 
 
 def row(name: str, speed: float, spread: float = 0.05, **more: Any) -> dict[str, Any]:
@@ -73,18 +76,18 @@ def states(found: deciding.Decision, name: str) -> dict[str, str]:
 def test_without_a_limit_the_fastest_of_all_is_named_and_not_recommended() -> None:
     found = decide(ROWS, Limits())
     assert names(found.remaining) == ["base", "fast", "middle"] and found.fastest is FAST
-    said, _ = deciding.answer(found)
+    said, _ = decision_words.answer(found)
     assert said == "Without a limit fast is the fastest of 3 variants: 4.00× (3.80 to 4.20) the samples/s of base."
 
 
 def test_a_limit_keeps_out_what_is_beyond_it_and_says_what_that_costs() -> None:
     found = decide(ROWS, Limits(memory_bytes=500e6))
     assert names(found.remaining) == ["base", "middle"] and found.fastest is MIDDLE
-    assert deciding.answer(found)[0].startswith("Ship middle: 2.00× (1.90 to 2.10) the samples/s of base")
+    assert decision_words.answer(found)[0].startswith("Ship middle: 2.00× (1.90 to 2.10) the samples/s of base")
     (cost,) = found.costs
     assert names(cost.kept_out) == ["fast"] and cost.without is FAST
     assert cost.given_up is not None and cost.given_up.estimate == pytest.approx(2)
-    assert deciding.cost_words(cost, found.fastest) == "2.00× (1.86 to 2.15) the speed: fast instead"
+    assert decision_words.cost_words(cost, found.fastest) == "2.00× (1.86 to 2.15) the speed: fast instead"
 
 
 def test_a_value_at_the_limit_is_within_it_in_whatever_unit_the_limit_came() -> None:
@@ -121,7 +124,7 @@ def test_a_loss_that_is_shown_is_beyond() -> None:
 
 
 def test_what_is_kept_though_not_shown_is_said() -> None:
-    said = " ".join(deciding.answer(decide(ROWS, Limits(accuracy_lost=0.003), strict=False)))
+    said = " ".join(decision_words.answer(decide(ROWS, Limits(accuracy_lost=0.003), strict=False)))
     assert "Kept by its estimate, not shown to be within: fast (accuracy lost) and middle (accuracy lost)." in said
 
 
@@ -132,13 +135,13 @@ def test_a_loss_or_gain_that_is_shown_is_said_without_signs() -> None:
     )  # fmt: skip
     assert (
         "It loses 5.0 points of accuracy (3.0 to 7.0, n = 1,000)."
-        in deciding.answer(decide([BASE, worse], Limits()))[1]
+        in decision_words.answer(decide([BASE, worse], Limits()))[1]
     )
     better = row(
         "better", 2.0, accuracy_difference=0.05, accuracy_difference_high=0.07, accuracy_difference_low=0.03,
         accuracy_comparison="better",
     )  # fmt: skip
-    found = deciding.answer(decide([BASE, better], Limits()))[1]
+    found = decision_words.answer(decide([BASE, better], Limits()))[1]
     assert "It gains 5.0 points of accuracy (3.0 to 7.0, n = 1,000)." in found
 
 
@@ -146,7 +149,7 @@ def test_what_was_not_measured_is_not_within_and_is_said() -> None:
     few = row("few", 8.0, latency_p95_s=None, calls=12)
     found = decide([*ROWS, few], Limits(latency_p95_s=1.0))
     assert states(found, "few") == {"latency_p95_s": "unknown"} and "few" not in names(found.remaining)
-    assert "Out for want of a figure, latency, p95 (12 calls, 59 needed): few." in deciding.answer(found)[1]
+    assert "Out for want of a figure, latency, p95 (12 calls, 59 needed): few." in decision_words.answer(found)[1]
 
 
 def test_invalid_and_failed_rows_never_remain_and_unstable_ones_do_with_a_sign() -> None:
@@ -155,23 +158,23 @@ def test_invalid_and_failed_rows_never_remain_and_unstable_ones_do_with_a_sign()
     shaky = row("shaky", 6.0, validity="unstable")
     found = decide([*ROWS, wrong, gone, shaky], Limits())
     assert names(found.remaining) == ["base", "fast", "middle", "shaky"]
-    assert "~ shaky was not in a steady state." in deciding.answer(found)[1]
-    assert "~ unstable" in decision_table.verdicts(found, style.LIGHT)
+    assert "~ shaky was not in a steady state." in decision_words.answer(found)[1]
+    assert "~ unstable" in decision.verdicts(found, style.LIGHT)
 
 
 def test_no_winner_where_the_comparison_of_two_includes_one() -> None:
     near = row("near", 3.9)
     found = decide([BASE, FAST, near], Limits(), versus=lambda a, b: Interval(1.03, 0.98, 1.08))
-    said, detail = deciding.answer(found)
+    said, detail = decision_words.answer(found)
     assert "none of them is shown to be the fastest" in said and "Ship" not in said
     assert "fast has the highest estimate, 4.00×" in detail and "1.03× (0.980 to 1.08) that of near" in detail
     found = decide([BASE, FAST, near], Limits(memory_bytes=1e9), versus=lambda a, b: Interval(1.03, 1.01, 1.05))
-    assert deciding.answer(found)[0].startswith("Ship fast"), "shown by the rounds, though the intervals overlap"
+    assert decision_words.answer(found)[0].startswith("Ship fast"), "shown by the rounds, though the intervals overlap"
 
 
 def test_the_baseline_is_a_rival_too() -> None:
     found = decide([BASE, row("same", 1.01)], Limits())
-    assert deciding.answer(found)[0] == "same or base: neither is shown to be the fastest."
+    assert decision_words.answer(found)[0] == "same or base: neither is shown to be the fastest."
 
 
 @pytest.mark.parametrize(("share", "said"), [(0.01, "1 point"), (0.005, "0.5 points"), (0.02, "2 points")])
@@ -185,7 +188,7 @@ def test_nothing_remains_names_the_limit_to_loosen_and_by_how_much() -> None:
     assert found.fastest is None and names(found.remaining) == []
     (loosening,) = found.loosenings
     assert (loosening.quantity.key, loosening.shown, loosening.row["name"]) == ("memory_bytes", 300.0, "middle")
-    assert "peak RAM of 300\u00a0MB lets middle in" in deciding.answer(found)[1]
+    assert "peak RAM of 300\u00a0MB lets middle in" in decision_words.answer(found)[1]
     again = decide(ROWS, Limits(memory_bytes=loosening.shown * 1e6, latency_p95_s=0.007))
     assert names(again.remaining) == ["middle"], "what it says is enough"
 
@@ -202,7 +205,7 @@ def test_a_loosening_of_accuracy_reaches_to_the_end_of_the_interval() -> None:
 def test_where_no_single_limit_helps_the_nearest_is_named() -> None:
     found = decide(ROWS, Limits(memory_bytes=1e6, latency_p95_s=1e-6))
     assert not found.loosenings
-    assert "base comes nearest and misses peak RAM and latency, p95" in deciding.answer(found)[1]
+    assert "base comes nearest and misses peak RAM and latency, p95" in decision_words.answer(found)[1]
 
 
 @pytest.mark.parametrize(
@@ -219,7 +222,7 @@ def test_rows_without_a_baseline_are_held_against_each_other_by_throughput() -> 
     ]
     found = decide(alone, Limits())
     assert names([found.fastest]) == ["b"] and not found.rivals
-    assert "1,600 samples/s (1,560 to 1,640)" in deciding.answer(found)[0]
+    assert "1,600 samples/s (1,560 to 1,640)" in decision_words.answer(found)[0]
 
 
 def test_two_variants_are_compared_over_the_rounds_that_they_share() -> None:
@@ -242,9 +245,9 @@ def test_two_variants_are_compared_over_the_rounds_that_they_share() -> None:
 
 def test_the_rounds_of_a_stored_run_give_its_own_figures_again(database: str) -> None:
     for run in (FULL, SIZES):
-        summary = data.run(run)
-        rows = frame.rows_of(frame.at_batch(data.measurements(summary), 8 if run == SIZES else None))
-        rates = data.rates(summary, rows)
+        summary = reads.run(run)
+        rows = frame.rows_of(frame.at_batch(reads.measurements(summary), 8 if run == SIZES else None))
+        rates = reads.rates(summary, rows)
         base = frame.baseline_of(rows)
         assert base is not None and all(frame.usable(r) == (r["id"] in rates) for r in rows)
         # The fixture takes all rounds, a run the calm ones: the same within the interval.
@@ -303,16 +306,16 @@ def test_what_takes_many_times_less_does_not_all_lie_on_the_axis(full: pd.DataFr
 
 def test_the_table_says_sign_word_and_value_and_no_markup_of_others(full: pd.DataFrame) -> None:
     found = decide(frame.rows_of(full), Limits(memory_bytes=200e6, accuracy_lost=0.01))
-    html = decision_table.verdicts(found, style.LIGHT)
+    html = decision.verdicts(found, style.LIGHT)
     assert "✓ 160" in html and "✗ 660" in html and "at most 200\u00a0MB" in html
     assert "not shown to be within" in html and "A &lt;b&gt;model&lt;/b&gt; that fails" in html
     assert "✗ invalid" in html and "✗ failed" in html and "○ unavailable" in html
     assert "Energy" not in html, "no column where nothing has that figure"
-    assert "Peak RAM" in decision_table.costs(found)
+    assert "Peak RAM" in decision.costs(found)
 
 
 def test_unlabelled_text_has_no_accuracy_to_lose(database: str) -> None:
-    rows = frame.rows_of(data.measurements(data.run(UNLABELLED)))
+    rows = frame.rows_of(reads.measurements(reads.run(UNLABELLED)))
     found = decide(rows, Limits(accuracy_lost=0.01))
     assert names(found.remaining) == ["DistilBERT FP32"]
-    assert "the workload is unlabelled" in deciding.answer(found)[1]
+    assert "the workload is unlabelled" in decision_words.answer(found)[1]

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dashboard import disagreements
-from dashboard.disagreements import KINDS, LABELLED, Answers, Wanted
-from engine import quality
+from dashboard.data import answers
+from dashboard.data.answers import Answers
+from dashboard.findings import disagreements
+from dashboard.findings.disagreements import KINDS, LABELLED, Wanted
+from engine.measurement import quality
 
 NAMES = ["World", "Sports", "Business"]
 #        right  lost  gained  swapped  both lost  all wrong, alike
@@ -36,7 +38,7 @@ def logits(answers: list[int], outputs: int = 3) -> np.ndarray:
 @pytest.fixture
 def found() -> Answers:
     rows = [row(number, NAMES, [0, 1, 2]) for number in (1, 2, 3)]
-    return disagreements.build(rows, [logits(a) for a in (BASE, INT8, NF4)], np.array(TRUTH), NAMES)
+    return answers.build(rows, [logits(a) for a in (BASE, INT8, NF4)], np.array(TRUTH), NAMES)
 
 
 def positions(found: Answers, others: tuple[int, ...] = (1, 2), among: np.ndarray | None = None, **wanted: Any) -> list:
@@ -45,7 +47,7 @@ def positions(found: Answers, others: tuple[int, ...] = (1, 2), among: np.ndarra
 
 def test_answers_are_in_the_data_sets_labels_whatever_the_models_order() -> None:
     turned = row(2, ["business", "world", "sports"], [2, 0, 1])
-    found = disagreements.build(
+    found = answers.build(
         [row(1, NAMES, [0, 1, 2]), turned], [logits([0, 1, 2]), logits([1, 2, 0])], np.array([0, 1, 2]), NAMES
     )
     assert found.answers.tolist() == [[0, 0], [1, 1], [2, 2]] and found.answers.dtype == np.int16
@@ -55,22 +57,22 @@ def test_answers_are_in_the_data_sets_labels_whatever_the_models_order() -> None
 
 def test_outputs_that_mean_one_label_add_up() -> None:
     wide = row(1, list("abcd"), [0, 1, 1, 2])
-    found = disagreements.build([wide], [np.zeros((1, 4), np.float32)], np.array([0]), NAMES)
+    found = answers.build([wide], [np.zeros((1, 4), np.float32)], np.array([0]), NAMES)
     assert found.confidence.tolist() == [[0.25]]
-    found = disagreements.build([wide], [np.array([[0, 0.1, 0, 0]], np.float32)], np.array([0]), NAMES)
+    found = answers.build([wide], [np.array([[0, 0.1, 0, 0]], np.float32)], np.array([0]), NAMES)
     assert 0.5 < found.confidence[0, 0] < 0.53 and found.answers.tolist() == [[1]]
 
 
 def test_a_variant_whose_labels_do_not_fit_is_left_out_with_the_reason() -> None:
     rows = [row(1, NAMES, [0, 1, 2]), row(2, ["NEGATIVE", "POSITIVE"], None), row(3, NAMES, [0, 1, 2])]
-    made = disagreements.build(rows, [logits(BASE), logits(BASE[:], 3)[:, :2], None], np.array(TRUTH), NAMES)
+    made = answers.build(rows, [logits(BASE), logits(BASE[:], 3)[:, :2], None], np.array(TRUTH), NAMES)
     assert made.ids == [1] and made.answers.shape == (6, 1)
     assert made.left_out == [("Variant 2", "they do not fit"), ("Variant 3", "its answers were not stored")]
 
 
 def test_unlabelled_answers_are_compared_by_the_baselines_names() -> None:
     rows = [row(1, NAMES, None), row(2, ["Sports", "World", "Business"], None), row(3, ["A", "B"], None)]
-    made = disagreements.build(rows, [logits([0, 1]), logits([1, 1]), logits([0, 1], 2)], None, None)
+    made = answers.build(rows, [logits([0, 1]), logits([1, 1]), logits([0, 1], 2)], None, None)
     assert made.names == NAMES and made.truth is None and made.ids == [1, 2]
     assert made.answers.tolist() == [[0, 0], [1, 0]]
     assert made.left_out[0][0] == "Variant 3" and "not the baseline's" in made.left_out[0][1]
@@ -82,13 +84,13 @@ def test_unlabelled_answers_are_compared_by_the_baselines_names() -> None:
 
 def test_a_baseline_that_does_not_fit_leaves_the_others_to_compare() -> None:
     rows = [row(1, ["NO", "YES"], None), row(2, NAMES, [0, 1, 2]), row(3, NAMES, [0, 1, 2])]
-    made = disagreements.build(rows, [logits([0] * 6, 2), logits(INT8), logits(NF4)], np.array(TRUTH), NAMES)
+    made = answers.build(rows, [logits([0] * 6, 2), logits(INT8), logits(NF4)], np.array(TRUTH), NAMES)
     assert made.ids == [2, 3] and made.truth is not None
 
 
 def test_nothing_stored_is_no_error() -> None:
-    assert disagreements.build([], [], None, None).answers.shape == (0, 0)
-    assert disagreements.build([], [], np.array(TRUTH), NAMES).answers.shape == (6, 0)
+    assert answers.build([], [], None, None).answers.shape == (0, 0)
+    assert answers.build([], [], np.array(TRUTH), NAMES).answers.shape == (6, 0)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from dashboard import door, server
+from dashboard import __main__ as command_line
+from dashboard.server import door, serve
 from engine.store import open_store
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -69,7 +70,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def _serve(folder: Path, log: Path) -> Iterator[Site]:
     with open_store(f"sqlite:///{folder / 'bench.sqlite'}"):
         pass
-    port, around = server.free_port(), os.environ | {"BENCH_DATA_DIR": str(folder)}
+    port, around = serve.free_port(), os.environ | {"BENCH_DATA_DIR": str(folder)}
     with log.open("wb") as output:
         process = psutil.Popen(
             [sys.executable, "-m", "dashboard", "--port", str(port)],
@@ -260,7 +261,7 @@ def test_a_token_that_is_none_is_refused(
     given: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(door.VARIABLE, given)
-    assert server.main([]) == 2
+    assert command_line.main([]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: BENCH_TOKEN") and said.count("\n") == 1
 
@@ -341,7 +342,7 @@ def test_an_upload_needs_streamlits_own_sign_beside_the_cookie(site: Site) -> No
 @pytest.mark.parametrize("script", ["app.py", "app_pages/run.py", "app_pages/runs.py"])
 def test_without_the_door_no_page_is_served(script: str, tmp_path: Path) -> None:
     """By Streamlit's own command, which knows of no token: over its websocket only a refusal comes."""
-    port, log = server.free_port(), tmp_path / "log"
+    port, log = serve.free_port(), tmp_path / "log"
     with log.open("wb") as output:
         process = psutil.Popen(
             [sys.executable, "-m", "streamlit", "run", f"dashboard/{script}", "--server.port", str(port)],
@@ -412,8 +413,8 @@ def test_another_user_reads_nothing_of_ours(site: Site, as_another: Callable[...
 def test_another_user_does_not_reach_a_socket(site: Site, as_another: Callable[..., Any]) -> None:
     folder = site.data.parent / "sockets"
     path = folder / "bench.sock"
-    assert server._prepare(path) is None
-    with server.private_socket(path) as listening:
+    assert serve._prepare(path) is None
+    with serve.private_socket(path) as listening:
         listening.listen()
         for mode in (0o700, 0o755):
             folder.chmod(mode)

@@ -15,10 +15,14 @@ import pytest
 from dashboard_fill import CANCELLED, FAILED, FULL, INTERRUPTED, RUNNING, SIZES, UNLABELLED
 from streamlit.testing.v1 import AppTest
 
-from dashboard import data, disagreements, example_tables, frame, sheets
-from dashboard.disagreements import Answers
-from dashboard.example_tables import Column, Text
+from dashboard import frame
+from dashboard.data import reads
+from dashboard.data.answers import Answers
+from dashboard.export import sheets
+from dashboard.findings import disagreements
 from dashboard.style import Mark
+from dashboard.tables import examples
+from dashboard.tables.examples import Column, Text
 
 APP = Path(__file__).resolve().parents[2] / "dashboard" / "app.py"
 HOSTILE = '<img src=x onerror=alert(1)> "quoted" & =cmd()'
@@ -71,7 +75,7 @@ def test_runs_without_answers(run: str, word: str, database: str) -> None:
 
 def test_the_headline_counts_what_the_store_counts(database: str) -> None:
     test = page(FULL)
-    rows = {row["title"]: row for row in frame.rows_of(data.measurements(data.run(FULL)))}
+    rows = {row["title"]: row for row in frame.rows_of(reads.measurements(reads.run(FULL)))}
     said = test.header[0].value.replace("\\", "")
     for title in ("Student FP32", "DistilBERT 4-bit", "ONNX FP32"):
         flips = rows[title]["flips"]
@@ -165,7 +169,7 @@ def test_a_batch_size_can_be_chosen(database: str) -> None:
 
 def test_confusion_matrices_are_the_stored_ones(database: str) -> None:
     test = page(FULL)
-    row = next(r for r in frame.rows_of(data.measurements(data.run(FULL))) if r["title"] == "Student FP32")
+    row = next(r for r in frame.rows_of(reads.measurements(reads.run(FULL))) if r["title"] == "Student FP32")
     table = next(b for b in html(test).split("<style>") if 'aria-label="Student FP32 against the labels"' in b)
     body = table.split("<tbody>")[1].split("<tr>")[1:]
     shown = [[int(unescape(cell).split(">")[-1]) for cell in _cells(line)] for line in body]
@@ -184,8 +188,8 @@ def test_a_click_takes_a_text_to_classify(database: str) -> None:
 
 def test_a_view_reads_the_texts_that_it_shows_and_no_more(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    original = data.examples_at
-    monkeypatch.setattr(data, "examples_at", lambda set_id, at: read.extend(at) or original(set_id, at))
+    original = reads.examples_at
+    monkeypatch.setattr(reads, "examples_at", lambda set_id, at: read.extend(at) or original(set_id, at))
     page(FULL, flip="all")
     assert len(read) == 20
 
@@ -208,21 +212,21 @@ def found() -> Answers:
 
 def test_texts_and_labels_are_no_markup(found: Answers) -> None:
     shown = [Text(0, 7, HOSTILE, 'classify?text="><script>'), Text(1, 8, "word " * 500, "classify?example=x")]
-    table = example_tables.texts(shown, found, column(0, HOSTILE), [column(1, "INT8")])
+    table = examples.texts(shown, found, column(0, HOSTILE), [column(1, "INT8")])
     assert "<img" not in table and "<script" not in table and "&lt;img src=x" in table
     assert table.count("<details>") == 1
     counts = disagreements.confusion(found, 1, None)
     for many in (found.names, [f"label {i}" for i in range(20)]):
         grown = np.zeros((len(many), len(many)), np.int64)
         grown[:2, :2] = counts
-        made = example_tables.matrix(HOSTILE, [HOSTILE, *many[1:]], grown, MARK, HOSTILE, lambda i, j: '">' + HOSTILE)
+        made = examples.matrix(HOSTILE, [HOSTILE, *many[1:]], grown, MARK, HOSTILE, lambda i, j: '">' + HOSTILE)
         assert "<img" not in made and ("the commonest of 20 labels" in made) == (len(many) == 20)
 
 
 def test_of_many_variants_each_answer_names_its_own(found: Answers) -> None:
     shown = [Text(0, 7, "a text", "classify?example=x")]
-    few = example_tables.texts(shown, found, column(0, "FP32"), [column(1, "INT8")])
-    many = example_tables.texts(shown, found, column(0, "FP32"), [column(1, f"INT8 {i}") for i in range(9)])
+    few = examples.texts(shown, found, column(0, "FP32"), [column(1, "INT8")])
+    many = examples.texts(shown, found, column(0, "FP32"), [column(1, f"INT8 {i}") for i in range(9)])
     assert "ib-many" not in few.partition("</style>")[2] and 'class="ib-card ib-ex ib-many"' in many
     assert 'data-of="FP32"' in many and 'data-of="INT8 8"' in many
 
@@ -230,7 +234,7 @@ def test_of_many_variants_each_answer_names_its_own(found: Answers) -> None:
 def test_the_file_holds_every_answer_and_no_formula(found: Answers) -> None:
     columns = [column(0, "=FP32"), column(1, "INT8")]
     shown = [{"position": 0, "source_index": 7, "text": "=1+1"}, {"position": 1, "source_index": 3, "text": "a,b"}]
-    content = sheets.written(*example_tables.sheet(shown, found, columns))
+    content = sheets.written(*examples.sheet(shown, found, columns))
     rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig"))))
     assert rows[0][:4] == ["row", "text", "label", "'=FP32: answer"]
     assert rows[1] == ["7", "'=1+1", HOSTILE, HOSTILE, "0.5", "World", "0.5"]

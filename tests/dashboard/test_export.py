@@ -15,14 +15,16 @@ from dashboard_fill import CANCELLED, FAILED, FULL, RUNNING, SIZES, UNLABELLED
 from pptx import Presentation
 from pptx.oxml.ns import qn
 
-from dashboard import data, frame, style
+from dashboard import frame, style
+from dashboard.data import reads
 from dashboard.export import deck
+from dashboard.export import slides as export_slides
 
 
 def opened(run_id: str, look: style.Theme = style.LIGHT, batch_size: int | None = None) -> Presentation:
-    summary = data.run(run_id)
-    measured = data.measurements(summary)
-    made = deck.build(summary, measured, data.published(), look, batch_size, data.loads(summary, measured))
+    summary = reads.run(run_id)
+    measured = reads.measurements(summary)
+    made = deck.build(summary, measured, reads.published(), look, batch_size, reads.loads(summary, measured))
     return Presentation(io.BytesIO(made))
 
 
@@ -150,7 +152,7 @@ def test_batch_sizes_have_a_line_a_variant(database: str) -> None:
     (slide,) = [slide for slide in deck.slides if slide.shapes.title.text.startswith("From batch 1 to 32")]
     (chart,) = [shape.chart for shape in slide.shapes if shape.has_chart]
     assert list(chart.plots[0].categories) == ["1", "8", "32"]
-    rows = frame.rows_of(data.measurements(data.run(SIZES)))
+    rows = frame.rows_of(reads.measurements(reads.run(SIZES)))
     for series in chart.plots[0].series:
         stored = [row["throughput_samples_per_s"] for row in rows if row["title"] == series.name]
         assert list(series.values) == pytest.approx(stored)
@@ -177,17 +179,17 @@ def test_text_is_told_from_its_ground(look: style.Theme, database: str) -> None:
 
 @pytest.mark.parametrize("length", [20, 140, 260, 2000])
 def test_a_title_keeps_to_its_box(length: int) -> None:
-    shown, size = deck._fitted(("word " * length)[:length].strip())
+    shown, size = export_slides.fitted_title(("word " * length)[:length].strip())
     wide = 873 - 14
-    lines = len(textwrap.wrap(shown, int(wide / (deck.LETTER * size))))
-    assert lines * size * 1.2 <= deck.TITLE_HEIGHT
+    lines = len(textwrap.wrap(shown, int(wide / (export_slides.LETTER * size))))
+    assert lines * size * 1.2 <= export_slides.TITLE_HEIGHT
     assert shown.endswith("…") == (length == 2000)
 
 
 @pytest.mark.parametrize("count", [3, 40])
 def test_lists_go_on_on_further_slides(count: int, database: str) -> None:
-    summary = data.run(FULL)
-    made = deck._Deck(summary, data.measurements(summary), data.published(), style.LIGHT, None, ())
+    summary = reads.run(FULL)
+    made = deck._Deck(summary, reads.measurements(summary), reads.published(), style.LIGHT, None, ())
     made._list("Notes", [("Name: ", "a sentence that says something " * 4)] * count)
     slides = list(made.file.slides)
     assert (len(slides) > 1) == (count == 40)
@@ -203,8 +205,10 @@ def test_log_axes_are_labelled_often_enough() -> None:
 @pytest.mark.skipif(shutil.which("soffice") is None, reason="no LibreOffice on PATH")
 @pytest.mark.slow
 def test_libreoffice_opens_it(database: str, tmp_path: Path) -> None:
-    summary = data.run(FULL)
-    (tmp_path / "deck.pptx").write_bytes(deck.build(summary, data.measurements(summary), data.published(), style.DARK))
+    summary = reads.run(FULL)
+    (tmp_path / "deck.pptx").write_bytes(
+        deck.build(summary, reads.measurements(summary), reads.published(), style.DARK)
+    )
     profile = f"-env:UserInstallation={(tmp_path / 'profile').as_uri()}"
     command = ["soffice", profile, "--headless", "--convert-to", "pdf", "deck.pptx"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=180)

@@ -13,15 +13,15 @@ import pytest
 from dashboard_fill import FULL, RUNNING, SIZES
 from pptx import Presentation
 
-from dashboard import server
+from dashboard import __main__ as command_line
 from dashboard.export import images
-from engine import exports
+from engine.report import exports
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def export(*arguments: object) -> int:
-    return server.main(["export", *map(str, arguments)])
+    return command_line.main(["export", *map(str, arguments)])
 
 
 @pytest.mark.parametrize(("suffix", "form"), [("csv", "csv"), ("json", "json"), ("md", "markdown"), ("tex", "latex")])
@@ -97,7 +97,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(database: str, tmp_path: Path, m
 
 def test_no_server_and_no_streamlit(filled: str, tmp_path: Path) -> None:
     program = (
-        "import json, sys; from dashboard import server; code = server.main(sys.argv[1:]); "
+        "import json, sys; from dashboard import __main__ as it; code = it.main(sys.argv[1:]); "
         "print(json.dumps([code, *(n for n in ('streamlit', 'uvicorn', 'torch', 'transformers') if n in sys.modules)]))"
     )
     done = subprocess.run(

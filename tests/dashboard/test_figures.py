@@ -11,9 +11,11 @@ import plotly.graph_objects as go
 import pytest
 from dashboard_fill import FAILED, SIZES, UNLABELLED
 
-from dashboard import data, figures, frame, scorecard, style
+from dashboard import figures, frame, style
+from dashboard.data import reads
 from dashboard.figures import base, keeping
 from dashboard.figures.memory import parts
+from dashboard.tables import comparison, scorecard
 
 SINGLE = (figures.latency, figures.throughput, figures.memory, figures.accuracy, figures.energy, figures.tradeoff)
 
@@ -82,7 +84,7 @@ def test_the_tradeoff_names_its_n(full: pd.DataFrame) -> None:
 
 
 def test_the_tradeoff_of_unlabelled_text_shows_agreement(database: str) -> None:
-    measured = data.measurements(data.run(UNLABELLED))
+    measured = reads.measurements(reads.run(UNLABELLED))
     figure = figures.tradeoff(measured, style.LIGHT)
     assert "Same answer" in figure.layout.yaxis.title.text
     row = frame.rows_of(measured)[2]
@@ -90,9 +92,9 @@ def test_the_tradeoff_of_unlabelled_text_shows_agreement(database: str) -> None:
 
 
 def test_published_stands_as_ratios_to_its_own_baseline(full: pd.DataFrame, database: str) -> None:
-    pairs = figures.pairs(full, data.published())
+    pairs = figures.pairs(full, reads.published())
     assert len(pairs) == 5
-    figure = figures.published(full, data.published(), style.LIGHT)
+    figure = figures.published(full, reads.published(), style.LIGHT)
     speed = {trace.name: trace.x[0] for trace in figure.data if trace.xaxis == "x" and trace.name}
     assert speed["Student FP32, published"] == pytest.approx(0.044 / 0.0048)
     assert speed["ONNX INT8, published"] == pytest.approx(0.044 / 0.089)
@@ -102,7 +104,7 @@ def test_published_stands_as_ratios_to_its_own_baseline(full: pd.DataFrame, data
 
 
 def test_over_batch_size(database: str) -> None:
-    measured = data.measurements(data.run(SIZES))
+    measured = reads.measurements(reads.run(SIZES))
     figure = figures.over_batch_size(measured, style.LIGHT)
     lines = {trace.name: trace for trace in figure.data if trace.name}
     assert list(lines["DistilBERT FP32"].x) == [1, 8, 32]
@@ -118,7 +120,7 @@ def test_over_batch_size(database: str) -> None:
 
 @pytest.mark.parametrize("make", [*SINGLE, figures.over_batch_size], ids=lambda make: make.__name__)
 def test_a_run_without_any_measurement_draws_without_error(make, database: str) -> None:
-    assert make(data.measurements(data.run(FAILED)), style.LIGHT).to_json()
+    assert make(reads.measurements(reads.run(FAILED)), style.LIGHT).to_json()
 
 
 def test_titles_are_text_and_not_markup(full: pd.DataFrame) -> None:
@@ -168,8 +170,8 @@ def test_one_batch_size_a_variant_is_no_sweep(full: pd.DataFrame) -> None:
 def test_what_no_row_has_is_no_column(full: pd.DataFrame) -> None:
     rows = frame.rows_of(full)
     none = [row | {"nll": None, "ece": None} for row in rows]
-    assert "NLL" in scorecard.evidence(rows, style.LIGHT)
-    assert "NLL" not in scorecard.evidence(none, style.LIGHT) and "Macro F1" in scorecard.evidence(none, style.LIGHT)
+    assert "NLL" in comparison.evidence(rows, style.LIGHT)
+    assert "NLL" not in comparison.evidence(none, style.LIGHT) and "Macro F1" in comparison.evidence(none, style.LIGHT)
 
 
 @pytest.mark.parametrize(("low", "high"), [(1.0, 1.3), (3.0, 40.0), (0.02, 9000.0)])

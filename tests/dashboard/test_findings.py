@@ -7,8 +7,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from dashboard import figures, findings, frame, style
-from engine import takeaways, units
+from dashboard import figures, frame, style
+from dashboard.findings import headlines
+from engine import units
+from engine.measurement import labels
+from engine.report import takeaways
 
 
 @pytest.fixture
@@ -21,7 +24,7 @@ def changed(rows: list[frame.Row], variants: list[str], **values: Any) -> list[f
 
 
 def test_the_headline_names_gain_and_cost(rows: list[frame.Row]) -> None:
-    said = findings.headline(rows)
+    said = headlines.headline(rows)
     assert said.finding.startswith("Student FP32 answers 4.9") or said.finding.startswith("Student FP32 answers 5.0")
     assert "loses" in said.finding and "points of accuracy" in said.finding
     assert "Without a shown loss of accuracy: ONNX INT8, 2." in said.detail
@@ -29,72 +32,72 @@ def test_the_headline_names_gain_and_cost(rows: list[frame.Row]) -> None:
 
 def test_no_winner_where_the_interval_includes_one(rows: list[frame.Row]) -> None:
     only = changed([rows[0], rows[3]], ["onnx"], comparison="no_difference")
-    assert findings.headline(only).finding == "No variant is shown to be faster than DistilBERT FP32."
-    assert findings.throughput_title(only) == "No speed-up over DistilBERT FP32 is shown"
-    assert findings.latency_title(only).startswith("No variant is shown")
+    assert headlines.headline(only).finding == "No variant is shown to be faster than DistilBERT FP32."
+    assert headlines.throughput_title(only) == "No speed-up over DistilBERT FP32 is shown"
+    assert headlines.latency_title(only).startswith("No variant is shown")
 
 
 def test_all_slower_is_said(rows: list[frame.Row]) -> None:
-    said = findings.headline([rows[0], rows[1]])
+    said = headlines.headline([rows[0], rows[1]])
     assert said.finding == "No variant is faster than DistilBERT FP32: DistilBERT 4-bit is slower."
 
 
 def test_an_invalid_row_never_wins(rows: list[frame.Row]) -> None:
     fast = changed(rows, ["bf16"], speedup=50.0, speedup_low=45.0, speedup_high=55.0, comparison="better")
-    assert "BF16" not in findings.headline(fast).finding
+    assert "BF16" not in headlines.headline(fast).finding
 
 
 def test_without_a_usable_baseline(rows: list[frame.Row]) -> None:
     broken = changed(rows, ["fp32"], status="failed", status_reason="out of memory")
-    said = findings.headline(broken)
+    said = headlines.headline(broken)
     assert "gave nothing to compare with" in said.finding and "out of memory" in said.detail
 
 
 def test_nothing_measured_groups_the_reasons(rows: list[frame.Row]) -> None:
     none = [row | {"status": "cancelled", "status_reason": "stopped"} for row in rows[:3]]
-    said = findings.headline(none)
+    said = headlines.headline(none)
     assert said.finding == "Nothing was measured in this run."
     assert said.detail == "DistilBERT FP32, DistilBERT 4-bit and Student FP32: cancelled (stopped)"
 
 
 def test_a_run_under_way_has_not_failed_to_measure(rows: list[frame.Row]) -> None:
     waiting = [row | {"status": "pending", "status_reason": None} for row in rows[:3]]
-    assert findings.headline(waiting).finding == "Nothing has been measured yet."
+    assert headlines.headline(waiting).finding == "Nothing has been measured yet."
 
 
 def test_notes_name_every_doubt(rows: list[frame.Row]) -> None:
-    kinds = {(name, kind) for name, kind, _ in findings.notes(rows)}
+    kinds = {(name, kind) for name, kind, _ in headlines.notes(rows)}
     assert ("BF16 that is not", "invalid") in kinds
     assert ("DistilBERT 4-bit", "unstable") in kinds
     assert ("SST-2 head", "no accuracy") in kinds
     assert ("SST-2 head", "index match") in kinds
     assert ("DistilBERT TF32", "unavailable") in kinds
-    assert any("27.5%" in text and "measures nothing" in text for _, _, text in findings.notes(rows))
+    assert any("27.5%" in text and "measures nothing" in text for _, _, text in headlines.notes(rows))
 
 
 def test_notes_name_labels_that_cannot_be_right(rows: list[frame.Row]) -> None:
     flag = {"kind": "permuted", "sentence": "the labels look permuted", "figures": {}}
     flagged = changed(rows, ["student"], quality={"flags": [flag]})
-    assert ("Student FP32", "labels", "the labels look permuted") in findings.notes(flagged)
+    assert ("Student FP32", "labels", "the labels look permuted") in headlines.notes(flagged)
 
 
 def test_of_random_weights_no_answer_is_praised(rows: list[frame.Row]) -> None:
     known = {"accuracy": None, "accuracy_difference": None, "accuracy_comparison": None, "flips": 3}
-    random = [row | known | {"accuracy_reason": takeaways.RANDOM_WEIGHTS, "index_match_rate": 0.25} for row in rows]
-    assert findings.headline(random).finding.endswith("; its weights are random, so its answers say nothing.")
+    random = [row | known | {"accuracy_reason": labels.RANDOM_WEIGHTS, "index_match_rate": 0.25} for row in rows]
+    assert headlines.headline(random).finding.endswith("; its weights are random, so its answers say nothing.")
     assert not any(item.kind == "answers" for item in takeaways.takeaways(random))
-    assert not any(kind == "index match" for _, kind, _ in findings.notes(random))
+    assert not any(kind == "index match" for _, kind, _ in headlines.notes(random))
     measured = [row for row in random if row["status"] == "measured"]
     everyone = f"All {len(measured)} that were measured"
-    assert (everyone, "no accuracy", takeaways.RANDOM_WEIGHTS) in findings.notes(random)
-    assert findings.accuracy_title(random).endswith("as the baseline does, all of random weights")
+    assert (everyone, "no accuracy", labels.RANDOM_WEIGHTS) in headlines.notes(random)
+    assert headlines.accuracy_title(random).endswith("as the baseline does, all of random weights")
     figure = figures.tradeoff(pd.DataFrame(random, dtype=object), style.LIGHT)
     assert "memory" in figure.layout.title.text and figure.layout.yaxis.title.text == "Peak RAM (MB)"
 
 
 def test_a_baseline_alone_is_not_the_best_of_anything(rows: list[frame.Row]) -> None:
-    assert findings.latency_title(rows[:1]) == "Latency of a batch"
-    assert findings.tradeoff_title(rows[:1], "accuracy") == "Latency and accuracy: nothing to compare"
+    assert headlines.latency_title(rows[:1]) == "Latency of a batch"
+    assert headlines.tradeoff_title(rows[:1], "accuracy") == "Latency and accuracy: nothing to compare"
 
 
 @pytest.mark.parametrize(
@@ -111,11 +114,11 @@ def test_the_front_is_of_what_was_measured_and_calls_nobody_best(
     """Two variants whose intervals overlap: the one is ahead in both figures, or each in one, by next to nothing."""
     one, other = (row | {"latency_p50_s": 0.0100, gain: more} for row in (rows[3], rows[0]))
     other |= {"latency_p50_s": 0.0101, gain: less}
-    alone = findings.tradeoff_title([one, other], gain)
+    alone = headlines.tradeoff_title([one, other], gain)
     assert alone == f"No measured latency is lower than ONNX FP32's, and no measured {end}"
     # As good in one of them: still true.
-    assert findings.tradeoff_title([one, other | {gain: more}], gain) == alone
-    several = findings.tradeoff_title([one | {gain: less}, other | {gain: more}], gain)
+    assert headlines.tradeoff_title([one, other | {gain: more}], gain) == alone
+    several = headlines.tradeoff_title([one | {gain: less}, other | {gain: more}], gain)
     assert several == f"Not beaten in both latency and {end.split()[0]}, as measured: ONNX FP32 and DistilBERT FP32"
     for title in (alone, several):
         assert not any(word in title for word in ("fastest", "lowest", "highest", "best "))
@@ -123,9 +126,9 @@ def test_the_front_is_of_what_was_measured_and_calls_nobody_best(
 
 def test_latencies_of_other_batch_sizes_are_no_match(rows: list[frame.Row]) -> None:
     larger = [row if row["baseline"] else row | {"batch_size": 256} for row in rows[:4]]
-    assert findings.latency_title(larger) == "Latency of batches of 8 and 256 texts, which do not compare"
-    assert findings.tradeoff_title(larger, "accuracy").startswith("Not beaten in both time a text and accuracy, as ")
-    assert "samples/s as DistilBERT FP32 @ 8 (" in findings.headline(larger).finding
+    assert headlines.latency_title(larger) == "Latency of batches of 8 and 256 texts, which do not compare"
+    assert headlines.tradeoff_title(larger, "accuracy").startswith("Not beaten in both time a text and accuracy, as ")
+    assert "samples/s as DistilBERT FP32 @ 8 (" in headlines.headline(larger).finding
     figure = figures.tradeoff(pd.DataFrame(larger, dtype=object), style.LIGHT)
     assert "1 / (samples/s), as batches of 8, 256" in figure.layout.title.subtitle.text.replace("<br>", " ")
     assert figure.layout.xaxis.title.text == "Time a text (ms, log scale)"
@@ -139,16 +142,16 @@ def test_latencies_of_other_batch_sizes_are_no_match(rows: list[frame.Row]) -> N
 def test_what_is_told_of_a_variant_names_it_once() -> None:
     said = ["A answers twice as many.", "A needs half.", "A's answers vary.", "B is slower."]
     items = [takeaways.Takeaway("speed", sentence[0], sentence) for sentence in said]
-    assert findings.told(items) == ["A answers twice as many. It needs half. A's answers vary.", "B is slower."]
+    assert headlines.told(items) == ["A answers twice as many. It needs half. A's answers vary.", "B is slower."]
 
 
 def test_energy_names_the_least(rows: list[frame.Row]) -> None:
     spent = [row | {"energy_j_per_1000_examples": 161.0 if row["baseline"] else 22.4} for row in rows[:2]]
-    assert findings.energy_title(spent) == (
+    assert headlines.energy_title(spent) == (
         "DistilBERT 4-bit takes the least energy, 22.4 J for 1,000 texts; DistilBERT FP32 161 J"
     )
     none = [row | {"energy_j_per_1000_examples": None} for row in rows]
-    assert findings.energy_title(none) == "Energy was not measurable in this run"
+    assert headlines.energy_title(none) == "Energy was not measurable in this run"
     figure = figures.energy(pd.DataFrame(spent + none[2:], dtype=object), style.DARK)
     assert figure.layout.xaxis.type == "log" and len(figure.data) == 2
 
@@ -159,4 +162,4 @@ def test_points_have_no_negative_zero() -> None:
 
 
 def test_literal_text_is_no_markup() -> None:
-    assert findings.literal("a_b $x$ [y]") == r"a\_b \$x\$ \[y\]"
+    assert headlines.literal("a_b $x$ [y]") == r"a\_b \$x\$ \[y\]"

@@ -6,13 +6,14 @@ import pandas as pd
 import pytest
 from dashboard_fill import FULL, SIZES
 
-from dashboard import data, frame
-from engine.store import open_store, queries
+from dashboard import frame
+from dashboard.data import reads
+from engine.store import measurements, open_store
 
 
 def test_the_frame_holds_what_the_database_holds(full: pd.DataFrame, filled: str) -> None:
     with open_store(filled) as store, store.session() as session:
-        stored = [queries.flat(row) for row in queries.measurements(session, FULL)]
+        stored = [measurements.flat(row) for row in measurements.measurements(session, FULL)]
     rows = frame.rows_of(full)
     assert [{key: row[key] for key in stored[0]} for row in rows] == stored
 
@@ -43,7 +44,7 @@ def test_accuracy_is_compared_on_the_same_examples(full: pd.DataFrame) -> None:
 
 
 def test_one_batch_size_at_a_time(database: str) -> None:
-    everything = data.measurements(data.run(SIZES))
+    everything = reads.measurements(reads.run(SIZES))
     assert len(everything) == 9
     shown = frame.at_batch(everything, 8)
     assert set(shown["batch_size"]) == {8} and set(shown["name"]) == set(shown["title"])

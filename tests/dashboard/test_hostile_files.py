@@ -18,11 +18,15 @@ from hostile_fill import fill_hostile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dashboard import data, load_tables, sheets, style
-from dashboard.export import deck, report
-from engine import answering, exports, runfile
+from dashboard import style
+from dashboard.data import reads
+from dashboard.export import deck, report, sheets
+from dashboard.tables import load
+from engine.classify import answering
 from engine.errors import RequestError
-from engine.store import open_store, queries
+from engine.report import exports
+from engine.store import open_store, runs
+from engine.store.runfile import schema, writing
 
 fuzzed = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 NUMBERS = st.one_of(st.integers(-2, 9), st.integers(-(2**70), 2**70), st.floats(), st.just(1e-300), st.just(1e300))
@@ -42,8 +46,8 @@ def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         patch.delenv("BENCH_DATABASE_URL", raising=False)
         patch.setenv("BENCH_DATA_DIR", str(folder))
         with open_store() as store, store.session() as session:
-            queries.set_tags(session, FULL, ["a-tag"])  # no file brings another kind
-        return runfile.dump(FULL)[1]
+            runs.set_tags(session, FULL, ["a-tag"])  # no file brings another kind
+        return writing.dump(FULL)[1]
 
 
 @pytest.fixture
@@ -70,24 +74,24 @@ def change(draw: Callable[..., Any], value: Any) -> Any:
 
 def signed(parts: dict[str, bytes]) -> bytes:
     """A file whose manifest fits its parts."""
-    manifest = json.loads(parts[runfile.MANIFEST])
+    manifest = json.loads(parts[schema.MANIFEST])
     manifest["parts"] = {
-        name: {"bytes": len(parts[name]), "sha256": hashlib.sha256(parts[name]).hexdigest()} for name in runfile.PARTS
+        name: {"bytes": len(parts[name]), "sha256": hashlib.sha256(parts[name]).hexdigest()} for name in schema.PARTS
     }
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w") as archive:
-        for name, part in (parts | {runfile.MANIFEST: json.dumps(manifest).encode()}).items():
+        for name, part in (parts | {schema.MANIFEST: json.dumps(manifest).encode()}).items():
             archive.writestr(name, part)
     return made.getvalue()
 
 
 def shown_everywhere(run_id: str) -> None:
-    summary = data.run(run_id)
-    measured = data.measurements(summary)
-    loads = data.loads(summary, measured)
-    report.build(summary, measured, data.published(), loads=loads)
-    load_tables.variants(measured, loads, style.LIGHT)
-    with zipfile.ZipFile(io.BytesIO(deck.build(summary, measured, data.published(), loads=loads))) as slides:
+    summary = reads.run(run_id)
+    measured = reads.measurements(summary)
+    loads = reads.loads(summary, measured)
+    report.build(summary, measured, reads.published(), loads=loads)
+    load.variants(measured, loads, style.LIGHT)
+    with zipfile.ZipFile(io.BytesIO(deck.build(summary, measured, reads.published(), loads=loads))) as slides:
         for name in slides.namelist():
             if name.endswith(".xlsx"):
                 with zipfile.ZipFile(io.BytesIO(slides.read(name))) as book:
@@ -99,7 +103,7 @@ def shown_everywhere(run_id: str) -> None:
 def taken(content: bytes) -> bool:
     """Whether a file is taken; then it can be shown. Else it was refused in one line."""
     try:
-        run_id = data.import_run(content, "file").run_id
+        run_id = reads.import_run(content, "file").run_id
     except RequestError as error:
         assert len(str(error).splitlines()) == 1 and len(str(error)) < 600
         print(error)
@@ -107,7 +111,7 @@ def taken(content: bytes) -> bool:
     try:
         shown_everywhere(run_id)
     finally:
-        data.delete(run_id)
+        reads.delete(run_id)
     return True
 
 

@@ -18,7 +18,8 @@ import pytest
 from dashboard_fill import FULL
 from reading import Reader
 
-from dashboard import data, figures, style
+from dashboard import figures, style
+from dashboard.data import reads
 from dashboard.export import content, images
 from dashboard.figures import base
 from engine.errors import RequestError
@@ -29,10 +30,10 @@ needs_chrome = pytest.mark.skipif(images.chrome().path is None, reason="no Chrom
 
 @pytest.fixture
 def charts(database: str) -> dict[str, go.Figure]:
-    summary = data.run(FULL)
-    measured = data.measurements(summary)
-    loads = data.loads(summary, measured)
-    return content.charts(summary, measured, data.published(), style.LIGHT, loads=loads)
+    summary = reads.run(FULL)
+    measured = reads.measurements(summary)
+    loads = reads.loads(summary, measured)
+    return content.charts(summary, measured, reads.published(), style.LIGHT, loads=loads)
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_every_saved_chart_names_device_n_and_run(charts: dict[str, go.Figure]) 
 
 
 def test_the_source_has_room_of_its_own(database: str) -> None:
-    measured = data.measurements(data.run(FULL))
+    measured = reads.measurements(reads.run(FULL))
     plain = figures.latency(measured, style.LIGHT)
     signed = base.sign(base.sign(plain, style.LIGHT, "x"), style.LIGHT, "x")
     assert signed.layout.height - plain.layout.height == signed.layout.margin.b - plain.layout.margin.b > 10
@@ -125,7 +126,7 @@ def test_a_chrome_that_does_not_draw_is_given_up(
 
 
 def test_html_holds_all_it_needs_and_reads_no_title_as_markup(database: str) -> None:
-    measured = data.measurements(data.run(FULL)).copy()
+    measured = reads.measurements(reads.run(FULL)).copy()
     measured["title"] = measured["name"] = [HOSTILE, *measured["title"][1:]]
     figure = base.sign(figures.latency(measured, style.DARK), style.DARK, HOSTILE)
     page = images.html(figure)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dashboard.kernel_names import fitted, readable
+from dashboard.figures.kernel_names import fitted, readable
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,17 @@ import pytest
 from dashboard_fill import CANCELLED, FULL, RUNNING, SIZES
 from test_pages import page, text
 
-from dashboard import data, figures, frame, load_tables, style
+from dashboard import figures, frame, style
+from dashboard.data import reads
 from dashboard.export import images
+from dashboard.tables import load
 
 Row = dict[str, Any]
 
 
 @pytest.fixture
 def loads(full: pd.DataFrame) -> list[Row]:
-    return data.loads(data.run(FULL), full)
+    return reads.loads(reads.run(FULL), full)
 
 
 def at(figure: Any, name: str, symbol: str | None = None) -> list[Any]:
@@ -97,7 +99,7 @@ def test_markup_in_names_is_text(full: pd.DataFrame, loads: list[Row]) -> None:
         shown = [trace.hovertemplate or "" for trace in figure.data] + [n.text for n in figure.layout.annotations]
         shown += [figure.layout.title.text, *(figure.layout.yaxis.ticktext or ())]
         assert any("&lt;b&gt;x" in one for one in shown) and not any("<b>x" in one or "%{y}" in one for one in shown)
-    table = load_tables.variants(full, loads, style.LIGHT)
+    table = load.variants(full, loads, style.LIGHT)
     assert html.escape(odd) in table and odd not in table
 
 

@@ -11,10 +11,14 @@ from dashboard_fill import FULL
 from pptx import Presentation
 from pptx.enum.chart import XL_CHART_TYPE
 
-from dashboard import data, deciding, figures, findings, frame, scorecard, style
-from dashboard.comparing import Setting
+from dashboard import figures, frame, style
+from dashboard.data import reads
 from dashboard.export import deck
+from dashboard.export import slides as export_slides
 from dashboard.figures import base
+from dashboard.findings import deciding, headlines
+from dashboard.findings.settings import Setting
+from dashboard.tables import comparison
 
 LONG = "OpenVINO INT8, FP32 where unsure, first token alone, sorted"
 
@@ -74,20 +78,20 @@ def test_a_decision_between_unlike_batches_is_drawn_by_the_time_a_text(many: pd.
 
 def test_the_fastest_of_many_are_told_first(many: pd.DataFrame) -> None:
     rows = frame.rows_of(many)
-    assert [row["variant"] for row in findings.ranked(rows)[:2]] == ["v35", "v34"]
-    assert findings.ranked(rows[: findings.MANY]) == rows[: findings.MANY], "few stay in the suite's order"
+    assert [row["variant"] for row in headlines.ranked(rows)[:2]] == ["v35", "v34"]
+    assert headlines.ranked(rows[: headlines.MANY]) == rows[: headlines.MANY], "few stay in the suite's order"
 
 
 def test_a_setting_of_many_variants_names_the_first_and_keeps_the_rest_as_a_tooltip() -> None:
     names = [f"variant {at}" for at in range(20)]
-    table = scorecard.settings([Setting("variant", "precision", [("int8", names), ("fp32", names[:2])])])
+    table = comparison.settings([Setting("variant", "precision", [("int8", names), ("fp32", names[:2])])])
     text = re.sub(r"<[^>]+>", " ", table)
     assert "variant 7 and 12 more" in text and "variant 8" not in text and "variant 0, variant 1" in text
     assert "variant 19" in table
 
 
 def test_slides_of_many_show_the_foremost_and_name_the_rest_in_their_notes(many: pd.DataFrame, database: str) -> None:
-    slides = Presentation(io.BytesIO(deck.build(data.run(FULL), many, data.published()))).slides
+    slides = Presentation(io.BytesIO(deck.build(reads.run(FULL), many, reads.published()))).slides
     charts = {}
     for slide in slides:
         for shape in slide.shapes:
@@ -96,11 +100,11 @@ def test_slides_of_many_show_the_foremost_and_name_the_rest_in_their_notes(many:
     assert len(slides) < 20 and charts
     for slide, chart in charts.values():
         names = list(chart.plots[0].categories)
-        assert len(names) == len(set(names)) == deck.COLUMNS
+        assert len(names) == len(set(names)) == export_slides.COLUMNS
         notes = slide.notes_slide.notes_text_frame.text
-        assert notes.count(f"{LONG} ") >= 36 - deck.COLUMNS and "Not on the chart: " in notes
-        (foot,) = [shape.text_frame.text for shape in slide.shapes if shape.name == deck.FOOTER]
-        assert f"{deck.COLUMNS} of 36 variants, the rest in the notes" in foot
+        assert notes.count(f"{LONG} ") >= 36 - export_slides.COLUMNS and "Not on the chart: " in notes
+        (foot,) = [shape.text_frame.text for shape in slide.shapes if shape.name == export_slides.FOOTER]
+        assert f"{export_slides.COLUMNS} of 36 variants, the rest in the notes" in foot
     tables = [shape.table for slide in slides for shape in slide.shapes if shape.has_table]
     named = [row.cells[0].text for table in tables for row in list(table.rows)[1:]]
     assert len(named) == len(set(named)) == 36, "no two have one name"

@@ -16,11 +16,13 @@ from dashboard_fill import FULL
 from pptx import Presentation
 from pptx.oxml.ns import qn
 
-from dashboard import data, deciding, figures, frame, style
-from dashboard.export import deck
+from dashboard import figures, frame, style
+from dashboard.data import reads
+from dashboard.export import deck, slides
 from dashboard.figures import labels
 from dashboard.figures.roofline import PLOT_HEIGHT
 from dashboard.figures.tradeoff import tall
+from dashboard.findings import deciding
 
 Box = tuple[float, float, float, float]
 ENDINGS = ("", "compiled", "CUDA graphs", "fused attention, batches by length")
@@ -98,7 +100,7 @@ def test_none_lies_on_another_in_the_tradeoff(width: int | None, many: pd.DataFr
 
 @pytest.mark.parametrize("width", [520, 820, 1040, 1600, None])
 def test_none_lies_on_another_below_the_roof(width: int | None, many: pd.DataFrame) -> None:
-    figure = figures.roofline(many, data.run(FULL)["ceilings"], style.LIGHT)
+    figure = figures.roofline(many, reads.run(FULL)["ceilings"], style.LIGHT)
     boxes = drawn(figure, *((width, PLOT_HEIGHT) if width else plot_of_an_image(figure)))
     assert boxes and not meeting(boxes)
 
@@ -124,7 +126,7 @@ def test_who_has_no_room_beside_the_limits_is_counted(against: str, many: pd.Dat
 
 
 def test_who_has_no_room_among_the_trials_is_counted(full: pd.DataFrame) -> None:
-    measured = data.loads(data.run(FULL), full)
+    measured = reads.loads(reads.run(FULL), full)
     held = next(row for row in measured if row["trials"] and row["server_texts_per_s"])
     loads = [held | {"name": f"{index} {held['name']}, of a longer name"} for index in range(30)]
     # Not quite on one spot: those would share a label.
@@ -153,8 +155,8 @@ def test_every_line_has_its_name_at_a_height_of_its_own(count: int, full: pd.Dat
 
 def on_slide(chart: Any) -> dict[str, Box]:
     """The boxes of a scatter's names in points, from the upper left of its chart, as the file has them."""
-    width, height = deck.CHART
-    left, top, wide, high = deck.PLOT_AT
+    width, height = slides.CHART
+    left, top, wide, high = slides.PLOT_AT
     ends_x = math.log(chart.category_axis.minimum_scale), math.log(chart.category_axis.maximum_scale)
     log_y = chart.value_axis._element.find(qn("c:scaling")).find(qn("c:logBase")) is not None
     ends_y = chart.value_axis.minimum_scale, chart.value_axis.maximum_scale
@@ -172,7 +174,7 @@ def on_slide(chart: Any) -> dict[str, Box]:
             long = labels.text_width(text) + labels.PADDING
             has_mark = series._element.find(qn("c:marker")).find(qn("c:size")) is not None
             side = label.find(qn("c:dLblPos")).get("val")
-            offsets = labels.nearest(deck.MARKER if has_mark else deck.NO_MARKER, long)
+            offsets = labels.nearest(slides.MARKER if has_mark else slides.NO_MARKER, long)
             dx, dy = offsets["rltb".index(side)]
             moved = [
                 float(label.xpath(f"c:layout/c:manualLayout/c:{axis}/@val")[0])
@@ -186,7 +188,7 @@ def on_slide(chart: Any) -> dict[str, Box]:
 
 
 def test_none_lies_on_another_on_a_slide(many: pd.DataFrame) -> None:
-    made = deck.build(data.run(FULL), many, data.published())
+    made = deck.build(reads.run(FULL), many, reads.published())
     scatters = 0
     for slide in Presentation(io.BytesIO(made)).slides:
         for chart in (shape.chart for shape in slide.shapes if shape.has_chart):
@@ -195,7 +197,7 @@ def test_none_lies_on_another_on_a_slide(many: pd.DataFrame) -> None:
             scatters += 1
             boxes = on_slide(chart)
             assert boxes and not meeting(boxes)
-            assert all(box[0] >= 0 and box[2] <= deck.CHART[0] for box in boxes.values()), "on the slide"
+            assert all(box[0] >= 0 and box[2] <= slides.CHART[0] for box in boxes.values()), "on the slide"
             said = " ".join(boxes)
             missing = [title for title in many["title"] if labels.shortened(title) not in said]
             notes = slide.notes_slide.notes_text_frame.text

@@ -14,10 +14,12 @@ from dashboard_fill import CANCELLED, FAILED, FULL, INTERRUPTED, RUNNING, SIZES,
 from postgres_server import PASSWORD
 from streamlit.testing.v1 import AppTest
 
-from dashboard import data, frame
-from engine import jobs, units
+from dashboard import frame
+from dashboard.data import reads
+from engine import units
 from engine.errors import RequestError
-from engine.store import queries
+from engine.jobs import local
+from engine.store import runs
 from engine.store.models import Run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -72,10 +74,10 @@ def test_every_page_reads_postgresql(migrated_postgres: Callable[[], str], monke
         assert not test.exception and not test.error, name
         assert PASSWORD not in text(test)
     # What the pages ask of the history, of the examples and of one run's file.
-    assert list(data.runs(queries.Search("FIXTURE", states=("finished",)))["id"]) == [SIZES, FULL, UNLABELLED]
-    summary = data.run(FULL)
-    assert data.positions_with(summary["example_set_id"], ("EXAMPLE", "19")).tolist() == [19, 119, *range(190, 200)]
-    assert data.run_file(FULL)
+    assert list(reads.runs(runs.Search("FIXTURE", states=("finished",)))["id"]) == [SIZES, FULL, UNLABELLED]
+    summary = reads.run(FULL)
+    assert reads.positions_with(summary["example_set_id"], ("EXAMPLE", "19")).tolist() == [19, 119, *range(190, 200)]
+    assert reads.run_file(FULL)
 
 
 def test_the_newest_finished_run_is_the_default(database: str) -> None:
@@ -84,8 +86,8 @@ def test_the_newest_finished_run_is_the_default(database: str) -> None:
 
 def test_the_demo_says_that_its_models_are_small_and_leads_on(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "small" not in text(page(run=FULL)), "other suites' models are not the demo's"
-    read = data.run
-    monkeypatch.setattr(data, "run", lambda run_id: read(run_id) | {"suite": "demo"})
+    read = reads.run
+    monkeypatch.setattr(reads, "run", lambda run_id: read(run_id) | {"suite": "demo"})
     test = page(run=FULL)
     said = text(test)
     assert "models are small and made here" in said and "MB of weights" in said
@@ -178,7 +180,7 @@ def test_the_overview_says_what_the_run_shows_and_what_it_does_not(database: str
 def test_a_price_an_hour_becomes_one_of_a_million_texts(database: str) -> None:
     test = page("overview", FULL)
     test.number_input(key="hourly_price").set_value(3.6).run()
-    rate = next(row for row in frame.rows_of(data.measurements(data.run(FULL))) if row["variant"] == "fp32")
+    rate = next(row for row in frame.rows_of(reads.measurements(reads.run(FULL))) if row["variant"] == "fp32")
     price = units.significant(3.6 / 3600 / rate["throughput_samples_per_s"] * 1e6)
     said = text(test)
     assert "a million texts" in said and f">{price}<" in said
@@ -204,14 +206,14 @@ def test_a_run_that_lacks_something_can_go_on_where_it_was_begun(
         patch.setattr(Run, "foreign", True)
         assert not [button for button in page(run=run).button if button.key == "resume"], "its file names this host"
     resumed = []
-    monkeypatch.setattr(jobs, "resume", resumed.append)
+    monkeypatch.setattr(local, "resume", resumed.append)
     test.button(key="resume").click().run()
     assert resumed == [run]
 
     def refuse(run_id: str) -> None:
         raise RequestError("run X was begun over other *examples*")
 
-    monkeypatch.setattr(jobs, "resume", refuse)
+    monkeypatch.setattr(local, "resume", refuse)
     test = page(run=run)
     test.button(key="resume").click().run()
     assert r"over other \*examples\*" in test.error[-1].value

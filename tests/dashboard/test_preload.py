@@ -12,8 +12,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Message
 from streamlit import file_util
 
-from dashboard import preload
-from dashboard.door import HEADERS
+from dashboard.server import preload
+from dashboard.server.door import HEADERS
 
 STATIC = Path(file_util.get_static_dir())
 

@@ -11,16 +11,17 @@ import pytest
 from dashboard_fill import CANCELLED, FAILED, FULL, INTERRUPTED, RUNNING, SIZES, UNLABELLED
 from reading import Reader
 
-from dashboard import data, frame, style
+from dashboard import frame, style
+from dashboard.data import reads
 from dashboard.export import images, report
 
 HOSTILE = "</script><script>alert(1)</script><img src=//example.com onerror=alert(2)>"
 
 
 def built(run_id: str, look: style.Theme | None = None, batch_size: int | None = None) -> str:
-    summary = data.run(run_id)
-    measured = data.measurements(summary)
-    return report.build(summary, measured, data.published(), look, batch_size, data.loads(summary, measured))
+    summary = reads.run(run_id)
+    measured = reads.measurements(summary)
+    return report.build(summary, measured, reads.published(), look, batch_size, reads.loads(summary, measured))
 
 
 def drawn(page: str) -> dict[str, dict]:
@@ -74,7 +75,7 @@ def test_charts_are_there_in_both_appearances_with_alternatives(database: str) -
 
 def test_the_figures_are_the_databases(database: str) -> None:
     latency = drawn(built(SIZES, batch_size=8))["light"]["latency"]
-    rows = [row for row in frame.rows_of(data.measurements(data.run(SIZES))) if row["batch_size"] == 8]
+    rows = [row for row in frame.rows_of(reads.measurements(reads.run(SIZES))) if row["batch_size"] == 8]
     values = {trace["name"]: trace["x"][0] for trace in latency["data"]}
     for row in rows:
         assert values[row["title"]] == pytest.approx(1e3 * row["latency_p50_s"])
@@ -86,13 +87,13 @@ def test_an_appearance_can_be_chosen(database: str) -> None:
 
 
 def test_no_text_is_markup(database: str) -> None:
-    summary = data.run(FULL) | {"device_name": HOSTILE, "suite": HOSTILE, "status": "failed", "status_reason": HOSTILE}
+    summary = reads.run(FULL) | {"device_name": HOSTILE, "suite": HOSTILE, "status": "failed", "status_reason": HOSTILE}
     summary["environment"] = {"threads": 4, "note": HOSTILE}
-    measured = data.measurements(data.run(FULL)).copy()
+    measured = reads.measurements(reads.run(FULL)).copy()
     for column in ("title", "name", "status_reason", "validity_reason", "accuracy_reason", "binds"):
         hostile = [HOSTILE if value else value for value in measured[column]]
         measured[column] = pd.Series(hostile, index=measured.index, dtype=object)
-    page = report.build(summary, measured, data.published())
+    page = report.build(summary, measured, reads.published())
     read = Reader(page)
     assert read.all("img") == [] and len(read.all("script")) == 2
     assert not [attrs for _, attrs in read.tags if any(name.startswith("on") for name in attrs)]
@@ -103,5 +104,5 @@ def test_no_text_is_markup(database: str) -> None:
 def test_every_kind_of_run_becomes_a_report(run_id: str, database: str) -> None:
     page = built(run_id)
     said = Reader(page).text
-    assert data.run(run_id)["status"] == "finished" or f"This run is {data.run(run_id)['status']}" in said
+    assert reads.run(run_id)["status"] == "finished" or f"This run is {reads.run(run_id)['status']}" in said
     assert (images.get_plotlyjs() in page) == (run_id in (UNLABELLED, CANCELLED)), "only where there are charts"

@@ -11,9 +11,12 @@ import pytest
 from dashboard_fill import CEILINGS, FULL, RUNNING, SIZES, UNLABELLED
 from test_pages import page, text
 
-from dashboard import data, figures, findings, frame, roofline_tables, style
+from dashboard import figures, frame, style
+from dashboard.data import reads
 from dashboard.figures.roofline import points, roofs
-from engine import profiling
+from dashboard.findings import headlines
+from dashboard.tables import roofline
+from engine.run import profiling
 
 COPY = CEILINGS["copy"]["bytes_per_s"]
 
@@ -96,7 +99,7 @@ def test_the_slopes_label_stands_where_nothing_can(full: pd.DataFrame) -> None:
 
 
 def test_every_batch_size_has_a_mark_and_one_its_label(database: str) -> None:
-    measured = data.measurements(data.run(SIZES))
+    measured = reads.measurements(reads.run(SIZES))
     figure = figures.roofline(measured, CEILINGS, style.LIGHT, 8)
     sizes = {trace.name: trace.marker.size for trace in figure.data if trace.mode == "markers"}
     assert len(sizes) == 9 and sizes["DistilBERT FP32 @ 8"] > sizes["DistilBERT FP32 @ 1"]
@@ -117,7 +120,7 @@ def test_bars_add_up_to_the_profiled_call(full: pd.DataFrame) -> None:
     assert (
         "aten::&lt;b&gt;copy_" in one.layout.yaxis.ticktext and "49% of a call is aten::addmm" in one.layout.title.text
     )
-    assert "aten::&lt;b&gt;copy_" in roofline_tables.profile(rows[0]["audit"]["operators"])
+    assert "aten::&lt;b&gt;copy_" in roofline.profile(rows[0]["audit"]["operators"])
     assert figures.by_kind([], style.LIGHT).to_json()
     # Launches tell nothing of the work.
     launches = rows[0]["audit"]["operators"] | {"by": "launches"}
@@ -132,13 +135,13 @@ def test_a_kernels_signature_leaves_the_figures_beside_it_in_sight(full: pd.Data
     figure = figures.by_operator(row, style.LIGHT)
     assert "CUDAFunctor_add&lt;Half&gt;" in figure.layout.yaxis.ticktext[0]
     assert "% of a call is CUDAFunctor_add&lt;Half&gt;" in figure.layout.title.text
-    table = roofline_tables.profile(row["audit"]["operators"])
+    table = roofline.profile(row["audit"]["operators"])
     assert ">CUDAFunctor_add&lt;Half&gt;</th>" in table and "vectorized_elementwise_kernel&lt;8" in table
 
 
 def test_a_small_share_of_the_limit_is_not_none(full: pd.DataFrame) -> None:
     row = frame.rows_of(full)[0] | {"limit_share": 0.0039}
-    assert "<td class=ib-open>0.4</td>" in roofline_tables.shares([row], style.LIGHT)
+    assert "<td class=ib-open>0.4</td>" in roofline.shares([row], style.LIGHT)
 
 
 def test_the_page_says_what_binds_and_where_time_goes(database: str) -> None:
@@ -178,7 +181,7 @@ def test_a_trace_that_is_there_can_be_taken(database: str, monkeypatch: pytest.M
     file.parent.mkdir(parents=True)
     file.write_bytes(b"packed")
     assert len(offered()) == 1
-    assert data.trace(FULL, "fp32", 8) == b"packed" and data.trace(FULL, "onnx", 8) is None
+    assert reads.trace(FULL, "fp32", 8) == b"packed" and reads.trace(FULL, "onnx", 8) is None
 
 
 def test_a_trace_that_cannot_be_made_is_one_line(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +198,7 @@ def test_the_fastest_is_the_fastest_also_where_what_binds_it_is_not_known(full: 
     assert fastest["binds"] and any(row["binds"] for row in timed if row is not fastest)
     rows = [row | {"binds": None, "limit_share": 0.22} if row is fastest else row for row in timed]
     said = f"The fastest as measured, {fastest['name']}, reaches 22% of its ceiling. What binds it is not known."
-    assert findings.limit_detail(rows) == said
+    assert headlines.limit_detail(rows) == said
     unmeasured = [row | {"limit_share": None} for row in rows]
-    assert findings.limit_detail(unmeasured) == f"What binds {fastest['name']}, the fastest as measured, is not known."
-    assert findings.limit_detail([row | {"binds": None} for row in timed]) == ""
+    assert headlines.limit_detail(unmeasured) == f"What binds {fastest['name']}, the fastest as measured, is not known."
+    assert headlines.limit_detail([row | {"binds": None} for row in timed]) == ""

@@ -13,11 +13,13 @@ import pytest
 from dashboard_fill import CANCELLED, FAILED, FULL, INTERRUPTED, RUNNING
 from streamlit.testing.v1 import AppTest
 
-from dashboard import choices, live
-from engine import jobs, slurm, units
-from engine.hardware import cpu_device
-from engine.spec import load_suite
+from dashboard.controls import choices
+from dashboard.data import live
+from engine import units
+from engine.jobs import local, queue, slurm
+from engine.machine.devices import cpu_device
 from engine.store import models, open_store
+from engine.suite.reading import load_suite
 
 APP = Path(__file__).resolve().parents[2] / "dashboard" / "app.py"
 HTML = '<img src=x onerror="alert(1)">'
@@ -43,7 +45,7 @@ def started(monkeypatch: pytest.MonkeyPatch, database: str) -> list[tuple[Any, .
         asked.append(arguments)
         return RUNNING
 
-    monkeypatch.setattr(jobs, "start", start)
+    monkeypatch.setattr(local, "start", start)
     monkeypatch.setattr(live, "current", list)
     return asked
 
@@ -411,7 +413,7 @@ def test_durations(seconds: float, text: str) -> None:
     ],
 )
 def test_standing(status: str, progress: dict[str, Any] | None, text: str) -> None:
-    assert jobs.standing(status, progress, {"protocol": {"rounds": 60}}) == text
+    assert queue.standing(status, progress, {"protocol": {"rounds": 60}}) == text
 
 
 def test_a_suites_choices_are_in_the_link_and_another_suite_begins_with_its_own(

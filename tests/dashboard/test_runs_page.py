@@ -16,10 +16,11 @@ from sqlalchemy import event, select
 from streamlit.testing.v1 import AppTest
 from test_pages import page, text
 
-from dashboard import data, widgets
-from engine import history, runfile
+from dashboard.controls import run_choice
+from dashboard.data import reads
 from engine.errors import RequestError
-from engine.store import models, open_store, queries
+from engine.store import history, interrupted, measurements, models, open_store
+from engine.store.runfile import reading, writing
 
 OLD = "01H00000000000000000000000"
 
@@ -67,7 +68,7 @@ def test_the_history_comes_a_page_at_a_time(many: list[str]) -> None:
 
 @pytest.mark.parametrize("asked", ["99", "0", "-1", "many", ""])
 def test_a_page_that_is_not_there_is_no_error(asked: str, many: list[str]) -> None:
-    test = AppTest.from_file(str(Path(data.__file__).with_name("app.py")), default_timeout=60).run()
+    test = AppTest.from_file(str(Path(reads.__file__).parents[1] / "app.py"), default_timeout=60).run()
     test.query_params["page"] = asked
     for key, value in (("suites", "none"), ("states", "odd"), ("tags", "<b>")):
         test.query_params[key] = value
@@ -92,15 +93,15 @@ def test_suite_state_and_tag_narrow_it(own: Path) -> None:
 def test_no_page_sends_every_run_to_the_browser(many: list[str]) -> None:
     for name in ("overview", "runs"):
         test = page(name, OLD)
-        options = test.selectbox(key=widgets.CHOICE).options
-        assert len(options) == data.RECENT + 1 + (name == "overview")
-        assert test.session_state[widgets.CHOICE] == OLD
+        options = test.selectbox(key=run_choice.CHOICE).options
+        assert len(options) == reads.RECENT + 1 + (name == "overview")
+        assert test.session_state[run_choice.CHOICE] == OLD
         assert any("…000000" in option for option in options)
     # The newest finished run is found although 60 newer ones failed.
     test = page()
-    assert test.session_state[widgets.CHOICE] == SIZES
-    assert test.selectbox(key=widgets.CHOICE).options[-1] == "All 68 runs, with a search …"
-    test.selectbox(key=widgets.CHOICE).set_value(widgets.OLDER).run()
+    assert test.session_state[run_choice.CHOICE] == SIZES
+    assert test.selectbox(key=run_choice.CHOICE).options[-1] == "All 68 runs, with a search …"
+    test.selectbox(key=run_choice.CHOICE).set_value(run_choice.OLDER).run()
     assert not test.exception and test.header[0].value == "Runs"
 
 
@@ -110,13 +111,13 @@ def test_reading_a_page_takes_as_many_statements_whatever_the_number_of_runs(man
     def note(connection: object, cursor: object, statement: str, *_: object) -> None:
         seen.append(statement)
 
-    engine = data.store().engine
+    engine = reads.store().engine
     event.listen(engine, "before_cursor_execute", note)
     try:
-        data._forget()
-        assert len(data.runs(limit=25)) == 25
+        reads._forget()
+        assert len(reads.runs(limit=25)) == 25
         listed = len(seen)
-        data.runs(limit=1)
+        reads.runs(limit=1)
         assert len(seen) - listed <= listed <= 6
         assert not any("environment" in statement for statement in seen if "LIMIT" in statement)
     finally:
@@ -154,7 +155,7 @@ def save(test: AppTest) -> None:
 
 def test_all_that_is_stored_of_a_measurement_is_there(database: str) -> None:
     test = page("runs", FULL, "Fields")
-    stored = {row["name"]: row for row in data.measurements(data.run(FULL)).to_dict("records")}
+    stored = {row["name"]: row for row in reads.measurements(reads.run(FULL)).to_dict("records")}
     names = test.selectbox(key="audit_variant").options
     assert len(names) == 9
     test.selectbox(key="audit_variant").set_value(names[-1]).run()
@@ -184,7 +185,7 @@ def test_a_run_is_deleted_after_a_question(own: Path) -> None:
     test.button(key="delete_now").click().run()
     assert not test.exception and FULL not in table(test)
     assert "…00000A is deleted" in test.toast[0].value.replace("\\", "")
-    assert test.session_state[widgets.CHOICE] == SIZES and "run" not in test.query_params
+    assert test.session_state[run_choice.CHOICE] == SIZES and "run" not in test.query_params
     test.run()
     assert not test.toast, "said once"
 
@@ -196,16 +197,16 @@ def test_a_run_under_way_cannot_be_deleted(own: Path) -> None:
 
 def test_an_imported_run_is_shown_on_every_page(own: Path, empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BENCH_DATABASE_URL")
-    content = runfile.dump(FULL)[1]
-    before = data.measurements(data.run(FULL)).drop(columns="id")
+    content = writing.dump(FULL)[1]
+    before = reads.measurements(reads.run(FULL)).drop(columns="id")
     monkeypatch.setenv("BENCH_DATA_DIR", str(own / "other"))
     said = text(page("runs"))
     assert "No runs yet" in said
     test = page("runs")
     upload(test, content)
-    assert not test.exception and test.session_state[widgets.CHOICE] == FULL
+    assert not test.exception and test.session_state[run_choice.CHOICE] == FULL
     assert "…00000A is imported" in test.toast[0].value.replace("\\", "")
-    assert data.measurements(data.run(FULL)).drop(columns="id").equals(before)
+    assert reads.measurements(reads.run(FULL)).drop(columns="id").equals(before)
     assert "Imported" in text(page("runs", FULL, "Environment"))
     upload(test, content)
     assert "already here" in test.toast[0].value
@@ -230,9 +231,9 @@ def test_what_an_imported_run_says_is_text(own: Path, monkeypatch: pytest.Monkey
             row.title = row.model = f"{row.variant} {HOSTILE}"
             row.audit = {"settings": {HOSTILE: HOSTILE}, "wrong": [HOSTILE], "deviations": [HOSTILE]}
             row.limits = {"sentence": HOSTILE}
-    content = runfile.dump(SIZES)[1]
+    content = writing.dump(SIZES)[1]
     monkeypatch.setenv("BENCH_DATA_DIR", str(own / "other"))
-    runfile.load(content)
+    reading.load(content)
     for name in ("overview", "roofline", "load", "runs"):
         test = page(name, SIZES)
         assert not test.exception
@@ -244,23 +245,23 @@ def test_what_an_imported_run_says_is_text(own: Path, monkeypatch: pytest.Monkey
 
 def test_what_was_read_is_forgotten_with_its_run(own: Path) -> None:
     """Measurements of a run that was deleted and imported again have other numbers."""
-    content = runfile.dump(FULL)[1]
-    first = data.measurements(data.run(FULL))
+    content = writing.dump(FULL)[1]
+    first = reads.measurements(reads.run(FULL))
     history.delete(FULL)
-    runfile.load(content)
+    reading.load(content)
     with open_store() as store, store.session() as session:
-        numbers = [row.id for row in queries.measurements(session, FULL)]
-    assert list(data.measurements(data.run(FULL))["id"]) == numbers != list(first["id"])
+        numbers = [row.id for row in measurements.measurements(session, FULL)]
+    assert list(reads.measurements(reads.run(FULL))["id"]) == numbers != list(first["id"])
 
 
 def test_who_follows_a_run_learns_that_its_process_is_gone(own: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    seen = datetime.now(UTC) - timedelta(seconds=2 * queries.SILENT_SECONDS)
+    seen = datetime.now(UTC) - timedelta(seconds=2 * interrupted.SILENT_SECONDS)
     with open_store() as store, store.session() as session:
         run = session.get_one(models.Run, RUNNING)
         run.host, run.pid, run.heartbeat_at, run.created_at = socket.gethostname(), process.pid, seen, seen
-    assert data.run(RUNNING)["status"] == "interrupted"
+    assert reads.run(RUNNING)["status"] == "interrupted"
     assert "was interrupted" in text(page(run=RUNNING))
 
 

@@ -7,7 +7,8 @@ from dashboard_fill import FAILED, FULL, SIZES
 from streamlit.testing.v1 import AppTest
 from test_pages import page, text
 
-from dashboard import style, widgets
+from dashboard import style
+from dashboard.controls import charts as controls_charts
 from dashboard.export import images
 
 NO_CHROME = images.Chrome(None, "this machine has no Chrome")
@@ -16,7 +17,7 @@ ALL = ["tradeoff", "latency", "throughput", "memory", "accuracy"]
 
 def offered(test: AppTest) -> list[str]:
     """The charts by key."""
-    return list(test.session_state[widgets.DRAWN][1])
+    return list(test.session_state[controls_charts.DRAWN][1])
 
 
 def button(test: AppTest):
@@ -37,9 +38,9 @@ def test_a_page_offers_its_own_charts(database: str, monkeypatch: pytest.MonkeyP
 
 def test_every_chart_names_its_source(database: str) -> None:
     test = page(run=FULL)
-    charts = list(test.session_state[widgets.DRAWN][1].values())
+    charts = list(test.session_state[controls_charts.DRAWN][1].values())
     assert charts and all("run 00000A" in source for _, _, source in charts)
-    assert widgets.saved(charts[:1], "html", style.LIGHT).decode().count("run 00000A") == 1
+    assert controls_charts.saved(charts[:1], "html", style.LIGHT).decode().count("run 00000A") == 1
 
 
 def test_charts_of_another_run_are_forgotten(database: str) -> None:
@@ -64,9 +65,9 @@ def test_without_a_chrome_images_are_off_with_the_reason(database: str, monkeypa
 
 def test_all_charts_are_one_file(database: str) -> None:
     test = page(run=FULL)
-    test.selectbox(key="save_chart").set_value(widgets.EVERY).run()
+    test.selectbox(key="save_chart").set_value(controls_charts.EVERY).run()
     assert button(test).label == "Save fixture-00000a-charts-html.zip"
-    assert test.query_params["save_chart"] == widgets.EVERY
+    assert test.query_params["save_chart"] == controls_charts.EVERY
     test.selectbox(key="save_chart").set_value("tradeoff").run()
     assert "save_chart" not in test.query_params, "the usual one"
 

@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from dashboard import sheets
+from dashboard.export import sheets
 from engine.errors import RequestError
 
 

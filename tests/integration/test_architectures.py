@@ -101,9 +101,7 @@ def test_both_paddings_and_texts_that_are_cut_are_met(measured, family):
     assert 1 < waste[0] < 0.99 * waste[1]
 
 
-@pytest.mark.parametrize(
-    ("family", "technique"), [(f, t) for f in FAMILIES for t in TECHNIQUES if (f, t) != LACKING]
-)
+@pytest.mark.parametrize(("family", "technique"), [(f, t) for f in FAMILIES for t in TECHNIQUES if (f, t) != LACKING])
 def test_answers_are_those_of_transformers_alone(measured, alone, family, technique):
     found, expected = measured.logits(f"{family}-{technique}"), alone[family].logits
     assert found.shape == expected.shape == (EXAMPLES, 4)
@@ -124,8 +122,7 @@ def test_no_more_tokens_than_the_model_takes(models, write_suite, measure, tmp_p
     found = measure(write_suite(tmp_path, variants, workload={"max_length": LENGTH + 1}))
     assert found.exit_code == 2
     assert found.stderr.strip().splitlines()[-1] == (
-        f"error: workload.max_length: {LENGTH + 1} is more than variant 'roberta': model takes; "
-        f"allowed: up to {LENGTH}"
+        f"error: workload.max_length: {LENGTH + 1} is more than variant 'roberta': model takes; allowed: up to {LENGTH}"
     )
 
 

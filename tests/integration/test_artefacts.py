@@ -24,11 +24,15 @@ import psutil
 import pytest
 from test_corpus import Hub, asking, serving
 
-from engine import artefacts, hardware, paths
-from engine.artefacts import WAITING, BuildError, Prepared, Preparer, _making
-from engine.builder import json_lines
+from engine import paths
+from engine.artefacts import preparer as artefacts_preparer
+from engine.artefacts.builder import BuildError, json_lines
+from engine.artefacts.cache import making
+from engine.artefacts.preparer import WAITING, Prepared, Preparer
 from engine.errors import RequestError
-from engine.spec import Suite, load_suite
+from engine.machine import host
+from engine.suite.reading import load_suite
+from engine.suite.spec import Suite
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOWHERE = "http://127.0.0.1:9"
@@ -66,7 +70,7 @@ def build_processes() -> list[psutil.Process]:
     found = []
     for child in psutil.Process().children():
         try:
-            if "engine.builder" in child.cmdline():
+            if "engine.artefacts.builder" in child.cmdline():
                 found.append(child)
         except psutil.Error:
             continue
@@ -163,7 +167,7 @@ def test_a_killed_build_leaves_nothing_and_the_next_one_succeeds(exported, suite
         assert not list(artefacts.glob(".*.draft")) and build_processes() == []
 
 
-@pytest.mark.skipif(hardware.usable_cores() < 2, reason="one core builds one thing at a time")
+@pytest.mark.skipif(host.usable_cores() < 2, reason="one core builds one thing at a time")
 def test_variants_are_built_beside_each_other(shaped_models, suite_of, tmp_path):
     model = copied(shaped_models["wide"], tmp_path / "model")
     int8 = [
@@ -230,7 +234,7 @@ def test_a_build_that_fails_ends_no_other_and_a_stop_ends_all(exported, suite_of
 
 
 def test_a_build_that_stands_still_is_ended_and_until_then_whoever_listens_may_end_it(exported, suite_of, monkeypatch):
-    monkeypatch.setattr(artefacts, "BUILD_SECONDS", 3.0)
+    monkeypatch.setattr(artefacts_preparer, "BUILD_SECONDS", 3.0)
     int8 = {"precision": "int8", "options": {"operators": ["Gather"], "per_channel": True}}
 
     def stop_building(text: str, share: float | None) -> None:
@@ -282,9 +286,9 @@ def test_a_build_that_fails_says_so_and_leaves_nothing(shaped_models, suite_of, 
 
 def test_a_build_process_that_finds_the_disk_full_ends_the_request(tmp_path):
     full = "cannot write .*No space left on device; free some space"
-    with pytest.raises(RequestError, match=full), _making(tmp_path / "made", lambda: None):
+    with pytest.raises(RequestError, match=full), making(tmp_path / "made", lambda: None):
         raise BuildError("OSError: [Errno 28] No space left on device")
-    with pytest.raises(BuildError, match="killed"), _making(tmp_path / "made", lambda: None):
+    with pytest.raises(BuildError, match="killed"), making(tmp_path / "made", lambda: None):
         raise BuildError("killed")
     assert not list(tmp_path.glob(".made.*.draft")) and not (tmp_path / "made").exists()
 
@@ -294,8 +298,8 @@ def test_two_processes_that_want_the_same_build_it_once(exported, write_suite, t
     suite = write_suite(tmp_path, [{"model": exported, "backend": "onnxruntime", **int8}])
     code = """
         import sys
-        from engine.artefacts import Preparer
-        from engine.spec import load_suite
+        from engine.artefacts.preparer import Preparer
+        from engine.suite.reading import load_suite
         suite = load_suite(sys.argv[1])
         with Preparer(suite, report=lambda text, share: print("told:", text)) as preparer:
             print("at:", preparer.prepare(suite.variant[0]).folder)

@@ -13,25 +13,25 @@ from typing import Any
 
 import pytest
 
-from engine import ceilings, hardware
-from engine.artefacts import Preparer
+from engine.artefacts.preparer import Preparer
 from engine.backends.openvino import PRODUCTS
 from engine.errors import RequestError
-from engine.hardware import Device
-from engine.operations import evaluate
-from engine.spec import load_suite
+from engine.machine import ceilings, devices, host
+from engine.machine.devices import Device
+from engine.measurement.polynomial import evaluate
+from engine.suite.reading import load_suite
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CPU = hardware.cpu_device()
+CPU = devices.cpu_device()
 
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
-    return ceilings.measure(CPU, hardware.usable_cores())
+    return ceilings.measure(CPU, host.usable_cores())
 
 
 def test_a_cpu_has_a_ceiling_for_each_dtype(found):
-    assert found["reason"] is None and found["device"] == "cpu" and found["threads"] == hardware.usable_cores()
+    assert found["reason"] is None and found["device"] == "cpu" and found["threads"] == host.usable_cores()
     assert set(found["products"]) == set(ceilings.DTYPES)
     for dtype, product in found["products"].items():
         if dtype == "tf32":
@@ -63,7 +63,7 @@ def test_memory_and_empty_operators_are_measured_too(found):
     assert copy["buffer_bytes"] > 2 * (found["cache_bytes"] or 0)
     assert found["host_to_device"] == {"bytes_per_s": None, "reason": "the device is the host"}
     assert 0 < found["launch"]["seconds"] <= found["launch"]["median_seconds"] < 1e-3
-    assert found["features"] == hardware.cpu_features()
+    assert found["features"] == host.cpu_features()
     assert found["others_cpus"] is None or 0 <= found["others_cpus"] <= (os.cpu_count() or 1)
     json.dumps(found)
 
@@ -165,7 +165,7 @@ def test_architectures_of_other_kinds_are_counted_or_say_why_not():
     code = """
         import json
         from transformers import AlbertConfig, DebertaV2Config, ModernBertConfig, RobertaConfig
-        from engine.operations import describe
+        from engine.artefacts.operations import describe
         size = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, vocab_size=99)
         configs = [
             RobertaConfig(**size),
@@ -196,7 +196,7 @@ def test_architectures_of_other_kinds_are_counted_or_say_why_not():
 def gpu() -> Device | str:
     """The GPU, or why there is none to measure."""
     try:
-        return hardware.resolve_device("cuda")
+        return devices.resolve_device("cuda")
     except RequestError as error:
         return f"needs an NVIDIA GPU: {error}"
 
@@ -208,7 +208,7 @@ GPU = gpu()
 @pytest.mark.skipif(isinstance(GPU, str), reason=str(GPU))
 def test_a_gpu_has_its_own_ceilings():
     assert isinstance(GPU, Device)
-    found = ceilings.measure(GPU, hardware.usable_cores())
+    found = ceilings.measure(GPU, host.usable_cores())
     assert found["reason"] is None and found["seconds"] < 10
     products = found["products"]
     for dtype in ("fp32", "fp16"):

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from engine import paths
-from engine.artefacts import Preparer
-from engine.spec import load_suite
+from engine.artefacts.preparer import Preparer
+from engine.suite.reading import load_suite
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN = REPOSITORY / "data" / "news" / "train.csv"
@@ -139,7 +139,7 @@ def training_of(pid: int) -> int | None:
     """The process that trains a checkpoint for process `pid`, if there is one."""
     for child in psutil.Process(pid).children():
         try:
-            if "engine.distill" in child.cmdline():
+            if "engine.artefacts.training" in child.cmdline():
                 return child.pid
         except psutil.Error:
             continue

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from engine import paths
-from engine.store import models, open_store, queries
+from engine.store import interrupted, measurements, models, open_store, runs
 
 pytestmark = pytest.mark.slow
 
@@ -151,17 +151,17 @@ def cut(place: Path) -> None:
 def stored(url: str | None = None) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The newest run as its row stands, and variant -> its measurement."""
     with open_store(url, create=False) as store, store.session() as session:
-        run = queries.get_run(session, "latest")
-        found = {row.variant: queries.flat(row) for row in queries.measurements(session, run.id)}
-        return queries.run_summary(run), found
+        run = runs.get_run(session, "latest")
+        found = {row.variant: measurements.flat(row) for row in measurements.measurements(session, run.id)}
+        return runs.run_summary(run), found
 
 
 def rounds(url: str | None = None) -> int:
     """How many blocks of the newest run are stored."""
     with open_store(url, create=False) as store, store.session() as session:
-        run = queries.get_run(session, "latest")
-        ids = [row.id for row in queries.measurements(session, run.id)]
-        return sum(map(len, queries.all_latencies(session, ids).values()))
+        run = runs.get_run(session, "latest")
+        ids = [row.id for row in measurements.measurements(session, run.id)]
+        return sum(map(len, measurements.all_latencies(session, ids).values()))
 
 
 def test_whatever_ends_a_worker_is_the_reason_of_its_variant_alone(suite, live, is_gone, tmp_path):
@@ -294,7 +294,7 @@ def test_a_file_system_that_turns_read_only_ends_a_run_with_that_reason_and_it_g
     assert done.returncode == 0, done.stderr
     row, measured = stored(url)
     assert row["status"] == "finished" and {one["status"] for one in measured.values()} == {"measured"}
-    assert rounds(url) > before and not queries.words_elsewhere(row["id"]).exists()
+    assert rounds(url) > before and not interrupted.words_elsewhere(row["id"]).exists()
 
 
 def test_a_power_cut_takes_nothing_that_was_finished_and_the_run_goes_on_after_it(
@@ -308,10 +308,13 @@ def test_a_power_cut_takes_nothing_that_was_finished_and_the_run_goes_on_after_i
         with open_store(url, create=False) as store, store.session() as session:
             return {
                 found.run.id: [
-                    (queries.flat(row), [block.latencies_s.tolist() for block in queries.latencies(session, row.id)])
-                    for row in queries.measurements(session, found.run.id)
+                    (
+                        measurements.flat(row),
+                        [block.latencies_s.tolist() for block in measurements.latencies(session, row.id)],
+                    )
+                    for row in measurements.measurements(session, found.run.id)
                 ]
-                for found in queries.list_runs(session)
+                for found in runs.list_runs(session)
                 if found.run.status == "finished"
             }
 

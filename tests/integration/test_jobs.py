@@ -16,11 +16,13 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from engine import hardware, jobs, pool
-from engine.artefacts import Preparer
+from engine.artefacts.preparer import Preparer
 from engine.errors import RequestError
-from engine.spec import Suite, load_suite
-from engine.store import open_store, queries
+from engine.jobs import ending, local, queue
+from engine.machine import devices, locks
+from engine.store import measurements, open_store, runs
+from engine.suite.reading import load_suite
+from engine.suite.spec import Suite
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -39,14 +41,14 @@ def suite_of(shaped_models, write_suite, tmp_path):
 
 def row_of(run_id: str) -> dict[str, Any]:
     with open_store(create=False) as store, store.session() as session:
-        run = queries.get_run(session, run_id)
-        found = [(m.variant, m.status, m.status_reason) for m in queries.measurements(session, run_id)]
-        return queries.run_summary(run) | {"measurements": found}
+        run = runs.get_run(session, run_id)
+        found = [(m.variant, m.status, m.status_reason) for m in measurements.measurements(session, run_id)]
+        return runs.run_summary(run) | {"measurements": found}
 
 
 def ended(run_id: str) -> dict[str, Any] | None:
     row = row_of(run_id)
-    return row if row["status"] in jobs.ENDED else None
+    return row if row["status"] in queue.ENDED else None
 
 
 def phase_of(run_id: str) -> str | None:
@@ -58,11 +60,11 @@ def test_a_run_survives_who_started_it(suite_of, wait_until):
     code = """
         import os, sys, time
         from pathlib import Path
-        from engine import jobs
-        from engine.spec import load_suite
+        from engine.jobs import local
+        from engine.suite.reading import load_suite
         suite = load_suite(sys.argv[1])
         began = time.monotonic()
-        run_id = jobs.start(suite, "cpu", sys.argv[1])
+        run_id = local.start(suite, "cpu", sys.argv[1])
         print(run_id, time.monotonic() - began, os.getsid(0), flush=True)
         os.kill(os.getpid(), 9)
     """
@@ -85,14 +87,14 @@ def test_a_run_survives_who_started_it(suite_of, wait_until):
     assert row["pid"] == process.pid
     assert [(name, status) for name, status, _ in row["measurements"]] == [("fp32", "measured"), ("int8", "measured")]
     wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 20)
-    log = jobs.log_tail(run_id)
+    log = queue.log_tail(run_id)
     assert "queued" not in log and "timing: round 2" in log and "finished" in log
 
 
 def test_a_queued_run_waits_for_its_device_and_then_measures(suite_of, wait_until):
-    device = hardware.resolve_device("cpu")
-    with pool.device_lock(device, "run of somebody else"):
-        run_id = jobs.start(suite_of(), "cpu")
+    device = devices.resolve_device("cpu")
+    with locks.device_lock(device, "run of somebody else"):
+        run_id = local.start(suite_of(), "cpu")
         wait_until(lambda: phase_of(run_id) == "queued", 30)
         row = row_of(run_id)
         assert row["status"] == "queued" and "run of somebody else" in row["progress"]["text"]
@@ -103,41 +105,41 @@ def test_a_queued_run_waits_for_its_device_and_then_measures(suite_of, wait_unti
 
 
 def test_cancelling_a_queued_run(suite_of, wait_until, is_gone):
-    with pool.device_lock(hardware.resolve_device("cpu"), "run of somebody else"):
-        run_id = jobs.start(suite_of(), "cpu")
+    with locks.device_lock(devices.resolve_device("cpu"), "run of somebody else"):
+        run_id = local.start(suite_of(), "cpu")
         wait_until(lambda: phase_of(run_id) == "queued", 30)
-        assert jobs.cancel(run_id)
+        assert ending.cancel(run_id)
         row = wait_until(lambda: ended(run_id), 10, lambda: "it goes on waiting")
     assert row["status"] == "cancelled" and "queued" in row["status_reason"]
     wait_until(lambda: is_gone(row["pid"]), 20)
-    assert not jobs.cancel(run_id), "it has ended already"
+    assert not ending.cancel(run_id), "it has ended already"
 
 
 def test_cancelling_a_run_that_is_timing(suite_of, wait_until, is_gone):
-    run_id = jobs.start(suite_of(max_seconds=600.0, rounds=1_000_000, min_calls=1), "cpu")
+    run_id = local.start(suite_of(max_seconds=600.0, rounds=1_000_000, min_calls=1), "cpu")
     wait_until(lambda: phase_of(run_id) == "timing", 90)
     pid = row_of(run_id)["pid"]
     children = psutil.Process(pid).children(recursive=True)
     assert len(children) == 2
-    assert jobs.cancel(run_id[-8:]), "a part of the id is enough"
+    assert ending.cancel(run_id[-8:]), "a part of the id is enough"
     row = wait_until(lambda: ended(run_id), 20, lambda: "it goes on")
     assert row["status"] == "cancelled" and row["cancel_requested"] and row["finished_at"]
     for _, status, reason in row["measurements"]:
         assert status == "cancelled" and reason
     with open_store(create=False) as store, store.session() as session:
-        for measurement in queries.measurements(session, run_id):
-            assert queries.latencies(session, measurement.id), "what was timed is kept"
+        for measurement in measurements.measurements(session, run_id):
+            assert measurements.latencies(session, measurement.id), "what was timed is kept"
     wait_until(lambda: is_gone(pid) and all(is_gone(child.pid) for child in children), 20)
-    with pool.device_lock(hardware.resolve_device("cpu"), "a test"):
+    with locks.device_lock(devices.resolve_device("cpu"), "a test"):
         pass
 
 
 def test_a_run_ends_at_once_where_it_must_and_says_so(suite_of, wait_until, is_gone):
     # A round of twenty seconds: its end is far away.
-    run_id = jobs.start(suite_of(block_seconds=10.0, max_seconds=600.0, rounds=1_000_000, min_calls=1), "cpu")
+    run_id = local.start(suite_of(block_seconds=10.0, max_seconds=600.0, rounds=1_000_000, min_calls=1), "cpu")
     wait_until(lambda: phase_of(run_id) == "timing", 90)
     began = time.monotonic()
-    assert jobs.cancel(run_id, at_once=True)
+    assert ending.cancel(run_id, at_once=True)
     row = wait_until(lambda: ended(run_id), 30, lambda: "it goes on")
     assert time.monotonic() - began < 9 and row["status"] == "cancelled"
     assert {status for _, status, _ in row["measurements"]} == {"cancelled"}
@@ -145,21 +147,21 @@ def test_a_run_ends_at_once_where_it_must_and_says_so(suite_of, wait_until, is_g
 
 
 def test_another_process_is_not_ended_for_a_runs(suite_of, wait_until):
-    with pool.device_lock(hardware.resolve_device("cpu"), "run of somebody else"):
-        run_id = jobs.start(suite_of(), "cpu")
+    with locks.device_lock(devices.resolve_device("cpu"), "run of somebody else"):
+        run_id = local.start(suite_of(), "cpu")
         wait_until(lambda: phase_of(run_id) == "queued", 30)
         pid = row_of(run_id)["pid"]
         bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         try:
             with open_store() as store, store.session() as session:
                 # Its number was given to another process.
-                queries.get_run(session, run_id).pid = bystander.pid
+                runs.get_run(session, run_id).pid = bystander.pid
             with pytest.raises(RequestError, match=f"its process {bystander.pid} is not there any more"):
-                jobs.cancel(run_id, at_once=True)
+                ending.cancel(run_id, at_once=True)
             with open_store() as store, store.session() as session:
-                queries.get_run(session, run_id).host = "elsewhere"
+                runs.get_run(session, run_id).host = "elsewhere"
             with pytest.raises(RequestError, match="is measured on elsewhere"):
-                jobs.cancel(run_id, at_once=True)
+                ending.cancel(run_id, at_once=True)
             assert bystander.poll() is None
         finally:
             bystander.kill()
@@ -167,12 +169,12 @@ def test_another_process_is_not_ended_for_a_runs(suite_of, wait_until):
             psutil.Process(pid).kill()
             # On no other page or machine is it under way, whatever the row was made to say.
             with open_store() as store, store.session() as session:
-                queries.get_run(session, run_id).status = "cancelled"
+                runs.get_run(session, run_id).status = "cancelled"
 
 
 def test_queued_runs_take_their_turns(suite_of, wait_until, bench):
-    with pool.device_lock(hardware.resolve_device("cpu"), "run of somebody else"):
-        asked = [jobs.start(suite_of(f"turn-{index}"), "cpu") for index in range(2)]
+    with locks.device_lock(devices.resolve_device("cpu"), "run of somebody else"):
+        asked = [local.start(suite_of(f"turn-{index}"), "cpu") for index in range(2)]
         queued = bench("queue", suite_of("turn-2").folder / "turn-2.toml", "--device", "cpu")
         assert queued.returncode == 0, queued.stderr
         asked.append(queued.stdout.strip())
@@ -190,28 +192,28 @@ def test_queued_runs_take_their_turns(suite_of, wait_until, bench):
 
 
 def test_a_request_that_cannot_be_met_is_stored_as_failed(suite_of, wait_until, tmp_path):
-    run_id = jobs.start(suite_of("hopeless", workload={"dataset": str(tmp_path / "none.csv")}), "cpu")
+    run_id = local.start(suite_of("hopeless", workload={"dataset": str(tmp_path / "none.csv")}), "cpu")
     row = wait_until(lambda: ended(run_id), 30)
     assert row["status"] == "failed" and row["finished_at"]
     assert "none.csv" in row["status_reason"] and "no such file" in row["status_reason"]
     assert "\n" not in row["status_reason"] and "Traceback" not in row["status_reason"]
-    assert "none.csv" in jobs.log_tail(run_id)
+    assert "none.csv" in queue.log_tail(run_id)
 
 
 def test_an_unknown_device_is_refused_before_anything_is_stored(suite_of):
     def count() -> int:
         with open_store() as store, store.session() as session:
-            return len(queries.list_runs(session, limit=1000))
+            return len(runs.list_runs(session, limit=1000))
 
     before = count()
     with pytest.raises(RequestError, match="cuda"):
-        jobs.start(suite_of(), "cuda:999")
+        local.start(suite_of(), "cuda:999")
     assert count() == before
 
 
 def test_a_queued_run_whose_process_was_killed_is_closed_at_once(suite_of, wait_until, is_gone, bench):
-    with pool.device_lock(hardware.resolve_device("cpu"), "run of somebody else"):
-        run_id = jobs.start(suite_of(), "cpu")
+    with locks.device_lock(devices.resolve_device("cpu"), "run of somebody else"):
+        run_id = local.start(suite_of(), "cpu")
         wait_until(lambda: phase_of(run_id) == "queued", 30)
         pid = row_of(run_id)["pid"]
         psutil.Process(pid).kill()
@@ -246,10 +248,10 @@ def test_a_run_that_waits_for_what_another_process_builds_ends_when_it_is_told(
             assert target.parent.name == folder
             shutil.rmtree(target)
             another.enter_context(FileLock(target.parent / f".{target.name}.lock"))
-        run_id = jobs.start(suite, "cpu")
+        run_id = local.start(suite, "cpu")
         wait_until(lambda: "another process builds" in str(row_of(run_id)["progress"]), 60, lambda: str(row_of(run_id)))
         began_s = time.monotonic()
-        jobs.cancel(run_id, at_once=at_once)
+        ending.cancel(run_id, at_once=at_once)
         row = wait_until(lambda: ended(run_id), 20)
         assert time.monotonic() - began_s < 10 and row["status"] == "cancelled"
         assert {status for _, status, _ in row["measurements"]} == {"cancelled"}

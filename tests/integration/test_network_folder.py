@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from engine.store import open_store, queries
+from engine.store import measurements, open_store, runs
 
 pytestmark = pytest.mark.slow
 
@@ -156,13 +156,13 @@ def suite(shaped_models, write_suite, tmp_path):
 def seen_from(mount: Path) -> dict[str, Any]:
     """The newest run."""
     with open_store(f"sqlite:///{mount}/data/bench.sqlite", create=False) as store, store.session() as session:
-        return queries.run_summary(queries.get_run(session, "latest"))
+        return runs.run_summary(runs.get_run(session, "latest"))
 
 
 def blocks(mount: Path) -> int:
     with open_store(f"sqlite:///{mount}/data/bench.sqlite", create=False) as store, store.session() as session:
-        ids = [row.id for row in queries.measurements(session, queries.get_run(session, "latest").id)]
-        return sum(map(len, queries.all_latencies(session, ids).values()))
+        ids = [row.id for row in measurements.measurements(session, runs.get_run(session, "latest").id)]
+        return sum(map(len, measurements.all_latencies(session, ids).values()))
 
 
 def intact(network: Network) -> bool:

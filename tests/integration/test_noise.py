@@ -15,8 +15,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from engine.artefacts import Preparer
-from engine.spec import load_suite
+from engine.artefacts.preparer import Preparer
+from engine.suite.reading import load_suite
 
 TRAIN = Path(__file__).resolve().parents[2] / "data" / "news" / "train.csv"
 TINY = {"model_type": "distilbert", "dim": 64, "hidden_dim": 128, "n_layers": 1, "n_heads": 2}

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from postgres_server import PASSWORD
 
-from engine import jobs, runfile
-from engine.spec import load_suite
-from engine.store import open_store, queries
+from engine.jobs import local, queue
+from engine.store import measurements, open_store, runs
+from engine.store.runfile import reading, writing
+from engine.suite.reading import load_suite
 
 pytestmark = pytest.mark.slow
 
@@ -40,21 +41,21 @@ def file_of(shaped_models, write_suite, tmp_path) -> Callable[..., Path]:
 
 def row_of(run_id: str) -> dict[str, Any]:
     with open_store(create=False) as store, store.session() as session:
-        run = queries.get_run(session, run_id)
-        rows = queries.measurements(session, run_id)
-        return queries.run_summary(run) | {"measured": [row.status for row in rows]}
+        run = runs.get_run(session, run_id)
+        rows = measurements.measurements(session, run_id)
+        return runs.run_summary(run) | {"measured": [row.status for row in rows]}
 
 
 def ended(run_id: str) -> dict[str, Any] | None:
     row = row_of(run_id)
-    return row if row["status"] in jobs.ENDED else None
+    return row if row["status"] in queue.ENDED else None
 
 
 def test_runs_queue_in_order_end_go_on_and_travel(
     shared, file_of, bench, wait_until, own_folders, tmp_path, monkeypatch
 ):
     long = str(file_of("long", rounds=100_000, max_seconds=600.0))
-    first = jobs.start(load_suite(long), "cpu", long)
+    first = local.start(load_suite(long), "cpu", long)
     queued = bench("queue", file_of("second"), "--device", "cpu")
     assert queued.returncode == 0, queued.stderr
     second = queued.stdout.strip()
@@ -69,7 +70,7 @@ def test_runs_queue_in_order_end_go_on_and_travel(
     assert one["finished_at"] <= two["started_at"] and two["measured"] == ["measured", "measured"]
     # What the first one lacks is measured; its suite's end is brought near.
     with open_store() as store, store.session() as session:
-        run = queries.get_run(session, first)
+        run = runs.get_run(session, first)
         run.suite = run.suite | {"protocol": run.suite["protocol"] | {"rounds": 3, "max_seconds": 5.0}}
     resumed = bench("resume", first)
     assert resumed.returncode == 0, resumed.stderr
@@ -82,10 +83,10 @@ def test_runs_queue_in_order_end_go_on_and_travel(
     content = (tmp_path / "second.run.zip").read_bytes()
     gone = bench("delete", second, "--yes")
     assert gone.returncode == 0, gone.stderr
-    assert runfile.load(content).new and row_of(second)["measured"] == ["measured", "measured"]
-    assert runfile.dump(second)[1] == content
+    assert reading.load(content).new and row_of(second)["measured"] == ["measured", "measured"]
+    assert writing.dump(second)[1] == content
     monkeypatch.setenv("BENCH_DATABASE_URL", f"sqlite:///{tmp_path}/other.sqlite")
-    assert runfile.load(content).new
+    assert reading.load(content).new
     with closing(sqlite3.connect(tmp_path / "other.sqlite")) as connection:
         assert connection.execute("SELECT count(*) FROM measurement").fetchone() == (2,)
     # Nothing that was printed or logged on the way holds the password.

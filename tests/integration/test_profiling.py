@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from engine import history, operators, paths, profiling
+from engine import paths
 from engine.errors import RequestError
+from engine.measurement import operators
+from engine.run import profiling
+from engine.store import history
 
 
 @pytest.fixture(scope="module")
@@ -94,15 +97,16 @@ def test_a_trace_lies_nowhere_else(run, variant):
 
 def test_a_profiler_that_fails_costs_nothing_else(measured, shaped_models, tmp_path):
     """In a worker's own process: the reason is kept, and the worker goes on."""
-    from engine import hardware, pool
-    from engine.spec import Variant
+    from engine.machine import devices
+    from engine.suite.spec import Variant
+    from engine.worker import handle
 
     variant = Variant(name="fp32", model=str(shaped_models["wide"]), backend="pytorch", precision="fp32")
-    with pool.Worker(variant, hardware.cpu_device(), 1, tmp_path / "log") as worker:
+    with handle.Worker(variant, devices.cpu_device(), 1, tmp_path / "log") as worker:
         worker.start()
         worker.finish()
         # Nothing is loaded, so there is no batch to make and nothing to call.
-        with pytest.raises(pool.WorkerError):
+        with pytest.raises(handle.WorkerError):
             worker.ask("profile", positions=[0], padding="longest", calls=1)
         assert worker.ask("start", backend="pytorch", device_uuid=None)["import_s"] >= 0
 
@@ -121,7 +125,7 @@ def test_operators_of_a_run_file_are_checked():
     """Whoever sends a run sends names and figures, which pages draw."""
     from pydantic import ValidationError
 
-    from engine.runfile import _Audit
+    from engine.store.runfile.schema import _Audit
 
     good = operators.facts(operators.Profile("operators", [operators.Operator("mm", 1, 1.0)], 2.0), 1, (1, 8))
     assert _Audit.model_validate({"operators": good}).operators

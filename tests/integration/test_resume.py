@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine import jobs, stats, summary
-from engine.store import open_store, queries
+from engine.jobs import local, queue
+from engine.measurement import stats, summary
+from engine.store import interrupted, measurements, open_store, runs
 
 pytestmark = pytest.mark.slow
 
@@ -36,28 +37,28 @@ def rounds_of(run_id: str) -> dict[str, dict[int, list[int]]]:
     """Variant -> process -> its rounds."""
     found: dict[str, dict[int, list[int]]] = {}
     with open_store(create=False) as store, store.session() as session:
-        for row in queries.measurements(session, run_id):
-            for block in queries.latencies(session, row.id):
+        for row in measurements.measurements(session, run_id):
+            for block in measurements.latencies(session, row.id):
                 found.setdefault(row.variant, {}).setdefault(block.process, []).append(block.round)
     return found
 
 
 def rows_of(run_id: str) -> dict[str, dict[str, Any]]:
     with open_store(create=False) as store, store.session() as session:
-        return {row.variant: queries.flat(row) for row in queries.measurements(session, run_id)}
+        return {row.variant: measurements.flat(row) for row in measurements.measurements(session, run_id)}
 
 
 def newest() -> str:
     with open_store(create=False) as store, store.session() as session:
-        return queries.get_run(session, "latest").id
+        return runs.get_run(session, "latest").id
 
 
 def speed_up(run_id: str, variant: str) -> float:
     """From the stored calls alone."""
     with open_store(create=False) as store, store.session() as session:
         raws = {}
-        for row in queries.measurements(session, run_id):
-            blocks = [summary.Block(**block._asdict()) for block in queries.latencies(session, row.id)]
+        for row in measurements.measurements(session, run_id):
+            blocks = [summary.Block(**block._asdict()) for block in measurements.latencies(session, row.id)]
             raws[row.variant] = summary.Raw(blocks)
     calm = stats.calm_rounds([raw.rates() for raw in raws.values()])
     found = stats.speed_up(raws[variant].rates(), raws["fp32"].rates(), calm)
@@ -90,9 +91,11 @@ def test_a_killed_run_goes_on_with_what_it_has(suite, live, bench, wait_until):
         assert row["calls"] > 0 and np.isfinite(row["speedup"])
     assert rows["int8"]["speedup"] == pytest.approx(speed_up(run_id, "int8"))
     with open_store(create=False) as store, store.session() as session:
-        run = queries.get_run(session, run_id)
+        run = runs.get_run(session, run_id)
         assert (run.status, run.status_reason) == ("finished", None)
-        blocks = [b for row in queries.measurements(session, run_id) for b in queries.latencies(session, row.id)]
+        blocks = [
+            b for row in measurements.measurements(session, run_id) for b in measurements.latencies(session, row.id)
+        ]
     begun = [[block.started_s for block in blocks if block.process == process] for process in (0, 1)]
     assert max(begun[0]) < min(begun[1]), "its clock goes on"
 
@@ -134,14 +137,14 @@ def test_who_may_not_go_on_is_told_why_and_nothing_changes(suite, live, bench, w
     run_id, before = until_killed(live, file, wait_until)
 
     with open_store() as store, store.session() as session:
-        assert run_id in queries.mark_interrupted(session)
-        run = queries.get_run(session, run_id)
+        assert run_id in interrupted.mark_interrupted(session)
+        run = runs.get_run(session, run_id)
         host, environment = run.host, dict(run.environment)
 
     def refused(**columns: Any) -> str:
         for values in (columns, {"host": host, "environment": environment}):
             with open_store() as store, store.session() as session:
-                run = queries.get_run(session, run_id)
+                run = runs.get_run(session, run_id)
                 for name, value in values.items():
                     setattr(run, name, value)
             if values is columns:
@@ -163,20 +166,20 @@ def test_who_may_not_go_on_is_told_why_and_nothing_changes(suite, live, bench, w
     assert rounds_of(run_id) == before
 
     with open_store() as store, store.session() as session:
-        run = queries.get_run(session, run_id)
+        run = runs.get_run(session, run_id)
         run.status, run.host, run.heartbeat_at = "running", "elsewhere", datetime.now(UTC)
     assert f"run {run_id} is running" in bench("resume", run_id).stderr
 
 
 def test_a_run_is_resumed_by_a_process_of_its_own(suite, live, wait_until):
     run_id, before = until_killed(live, suite(), wait_until)
-    assert jobs.resume(run_id[:8]) == run_id
+    assert local.resume(run_id[:8]) == run_id
 
     def status() -> str:
         with open_store(create=False) as store, store.session() as session:
-            return queries.get_run(session, run_id).status
+            return runs.get_run(session, run_id).status
 
-    wait_until(lambda: status() in jobs.ENDED, 120)
+    wait_until(lambda: status() in queue.ENDED, 120)
     assert status() == "finished"
     assert {row["status"] for row in rows_of(run_id).values()} == {"measured"}
     assert rounds_of(run_id)["int8"][0] == before["int8"][0]

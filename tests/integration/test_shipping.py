@@ -17,8 +17,11 @@ import pytest
 from psutil import Process
 from test_runfile import edited, setting
 
-from engine import history, runfile, shipping
 from engine.errors import RequestError
+from engine.ship import folder as ship_folder
+from engine.ship import plan
+from engine.store import history
+from engine.store.runfile import reading, writing
 
 VARIANTS = ("fp32", "bf16", "onnx", "int8", "sorted", "nf4")
 HOSTILE = "INT8\n# <b>`rm -rf`</b> {x} |"
@@ -98,7 +101,7 @@ def test_its_own_code_gives_the_stored_logits(variant, shipped, measured, tmp_pa
     # A copy elsewhere: nothing of it depends on where it was made.
     folder = shutil.copytree(shipped(variant)[0], tmp_path / "moved")
     expected = json.loads((folder / "expected.json").read_text())
-    with (Path(shipping.__file__).parents[1] / "data/news/test.csv").open(encoding="utf-8", newline="") as file:
+    with (Path(ship_folder.__file__).parents[2] / "data/news/test.csv").open(encoding="utf-8", newline="") as file:
         texts = [row["text"] for row in csv.DictReader(file)]
     stored = {texts[e["index"]]: e["logits"] for e in measured.of(variant, 4)}
     assert expected["batches"] == [4, 4] and len(expected["examples"]) == 8
@@ -144,10 +147,10 @@ def test_requirements_are_the_runs_versions(shipped, measured):
 
 
 def test_another_batch_size_is_another_measurement(measured, tmp_path):
-    found = shipping.plan(measured.run["id"], "int8", 2)
+    found = plan.plan(measured.run["id"], "int8", 2)
     assert json.loads(found.made["expected.json"])["batches"] == [2, 2, 2, 2]
     with pytest.raises(RequestError, match="not measured in batches of 3; allowed: 2, 4"):
-        shipping.plan(measured.run["id"], "int8", 3)
+        plan.plan(measured.run["id"], "int8", 3)
 
 
 def test_what_cannot_be_shipped_is_refused_in_one_line(measured, bench, tmp_path):
@@ -169,7 +172,7 @@ def test_what_cannot_be_shipped_is_refused_in_one_line(measured, bench, tmp_path
 
 
 def test_a_file_whose_parts_do_not_fit_each_other_is_shipped_or_refused_in_one_line(measured):
-    content = runfile.dump(measured.run["id"])[1]
+    content = writing.dump(measured.run["id"])[1]
     names = [row["variant"] for row in measured.measurements]
 
     def of(variant: str, *path: str) -> tuple[str | int, ...]:
@@ -190,22 +193,22 @@ def test_a_file_whose_parts_do_not_fit_each_other_is_shipped_or_refused_in_one_l
             continue
         run_id = f"01J0000000000000000000000{number}"
         changes = [setting("id", value=run_id), setting(*path, value=value)]
-        runfile.load(edited(content, "run.json", lambda run, changes=changes: [change(run) for change in changes]))
+        reading.load(edited(content, "run.json", lambda run, changes=changes: [change(run) for change in changes]))
         try:
             if why is None:
-                assert shipping.plan(run_id, variant).sizes
+                assert plan.plan(run_id, variant).sizes
             else:
                 with pytest.raises(RequestError, match=why):
-                    shipping.plan(run_id, variant)
+                    plan.plan(run_id, variant)
         finally:
             history.delete(run_id)
 
 
 def test_a_full_disk_is_told_before_anything_is_copied(measured, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shipping.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    monkeypatch.setattr(ship_folder.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(RequestError, match=r"needs .* MB, and 0\.00100 MB are free"):
-        shipping.ship(measured.run["id"], "int8", tmp_path / "x")
+        ship_folder.ship(measured.run["id"], "int8", tmp_path / "x")
     assert not list(tmp_path.iterdir())
 
 
@@ -217,11 +220,11 @@ def test_an_artefact_that_is_gone_names_the_command_that_makes_it(measured, suit
     folder = own_folders / "artefacts" / loaded
     folder.rename(tmp_path / "away")
     with pytest.raises(RequestError, match=f"not here any more .*`python -m engine fetch {suite}` makes it again"):
-        shipping.plan(measured.run["id"], "int8")
+        plan.plan(measured.run["id"], "int8")
     assert not list(folder.parent.glob(f".{loaded}.*draft")), "it looked, and made nothing"
     done = bench("fetch", suite, "--device", "cpu")
     assert done.returncode == 0, done.stderr
-    assert shipping.plan(measured.run["id"], "int8").sizes["model/model.onnx"] > 0
+    assert plan.plan(measured.run["id"], "int8").sizes["model/model.onnx"] > 0
 
 
 def test_a_model_that_changed_since_is_refused_even_where_it_was_prepared_again(measured, models, suite, bench):
@@ -233,26 +236,26 @@ def test_a_model_that_changed_since_is_refused_even_where_it_was_prepared_again(
     weights.write_bytes(content)
     try:
         with pytest.raises(RequestError, match="not here any more"):
-            shipping.plan(measured.run["id"], "fp32")
+            plan.plan(measured.run["id"], "fp32")
         assert bench("fetch", suite, "--device", "cpu").returncode == 0
         with pytest.raises(RequestError, match=r"have changed since run .*; measure again"):
-            shipping.plan(measured.run["id"], "fp32")
+            plan.plan(measured.run["id"], "fp32")
     finally:
         weights.write_bytes(before)
 
 
 def test_a_copy_that_gives_other_logits_is_not_shipped(measured, tmp_path, monkeypatch):
-    right = shipping.plan(measured.run["id"], "onnx")
+    right = plan.plan(measured.run["id"], "onnx")
     wrong = json.loads(right.made["expected.json"])
     for example in wrong["examples"]:
         example["logits"].reverse()
     monkeypatch.setattr(
-        shipping, "plan", lambda *_: shipping.Shipment(
+        plan, "plan", lambda *_: plan.Shipment(
             right.run, right.row, right.snippet, right.made | {"expected.json": json.dumps(wrong)}, right.copied
         )
     )  # fmt: skip
     with pytest.raises(RequestError, match="does not reproduce the logits that the run stored"):
-        shipping.ship(measured.run["id"], "onnx", tmp_path / "x")
+        ship_folder.ship(measured.run["id"], "onnx", tmp_path / "x")
     assert not list(tmp_path.iterdir())
 
 

@@ -15,10 +15,12 @@ import pytest
 from slurm_cluster import Cluster, cluster
 from streamlit.testing.v1 import AppTest
 
-from dashboard import door
-from engine import hardware, jobs, pool, slurm
-from engine.spec import Suite, load_suite
-from engine.store import open_store, queries
+from dashboard.server import door
+from engine.jobs import ending, queue, slurm
+from engine.machine import devices, locks
+from engine.store import measurements, open_store, runs
+from engine.suite.reading import load_suite
+from engine.suite.spec import Suite
 
 __all__ = ["cluster"]
 pytestmark = pytest.mark.slow
@@ -36,7 +38,9 @@ def followed(cluster: Cluster, own_folders: Path) -> Iterator[None]:
 def end_followers(data: Path) -> None:
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.cmdline()[1:] == ["-m", "engine.slurm"] and process.environ()["BENCH_DATA_DIR"] == str(data):
+            if process.cmdline()[1:] == ["-m", "engine.jobs.slurm"] and process.environ()["BENCH_DATA_DIR"] == str(
+                data
+            ):
                 process.kill()
 
 
@@ -64,18 +68,18 @@ def submit(suite: Suite, **asked: str) -> str:
 
 def row_of(run_id: str) -> dict[str, Any]:
     with open_store(create=False) as store, store.session() as session:
-        run = queries.get_run(session, run_id)
-        rows = queries.measurements(session, run_id)
-        return queries.run_summary(run) | {
+        run = runs.get_run(session, run_id)
+        rows = measurements.measurements(session, run_id)
+        return runs.run_summary(run) | {
             "job": slurm.job_of(run) or run.environment["slurm"].get("job"),
             "measured": [(row.variant, row.status) for row in rows],
-            "calls": sum(len(block.latencies_s) for row in rows for block in queries.latencies(session, row.id)),
+            "calls": sum(len(block.latencies_s) for row in rows for block in measurements.latencies(session, row.id)),
         }
 
 
 def ended(run_id: str) -> dict[str, Any] | None:
     row = row_of(run_id)
-    return row if row["status"] in jobs.ENDED else None
+    return row if row["status"] in queue.ENDED else None
 
 
 def phase_of(run_id: str) -> str | None:
@@ -88,7 +92,7 @@ def text_of(run_id: str) -> str:
 
 def count() -> int:
     with open_store() as store, store.session() as session:
-        return queries.count_runs(session)
+        return runs.count_runs(session)
 
 
 def control(*arguments: str) -> None:
@@ -110,17 +114,19 @@ def test_a_run_is_measured_by_a_job_and_comes_back_whole(bench, file_of):
     assert done.returncode == 0, done.stderr
     assert "int8" in done.stdout and "queued:" in done.stderr
     with open_store(create=False) as store, store.session() as session:
-        run = queries.get_run(session, "latest")
+        run = runs.get_run(session, "latest")
         assert (run.status, run.suite_name, run.device) == ("finished", "whole", "cpu")
         assert run.imported_at is not None and run.created_at < run.started_at < run.finished_at
         said = run.environment["slurm"]
         assert (said["gpu"], said["time"]) == ("a100", "10") and said["job"].isdigit() and said["node"]
         assert run.host == run.environment["host"]["name"] != slurm.HOST
-        rows = queries.measurements(session, run.id)
+        rows = measurements.measurements(session, run.id)
         assert [(row.variant, row.status) for row in rows] == [("fp32", "measured"), ("int8", "measured")]
-        assert all(queries.latencies(session, row.id) and queries.logits(session, row.id) is not None for row in rows)
+        assert all(
+            measurements.latencies(session, row.id) and measurements.logits(session, row.id) is not None for row in rows
+        )
         logs = Path(str(run.log_path))
-        assert "timing" in jobs.log_tail(run.id) and not (logs / "slurm").exists()
+        assert "timing" in queue.log_tail(run.id) and not (logs / "slurm").exists()
         job, run_id = said["job"], run.id
     shown = bench("show", run_id)
     assert shown.returncode == 0 and "fp32" in shown.stdout
@@ -137,7 +143,7 @@ def test_a_run_that_is_cancelled_keeps_its_rounds(long_suite, wait_until, bench)
     assert (row["status"], row["device"]) == ("running", "cpu")
     assert row["host"].startswith(f"Slurm job {row['job']} on ") and row["started_at"]
     assert run_id in bench("runs").stdout
-    assert jobs.cancel(run_id)
+    assert ending.cancel(run_id)
     row = wait_until(lambda: ended(run_id), LIMIT_S)
     assert (row["status"], row["status_reason"]) == ("cancelled", "cancelled by the user")
     assert {status for _, status in row["measured"]} == {"cancelled"} and row["calls"] >= 3
@@ -182,7 +188,7 @@ def test_waiting_jobs_one_for_each_suite_size_and_gpu(file_of, bench, wait_until
     for run_id in asked:
         row = wait_until(lambda run_id=run_id: ended(run_id), 30)
         assert row["status"] == "cancelled" and row["status_reason"].startswith("cancelled by the user")
-    assert not jobs.cancel(asked[0]), "it had ended already"
+    assert not ending.cancel(asked[0]), "it had ended already"
 
 
 def test_the_run_page_submits_jobs(file_of, wait_until, monkeypatch):
@@ -216,14 +222,14 @@ def test_the_run_page_submits_jobs(file_of, wait_until, monkeypatch):
 @pytest.fixture
 def waiting(long_suite, wait_until) -> Iterator[str]:
     """A run whose job waits on its node for the device, which somebody else holds."""
-    with pool.device_lock(hardware.resolve_device("cpu"), "run of somebody else"):
+    with locks.device_lock(devices.resolve_device("cpu"), "run of somebody else"):
         run_id = submit(long_suite)
         wait_until(lambda: "is busy" in text_of(run_id), LIMIT_S)
         yield run_id
 
 
 def test_a_job_is_cancelled_at_once(waiting, wait_until):
-    assert jobs.cancel(waiting, at_once=True)
+    assert ending.cancel(waiting, at_once=True)
     row = wait_until(lambda: ended(waiting), LIMIT_S)
     assert (row["status"], row["status_reason"]) == ("cancelled", "cancelled by the user")
 
@@ -237,7 +243,7 @@ def test_what_measures_is_killed(waiting, wait_until):
 
 
 def test_a_node_is_lost(waiting, cluster, wait_until, is_gone):
-    left = processes_of(waiting, "engine.slurmjob") + processes_of(waiting, "engine.jobs")
+    left = processes_of(waiting, "engine.jobs.slurmjob") + processes_of(waiting, "engine.jobs")
     job = row_of(waiting)["job"]
     # It is as if nothing came through to it any more.
     os.kill(cluster.node_pid, signal.SIGSTOP)
@@ -265,7 +271,7 @@ def test_a_job_that_cannot_begin_fails_with_the_last_line_of_its_log(file_of, ow
     assert row["status"] == "failed"
     assert "is FAILED (NonZeroExitCode) and left no result" in row["status_reason"]
     assert row["status_reason"].endswith("the last line of its log: no such module: cuda/99")
-    assert "no such module" in jobs.log_tail(run_id)
+    assert "no such module" in queue.log_tail(run_id)
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,12 @@ import psutil
 import pytest
 from scipy import stats as scipy_stats
 
-from engine import hardware, pool, stats, summary
-from engine.artefacts import Preparer
-from engine.spec import load_suite
-from engine.store import open_store, queries
+from engine.artefacts.preparer import Preparer
+from engine.machine import devices
+from engine.measurement import stats, summary
+from engine.store import measurements, open_store
+from engine.suite.reading import load_suite
+from engine.worker import handle, silence
 
 SAME_PAIRS, SAME_MOST = 8, 2
 """Pairs of one variant's workers, and how many of their intervals may leave out 1."""
@@ -36,8 +38,8 @@ def pairs_of(run_id: str, names: list[str]) -> list[stats.Interval]:
     """The speed-ups of every second variant over the one before, by the run's stored calls."""
     with open_store(create=False) as store, store.session() as session:
         raws = {}
-        for row in queries.measurements(session, run_id):
-            blocks = [summary.Block(**block._asdict()) for block in queries.latencies(session, row.id)]
+        for row in measurements.measurements(session, run_id):
+            blocks = [summary.Block(**block._asdict()) for block in measurements.latencies(session, row.id)]
             raws[row.variant] = summary.Raw(blocks).rates()
     calm = stats.calm_rounds([raws[name] for name in names])
     found = [stats.speed_up(raws[other], raws[one], calm) for one, other in zip(names[::2], names[1::2], strict=True)]
@@ -118,13 +120,13 @@ def workers(shaped_models, write_suite, tmp_path_factory):
     heavy = shaped_models["heavy"]
     variants = [{"name": "torch", "model": heavy}, {"name": "onnx", "model": heavy, "backend": "onnxruntime"}]
     suite = load_suite(str(write_suite(folder, variants)))
-    device = hardware.resolve_device("cpu")
+    device = devices.resolve_device("cpu")
     with ExitStack() as stack:
         preparer = stack.enter_context(Preparer(suite))
         prepared = {variant.name: preparer.prepare(variant) for variant in suite.variant}
         made = {
             (variant.name, threads): stack.enter_context(
-                pool.Worker(variant, device, threads, folder / f"{variant.name}-{threads}.log")
+                handle.Worker(variant, device, threads, folder / f"{variant.name}-{threads}.log")
             )
             for variant in suite.variant
             for threads in (1, 2)
@@ -138,7 +140,7 @@ def workers(shaped_models, write_suite, tmp_path_factory):
         yield made
 
 
-def block(worker: pool.Worker, seconds: float = BLOCK_S) -> np.ndarray:
+def block(worker: handle.Worker, seconds: float = BLOCK_S) -> np.ndarray:
     batches = [np.arange(len(TEXTS))]
     reply = worker.ask("block", batches=batches, padding="max_length", seconds=seconds, untimed_seconds=0.02)
     assert reply["samples"] == len(TEXTS) * len(reply["latencies_s"])
@@ -159,7 +161,7 @@ def test_a_worker_times_what_a_bare_loop_takes(shaped_models, workers):
             mine, theirs = [], []
             for _ in range(PAIRS):
                 mine.append(block(ours))
-                assert pool.wait_for_silence([ours])
+                assert silence.wait_for_silence([ours])
                 bare.stdin.write(f"{BLOCK_S}\n")
                 bare.stdin.flush()
                 theirs.append(np.array(json.loads(bare.stdout.readline())))
@@ -179,7 +181,7 @@ def test_a_worker_is_silent_after_a_block(workers, name):
     for _ in range(5):
         before = one.cpu_ns()
         block(one, 0.05)
-        assert pool.wait_for_silence([one])
+        assert silence.wait_for_silence([one])
         after = one.cpu_ns()
         time.sleep(0.2)
         silent.append(one.cpu_ns() == after)
@@ -192,14 +194,14 @@ def test_silence_is_not_found_while_a_worker_computes(workers):
     one = workers["onnx", 1]
     one.begin("block", batches=[np.arange(len(TEXTS))], padding="max_length", seconds=1.5, untimed_seconds=0.02)
     began = time.monotonic()
-    assert not pool.wait_for_silence([one])
+    assert not silence.wait_for_silence([one])
     assert 0.4 < time.monotonic() - began < 1.4
     one.finish()
-    assert pool.wait_for_silence([one])
+    assert silence.wait_for_silence([one])
 
 
 def test_as_many_threads_compute_as_were_asked_for(workers):
-    def used_s(worker: pool.Worker) -> dict[int, float]:
+    def used_s(worker: handle.Worker) -> dict[int, float]:
         return {t.id: t.user_time + t.system_time for t in psutil.Process(worker.process.pid).threads()}
 
     computing = {}
@@ -228,11 +230,11 @@ def test_two_processes_give_blocks_of_two(shaped_models, write_suite, measure, t
     found = measure(suite)
     assert found.exit_code == 0, found.stderr
     with open_store(create=False) as store, store.session() as session:
-        for row in queries.measurements(session, found.run["id"]):
+        for row in measurements.measurements(session, found.run["id"]):
             for kind in ("timed", "warmup"):
-                blocks = queries.latencies(session, row.id, kind)
+                blocks = measurements.latencies(session, row.id, kind)
                 assert {block.process for block in blocks} == {0, 1}
-            blocks = queries.latencies(session, row.id)
+            blocks = measurements.latencies(session, row.id)
             for process in (0, 1):
                 assert len([b for b in blocks if b.process == process]) >= 4, "half of the rounds each"
             # One clock for all: the second process came after the first.
@@ -241,7 +243,7 @@ def test_two_processes_give_blocks_of_two(shaped_models, write_suite, measure, t
             assert row.calls == sum(len(b.latencies_s) for b in blocks)
             median = np.median(np.concatenate([b.latencies_s for b in blocks]))
             assert row.latency_p50_s == pytest.approx(median)
-    logs = {path.name for path in pool.paths.local_data().glob(f"logs/{found.run['id']}/*-*.log")}
+    logs = {path.name for path in handle.paths.local_data().glob(f"logs/{found.run['id']}/*-*.log")}
     assert logs == {"fp32-0.log", "fp32-1.log", "int8-0.log", "int8-1.log"}
 
 
@@ -258,7 +260,10 @@ def test_rounds_visit_the_variants_in_shuffled_order_over_the_same_examples(
     )
     found = measure(suite, predictions=False)
     with open_store(create=False) as store, store.session() as session:
-        blocks = {r.variant: queries.latencies(session, r.id) for r in queries.measurements(session, found.run["id"])}
+        blocks = {
+            r.variant: measurements.latencies(session, r.id)
+            for r in measurements.measurements(session, found.run["id"])
+        }
     rounds = range(len(blocks["one"]))
     assert len(rounds) >= 20 and all([b.round for b in made] == list(rounds) for made in blocks.values())
     orders = {tuple(sorted(blocks, key=lambda name: blocks[name][index].started_s)) for index in rounds}

@@ -14,19 +14,21 @@ from typing import Any
 import psutil
 import pytest
 
-from engine import hardware, jobs, pool
-from engine.spec import Suite, load_suite
-from engine.store import open_store, queries
+from engine.jobs import local, queue
+from engine.machine import devices, locks
+from engine.store import open_store, runs
+from engine.suite.reading import load_suite
+from engine.suite.spec import Suite
 
 pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 USER = """
 import sys, time
-from engine.answering import Answer
-from engine.pool import DeviceBusy
-from engine.spec import load_suite
-from engine.warm import WarmPool
+from engine.classify.answering import Answer
+from engine.classify.warm import WarmPool
+from engine.machine.locks import DeviceBusy
+from engine.suite.reading import load_suite
 suite = load_suite(sys.argv[1])
 with WarmPool() as pool:
     while True:
@@ -39,8 +41,8 @@ with WarmPool() as pool:
 """
 WAIT = """
 import sys, time
-from engine import hardware, pool
-with pool.turn(hardware.cpu_device(), "run 01K0000000000000000000TEST"):
+from engine.machine import devices, locks
+with locks.turn(devices.cpu_device(), "run 01K0000000000000000000TEST"):
     print("waits", flush=True)
     sys.stdin.read()
 """
@@ -79,7 +81,7 @@ def users(suite: Suite, tmp_path: Path) -> Iterator[list[User]]:
 
 def row_of(run_id: str) -> dict[str, Any]:
     with open_store(create=False) as store, store.session() as session:
-        return queries.run_summary(queries.get_run(session, run_id))
+        return runs.run_summary(runs.get_run(session, run_id))
 
 
 def test_a_run_begins_while_others_classify_without_a_pause_and_they_go_on_after_it(
@@ -87,13 +89,13 @@ def test_a_run_begins_while_others_classify_without_a_pause_and_they_go_on_after
 ) -> None:
     for user in users:
         wait_until(lambda user=user: user.said.count("measured") >= 3, 120, lambda user=user: str(user.said))
-    run_id = jobs.start(suite, "cpu")
+    run_id = local.start(suite, "cpu")
     wait_until(lambda: (row_of(run_id)["progress"] or {}).get("phase") == "queued", 60)
     began_s = time.monotonic()
     wait_until(lambda: row_of(run_id)["status"] != "queued", 60)
     # A call of 300 texts and what a machine that others use makes of it; without turns a minute was not enough.
     assert time.monotonic() - began_s < 45
-    wait_until(lambda: row_of(run_id)["status"] in jobs.ENDED, 120)
+    wait_until(lambda: row_of(run_id)["status"] in queue.ENDED, 120)
     assert row_of(run_id)["status"] == "finished"
     answered = [user.said.count("measured") for user in users]
     for user, before in zip(users, answered, strict=True):
@@ -105,22 +107,22 @@ def test_a_run_begins_while_others_classify_without_a_pause_and_they_go_on_after
 
 
 def test_a_turn_ends_with_its_holder(wait_until: Callable[..., Any]) -> None:
-    device = hardware.cpu_device()
+    device = devices.cpu_device()
     first = subprocess.Popen(
         [sys.executable, "-c", WAIT], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
         assert first.stdout and first.stdout.readline() == "waits\n"
         os.kill(first.pid, signal.SIGSTOP)
-        waits = pytest.raises(pool.DeviceBusy, match=r"run 01K0+TEST \(process \d+\) waits for it, and goes first$")
-        with waits, pool.device_lock(device, "another"):
+        waits = pytest.raises(locks.DeviceBusy, match=r"run 01K0+TEST \(process \d+\) waits for it, and goes first$")
+        with waits, locks.device_lock(device, "another"):
             pass
-        assert pool.holder(device) is None, "who waits does not hold it"
+        assert locks.holder(device) is None, "who waits does not hold it"
     finally:
         psutil.Process(first.pid).kill()
         first.communicate()
-    with pool.device_lock(device, "another"):
-        assert pool.holder(device) == "another"
-        busy = pytest.raises(pool.DeviceBusy, match=r"another \(process \d+\) holds it")
-        with pool.turn(device, "run of mine"), busy, pool.device_lock(device, "run of mine", in_turn=True):
+    with locks.device_lock(device, "another"):
+        assert locks.holder(device) == "another"
+        busy = pytest.raises(locks.DeviceBusy, match=r"another \(process \d+\) holds it")
+        with locks.turn(device, "run of mine"), busy, locks.device_lock(device, "run of mine", in_turn=True):
             pass

@@ -11,11 +11,15 @@ from typing import Any
 
 import pytest
 
-from engine import jobs, pool, runfile, scenarios
-from engine.measure import arrivals
-from engine.pool import DeviceBusy
-from engine.spec import load_suite
-from engine.store import open_store, queries
+from engine.cli import scenarios as cli_scenarios
+from engine.jobs import ending
+from engine.machine import locks
+from engine.machine.locks import DeviceBusy
+from engine.measurement import arrivals
+from engine.run import scenarios
+from engine.store import interrupted, measurements, open_store, runs
+from engine.store.runfile import writing
+from engine.suite.reading import load_suite
 
 pytestmark = pytest.mark.slow
 
@@ -41,9 +45,9 @@ def suite(shaped_models, write_suite, tmp_path):
 def stored(run_id: str = "latest") -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """A run, variant -> its measurement, variant -> its scenarios."""
     with open_store(create=False) as store, store.session() as session:
-        run = queries.get_run(session, run_id)
-        rows = {row.variant: queries.flat(row) for row in queries.measurements(session, run.id)}
-        return queries.run_summary(run), rows, {row["variant"]: row for row in queries.scenarios(session, run.id)}
+        run = runs.get_run(session, run_id)
+        rows = {row.variant: measurements.flat(row) for row in measurements.measurements(session, run.id)}
+        return runs.run_summary(run), rows, {row["variant"]: row for row in measurements.scenarios(session, run.id)}
 
 
 def check(found: dict[str, Any]) -> None:
@@ -89,7 +93,7 @@ def test_every_measured_variant_is_put_under_load_its_own_way(suite, bench, shap
     assert bench("resume", run["id"]).stderr.strip().endswith("every variant is measured, or unavailable here")
 
     elsewhere = tmp_path / "one.run.zip"
-    runfile.write(run["id"], elsewhere)
+    writing.write(run["id"], elsewhere)
     env = {"BENCH_DATA_DIR": str(tmp_path / "other")}
     assert bench("import", elsewhere, env=env).returncode == 0
     shown = bench("show", run["id"], env=env).stdout
@@ -99,7 +103,7 @@ def test_every_measured_variant_is_put_under_load_its_own_way(suite, bench, shap
     assert bench("delete", run["id"], "--yes", env=env).returncode == 0
     url = f"sqlite:///{tmp_path / 'other' / 'bench.sqlite'}"
     with open_store(url, create=False) as store, store.session() as session:
-        assert queries.scenarios(session, run["id"]) == []
+        assert measurements.scenarios(session, run["id"]) == []
 
 
 def test_a_worker_that_dies_under_load_is_a_row_with_its_reason(suite, live, bench, wait_until):
@@ -139,9 +143,9 @@ def test_a_run_that_ends_under_load_goes_on_with_the_load_alone(suite, live, ben
         os.killpg(run.process.pid, signal.SIGKILL)
         run.process.wait()
         with open_store() as store, store.session() as session:
-            queries.mark_interrupted(session)
+            interrupted.mark_interrupted(session)
     else:
-        jobs.cancel(run_id)
+        ending.cancel(run_id)
         assert run.end(60) == 130, run.said
     summary, rows, found = stored(run_id)
     assert summary["status"] == ("interrupted" if way == "killed" else "cancelled")
@@ -181,11 +185,11 @@ def test_a_look_takes_the_device_before_it_makes_anything(suite, monkeypatch):
         raise DeviceBusy("taken", "run 1")
         yield
 
-    monkeypatch.setattr(pool, "device_lock", taken)
+    monkeypatch.setattr(locks, "device_lock", taken)
     monkeypatch.setattr(scenarios, "Preparer", lambda *arguments: pytest.fail("something was prepared"))
     asked = load_suite(str(suite({"name": "fp32"})))
     with pytest.raises(DeviceBusy):
-        scenarios.look(asked, asked.variants["fp32"], "cpu")
+        cli_scenarios.look(asked, asked.variants["fp32"], "cpu")
 
 
 def test_a_look_stores_nothing_and_says_what_does(suite, bench, write_suite, tmp_path, shaped_models):

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.artefacts import Preparer
+from engine.artefacts.preparer import Preparer
 from engine.errors import RequestError
-from engine.hardware import cpu_features
-from engine.spec import load_suite
+from engine.machine.host import cpu_features
+from engine.suite.reading import load_suite
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NEWS = REPOSITORY / "data" / "news"

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from engine import hardware, paths, pool
-from engine.store import open_store, queries
+from engine import paths
+from engine.machine import devices, locks
+from engine.store import measurements, open_store, runs
 
 FOR_EVER = {"rounds": 1_000_000, "min_calls": 1, "max_seconds": 600.0, "block_seconds": 0.005}
 
@@ -36,33 +37,33 @@ def endless(shaped_models, write_suite, tmp_path_factory):
 def stored(suite_name: str) -> tuple[str, str, str | None, dict[str, tuple[str, str | None, int, bool]]]:
     """The newest run of a suite: id, status, reason; variant -> status, reason, timed calls, has logits."""
     with open_store(create=False) as store, store.session() as session:
-        run = queries.list_runs(session, limit=1, suite=suite_name)[0].run
+        run = runs.list_runs(session, limit=1, suite=suite_name)[0].run
         found = {}
-        for row in queries.measurements(session, run.id):
-            calls = sum(len(block.latencies_s) for block in queries.latencies(session, row.id))
-            answered = queries.logits(session, row.id) is not None
+        for row in measurements.measurements(session, run.id):
+            calls = sum(len(block.latencies_s) for block in measurements.latencies(session, row.id))
+            answered = measurements.logits(session, row.id) is not None
             found[row.variant] = (row.status, row.status_reason, calls, answered)
         return run.id, run.status, run.status_reason, found
 
 
 def lock_is_free() -> bool:
     try:
-        with pool.device_lock(hardware.resolve_device("cpu"), "a test"):
+        with locks.device_lock(devices.resolve_device("cpu"), "a test"):
             return True
-    except pool.DeviceBusy:
+    except locks.DeviceBusy:
         return False
 
 
 def test_who_holds_a_device_is_not_written_through_a_link(tmp_path, monkeypatch):
     monkeypatch.setenv("BENCH_LOCK_DIR", str(tmp_path))
-    device = hardware.cpu_device()
+    device = devices.cpu_device()
     mine = tmp_path / "mine"
     mine.write_text("as it was")
-    lock = pool._lock_file(device)
+    lock = locks._lock_file(device)
     lock.with_suffix(f".{os.getuid()}.holder").symlink_to(mine)
     lock.with_name(f"{lock.stem}.warm-{os.getpid()}").symlink_to(mine)
-    with pool.device_lock(device, "a test"):
-        pool.register_warm(device, os.getpid())
+    with locks.device_lock(device, "a test"):
+        locks.register_warm(device, os.getpid())
     assert mine.read_text() == "as it was"
 
 

@@ -17,11 +17,11 @@ from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, text
 
-from engine.store import Store, open_store, queries
+from engine.store import Store, examples, measurements, open_store, runs
+from engine.store.measurements import new_block
 from engine.store.migrations import HEAD
 from engine.store.models import Base, Run
-from engine.store.queries import new_block
-from engine.store.session import MIGRATIONS, bring_up_to_date
+from engine.store.schema import MIGRATIONS, bring_up_to_date
 
 
 def differences(store: Store) -> list[object]:
@@ -184,20 +184,20 @@ def test_every_past_schema_migrates_with_its_data_intact(dump: Path, url: str, f
         connection.executescript(dump.read_text(encoding="utf-8"))
     with open_store(url) as store, store.session() as session:
         assert differences(store) == []
-        run = queries.get_run(session, "latest")
+        run = runs.get_run(session, "latest")
         assert (run.status, run.notes, run.created_at.year) == ("finished", "kept", 2026)
         if dump.stem >= "0004":
             assert run.process == "boot/namespace/12345" and run.queued_at is not None and run.queued_at.minute == 59
         assert run.scenarios == []
-        first, second = queries.measurements(session, run.id)
+        first, second = measurements.measurements(session, run.id)
         assert (first.variant, first.latency_p50_s, second.accuracy) == ("fp32", 0.0123, 0.5)
         # What the old schema did not know is not made up.
-        assert queries.flat(first)["accuracy_p"] is None and queries.flat(first)["limits"] is None
-        [block] = queries.latencies(session, second.id)
+        assert measurements.flat(first)["accuracy_p"] is None and measurements.flat(first)["limits"] is None
+        [block] = measurements.latencies(session, second.id)
         assert block.latencies_s.tolist() == [0.012, 0.0125]
-        assert np.array_equal(queries.logits(session, first.id), np.array([[1.5, -1], [-0.25, 2]], np.float32))
+        assert np.array_equal(measurements.logits(session, first.id), np.array([[1.5, -1], [-0.25, 2]], np.float32))
         assert run.example_set_id is not None
-        texts = [example.text for example in queries.examples(session, run.example_set_id)]
+        texts = [example.text for example in examples.examples(session, run.example_set_id)]
         assert texts == ["Rain in the north.", "A late goal, 2–1."]
     [backup] = file.parent.glob("*.bak")
     assert f"{dump.stem}-to-{HEAD}" in backup.name

@@ -19,10 +19,11 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from engine.errors import RequestError
-from engine.file_systems import file_system, journal, journal_mode
+from engine.machine.file_systems import file_system, journal, journal_mode
 from engine.store import Store, open_store, translate_errors
+from engine.store.interrupted import mark_interrupted
 from engine.store.models import Published, Run
-from engine.store.queries import get_run, mark_interrupted
+from engine.store.runs import get_run
 
 
 def refusal(url: str, **options: bool) -> str:
@@ -206,7 +207,7 @@ def test_processes_that_open_a_new_database_at_once(tmp_path: Path, python: Call
 import sys, time
 from alembic import command
 from engine.store import open_store
-from engine.store.queries import published
+from engine.store.measurements import published
 print("ready", flush=True)
 while time.time() < float(open(sys.argv[2]).read() or "inf"):
     time.sleep(0.001)

@@ -13,9 +13,9 @@ from postgres_server import PASSWORD
 from sqlalchemy import create_engine, make_url, select, text
 
 from engine.errors import RequestError
-from engine.store import open_store, place, queries
+from engine.store import open_store, place, runs
 from engine.store.models import Base, Published, Run
-from engine.store.session import alembic_config
+from engine.store.schema import alembic_config
 
 NewDatabase = Callable[..., str]
 
@@ -51,7 +51,7 @@ def test_an_older_schema_goes_forward_with_its_rows(postgres: NewDatabase) -> No
         )
     engine.dispose()
     with open_store(url) as store, store.session() as session:
-        run = queries.get_run(session, "latest")
+        run = runs.get_run(session, "latest")
         assert (run.notes, run.tags) == ("kept", [])
         assert run.created_at == datetime(2026, 3, 1, 12, 0, 0, 250_000, UTC)
 
@@ -69,9 +69,9 @@ def test_create_off_and_strangers_tables(postgres: NewDatabase) -> None:
 def test_processes_that_open_a_new_database_at_once(postgres: NewDatabase, python: Callable) -> None:
     code = """
 import sys
-from engine.store import open_store, queries
+from engine.store import measurements, open_store
 with open_store(sys.argv[1]) as store, store.session() as session:
-    print(len(queries.published(session)))
+    print(len(measurements.published(session)))
 """
     url = postgres()
     for program in [python(code, url) for _ in range(3)]:
@@ -83,12 +83,12 @@ def test_writers_in_several_processes_lose_nothing(migrated_postgres: NewDatabas
     code = """
 import sys
 from datetime import UTC, datetime
-from engine.store import open_store, queries
+from engine.store import examples, open_store
 from engine.store.models import Run
 with open_store(sys.argv[1]) as store:
     for number in range(30):
         with store.session() as session:
-            queries.add_example_set(session, f"set {number}", "news", None, ["a", "b"], None, [0, 1])
+            examples.add_example_set(session, f"set {number}", "news", None, ["a", "b"], None, [0, 1])
             now = datetime.now(UTC)
             given = {"device": "cpu", "device_name": "a", "host": "b", "environment": {"nan": float("nan")}}
             session.add(Run(id=f"{sys.argv[2]}{number:025}", suite_name="demo", suite={}, status="finished",
@@ -99,7 +99,7 @@ with open_store(sys.argv[1]) as store:
         _, errors = program.communicate(timeout=300)
         assert program.returncode == 0, errors
     with open_store(url) as store, store.session() as session:
-        assert queries.count_runs(session) == 90
+        assert runs.count_runs(session) == 90
         assert session.scalars(select(Run)).first().environment == {"nan": None}  # type: ignore[union-attr]
 
 

@@ -11,9 +11,9 @@ from sqlalchemy import delete, select, update
 
 from engine.errors import RequestError
 from engine.store import Store, open_store
+from engine.store.measurements import published
 from engine.store.models import Published
 from engine.store.published import read, sync
-from engine.store.queries import published
 
 # Latency (s), throughput, VRAM (GB), accuracy (%), as printed.
 TABLE = {

@@ -21,37 +21,35 @@ import pytest
 from sqlalchemy import delete, event, func, select
 from sqlalchemy.exc import IntegrityError
 
-from engine import processes
 from engine.errors import RequestError
+from engine.machine import processes
 from engine.store import Store
-from engine.store.models import Block, Example, ExampleSet, Measurement, Prediction, Run, RunTag, Scenario
-from engine.store.queries import (
+from engine.store.examples import add_example_set, examples, examples_at, positions_with
+from engine.store.interrupted import mark_interrupted
+from engine.store.measurements import (
     DERIVED_FIELDS,
     FIXED_FIELDS,
     FURTHER_FIELDS,
     SCENARIO_FIELDS,
-    STATUSES,
-    Search,
-    add_example_set,
-    add_run,
     all_latencies,
     all_logits,
-    count_runs,
-    delete_run,
-    examples,
-    examples_at,
     flat,
-    get_run,
     latencies,
-    list_runs,
     logits,
-    mark_interrupted,
     measurements,
     new_block,
     new_prediction,
-    positions_with,
-    run_summary,
     scenarios,
+)
+from engine.store.models import STATUSES, Block, Example, ExampleSet, Measurement, Prediction, Run, RunTag, Scenario
+from engine.store.runs import (
+    Search,
+    add_run,
+    count_runs,
+    delete_run,
+    get_run,
+    list_runs,
+    run_summary,
     set_tags,
     suite_names,
     tag_names,

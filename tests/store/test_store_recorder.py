@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from engine import estimate
-from engine.recorder import Recorder
+from engine.run import estimate
+from engine.run.recorder import Recorder
 from engine.store import Store
 from engine.store.models import Run
 

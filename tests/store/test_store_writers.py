@@ -19,25 +19,28 @@ import numpy as np
 import pytest
 from ulid import ULID
 
-from engine import hardware, jobs, resuming
-from engine.batching import Batching
-from engine.corpus import Corpus
 from engine.errors import RequestError
-from engine.recorder import Recorder, patiently, reserve_last_words
-from engine.runner import Cell, Progress
-from engine.spec import load_suite
-from engine.store import LockedError, Store, queries
+from engine.jobs import local, queue
+from engine.machine import devices
+from engine.measurement.summary import Block
+from engine.run import resuming
+from engine.run.recorder import Recorder, patiently, reserve_last_words
+from engine.run.state import Cell, Progress
+from engine.store import LockedError, Store, interrupted, measurements
+from engine.store import runs as store_runs
 from engine.store.models import Run
-from engine.summary import Block
+from engine.suite.batching import Batching
+from engine.suite.corpus import Corpus
+from engine.suite.reading import load_suite
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUN = """
 import sys, time
 import numpy as np
 from types import SimpleNamespace
-from engine.recorder import Recorder
-from engine.runner import Progress
-from engine.summary import Block
+from engine.run.recorder import Recorder
+from engine.run.state import Progress
+from engine.measurement.summary import Block
 url, run_id, measurement, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 with Recorder(url) as recorder:
     print("ready", flush=True)
@@ -52,17 +55,17 @@ with Recorder(url) as recorder:
 """
 DASHBOARD = """
 import sys
-from engine.store import open_store, queries
+from engine.store import interrupted, measurements, open_store, runs
 with open_store(sys.argv[1], create=False) as store:
     print("ready", flush=True)
     sys.stdin.readline()
     for index in range(int(sys.argv[2])):
         with store.session() as session:
-            assert queries.mark_interrupted(session) == [], "a run that lives"
-            for row in queries.list_runs(session, limit=20):
-                queries.measurements(session, row.run.id)
+            assert interrupted.mark_interrupted(session) == [], "a run that lives"
+            for row in runs.list_runs(session, limit=20):
+                measurements.measurements(session, row.run.id)
         with store.session() as session:
-            queries.set_tags(session, sys.argv[3], [f"tag-{index}"])
+            runs.set_tags(session, sys.argv[3], [f"tag-{index}"])
 """
 
 
@@ -104,8 +107,8 @@ def test_runs_and_dashboards_at_once(
         assert program.returncode == 0, errors
     with store.session() as session:
         for run_id, key in ids:
-            assert queries.get_run(session, run_id).status == "finished"
-            assert [block.round for block in queries.latencies(session, key)] == list(range(20))
+            assert store_runs.get_run(session, run_id).status == "finished"
+            assert [block.round for block in measurements.latencies(session, key)] == list(range(20))
     with closing(sqlite3.connect(file)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
@@ -127,7 +130,7 @@ def test_a_recorder_gives_up_a_locked_database_in_the_end(
         assert 1.0 <= time.monotonic() - began_s < 10
         with pytest.raises(RequestError):
             recorder.end(run.id, "failed", "the reason")
-    assert queries.last_words(str(tmp_path / "logs" / run.id)) == "the reason"
+    assert interrupted.last_words(str(tmp_path / "logs" / run.id)) == "the reason"
 
 
 def test_a_lock_that_outlasts_a_statement_many_times_costs_no_run_its_beginning_or_end(
@@ -154,9 +157,9 @@ def test_a_lock_that_outlasts_a_statement_many_times_costs_no_run_its_beginning_
 
     def status() -> str:
         with store.session() as session:
-            return queries.get_run(session, run_id).status
+            return store_runs.get_run(session, run_id).status
 
-    device = hardware.cpu_device()
+    device = devices.cpu_device()
     with Recorder() as recorder:
         through_a_lock(lambda: recorder.begin(run_id, suite, device, 2, examples, cells, None))
         assert status() == "preparing" and all(cell.id for cell in cells)
@@ -164,7 +167,7 @@ def test_a_lock_that_outlasts_a_statement_many_times_costs_no_run_its_beginning_
         recorder.blocks([(cells[0], block)])
         through_a_lock(lambda: recorder.prepared_s(run_id, 3.0))
         through_a_lock(lambda: recorder.end(run_id, "interrupted", None))
-        assert status() == "interrupted" and queries.last_words(str(tmp_path / "logs" / run_id)) is None
+        assert status() == "interrupted" and interrupted.last_words(str(tmp_path / "logs" / run_id)) is None
         through_a_lock(lambda: recorder.resume(run_id, again))
         assert status() == "preparing" and [len(cell.blocks) for cell in again] == [1, 0, 0, 0, 0]
         recorder.patience_s = 0.0
@@ -172,14 +175,14 @@ def test_a_lock_that_outlasts_a_statement_many_times_costs_no_run_its_beginning_
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(LockedError):
                 recorder.end(run_id, "cancelled", "asked for at once")
-        assert queries.last_words(str(tmp_path / "logs" / run_id)) == "asked for at once"
-    through_a_lock(lambda: jobs._ended(run_id, "failed", "a reason"))
+        assert interrupted.last_words(str(tmp_path / "logs" / run_id)) == "asked for at once"
+    through_a_lock(lambda: local._ended(run_id, "failed", "a reason"))
     assert status() == "failed"
     with store.session() as session:
-        queries.get_run(session, run_id).status = "queued"
-    through_a_lock(lambda: patiently(lambda: jobs._claimed(run_id)))
+        store_runs.get_run(session, run_id).status = "queued"
+    through_a_lock(lambda: patiently(lambda: local._claimed(run_id)))
     with store.session() as session:
-        assert queries.get_run(session, run_id).pid == os.getpid()
+        assert store_runs.get_run(session, run_id).pid == os.getpid()
 
 
 def test_of_two_who_resume_a_run_at_once_one_does(
@@ -188,7 +191,7 @@ def test_of_two_who_resume_a_run_at_once_one_does(
     monkeypatch.setenv("BENCH_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("BENCH_DATABASE_URL", url)
     suite = load_suite("demo")
-    row = jobs.queued(str(ULID()), suite, None, "cpu", "a processor", socket.gethostname(), datetime.now(UTC))
+    row = queue.queued(str(ULID()), suite, None, "cpu", "a processor", socket.gethostname(), datetime.now(UTC))
     row.status = "interrupted"
     with store.session() as session:
         session.add(row)
@@ -202,13 +205,13 @@ def test_of_two_who_resume_a_run_at_once_one_does(
         return made
 
     monkeypatch.setattr(resuming, "resumable", found_at_once)
-    monkeypatch.setattr(jobs, "_detach", lambda store, run_id, arguments: started.append(run_id))
+    monkeypatch.setattr(local, "_detach", lambda store, run_id, arguments: started.append(run_id))
     with ThreadPoolExecutor(2) as threads:
-        asked = [threads.submit(jobs.resume, row.id) for _ in range(2)]
+        asked = [threads.submit(local.resume, row.id) for _ in range(2)]
     said = [str(one.exception()) for one in asked if one.exception()]
     assert started == [row.id] and said == [f"run {row.id} goes on already: somebody else has resumed it just now"]
     with store.session() as session:
-        assert queries.get_run(session, row.id).status == "queued"
+        assert store_runs.get_run(session, row.id).status == "queued"
 
 
 def test_turns_are_taken_in_the_order_of_asking_whatever_the_clock_does(
@@ -216,7 +219,7 @@ def test_turns_are_taken_in_the_order_of_asking_whatever_the_clock_does(
 ) -> None:
     def ask(run: Run) -> str:
         with store.session() as session:
-            run.queued_at = jobs._turn(session)
+            run.queued_at = queue.next_queue_time(session)
             session.add(run)
         return run.id
 
@@ -227,4 +230,4 @@ def test_turns_are_taken_in_the_order_of_asking_whatever_the_clock_does(
         session.add(first)
     second, third = ask(new_run(**host)), ask(new_run(**host, created_at=datetime(2020, 1, 1, tzinfo=UTC)))
     with store.session() as session:
-        assert [run.id for run in queries.live_runs(session)] == [first.id, second, third]
+        assert [run.id for run in store_runs.live_runs(session)] == [first.id, second, third]

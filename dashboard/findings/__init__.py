@@ -1,0 +1,1 @@
+"""What a run's figures say, as data and as sentences; pure."""

@@ -1,0 +1,367 @@
+"""Variants of one run or of several against one baseline, and the settings in which they differ. Pure.
+
+Within a run the baseline may be any variant: its speed-ups are taken from the same rounds as the run's own, its
+differences in accuracy from the same examples. Rounds of different runs are not paired, so between runs only their
+speed-ups stand beside each other, each over its own run's baseline, as `python -m engine compare RUN RUN` has it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dashboard.findings import headlines
+from dashboard.findings.headlines import Headline
+from dashboard.frame import Row, baseline_of, usable
+from engine.measurement import quality, stats
+from engine.measurement.labels import Alignment
+from engine.measurement.summary import Raw, comparable, comparison, corrected, difference, said_slower
+from engine.report import between as between_runs
+from engine.report import changes as report_changes
+from engine.report import takeaways
+from engine.suite import batching
+from engine.units import between, milliseconds, times
+
+LETTERS = "ABCDEF"
+"""What tells runs apart, the chosen one first; as many as can be compared at once."""
+BESIDE = ("beside", "beside_low", "beside_high", "beside_comparison", "beside_own")
+"""The speed-up over its own run's baseline, over that of the baseline here: of a row of another run. `beside_own`:
+the baseline here is its own run's, so that this is simply the row's own speed-up."""
+FOUND = "Found after warm-up"
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the runs that are compared."""
+
+    letter: str
+    summary: dict[str, Any]
+    """As `queries.run_summary` gives it."""
+    stored: list[Row]
+    """Its rows as `dashboard.frame` gives them: against its own baseline, at every batch size."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Raw values by measurement id, for what is not stored: another baseline's comparison."""
+
+    raws: Mapping[int, Raw]
+    """Blocks of every measured row of the experiments shown."""
+    outputs: Mapping[int, np.ndarray] = field(default_factory=dict)
+    """int64 [examples]: the largest logit's index; needed where `needs_answers`."""
+    labels: Mapping[str, np.ndarray | None] = field(default_factory=dict)
+    """Example set -> int64 [examples]; None where unlabelled."""
+
+
+def tagged(sides: Sequence[Side]) -> list[Row]:
+    """Every row of every run, with what tells it from the rows of others.
+
+    Beside the frame's columns: `run` (the letter), `example_set_id`, `plain` (the variant's own name), `phase` (the
+    batch size of its experiment), `own_baseline` and `label`, the title in lists to choose from; `variant` and `title`
+    become unique over the runs.
+    """
+    found = []
+    for side in sides:
+        titles = list({row["variant"]: row["title"] for row in side.stored}.values())
+        for row in side.stored:
+            title = row["title"] if titles.count(row["title"]) == 1 else f"{row['title']} [{row['variant']}]"
+            found.append(
+                row
+                | {
+                    "run": side.letter,
+                    "example_set_id": side.summary["example_set_id"],
+                    "plain": row["variant"],
+                    "phase": batching.experiment(side.summary["spec"], row["variant"], row["batch_size"]),
+                    "own_baseline": row["baseline"],
+                    "variant": f"{side.letter}/{row['variant']}",
+                    "title": f"{title} ({side.letter})" if len(sides) > 1 else title,
+                    # Plain for the first run, so that a choice and a link to it stay when a run joins or leaves.
+                    "label": title if side is sides[0] else f"{title} ({side.letter})",
+                }
+            )
+    if len({row["memory_kind"] for row in found}) > 1:
+        # A run without a GPU has no VRAM to hold beside another's.
+        for row in found:
+            row["memory_kind"], row["memory_bytes"] = "ram", row["ram_peak_bytes"]
+        bases = [row for row in found if row["own_baseline"]]
+        for row in found:
+            row["memory_ratio"] = _memory_ratio(row, _reference(row, [r for r in bases if r["run"] == row["run"]]))
+    return found
+
+
+def _memory_ratio(row: Row, reference: Row | None) -> float | None:
+    if reference is None or not row["memory_bytes"] or not reference["memory_bytes"]:
+        return None
+    return float(row["memory_bytes"] / reference["memory_bytes"])
+
+
+def sizes_of(rows: Sequence[Row]) -> list[int]:
+    """The batch sizes to choose from, ascending: those of experiments, over all runs."""
+    return sorted({row["phase"] for row in rows})
+
+
+def usual_size(rows: Sequence[Row]) -> int | None:
+    """The largest batch size that every run has, else the largest of all."""
+    by_run = [{row["phase"] for row in rows if row["run"] == run} for run in dict.fromkeys(r["run"] for r in rows)]
+    if not by_run:
+        return None
+    return max(set.intersection(*by_run) or set.union(*by_run))
+
+
+def chosen(rows: Sequence[Row], sizes: Sequence[int], names: Sequence[str], baseline: str) -> list[Row]:
+    """The rows of these batch sizes and variants `names`, the baseline first; named by batch size if several."""
+    kept = [row for row in rows if row["phase"] in sizes and row["variant"] in {*names, baseline}]
+    several = len({row["batch_size"] for row in kept}) > 1
+    named = [row | {"name": takeaways.sized(row) if several else row["title"]} for row in kept]
+    return sorted(named, key=lambda row: row["variant"] != baseline)
+
+
+def baselines(rows: Sequence[Row]) -> dict[str, str]:
+    """Variant -> label of all that may be the baseline: the runs' own ones first, then whatever was measured."""
+    able = [row for row in rows if row["own_baseline"] or row["status"] == "measured"]
+    return {row["variant"]: row["label"] for row in sorted(able, key=lambda row: not row["own_baseline"])}
+
+
+def variants(rows: Sequence[Row]) -> dict[str, str]:
+    """Variant -> label, in the order of the runs and their suites."""
+    return {row["variant"]: row["label"] for row in rows}
+
+
+def needs_answers(rows: Sequence[Row], baseline: str) -> bool:
+    """Whether the stored comparison of answers is not the one that is asked for."""
+    own = {row["variant"]: row["own_baseline"] for row in rows}.get(baseline, False)
+    return not own or len({row["run"] for row in rows}) > 1
+
+
+def against(rows: Sequence[Row], everything: Sequence[Row], baseline: str, evidence: Evidence) -> list[Row]:
+    """`rows` compared with variant `baseline`; `everything`: all rows of their runs, as `tagged` gives them.
+
+    p-values are corrected by Holm over `rows`. A row that shares no rounds with the baseline has no speed-up, but
+    where it can be had what BESIDE says; one over other examples has no difference in accuracy.
+    """
+    found = []
+    references = [row for row in everything if row["variant"] == baseline]
+    slower = {
+        run: said_slower(row["validity_reason"] for row in everything if row["run"] == run)
+        for run in {row["run"] for row in rows}
+    }
+    calm: dict[tuple[str, int], list[np.ndarray]] = {}
+    for row in rows:
+        reference = _reference(row, references)
+        made = row | {"baseline": row["variant"] == baseline, **dict.fromkeys(BESIDE)}
+        found.append(made)
+        made["memory_ratio"] = _memory_ratio(row, reference)
+        if reference is not None and reference["own_baseline"] and row["run"] == reference["run"]:
+            if made["accuracy_p"] is not None:
+                made["accuracy_p"] = quality.mcnemar(row["accuracy_gained"], row["accuracy_lost"])
+            continue
+        key = (row["run"], row["phase"])
+        if key not in calm:
+            calm[key] = stats.calm_rounds(_rates(everything, key, evidence))
+        made |= _speed(row, reference, evidence, calm[key], slower[row["run"]])
+        made |= _beside(row, reference, everything)
+        made |= _answers(row, reference, evidence)
+    corrected(found)
+    return found
+
+
+def _reference(row: Row, references: Sequence[Row]) -> Row | None:
+    """The baseline's row of the same experiment; of another run, at the same batch size; else its last."""
+    same = "phase" if any(r["run"] == row["run"] for r in references) else "batch_size"
+    near = [reference for reference in references if reference[same] == row[same]]
+    return next(iter(near or references[-1:]), None)
+
+
+def _rates(everything: Sequence[Row], experiment: tuple[str, int], evidence: Evidence) -> list[list[np.ndarray]]:
+    """Samples/s by round of each variant that an experiment measured, its own baseline first."""
+    peers = [
+        row
+        for row in everything
+        if (row["run"], row["phase"]) == experiment and row["status"] == "measured" and row["id"] in evidence.raws
+    ]
+    peers.sort(key=lambda row: not row["own_baseline"])
+    return [evidence.raws[row["id"]].rates() for row in peers]
+
+
+def _speed(
+    row: Row, reference: Row | None, evidence: Evidence, calm: list[np.ndarray], slower: float
+) -> dict[str, Any]:
+    shared = (
+        reference is not None
+        and (row["run"], row["phase"]) == (reference["run"], reference["phase"])
+        and row["status"] == reference["status"] == "measured"
+        and row["id"] in evidence.raws
+        and reference["id"] in evidence.raws
+    )
+    if not shared:
+        return dict.fromkeys(("speedup", "speedup_low", "speedup_high", "comparison"))
+    assert reference is not None
+    is_baseline = row["id"] == reference["id"]
+    return comparison(evidence.raws[row["id"]], evidence.raws[reference["id"]], is_baseline, calm, slower)
+
+
+def _beside(row: Row, reference: Row | None, everything: Sequence[Row]) -> dict[str, Any]:
+    """BESIDE of a row of another run, where both runs' own baselines are the same variant."""
+    if reference is None or row["run"] == reference["run"] or row["own_baseline"]:
+        return {}
+    if row["batch_size"] != reference["batch_size"] or not usable(row) or not usable(reference):
+        return {}
+    if not all(_held(r, everything) for r in (row, reference)):
+        return {}
+    own = {r["run"]: (r["plain"], r["backend"], r["precision"]) for r in everything if r["own_baseline"]}
+    moved = report_changes.change(reference, row)
+    if moved is None or own.get(row["run"]) != own.get(reference["run"]):
+        return {}
+    verdict = stats.comparison(stats.Interval(*moved))
+    return dict(zip(BESIDE, (*moved, verdict, reference["own_baseline"]), strict=True))
+
+
+def _held(row: Row, everything: Sequence[Row]) -> bool:
+    """Whether the baseline of a row's own run is one to be held beside."""
+    base = takeaways.baseline_for(row, [r for r in everything if r["run"] == row["run"]])
+    return base is not None and usable(base)
+
+
+def _answers(row: Row, reference: Row | None, evidence: Evidence) -> dict[str, Any]:
+    """Accuracy difference and agreement against the reference's answers to the same examples; p uncorrected."""
+    keys = ("accuracy_difference", "accuracy_gained", "accuracy_lost", "accuracy_p", "accuracy_comparison")
+    found: dict[str, Any] = dict.fromkeys(
+        (*keys, "accuracy_difference_low", "accuracy_difference_high", "detectable_difference")
+    ) | dict.fromkeys(("agreement", "agreement_low", "agreement_high", "flips"))
+    if reference is None or row["example_set_id"] is None or row["example_set_id"] != reference["example_set_id"]:
+        return found
+    mine, theirs = (evidence.outputs.get(r["id"]) for r in (row, reference))
+    if mine is None or theirs is None or not row["labels"] or not reference["labels"]:
+        return found
+    alignment, other = Alignment(**row["labels"]), Alignment(**reference["labels"])
+    if comparable(alignment, other):
+        flips = int((_meaning(mine, alignment) != _meaning(theirs, other)).sum())
+        same = stats.wilson(len(mine) - flips, len(mine))
+        found |= {"agreement": same.estimate, "flips": flips}
+        found |= {"agreement_low": same.low, "agreement_high": same.high}
+    labels = evidence.labels.get(row["example_set_id"])
+    known = None not in (row["accuracy"], reference["accuracy"], alignment.mapping, other.mapping)
+    if labels is not None and known and row["id"] != reference["id"]:
+        found |= difference(_meaning(mine, alignment) == labels, _meaning(theirs, other) == labels)
+    return found
+
+
+def _meaning(outputs: np.ndarray, alignment: Alignment) -> np.ndarray:
+    """What outputs stand for: the data set's labels where aligned, else the model's own names."""
+    return np.asarray(alignment.model_labels if alignment.mapping is None else alignment.mapping)[outputs]
+
+
+def table(rows: Sequence[Row]) -> pd.DataFrame:
+    """The rows as figures take them."""
+    return pd.DataFrame(list(rows), columns=list(rows[0]) if rows else [], dtype=object)
+
+
+def over_sizes(everything: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+    """The variants of `rows` at all their batch sizes, in its order; those that were measured at one alone left out."""
+    found = []
+    for variant, is_baseline in {row["variant"]: row["baseline"] for row in rows}.items():
+        line = [row for row in everything if row["variant"] == variant and usable(row)]
+        if len(line) > 1:
+            found += [row | {"baseline": is_baseline} for row in line]
+    return found
+
+
+# Sentences
+
+
+def headline(sides: Sequence[Side], rows: Sequence[Row]) -> Headline:
+    """What the comparison shows; `rows` as `against` gives them."""
+    baseline = baseline_of(rows)
+    if len(sides) == 1:
+        return headlines.headline(rows)
+    if len(sides) > 2:
+        named = f", against {baseline['title']}" if baseline else ""
+        return Headline(f"{len(sides)} runs side by side{named}.", unpaired(sides))
+    first, second = sides
+    wanted = {row["plain"] for row in rows}
+    stored = (_stored(first), _stored(second))
+    pairs = [
+        (b, report_changes.moved(a, b, *stored)) for a, b in report_changes.pairs(*stored) if a["variant"] in wanted
+    ]
+    compared = [(row, moved) for row, moved in pairs if moved is not None]
+    changed = [(row, moved) for row, moved in compared if not moved[1] <= 1 <= moved[2]]
+    changed.sort(key=lambda pair: -abs(math.log(pair[1][0])))
+    names = f"{first.letter} and {second.letter}"
+    if not compared:
+        said = f"{names} share no variant with a speed-up in both."
+    elif not changed:
+        said = f"No speed-up is shown to differ between {names}: {len(compared)} compared."
+    else:
+        row, moved = changed[0]
+        said = (
+            f"{len(changed)} of {len(compared)} speed-ups differ{'s' if len(changed) == 1 else ''} between {names}; "
+            f"{row['name']}'s is in {second.letter} {times(moved[0])} ({between(moved[1], moved[2])}) of what it is "
+            f"in {first.letter}."
+        )
+    return Headline(said, unpaired(sides))
+
+
+def unpaired(sides: Sequence[Side]) -> str:
+    """Why figures of different runs are not simply divided by each other."""
+    hosts = {side.summary["host"] for side in sides}
+    apart = "on different machines" if len(hosts) > 1 else "at different times"
+    return (
+        f"These runs were measured {apart}: their rounds are not paired. Between runs, a speed-up over its own run's "
+        "baseline stands beside another's; latencies and samples/s are each run's own."
+    )
+
+
+def _stored(side: Side) -> takeaways.Stored:
+    return side.summary, side.stored
+
+
+def changes(sides: Sequence[Side], rows: Sequence[Row], evidence: Evidence) -> tuple[list[str], list[str]]:
+    """What changed, and what was looked for and is not shown: within one run against its baseline, else between runs.
+
+    Of several runs each is held against the first.
+    """
+    if len(sides) == 1:
+        kinds = ("speed", "accuracy", "answers", "memory", "energy")
+        found = [item for item in takeaways.takeaways(headlines.ranked(rows)) if item.kind in kinds]
+        return headlines.told([item for item in found if item.shown]), [i.sentence for i in found if not i.shown]
+    wanted = {row["plain"] for row in rows}
+    said = []
+    for other in sides[1:]:
+        # Without its baseline a run's speed-ups could not be told.
+        stored = [
+            (side.summary, [r for r in side.stored if r["variant"] in wanted or r["baseline"]])
+            for side in (sides[0], other)
+        ]
+        letters = (sides[0].letter, other.letter)
+        answers = _between(stored[0], stored[1], evidence)
+        differences = report_changes.differences(stored[0], stored[1], letters, answers)
+        if not differences:
+            looked = "speed-up or accuracy" if answers else "speed-up"
+            differences = [f"same device, suite and examples, and no {looked} is shown to differ"]
+        prefix = f"{letters[0]} and {letters[1]}: " if len(sides) > 2 else ""
+        said += [f"{prefix}{sentence[:1].upper()}{sentence[1:]}." for sentence in differences]
+    return said, []
+
+
+def _between(first: takeaways.Stored, second: takeaways.Stored, evidence: Evidence) -> takeaways.Answers:
+    outputs = [
+        {(r["variant"], r["batch_size"]): evidence.outputs[r["id"]] for r in rows if r["id"] in evidence.outputs}
+        for _, rows in (first, second)
+    ]
+    labels = evidence.labels.get(first[0]["example_set_id"])
+    return between_runs.accuracies(first, second, (outputs[0], outputs[1]), labels)
+
+
+def distribution_words(row: Row) -> str:
+    """A row's latency percentiles in one line, those that its calls carry."""
+    known = [
+        f"p{name} {milliseconds(row[f'latency_p{name}_s'])} ms"
+        for name in (50, 95, 99)
+        if row[f"latency_p{name}_s"] is not None
+    ]
+    return f"{row['name']}: {', '.join(known)}"

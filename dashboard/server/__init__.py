@@ -1,0 +1,1 @@
+"""The server: address, token and preloading."""

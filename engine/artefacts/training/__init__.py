@@ -1,0 +1,1 @@
+"""Makes checkpoints: fine-tuning and distillation in a process of its own."""

@@ -1,0 +1,1 @@
+"""Every variant's answer to a typed text, from workers kept warm."""

@@ -1,0 +1,1 @@
+"""What this machine can run, what each other variant lacks, and the command that mends it."""

@@ -1,0 +1,81 @@
+"""Queued runs: their rows, their order, where each stands, the end of their log."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from engine import paths
+from engine.suite.spec import Suite
+from engine.units import duration
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from engine.store.models import Run
+
+ENDED = ("finished", "failed", "cancelled", "interrupted")
+
+
+def queued(
+    run_id: str, suite: Suite, suite_path: str | None, device: str, device_name: str, host: str, asked: datetime
+) -> Run:
+    """The row of a run that waits since it was `asked` for, not stored yet; the folder of its log is there."""
+    from engine.store.models import Run
+
+    logs = paths.local_folder("logs") / run_id
+    logs.mkdir(exist_ok=True)
+    return Run(
+        id=run_id,
+        suite_name=suite.name,
+        suite=suite.model_dump(mode="json"),
+        suite_path=suite_path,
+        device=device,
+        device_name=device_name,
+        host=host,
+        environment={},
+        status="queued",
+        created_at=asked,
+        queued_at=asked,
+        heartbeat_at=datetime.now(UTC),
+        log_path=str(logs),
+    )
+
+
+def next_queue_time(session: Session) -> datetime:
+    """When a run is asked for: now, but behind all that wait, whatever was done to the clock in between."""
+    from sqlalchemy import func, select
+
+    from engine.store import models
+
+    last = session.scalar(select(func.max(models.Run.queued_at)).where(models.Run.status == "queued"))
+    return max(datetime.now(UTC), last + timedelta(milliseconds=1)) if last else datetime.now(UTC)
+
+
+def standing(status: str, progress: dict[str, Any] | None, spec: dict[str, Any]) -> str:
+    """Where a run is in a few words, such as "timing round 3 of 30, about 40 s left"; columns of its row."""
+    if status in ENDED or not progress:
+        return status
+    text, phase = str(progress.get("text") or ""), str(progress.get("phase") or status)
+    if phase == "timing" and (found := re.match(r"round (\d+), process (\d+) of (\d+)", text)):
+        index, process, processes = map(int, found.groups())
+        rounds = math.ceil(spec.get("protocol", {}).get("rounds", index) / processes)
+        text = f"timing round {index} of {'at least ' if index <= rounds else ''}{max(index, rounds)}"
+        text += f", process {process} of {processes}" if processes > 1 else ""
+    elif not text.startswith(phase):
+        text = f"{phase}: {text}"
+    left = progress.get("seconds_left")
+    return text + ("" if left is None else f", about {duration(left)} left")
+
+
+def log_tail(run_id: str, lines: int = 200) -> str:
+    """The last lines of what a detached run printed; empty where there is no such log."""
+    file = paths.local_data() / "logs" / run_id / "run.log"
+    try:
+        with file.open("rb") as log:
+            log.seek(max(0, file.stat().st_size - 200 * lines))
+            return "\n".join(log.read().decode("utf-8", "replace").splitlines()[-lines:])
+    except OSError:
+        return ""

@@ -1,0 +1,42 @@
+"""The process that watches Slurm jobs and collects what they bring back."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from engine.jobs import ending, queue
+from engine.jobs.slurm import catch_up
+
+if TYPE_CHECKING:
+    from engine.run.state import Listener
+
+
+def watch(run_id: str, listener: Listener) -> str:
+    """Waits for the end of a submitted run, and tells `listener` how it goes; returns its id.
+
+    Ctrl-C ends the run, and a second one the waiting. Raises Cancelled where the run was cancelled.
+    """
+    from engine.run.state import Cancelled, Progress
+    from engine.store import open_store, runs
+
+    stopping = False
+    with open_store(create=False) as store:
+        while True:
+            try:
+                catch_up(store)
+                with store.session() as session:
+                    run = runs.get_run(session, run_id)
+                if run.status == "cancelled":
+                    raise Cancelled
+                if run.status in queue.ENDED:
+                    return run_id
+                told = run.progress or {"phase": "queued", "text": "submitted"}
+                known = {name: told.get(name) for name in ("done", "seconds_left", "variant")}
+                listener(Progress(told["phase"], told["text"], **known))
+                time.sleep(1.0)
+            except KeyboardInterrupt:
+                if stopping:
+                    raise
+                stopping = True
+                ending.cancel(run_id, at_once=True)

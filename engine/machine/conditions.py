@@ -1,0 +1,119 @@
+"""What a machine was like while something was timed on it: others' use of the CPU and GPU, clocks, temperature.
+
+Read before and after, by the process that waits for the workers; nothing here runs while a call is timed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from engine.machine import gpus, host
+from engine.machine.devices import Device
+from engine.machine.gpus import GpuState
+
+OTHERS_CPU_SHARE = 0.1
+"""The share of the CPUs that other processes may use beside a measurement on the CPU."""
+OTHERS_CPU_SHARE_CUDA = 0.5
+"""The same beside one on a GPU, which needs a core or two of the host alone."""
+STEAL_SHARE = 0.05
+"""The share of the CPUs that a hypervisor may give to other machines."""
+CLOCK_DROP = 0.1
+HOT = ("HW_SLOWDOWN", "HW_THERMAL_SLOWDOWN", "SW_THERMAL_SLOWDOWN", "HW_POWER_BRAKE_SLOWDOWN")
+"""Reasons for lower clocks that mean trouble; a power cap or fixed clocks are how the card was set up."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What was seen between the start and the end of a series of rounds."""
+
+    seconds: float
+    cpus: int
+    """CPUs that the bench may use; the shares below are of their time."""
+    others_cpu_share: float | None
+    """Time that processes other than the bench's kept them busy."""
+    steal_share: float | None
+    """Time that a hypervisor gave to other machines, likewise; None where the system does not tell."""
+    gpu_start: dict[str, Any] | None
+    gpu_end: dict[str, Any] | None
+    """Clocks in MHz, temperature in degrees Celsius, power in watts, reasons for lower clocks."""
+    gpu_others: int | None
+    """Other processes on the GPU; None where process ids are hidden."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Watch:
+    """Begins to look when it is made; `stop` says what was seen."""
+
+    def __init__(self, device: Device, own_cpu_s: Callable[[], float], own_pids: Iterable[int]) -> None:
+        """`own_cpu_s` gives the CPU seconds that the bench's processes have used so far."""
+        self._device = device
+        self._own_cpu_s = own_cpu_s
+        self._own_pids = {os.getpid(), *own_pids}
+        self._began_s = time.monotonic()
+        self._own_before_s = own_cpu_s()
+        self._before = host.cpu_times()
+        self._gpu_before = _state(device)
+
+    def stop(self) -> Conditions:
+        now = host.cpu_times()
+        own_s = self._own_cpu_s() - self._own_before_s
+        seconds = time.monotonic() - self._began_s
+        whole_s = max(seconds * now.cpus, 1e-9)
+        others = max(0.0, now.busy_s - self._before.busy_s - own_s) / whole_s
+        steal = None
+        if now.steal_s is not None and self._before.steal_s is not None:
+            steal = max(0.0, now.steal_s - self._before.steal_s) / whole_s
+        return Conditions(
+            seconds=seconds,
+            cpus=now.cpus,
+            others_cpu_share=others,
+            steal_share=steal,
+            gpu_start=self._gpu_before,
+            gpu_end=_state(self._device),
+            gpu_others=self._gpu_others(),
+        )
+
+    def _gpu_others(self) -> int | None:
+        if self._device.uuid is None:
+            return None
+        pids = gpus.nvml_process_ids(self._device.uuid)
+        # A list without our own workers is one of another process namespace: it says nothing.
+        if pids is None or not pids & self._own_pids:
+            return None
+        return len(pids - self._own_pids)
+
+
+def disturbances(seen: Conditions, kind: str) -> list[str]:
+    """Why figures timed under these conditions are in doubt, a phrase each; `kind` is cpu or cuda."""
+    said = []
+    limit = OTHERS_CPU_SHARE if kind == "cpu" else OTHERS_CPU_SHARE_CUDA
+    if seen.others_cpu_share is not None and seen.others_cpu_share > limit:
+        used = seen.others_cpu_share * seen.cpus
+        said.append(f"other processes used {used:.1f} of {seen.cpus} CPUs while it was timed")
+    if seen.steal_share is not None and seen.steal_share > STEAL_SHARE:
+        said.append(f"the hypervisor gave {seen.steal_share:.0%} of the CPUs' time to other machines")
+    if seen.gpu_others:
+        are = "process was" if seen.gpu_others == 1 else "processes were"
+        said.append(f"{seen.gpu_others} other {are} on the GPU")
+    start, end = seen.gpu_start or {}, seen.gpu_end or {}
+    # Each may be None where NVML does not say.
+    reasons = [r for r in HOT if r in {*(start.get("slowed_by") or ()), *(end.get("slowed_by") or ())}]
+    if reasons:
+        hottest = max(filter(None, (start.get("temperature_c"), end.get("temperature_c"))), default=None)
+        at = f" at {hottest} °C" if hottest else ""
+        said.append(f"the GPU lowered its clocks ({', '.join(reasons)}{at})")
+    before, after = start.get("sm_clock_mhz"), end.get("sm_clock_mhz")
+    if before and after and after < before * (1 - CLOCK_DROP):
+        said.append(f"the GPU's clock fell from {before} to {after} MHz")
+    return said
+
+
+def _state(device: Device) -> dict[str, Any] | None:
+    state: GpuState | None = gpus.nvml_state(device.uuid) if device.uuid else None
+    return asdict(state) if state else None

@@ -1,1 +1,0 @@
-"""What a worker observes of itself: time and memory."""

@@ -1,0 +1,1 @@
+"""Pure figures: statistics, quality, labels and limits, computed from raw values without a model or a database."""

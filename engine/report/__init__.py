@@ -1,0 +1,1 @@
+"""What a run says: takeaways, tables, words and exports."""

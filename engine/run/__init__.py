@@ -1,0 +1,1 @@
+"""Measures a suite: prepares, interleaves rounds over workers, derives and records."""

@@ -1,0 +1,62 @@
+"""Waits for the device and locks it."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+
+from engine.machine import locks
+from engine.machine.devices import Device
+from engine.run.recorder import Recorder
+from engine.run.state import Cancelled, Listener, Progress
+
+QUEUE_SECONDS = 1.0
+CLASSIFY_SECONDS = 600.0
+"""How long any run waits for Classify, which holds a device for one call or to make what it lacks, and for doctor."""
+CLASSIFY_STEP_SECONDS, CLASSIFY_SOON_SECONDS = 0.1, 5.0
+"""A call is over soon, and looked at often so long; what Classify builds takes longer."""
+EVICTION_SECONDS = 15.0
+
+
+def take_device(
+    stack: ExitStack,
+    device: Device,
+    run_id: str,
+    wait_seconds: float,
+    recorder: Recorder,
+    listener: Listener,
+    queued: bool,
+) -> None:
+    """Lock the device for as long as `stack` lasts. Raises RequestError where it stays busy, Cancelled if asked."""
+
+    def evicting(count: int) -> None:
+        waiting = Progress("queued", f"waiting until {count} warm workers of Classify have left {device.name}")
+        listener(waiting)
+        if queued:
+            recorder.progress(run_id, waiting)
+
+    began_s = time.monotonic()
+    own_turn = False
+    with ExitStack() as turn:
+        while True:
+            try:
+                if not own_turn:
+                    if first := recorder.ahead(device.spec, run_id if queued else None):
+                        raise locks.DeviceBusy(f"run {first} was queued for {device.name} before", f"run {first}")
+                    turn.enter_context(locks.turn(device, f"run {run_id}"))
+                    own_turn = True
+                stack.enter_context(locks.device_lock(device, f"run {run_id}", in_turn=True))
+                break
+            except locks.DeviceBusy as error:
+                briefly = error.holder.startswith(locks.BRIEF)
+                if time.monotonic() - began_s >= max(wait_seconds, CLASSIFY_SECONDS if briefly else 0.0):
+                    raise
+                waiting = Progress("queued", f"waiting: {error}")
+                listener(waiting)
+                if queued and recorder.progress(run_id, waiting):
+                    recorder.end(run_id, "cancelled", "cancelled by the user while it was queued")
+                    raise Cancelled from error
+                soon = briefly and time.monotonic() - began_s < CLASSIFY_SOON_SECONDS
+                time.sleep(CLASSIFY_STEP_SECONDS if soon else QUEUE_SECONDS)
+    if left := locks.await_eviction(device, EVICTION_SECONDS, evicting):
+        listener(Progress("queued", f"going on although {left} warm workers of Classify are still there"))

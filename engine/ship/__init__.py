@@ -1,0 +1,1 @@
+"""A measured variant as a folder that runs on its own."""

@@ -1,0 +1,1 @@
+"""Run files: one run in one archive, written and read back."""

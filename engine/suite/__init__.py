@@ -1,0 +1,1 @@
+"""What to measure: suite files, their texts and their batches."""
