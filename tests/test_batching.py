@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.suite.batching import LENGTH_WINDOW_BATCHES, Batching, batches, of_suite, timed_windows, windows
+from engine.store.past import planned_columns
+from engine.suite.batching import LENGTH_WINDOW_BATCHES, Batching, batches, timed_windows, windows
+from engine.suite.plan import cells_of
+from engine.suite.reading import parse_suite
 
 GIVEN, SORTED = Batching(4, "longest", "given"), Batching(4, "longest", "length")
 quick = settings(deadline=None)
@@ -166,12 +170,25 @@ def test_batches_by_tokens_get_windows_of_several_of_them():
     assert {len(b) for b in batches(found[0], lengths, Batching(64, "longest", "length", 1000))} == {20}
 
 
-def test_a_stored_suite_says_how_a_measurement_formed_its_batches():
-    spec = {
-        "workload": {"padding": "longest", "order": "given", "max_batch_tokens": 900},
-        "variant": [{"name": "own", "padding": "packed", "order": "length", "max_batch_tokens": 500}, {"name": "a"}],
-    }
-    assert of_suite(spec, "own", 16) == Batching(16, "packed", "length", 500)
-    assert of_suite(spec, "a", 8) == Batching(8, "longest", "given", 900)
-    # Of a run from before there were budgets.
-    assert of_suite({"workload": {"padding": "longest"}}, "a", 8) == Batching(8, "longest", "given", None)
+def test_a_suite_is_planned_cell_by_cell():
+    plain = {"model": "m", "backend": "pytorch", "precision": "fp32"}
+    variants = [
+        {"name": "own", **plain, "padding": "packed", "batch_size": 16, "max_batch_tokens": 500},
+        {"name": "a", **plain},
+    ]
+    workload = {"dataset": "d", "batch_size": [1, 8], "padding": "longest", "max_batch_tokens": 900}
+    suite = parse_suite({"name": "s", "baseline": "a", "workload": workload, "variant": variants}, "s.toml", Path("/"))
+    cells = cells_of(suite)
+    assert [(c.variant.name, c.experiment, c.position) for c in cells] == [("own", 8, 0), ("a", 1, 1), ("a", 8, 2)]
+    assert cells[0].batching == Batching(16, "packed", "given", 500)
+    assert cells[2].batching == Batching(8, "longest", "given", 900)
+    # What a database of before these were columns says of the same.
+    spec = suite.model_dump(mode="json")
+    for cell in cells:
+        stored = planned_columns(spec, cell.variant.name, cell.batching.batch_size)
+        assert stored == {"experiment": cell.experiment, "max_batch_tokens": cell.batching.max_batch_tokens}
+
+
+def test_a_suite_from_before_there_were_budgets():
+    spec = {"workload": {"padding": "longest", "batch_size": [8]}}
+    assert planned_columns(spec, "a", 8) == {"experiment": 8, "max_batch_tokens": None}

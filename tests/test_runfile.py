@@ -145,14 +145,16 @@ def test_a_run_of_a_gpu_opens_elsewhere(file: bytes, tmp_path: Path) -> None:
     assert json.loads(parts_of(writing.dump(FULL)[1])["run.json"])["measurements"][0]["memory"] == memory
 
 
-def test_only_a_run_that_was_put_under_load_needs_a_bench_that_knows_of_it(
-    sent: Path, at: Callable[[Path], None]
-) -> None:
-    at(sent)
-    for run_id, version in ((FULL, 2), (SIZES, 1)):
-        parts = parts_of(writing.dump(run_id)[1])
-        assert json.loads(parts[schema.MANIFEST])["version"] == version
-        assert ("scenarios" in json.loads(parts["run.json"])) is (version == 2)
+def test_a_file_before_version_3_gets_its_experiment_from_its_suite(file: bytes) -> None:
+    parts = parts_of(file)
+    run, manifest = json.loads(parts["run.json"]), json.loads(parts[schema.MANIFEST])
+    assert manifest["version"] == 3
+    for row in run["measurements"]:
+        del row["experiment"]
+        row.pop("max_batch_tokens", None)
+    parts |= {"run.json": json.dumps(run).encode(), schema.MANIFEST: json.dumps(manifest | {"version": 2}).encode()}
+    assert reading.load(packed(parts)) == (FULL, True)
+    assert {row["experiment"] for row in everything(FULL)["rows"]} == {8}
 
 
 def test_a_file_of_a_bench_that_knew_no_load_is_still_read(file: bytes, tmp_path: Path) -> None:
@@ -376,7 +378,7 @@ LOAD = ("scenarios", 0)
         ("logs.json", setting("/etc/cron.d/x", value="x"), "plain name"),
         ("logs.json", setting(".bashrc", value="x"), "plain name"),
         ("logs.json", setting("run.log", value=5), "plain name"),
-        (schema.MANIFEST, setting("version", value=3), "its format is 3, which a newer bench wrote"),
+        (schema.MANIFEST, setting("version", value=4), "its format is 4, which a newer bench wrote"),
         (schema.MANIFEST, setting("version", value=0), "version"),
         (schema.MANIFEST, setting("format", value="something else"), "format"),
         (schema.MANIFEST, setting("parts", "run.json", "sha256", value="0" * 64), "run.json is damaged"),

@@ -26,7 +26,6 @@ from engine.store import Store, examples, history, interrupted, models, open_sto
 from engine.store import measurements as store_measurements
 from engine.store.runfile import reading, writing
 from engine.store.runs import Search, count_runs, get_run, list_runs, named_runs, run_summary, suite_names, tag_names
-from engine.suite import batching
 
 if TYPE_CHECKING:
     from engine.ship.plan import Shipment
@@ -344,9 +343,9 @@ def rates(summary: dict[str, Any], rows: list[frame.Row]) -> dict[int, list[np.n
     One float64 [rounds] array a process, NaN for a round without a block. `rows`: one batch size of an ended run, with
     the variants that keep a batching of their own, whose rounds belong to the largest batch size.
     """
-    of = {row["id"]: batching.experiment(summary["spec"], row["variant"], row["batch_size"]) for row in rows}
     base = frame.baseline_of(rows)
-    same = [row["id"] for row in rows if frame.usable(row) and (base is None or of[row["id"]] == of[base["id"]])]
+    peers = [row for row in rows if base is None or row["experiment"] == base["experiment"]]
+    same = [row["id"] for row in peers if frame.usable(row)]
     return {found: raw.rates() for found, raw in raws(summary["id"], tuple(same)).items()}
 
 

@@ -24,7 +24,6 @@ from engine.measurement.summary import Raw, comparable, comparison, corrected, d
 from engine.report import between as between_runs
 from engine.report import changes as report_changes
 from engine.report import takeaways
-from engine.suite import batching
 from engine.units import between, milliseconds, times
 
 LETTERS = "ABCDEF"
@@ -76,7 +75,7 @@ def tagged(sides: Sequence[Side]) -> list[Row]:
                     "run": side.letter,
                     "example_set_id": side.summary["example_set_id"],
                     "plain": row["variant"],
-                    "phase": batching.experiment(side.summary["spec"], row["variant"], row["batch_size"]),
+                    "phase": row["experiment"],
                     "own_baseline": row["baseline"],
                     "variant": f"{side.letter}/{row['variant']}",
                     "title": f"{title} ({side.letter})" if len(sides) > 1 else title,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from engine.measurement.stats import SETTLING_CALLS
 from engine.run import scenarios
 from engine.run.rounds import UNTIMED_SECONDS, WARM_UP_MAX_SECONDS, WARM_UP_SECONDS
-from engine.suite import batching
+from engine.suite import plan
 from engine.suite.spec import Suite
 from engine.units import duration
 from engine.worker.timing import SLOW
@@ -78,16 +78,15 @@ def earlier(session: Session, suite_name: str, device_name: str) -> Earlier | No
 
 def timing_seconds(suite: Suite, latencies_s: dict[tuple[str, int], float]) -> float | None:
     """How long the rounds take, from medians of calls; None where one is not known."""
-    protocol, spec = suite.protocol, suite.model_dump(mode="json")
-    phases: dict[int, list[float]] = {size: [] for size in suite.workload.batch_size}
-    for variant in suite.variant:
-        for size in [variant.batch_size] if variant.batch_size else suite.workload.batch_size:
-            call_s = latencies_s.get((variant.name, size))
-            if call_s is None:
-                return None
-            phases[batching.experiment(spec, variant.name, size)].append(call_s)
+    protocol = suite.protocol
+    experiments: dict[int, list[float]] = {size: [] for size in suite.workload.batch_size}
+    for cell in plan.cells_of(suite):
+        call_s = latencies_s.get((cell.variant.name, cell.batching.batch_size))
+        if call_s is None:
+            return None
+        experiments[cell.experiment].append(call_s)
     total_s = 0.0
-    for calls_s in filter(None, phases.values()):
+    for calls_s in filter(None, experiments.values()):
         block_calls = [max(1, math.ceil(protocol.block_seconds / call_s)) for call_s in calls_s]
         rounds = max(protocol.rounds, *(math.ceil(protocol.min_calls / n) for n in block_calls))
         round_s = sum(

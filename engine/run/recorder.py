@@ -26,10 +26,8 @@ from engine.store.examples import add_example_set
 if TYPE_CHECKING:
     import numpy as np
 
-    from engine.machine.devices import Device
     from engine.run.state import Cell, Progress
-    from engine.suite.corpus import Corpus
-    from engine.suite.spec import Suite
+    from engine.suite.plan import Plan
 
 PROGRESS_SECONDS = 1.0
 """The least time between two writes of progress, which are signs of life too."""
@@ -101,15 +99,12 @@ class Recorder:
     def begin(
         self,
         run_id: str,
-        suite: Suite,
-        device: Device,
-        threads: int,
-        examples: Corpus,
+        plan: Plan,
         cells: list[Cell],
         suite_path: str | None,
     ) -> None:
         """The run's row (or the queued one, now begun), its examples, and a pending measurement for each cell."""
-        workload = suite.workload
+        suite, device, examples = plan.suite, plan.device, plan.corpus
         with self._store.session() as session:
             add_example_set(
                 session,
@@ -125,7 +120,7 @@ class Recorder:
             run.suite = suite.model_dump(mode="json")
             run.suite_path = suite_path
             run.device, run.device_name, run.host = device.spec, device.name, socket.gethostname()
-            run.environment = environment.environment() | {"threads": threads}
+            run.environment = environment.environment() | {"threads": plan.threads}
             run.status, run.pid, run.process = "preparing", os.getpid(), processes.mark()
             run.started_at = run.heartbeat_at = _now()
             run.log_path = str(paths.local_data() / "logs" / run_id)
@@ -134,7 +129,7 @@ class Recorder:
             rows = [
                 models.Measurement(
                     run_id=run_id,
-                    position=cell.position,
+                    position=cell.planned.position,
                     variant=cell.variant.name,
                     title=cell.variant.shown,
                     model=cell.variant.model,
@@ -147,7 +142,9 @@ class Recorder:
                     batch_size=cell.batching.batch_size,
                     padding=cell.batching.padding,
                     order=cell.batching.order,
-                    max_length=workload.max_length,
+                    max_batch_tokens=cell.batching.max_batch_tokens,
+                    experiment=cell.experiment,
+                    max_length=suite.workload.max_length,
                     status="pending",
                 )
                 for cell in cells

@@ -17,6 +17,7 @@ from engine.artefacts.preparer import Prepared, Preparer
 from engine.errors import RequestError, did_you_mean, one_line
 from engine.machine import environment
 from engine.suite import batching
+from engine.suite.batching import Batching
 from engine.suite.reading import parse_suite
 from engine.suite.spec import Suite, Variant, suite_files
 
@@ -195,20 +196,21 @@ class _Lengths:
 
 def _batches(run: dict[str, Any], row: Row, rows: list[Row], lengths: _Lengths, count: int) -> list[np.ndarray]:
     """The first full batches in which the run answered, as `engine.run.runner` forms them."""
-
-    def experiment(of: Row) -> int:
-        return batching.experiment(run["spec"], of["variant"], of["batch_size"])
-
     # Whoever loaded answered in the same windows, whatever became of it later.
-    peers = [r for r in rows if r["load_s"] is not None and experiment(r) == experiment(row)]
-    how = [batching.of_suite(run["spec"], r["variant"], r["batch_size"]) for r in peers]
+    peers = [r for r in rows if r["load_s"] is not None and r["experiment"] == row["experiment"]]
+    how = [_batching(r) for r in peers]
     reference = next((r for r in peers if r["baseline"]), row)
     nothing = np.zeros(count, dtype=np.int64)
     mine = lengths.of(row["variant"]) if lengths.texts else nothing
     theirs = lengths.of(reference["variant"]) if lengths.texts else nothing
     seed = run["spec"]["workload"]["seed"]
-    own = batching.of_suite(run["spec"], row["variant"], row["batch_size"])
+    own = _batching(row)
     windows = batching.windows(theirs, how, seed)
     made = [b for window in windows for b in batching.batches(window, mine, own)]
     full = [b for b in made if len(b) == own.typical(mine)] or made
     return full[: math.ceil(EXAMPLES / own.typical(mine))]
+
+
+def _batching(row: Row) -> Batching:
+    """How a stored measurement formed its batches."""
+    return Batching(row["batch_size"], row["padding"], row["order"], row["max_batch_tokens"])

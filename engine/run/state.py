@@ -1,4 +1,4 @@
-"""The state of a run on its way: progress, entries and cells."""
+"""The state of a run in progress: where it stands, its cells and its variants."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 
 from engine.artefacts.preparer import Prepared
 from engine.measurement import bounds, summary
+from engine.suite import batching
 from engine.suite.batching import Batching
+from engine.suite.plan import PlannedCell
 from engine.suite.spec import Variant
 from engine.worker.handle import Worker
 
@@ -37,18 +39,20 @@ class Cancelled(Exception):
 
 @dataclass
 class Cell:
-    """One measurement on its way: a variant at a batch size."""
+    """One measurement in progress: a planned cell, and what is known of it so far."""
 
-    variant: Variant
-    batching: Batching
-    position: int
+    planned: PlannedCell
     id: int = 0
+    """The key of its row in the store."""
     logits: np.ndarray | None = None
+    """float32 [examples, labels]."""
     blocks: list[summary.Block] = field(default_factory=list)
+    """Its timed blocks. Warm-up is stored and not kept here."""
     audit: dict[str, Any] | None = None
     kept: bool = False
-    """Stored as measured; where the run was resumed since, only a baseline is timed again, beside what was missing."""
+    """Whether it is stored as measured. A resumed run measures the others, and times a kept baseline beside them."""
     disturbed: int = 0
+    """Blocks that began while another worker still used the CPU."""
     doubts: list[str] = field(default_factory=list)
     """Why its figures may not be those of a steady state."""
     conditions: list[dict[str, Any]] = field(default_factory=list)
@@ -57,10 +61,22 @@ class Cell:
     limit_row: bounds.Row | None = None
     limit: bounds.Limits | None = None
 
+    @property
+    def variant(self) -> Variant:
+        return self.planned.variant
+
+    @property
+    def batching(self) -> Batching:
+        return self.planned.batching
+
+    @property
+    def experiment(self) -> int:
+        return self.planned.experiment
+
 
 @dataclass
 class Entry:
-    """One variant of the run and all its cells."""
+    """One variant of the run, all its cells, and its worker while it has one."""
 
     variant: Variant
     cells: list[Cell]
@@ -68,8 +84,23 @@ class Entry:
     ended: str | None = None
     """failed, unavailable or cancelled, once it is."""
     lengths: np.ndarray | None = None
+    """int64 [examples]: tokens of each text by the variant's own tokenizer; None until its worker has encoded them."""
     worker: Worker | None = None
 
     @property
     def kept(self) -> bool:
         return all(cell.kept for cell in self.cells)
+
+    def running(self) -> Worker:
+        """The variant's worker, which has been started."""
+        assert self.worker is not None
+        return self.worker
+
+    def batches(self, cell: Cell, window: np.ndarray) -> list[np.ndarray]:
+        """The positions of `window` in batches, as `cell` forms them: int64 [examples in the batch] each."""
+        assert self.lengths is not None
+        return batching.batches(window, self.lengths, cell.batching)
+
+
+Pairs = list[tuple[Entry, Cell]]
+"""Cells with the entries that they belong to."""

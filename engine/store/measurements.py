@@ -11,7 +11,6 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from engine.store.models import Block, Measurement, Prediction, Published, Scenario
-from engine.suite import batching
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,10 +96,12 @@ FURTHER_FIELDS: tuple[str, ...] = (
     "binds",
     "limits",
     "conditions",
+    "max_batch_tokens",
+    "experiment",
 )
 """What the flat JSON says beyond them, as stored."""
-DERIVED_FIELDS = ("max_batch_tokens", "examples_per_call")
-"""What follows from these and the run's suite: its batches' token budget, their mean number of examples."""
+DERIVED_FIELDS = ("examples_per_call",)
+"""What follows from these: the mean number of examples in a batch."""
 
 SCENARIO_FIELDS: tuple[str, ...] = (
     "variant",
@@ -261,10 +262,9 @@ def flat(measurement: Measurement) -> dict[str, Any]:
     None where something is not known; a number that JSON cannot write (not finite) counts as such.
     """
     found = {name: plain(getattr(measurement, name)) for name in FIXED_FIELDS + FURTHER_FIELDS}
-    how = batching.of_suite(measurement.run.suite, measurement.variant, measurement.batch_size)
     rate, call_s = measurement.throughput_samples_per_s, measurement.latency_mean_s
     per_call = None if rate is None or call_s is None else rate * call_s
-    return found | dict(zip(DERIVED_FIELDS, (how.max_batch_tokens, plain(per_call)), strict=True))
+    return found | {"examples_per_call": plain(per_call)}
 
 
 def plain(value: Any) -> Any:

@@ -289,6 +289,10 @@ class Measurement(Base):
     """How the model's outputs were aligned with the data set's labels."""
     audit: Mapped[dict[str, Any] | None] = mapped_column(Json)
     """The effective configuration: settings, wrong, deviations."""
+    experiment: Mapped[int | None]
+    """The batch size whose rounds the measurement shared: what is interleaved with it, and compared by rounds."""
+    max_batch_tokens: Mapped[int | None]
+    """Tokens in a batch at most, padding included; NULL without such a limit."""
 
     run: Mapped[Run] = relationship(back_populates="measurements")
     blocks: Mapped[list[Block]] = relationship(

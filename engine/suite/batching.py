@@ -8,7 +8,6 @@ examples.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -32,24 +31,6 @@ class Batching:
         if self.max_batch_tokens is None:
             return self.batch_size
         return max(1, min(self.batch_size, int(self.max_batch_tokens // max(lengths.mean(), 1.0))))
-
-
-def of_suite(spec: dict[str, Any], variant: str, batch_size: int) -> Batching:
-    """How a measurement formed its batches, by a run's suite as stored."""
-    own: dict[str, Any] = next((item for item in spec.get("variant") or [] if item["name"] == variant), {})
-    workload: dict[str, Any] = spec.get("workload") or {}
-    padding, order = (own.get(key) or workload.get(key) for key in ("padding", "order"))
-    budget = own.get("max_batch_tokens") or workload.get("max_batch_tokens")
-    return Batching(batch_size, padding or "max_length", order or "given", budget)
-
-
-def experiment(spec: dict[str, Any], variant: str, batch_size: int) -> int:
-    """The batch size whose rounds a measurement belongs to, by a run's suite as stored.
-
-    A variant with a batch size of its own joins the last, as `engine.run.runner` has it.
-    """
-    own = any(item["name"] == variant and item.get("batch_size") for item in spec.get("variant") or [])
-    return max(spec["workload"]["batch_size"]) if own else batch_size
 
 
 def windows(lengths: np.ndarray, batchings: list[Batching], seed: int) -> list[np.ndarray]:

@@ -124,8 +124,8 @@ def test_each_batch_size_is_an_experiment_of_its_own(database: str) -> None:
 def test_a_variant_with_its_own_batching_belongs_to_the_last_experiment(database: str) -> None:
     (side,) = sides_of(SIZES)
     kept = [row for row in side.stored if row["variant"] != "nf4" or row["batch_size"] == 1]
-    spec = side.summary["spec"] | {"variant": [{"name": "nf4", "batch_size": 1}, {"name": "fp32", "batch_size": None}]}
-    side = Side("A", side.summary | {"spec": spec}, kept)
+    own = [row | {"experiment": 32} if row["variant"] == "nf4" else row for row in kept]
+    side = Side("A", side.summary, own)
     found = compared([side], "A/student", sizes=[32])
     assert found["A/nf4"]["batch_size"] == 1 and found["A/nf4"]["speedup"] is not None
     assert "A/nf4" not in compared([side], "A/student", sizes=[1])

@@ -29,8 +29,8 @@ from engine.run.state import Cell, Progress
 from engine.store import LockedError, Store, interrupted, measurements
 from engine.store import runs as store_runs
 from engine.store.models import Run
-from engine.suite.batching import Batching
 from engine.suite.corpus import Corpus
+from engine.suite.plan import Plan, cells_of
 from engine.suite.reading import load_suite
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -140,8 +140,9 @@ def test_a_lock_that_outlasts_a_statement_many_times_costs_no_run_its_beginning_
     monkeypatch.setenv("BENCH_DATABASE_URL", url + "?timeout=0.1")
     suite = load_suite("demo")
     examples = Corpus("x.csv", ["a", "b"], ["a text", "another"], np.array([0, 1]), np.array([0, 1]), "0" * 64)
-    cells = [Cell(variant, Batching(8, "longest", "given"), at) for at, variant in enumerate(suite.variant)]
-    again = [Cell(cell.variant, cell.batching, cell.position) for cell in cells]
+    device = devices.cpu_device()
+    plan = Plan(suite, cells_of(suite), examples, device, 2)
+    cells, again = [Cell(cell) for cell in plan.cells], [Cell(cell) for cell in plan.cells]
     run_id = str(ULID())
 
     def through_a_lock(write: Callable[[], object]) -> None:
@@ -159,9 +160,8 @@ def test_a_lock_that_outlasts_a_statement_many_times_costs_no_run_its_beginning_
         with store.session() as session:
             return store_runs.get_run(session, run_id).status
 
-    device = devices.cpu_device()
     with Recorder() as recorder:
-        through_a_lock(lambda: recorder.begin(run_id, suite, device, 2, examples, cells, None))
+        through_a_lock(lambda: recorder.begin(run_id, plan, cells, None))
         assert status() == "preparing" and all(cell.id for cell in cells)
         block = Block(0, 0, 0.0, np.full(3, 0.01), 24, 100, 200)
         recorder.blocks([(cells[0], block)])

@@ -28,7 +28,7 @@ from engine.store.models import Block, Measurement, Prediction, Run, Scenario, U
 if TYPE_CHECKING:
     pass
 
-FORMAT, VERSION = "inference-bench run", 2
+FORMAT, VERSION = "inference-bench run", 3
 """Without scenarios a file is one of version 1, so that an older bench can read it."""
 SUFFIX = ".run.zip"
 MANIFEST = "manifest.json"
@@ -454,6 +454,6 @@ class _Part(_Strict):
 
 class Manifest(_Strict):
     format: Literal["inference-bench run"]
-    version: Literal[1, 2]
+    version: Literal[1, 2, 3]
     db_schema: Annotated[str, Field(alias="schema", max_length=32)]
     parts: dict[Literal["run.json", "examples.json", "latencies.f8", "logits.f4", "logs.json"], _Part]

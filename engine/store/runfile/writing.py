@@ -50,14 +50,13 @@ def dump(reference: str) -> tuple[str, bytes]:
         if run.status in models.LIVE:
             raise RequestError(f"run {run.id} is under way ({run.status}); export its file when it has ended")
         parts = dict(zip(PARTS, _parts(session, run), strict=True))
-        version = VERSION if run.scenarios else 1
         name = f"{run.suite_name}-{run.id[-6:].lower()}{SUFFIX}"
     if sum(map(len, parts.values())) > MAX_BYTES or any(len(parts[part]) > PARTS[part] for part in PARTS):
         most = max(parts, key=lambda part: len(parts[part]))
         raise RequestError(f"run {run.id} is too large for a file: {most} has {len(parts[most]) // 1_000_000} MB")
     manifest = {
         "format": FORMAT,
-        "version": version,
+        "version": VERSION,
         "schema": HEAD,
         "parts": {
             part: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
