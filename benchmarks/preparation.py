@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from engine.artefacts import preparer as artefacts_preparer
+from engine.artefacts import lanes as build_lanes
 from engine.artefacts.preparer import Prepared, Preparer
 from engine.machine import host
 from engine.suite.reading import load_suite
@@ -29,7 +29,7 @@ def seconds(suite: str, settings: list[str], lanes: int) -> float:
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.dict(os.environ, BENCH_DATA_DIR=folder),
-        mock.patch.object(artefacts_preparer, "LANES", lanes),
+        mock.patch.object(build_lanes, "LANES", lanes),
     ):
         read = load_suite(suite, settings)
         before = time.monotonic()
@@ -45,7 +45,7 @@ def main(
     rounds: int = 3,
     settings: Annotated[list[str] | None, typer.Option("--set")] = None,
 ) -> None:
-    names = {1: "one at a time", artefacts_preparer.LANES: f"up to {artefacts_preparer.LANES} beside each other"}
+    names = {1: "one at a time", build_lanes.LANES: f"up to {build_lanes.LANES} beside each other"}
     took: dict[int, list[float]] = {lanes: [] for lanes in names}
     for index in range(rounds):
         # Who goes first takes turns.
@@ -55,7 +55,7 @@ def main(
     for lanes, name in names.items():
         table.add_row(name, f"{np.median(took[lanes]):.1f}", ", ".join(f"{s:.1f}" for s in took[lanes]))
     Console(width=120).print(table)
-    ratios = np.array(took[1]) / np.array(took[artefacts_preparer.LANES])
+    ratios = np.array(took[1]) / np.array(took[build_lanes.LANES])
     print(f"{np.median(ratios):.2f} times as fast (round by round {ratios.min():.2f} to {ratios.max():.2f})")
 
 

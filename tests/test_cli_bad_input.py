@@ -141,7 +141,7 @@ def test_an_unknown_device(refused, suite, device):
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:7"])
 def test_a_gpu_that_is_not_there(refused, suite, device):
-    if gpus.gpus():
+    if gpus.visible_gpus():
         pytest.skip("there is a GPU here")
     message = refused("run", suite(), "--device", device)
     assert message.startswith(f"--device {device}: ") and "allowed: auto, cpu" in message

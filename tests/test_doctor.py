@@ -28,7 +28,7 @@ A100 = Gpu(0, "GPU-aaaaaaaa-0000", "NVIDIA A100-SXM4-40GB", 40 * 2**30, (8, 0), 
 OLD_DRIVER = replace(A100, driver_version="550.54.15", driver_cuda_version=(12, 4))
 CUDA_13 = TorchBuild("2.13.0+cu130", "13.0")
 CPU_BUILD = TorchBuild("2.13.0+cpu", None)
-needs_no_gpu = pytest.mark.skipif(bool(gpus.gpus()), reason="says what a machine without a GPU lacks")
+needs_no_gpu = pytest.mark.skipif(bool(gpus.visible_gpus()), reason="says what a machine without a GPU lacks")
 
 
 class Pretend(Backend):
@@ -83,7 +83,7 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.delenv("BENCH_DATABASE_URL", raising=False)
 
     def put(gpu: Gpu | None, torch: TorchBuild | None, proofs: dict | None = None) -> None:
-        monkeypatch.setattr(gpus, "gpus", lambda: [gpu] if gpu else [])
+        monkeypatch.setattr(gpus, "visible_gpus", lambda: [gpu] if gpu else [])
         monkeypatch.setattr(machine_cuda, "torch_build", lambda: torch)
         monkeypatch.setattr(doctor_proofs, "prove_backends", lambda _: proofs or {})
 
@@ -184,7 +184,7 @@ def test_the_reason_of_a_failure_names_the_library():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not gpus.gpus(), reason=f"no GPU: {devices.no_gpu_reason()}")
+@pytest.mark.skipif(not gpus.visible_gpus(), reason=f"no GPU: {devices.no_gpu_reason()}")
 def test_backends_that_claim_the_gpu_prove_it():
     report = examine.examine("cuda")
     assert report.device.kind == "cuda"
@@ -349,7 +349,7 @@ def test_backends_on_a_gpu_are_as_their_proofs_say(registry, machine):
 def test_a_gpu_that_a_run_has_is_left_alone(registry, monkeypatch, mode):
     registry(pretend="Pretend")
     gpu = replace(A100, compute_mode=mode)
-    monkeypatch.setattr(gpus, "gpus", lambda: [gpu])
+    monkeypatch.setattr(gpus, "visible_gpus", lambda: [gpu])
     asked: list[tuple[str, str, str | None]] = []
 
     def prove(name: str, device: str) -> Proof:

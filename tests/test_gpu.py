@@ -323,7 +323,7 @@ def test_memory_of_the_device_where_process_ids_are_others(bench, measured, tmp_
     """In a namespace of process ids, as in a container, NVML may number processes as the host does."""
     if not shutil.which(HIDDEN[0]) or subprocess.run([*HIDDEN, "true"], capture_output=True, check=False).returncode:
         pytest.skip("needs a process namespace of its own: unshare is not permitted here")
-    (gpu,) = [gpu for gpu in gpus.gpus() if gpu.index == 0]
+    (gpu,) = [gpu for gpu in gpus.visible_gpus() if gpu.index == 0]
     if gpus.nvml_process_ids(gpu.uuid):
         pytest.skip("others are on the GPU: what it gained is not one process's")
     file = tmp_path / "alone.json"

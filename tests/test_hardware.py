@@ -28,7 +28,7 @@ from engine.machine.gpus import Gpu, Listed, visible_devices
 from engine.worker import handle as worker_handle
 
 GIB = 2**30
-HAS_GPU = bool(machine_gpus.gpus())
+HAS_GPU = bool(machine_gpus.visible_gpus())
 needs_gpu = pytest.mark.skipif(not HAS_GPU, reason=f"no GPU: {devices.no_gpu_reason()}")
 needs_no_gpu = pytest.mark.skipif(HAS_GPU, reason="says what happens on a machine without a GPU")
 
@@ -342,13 +342,13 @@ def nvml(monkeypatch):
 
 def test_gpus_are_described_and_those_of_other_jobs_left_out(nvml, monkeypatch):
     nvml(None, A, replace(B, compute_mode="EXCLUSIVE_PROCESS"), cuda=12040)
-    first, second = machine_gpus.gpus()
+    first, second = machine_gpus.visible_gpus()
     assert first == replace(A, index=0, driver_cuda_version=(12, 4))
     assert (second.index, second.uuid, second.compute_mode) == (1, B.uuid, "EXCLUSIVE_PROCESS")
     assert machine_gpus.nvml_problem() is None
     assert devices.worker_environment()["CUDA_VISIBLE_DEVICES"] == f"{A.uuid},{B.uuid}"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert [(item.index, item.uuid) for item in machine_gpus.gpus()] == [(0, B.uuid)]
+    assert [(item.index, item.uuid) for item in machine_gpus.visible_gpus()] == [(0, B.uuid)]
 
 
 def test_memory_of_the_gpu_and_of_a_process(nvml):
@@ -384,7 +384,7 @@ def test_auto_stays_on_the_cpu_where_torch_cannot_use_the_gpu(nvml, torch):
 def test_a_hidden_gpu_is_named_as_the_reason(nvml, monkeypatch):
     nvml(A)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert machine_gpus.gpus() == []
+    assert machine_gpus.visible_gpus() == []
     with pytest.raises(RequestError, match="CUDA_VISIBLE_DEVICES='' shows no GPU"):
         devices.resolve_device("cuda")
 
@@ -441,7 +441,7 @@ def test_torch_counts_devices_as_the_bench_does():
     code = (
         "import torch; print([str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())])"
     )
-    uuids = [item.uuid.removeprefix("GPU-") for item in machine_gpus.gpus()]
+    uuids = [item.uuid.removeprefix("GPU-") for item in machine_gpus.visible_gpus()]
     assert python(code, **devices.worker_environment()) == str(uuids)
 
 

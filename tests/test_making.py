@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from engine.artefacts import cache
+from engine.artefacts import cache, lanes
 from engine.artefacts.builder import BuildError
+from engine.artefacts.lanes import BuildLanes
 from engine.artefacts.preparer import Preparer
 from engine.artefacts.training import request as training_request
 from engine.backends.base import Recipe
@@ -67,7 +68,7 @@ def test_training_sees_the_gpus_as_the_device_was_resolved(suite_of, training, m
         Gpu(index, f"GPU-{letter * 8}", "GPU", 2**30, (8, 0), "580.65.06", (13, 0), "DEFAULT")
         for index, letter in enumerate("ba")
     ]
-    monkeypatch.setattr(machine_gpus, "gpus", lambda: gpus)
+    monkeypatch.setattr(machine_gpus, "visible_gpus", lambda: gpus)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     training('echo "{\\"result\\": {\\"visible\\": \\"$CUDA_VISIBLE_DEVICES\\"}}"')
     suite = suite_of(BLANK)
@@ -158,19 +159,19 @@ def test_a_teacher_that_cannot_teach_is_one_line(suite_of, training, tmp_path, c
 def built(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of the folder that `recipe` makes from some model."""
     preparer = Preparer.__new__(Preparer)
-    monkeypatch.setattr(preparer, "_tell", lambda text: None, raising=False)
-    monkeypatch.setattr(preparer, "_ask", lambda request: {}, raising=False)
+    preparer.lanes = BuildLanes(0.0, lambda text, share: None)
+    monkeypatch.setattr(preparer.lanes, "ask", lambda request: {})
     return preparer._built("digest", recipe, "onnxruntime", Path("model"), "building").name
 
 
 def test_an_artefact_is_another_by_other_libraries_or_another_version_of_the_code(monkeypatch):
     recipe = Recipe("onnx-fp32", {"keep": ["a"]}, ("onnx", "torch"))
-    monkeypatch.setattr(cache, "distribution_version", {"onnx": "1.23", "torch": "2.13"}.get)
+    monkeypatch.setattr(lanes, "distribution_version", {"onnx": "1.23", "torch": "2.13"}.get)
     # As it was named before code had versions: what stored runs loaded is found by this.
     first = built(recipe, monkeypatch)
     assert first == "onnx-fp32-6b081aca4fd2bbd89b1d0d7f"
     assert built(replace(recipe, version=2), monkeypatch) != first
-    monkeypatch.setattr(cache, "distribution_version", {"onnx": "1.24", "torch": "2.13"}.get)
+    monkeypatch.setattr(lanes, "distribution_version", {"onnx": "1.24", "torch": "2.13"}.get)
     other = built(recipe, monkeypatch)
     assert other not in (first, built(replace(recipe, version=2), monkeypatch))
 
@@ -187,7 +188,7 @@ def test_a_checkpoint_is_another_by_another_version_of_the_code(suite_of, traini
 
     first = made()
     assert first == "blank-f88dd4ac56fbb22c"
-    monkeypatch.setattr(cache, "distribution_version", lambda distribution: "another")
+    monkeypatch.setattr(lanes, "distribution_version", lambda distribution: "another")
     assert made() == first, "libraries train no other model that a suite would know"
     monkeypatch.setattr(training_request, "VERSION", 2)
     assert made() != first

@@ -283,7 +283,7 @@ def _controls() -> tuple[Suite, Device] | None:
         return None
     suite, _ = found
     chosen = choices.choose_variants(suite, "asked", "always answers")
-    device = choices.choose_device() if gpus.gpus() else "auto"
+    device = choices.choose_device() if gpus.visible_gpus() else "auto"
     try:
         return suite.select(chosen), devices.resolve_device(device)
     except RequestError as error:

@@ -41,7 +41,7 @@ def devices() -> dict[str, str]:
     """What a run may ask for -> how it is called: auto, cpu and each GPU."""
     chosen = resolve_device("auto")
     found = {"auto": f"auto: {chosen.name} ({chosen.spec})", "cpu": f"cpu: {host.cpu_name()}"}
-    return found | {f"cuda:{gpu.index}": f"cuda:{gpu.index}: {gpu.name}" for gpu in gpus.gpus()}
+    return found | {f"cuda:{gpu.index}": f"cuda:{gpu.index}: {gpu.name}" for gpu in gpus.visible_gpus()}
 
 
 def chances(suite: Suite, device: Device, offline: bool) -> list[Chance]:

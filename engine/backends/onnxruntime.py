@@ -35,8 +35,9 @@ from engine.backends.base import (
     calibration_texts,
 )
 from engine.errors import UnavailableError
+from engine.machine import cuda as machine_cuda
 from engine.machine import libraries
-from engine.machine.cuda import TF32_OVERRIDE, module_constants, version_pair
+from engine.machine.cuda import TF32_OVERRIDE, version_pair
 from engine.measurement.operators import By, Operator, Profile
 
 MODEL = "model.onnx"
@@ -126,7 +127,7 @@ class OnnxRuntime(Backend):
             what = "TensorRT" if parsed.provider == "tensorrt" else "IO binding"
             return f"{what} is for GPUs; it needs --device cuda"
         if parsed.provider == "tensorrt" and (lacking := [name for name in TENSORRT if not libraries.find(name)]):
-            constants = module_constants("onnxruntime", "capi/build_and_package_info.py") or {}
+            constants = machine_cuda.module_constants("onnxruntime", "capi/build_and_package_info.py") or {}
             cuda, _ = version_pair(constants.get("cuda_version")) or (13, 0)
             return f"needs TensorRT 10 ({', '.join(lacking)}): `pip install 'tensorrt-cu{cuda}<11'` installs it"
         if device != "cpu" and parsed.provider == "cuda" and parsed.calibration:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine import backends
+from engine.doctor import proofs as doctor_proofs
 from engine.doctor.gpu import bitsandbytes_check, gpu_backend_checks, gpu_checks
 from engine.doctor.packages import (
     INSTALL,
@@ -25,7 +26,7 @@ from engine.doctor.packages import (
     precisions_on,
     versions_of,
 )
-from engine.doctor.proofs import Proof, prove_backends
+from engine.doctor.proofs import Proof
 from engine.doctor.report import Check, Report, gib
 from engine.doctor.storage import data_checks, hub_checks
 from engine.errors import RequestError, one_line
@@ -52,7 +53,7 @@ def examine(device: str = "auto", prove: bool = True) -> Report:
     except RequestError as error:
         chosen, refusal = devices.cpu_device(), one_line(error)
     gpu = _gpu_of(chosen)
-    proofs = prove_backends(gpu) if prove else {}
+    proofs = doctor_proofs.prove_backends(gpu) if prove else {}
     checks = [
         *_machine(),
         *_backends(proofs),
@@ -68,7 +69,7 @@ def examine(device: str = "auto", prove: bool = True) -> Report:
 
 def _gpu_of(chosen: devices.Device) -> gpus.Gpu | None:
     """The GPU to look at: the chosen one, or the first where the run would stay on the CPU."""
-    found = gpus.gpus()
+    found = gpus.visible_gpus()
     return found[chosen.index or 0] if found else None
 
 

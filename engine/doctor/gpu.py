@@ -7,19 +7,17 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from engine import backends
-from engine.doctor.packages import INSTALL, is_installed, missing_modules, pin_of, precisions_on
+from engine.doctor import packages
+from engine.doctor.packages import INSTALL
 from engine.doctor.proofs import Proof
 from engine.doctor.report import Check, gib
-from engine.machine import devices, environment, gpus, host
+from engine.machine import cuda as machine_cuda
+from engine.machine import devices, environment, gpus, host, libraries
 from engine.machine.cuda import (
     CUDA_12_BUILDS,
     driver_gap,
-    module_constants,
-    torch_build,
-    torch_cannot_use,
     version_pair,
 )
-from engine.machine.libraries import find
 
 if TYPE_CHECKING:
     pass
@@ -34,7 +32,7 @@ def gpu_checks(gpu: gpus.Gpu | None) -> Iterable[Check]:
         problem = devices.no_gpu_reason()
         step = "start this on a machine with an NVIDIA GPU (on a cluster: in a job that was given one)"
         if "nvidia-ml-py" in problem:
-            step = f"{INSTALL} '{pin_of('pynvml')}'"
+            step = f"{INSTALL} '{packages.pin_of('pynvml')}'"
         elif "CUDA_VISIBLE_DEVICES" in problem:
             step = "unset CUDA_VISIBLE_DEVICES"
         yield Check(group, "NVIDIA GPU", "missing", f"{problem}; runs stay on the CPU", step)
@@ -56,16 +54,16 @@ def gpu_checks(gpu: gpus.Gpu | None) -> Iterable[Check]:
 
 
 def _torch_build(gpu: gpus.Gpu | None) -> Check:
-    group, name, build = "GPU", "torch build", torch_build()
-    cuda_build = f"python -m pip uninstall -y torch && {INSTALL} '{pin_of('torch')}'"
+    group, name, build = "GPU", "torch build", machine_cuda.torch_build()
+    cuda_build = f"python -m pip uninstall -y torch && {INSTALL} '{packages.pin_of('torch')}'"
     if build is None:
-        return Check(group, name, "missing", "torch is not installed", f"{INSTALL} '{pin_of('torch')}'")
+        return Check(group, name, "missing", "torch is not installed", f"{INSTALL} '{packages.pin_of('torch')}'")
     text = f"torch {build.version}, built {f'for CUDA {build.cuda}' if build.cuda else 'without CUDA'}"
     if gpu is None:
         if build.cuda:
             return Check(group, name, "ok", text)
         return Check(group, name, "warn", f"{text}: enough here, but not on a GPU", cuda_build)
-    problem = torch_cannot_use(gpu, build)
+    problem = machine_cuda.torch_cannot_use(gpu, build)
     if problem is None:
         return Check(group, name, "ok", text)
     if gpu.compute_mode == "PROHIBITED":
@@ -85,14 +83,14 @@ def _onnxruntime(gpu: gpus.Gpu | None) -> Iterable[Check]:
     dists = environment.installed_versions(("onnxruntime", "onnxruntime-gpu"))
     if not dists:
         return
-    pin = pin_of("onnxruntime")
+    pin = packages.pin_of("onnxruntime")
     if len(dists) > 1:
         yield Check(
             group, "onnxruntime", "warn",
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files",
             f"python -m pip uninstall -y onnxruntime onnxruntime-gpu && {INSTALL} '{pin}'",
         )  # fmt: skip
-    constants = module_constants("onnxruntime", "capi/build_and_package_info.py") or {}
+    constants = machine_cuda.module_constants("onnxruntime", "capi/build_and_package_info.py") or {}
     cuda = version_pair(constants.get("cuda_version"))
     if "onnxruntime-gpu" not in dists or cuda is None:
         yield Check(
@@ -111,7 +109,7 @@ def _onnxruntime(gpu: gpus.Gpu | None) -> Iterable[Check]:
         yield Check(group, "onnxruntime build", "ok", text)
     if not sys.platform.startswith("linux"):
         return
-    lacking = [name for name in cuda_libraries(cuda[0]) if not find(name)]
+    lacking = [name for name in cuda_libraries(cuda[0]) if not libraries.find(name)]
     if lacking:
         yield Check(
             group, "onnxruntime's libraries", "missing" if gpu else "warn",
@@ -137,16 +135,16 @@ def gpu_backend_checks(gpu: gpus.Gpu | None, proofs: Mapping[tuple[str, str], Pr
     """Each installed backend on the GPU."""
     group = "Backends on the GPU"
     for name in backends.REGISTRY:
-        if missing_modules(name) != []:
+        if packages.missing_modules(name) != []:
             continue
         if gpu is None:
             lacks = "needs an NVIDIA GPU"
-            build = torch_build()
+            build = machine_cuda.torch_build()
             if "torch" in backends.get(name).modules and build and build.cuda is None:
                 lacks += " and a torch built for CUDA"
             yield Check(group, name, "missing", f"{lacks} (above)")
             continue
-        able, refused = precisions_on(name, f"cuda:{gpu.index}")
+        able, refused = packages.precisions_on(name, f"cuda:{gpu.index}")
         if not able:
             yield Check(group, name, "warn", next(iter(refused.values())))
             continue
@@ -171,7 +169,7 @@ def _mend_cuda(name: str, gpu: gpus.Gpu) -> str | None:
 
 def bitsandbytes_check(proofs: Mapping[tuple[str, str], Proof]) -> Iterable[Check]:
     """What bitsandbytes does that a user would not expect."""
-    if not is_installed("bitsandbytes"):
+    if not packages.is_installed("bitsandbytes"):
         return
     proof = proofs.get(("bitsandbytes", "cpu"))
     facts = proof.facts if proof else {}
@@ -186,7 +184,7 @@ def bitsandbytes_check(proofs: Mapping[tuple[str, str], Proof]) -> Iterable[Chec
         why = "bitsandbytes does not repack them" if "avx512_bf16" in host.cpu_features() else "no AVX512-BF16"
         finding = f"4-bit weights are unpacked at every call on this CPU ({why}), any width works"
     yield Check("Notes", "NF4 and FP4 on the CPU", "ok", finding)
-    if is_installed("kernels"):
+    if packages.is_installed("kernels"):
         when = "on this CPU it asks" if repacks else "on a CPU with AVX512-BF16 it asks"
         yield Check(
             "Notes", "package kernels", "warn",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine import backends
-from engine.doctor.packages import is_installed, missing_modules
+from engine.doctor import packages
 from engine.errors import RequestError, one_line
 from engine.machine import devices, gpus, host, locks, processes
 
@@ -102,7 +102,7 @@ class Proof:
 def prove(name: str, device: str, seconds: float = PROOF_SECONDS) -> Proof:
     """Import what backend `name` needs in a process of its own, and let it do its piece of work there."""
     work = _WORK.get(name, "")
-    if "from onnx import" in work and not is_installed("onnx"):
+    if "from onnx import" in work and not packages.is_installed("onnx"):
         work = ""  # Only the proof needs it, and building: that lack has a check of its own.
     code = _IMPORT + work + _SAY
     # Nothing here may go to the network, whatever is installed.
@@ -141,7 +141,7 @@ def _reason(stderr: str, code: int) -> str:
 
 def prove_backends(gpu: gpus.Gpu | None) -> dict[tuple[str, str], Proof]:
     """A proof for each installed backend, on the CPU and on the GPU where there is one and nobody else has it."""
-    installed = [name for name in backends.REGISTRY if missing_modules(name) == []]
+    installed = [name for name in backends.REGISTRY if packages.missing_modules(name) == []]
     jobs = [(name, "cpu") for name in installed]
     alone: list[tuple[str, str]] = []
     found: dict[tuple[str, str], Proof] = {}

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from engine.errors import RequestError
-from engine.machine.cuda import TF32_OVERRIDE, torch_build, torch_cannot_use
-from engine.machine.gpus import Gpu, gpus, nvml_problem
+from engine.machine import cuda, gpus
+from engine.machine.cuda import TF32_OVERRIDE
+from engine.machine.gpus import Gpu
 from engine.machine.host import cpu_name
 
 DEVICE_REQUESTS = "auto, cpu, cuda, cuda:N"
@@ -21,8 +22,8 @@ DOCTOR = "`python -m engine doctor` says what is missing"
 
 
 def no_gpu_reason() -> str:
-    """Why `gpus` is empty, in words for a message."""
-    problem = nvml_problem()
+    """Why `gpus.visible_gpus` is empty, in words for a message."""
+    problem = gpus.nvml_problem()
     if problem is not None:
         return f"no NVIDIA driver answers here ({problem})"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -81,8 +82,8 @@ def resolve_device(request: str) -> Device:
     kind, index = parse_device(request)
     if kind == "cpu":
         return cpu_device()
-    found = gpus()
-    if kind == "auto" and (not found or torch_cannot_use(found[0], torch_build())):
+    found = gpus.visible_gpus()
+    if kind == "auto" and (not found or cuda.torch_cannot_use(found[0], cuda.torch_build())):
         return cpu_device()
     if not found:
         raise RequestError(f"--device {request}: {no_gpu_reason()}; allowed: auto, cpu; {DOCTOR}")
@@ -101,6 +102,6 @@ def worker_environment() -> dict[str, str]:
     Naming the GPUs by UUID leaves nothing to CUDA's own guess at their order. Whether TF32 is used is what a variant's
     precision says, and not a variable that overrules each library behind its back.
     """
-    found = gpus()
+    found = gpus.visible_gpus()
     own = {name: value for name, value in os.environ.items() if name != TF32_OVERRIDE}
     return own | ({"CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in found)} if found else {})

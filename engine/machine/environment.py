@@ -14,19 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from engine import __version__, paths
-from engine.machine.cuda import torch_build
-from engine.machine.gpus import gpu_settings, gpus, nvml_problem
+from engine.machine import cuda, gpus, host
 from engine.machine.host import (
-    SYS_CPU,
-    cpu_affinity,
-    cpu_features,
-    cpu_name,
-    cpu_quota,
-    cpuinfo,
     memory_limit_bytes,
     physical_cores_usable,
-    read_line,
-    usable_cores,
 )
 
 DISTRIBUTIONS = (
@@ -119,15 +110,15 @@ def _operating_system() -> str:
 
 def _governors() -> list[str] | None:
     """The CPU frequency governors of the usable CPUs; None where the system does not show them."""
-    found = {read_line(SYS_CPU / f"cpu{cpu}/cpufreq/scaling_governor") for cpu in cpu_affinity()} - {""}
+    found = {host.read_line(host.SYS_CPU / f"cpu{cpu}/cpufreq/scaling_governor") for cpu in host.cpu_affinity()} - {""}
     return sorted(found) or None
 
 
 def _boost() -> bool | None:
     """Whether the CPU may go above its base clock; None where the system does not say."""
-    if boost := read_line(SYS_CPU / "cpufreq/boost"):
+    if boost := host.read_line(host.SYS_CPU / "cpufreq/boost"):
         return boost == "1"
-    if no_turbo := read_line(SYS_CPU / "intel_pstate/no_turbo"):
+    if no_turbo := host.read_line(host.SYS_CPU / "intel_pstate/no_turbo"):
         return no_turbo == "0"
     return None
 
@@ -136,9 +127,9 @@ def environment() -> dict[str, Any]:
     """What a run stores about where it worked: plain values only, ready for JSON."""
     import psutil
 
-    build = torch_build()
+    build = cuda.torch_build()
     memory = psutil.virtual_memory()
-    smt = read_line(SYS_CPU / "smt/active")
+    smt = host.read_line(host.SYS_CPU / "smt/active")
     return {
         "bench": {"version": __version__, "checkout": _checkout()},
         "host": {
@@ -147,7 +138,7 @@ def environment() -> dict[str, Any]:
             "kernel": platform.release(),
             "machine": platform.machine(),
             "libc": " ".join(platform.libc_ver()).strip() or None,
-            "virtual_machine": "hypervisor" in cpuinfo().get("flags", "").split(),
+            "virtual_machine": "hypervisor" in host.cpuinfo().get("flags", "").split(),
             "container": _container(),
         },
         "python": {
@@ -156,13 +147,13 @@ def environment() -> dict[str, Any]:
             "executable": sys.executable,
         },
         "cpu": {
-            "name": cpu_name(),
-            "features": cpu_features(),
+            "name": host.cpu_name(),
+            "features": host.cpu_features(),
             "cores_total": os.cpu_count(),
-            "cores_usable": usable_cores(),
+            "cores_usable": host.usable_cores(),
             "physical_cores_usable": physical_cores_usable(),
-            "affinity": cpu_affinity(),
-            "quota": cpu_quota(),
+            "affinity": host.cpu_affinity(),
+            "quota": host.cpu_quota(),
             "governors": _governors(),
             "boost": _boost(),
             "smt": smt == "1" if smt else None,
@@ -172,7 +163,7 @@ def environment() -> dict[str, Any]:
             "total_bytes": int(memory.total),
             "available_bytes": int(memory.available),
             "limit_bytes": memory_limit_bytes(),
-            "huge_pages": _chosen(read_line(Path("/sys/kernel/mm/transparent_hugepage/enabled"))),
+            "huge_pages": _chosen(host.read_line(Path("/sys/kernel/mm/transparent_hugepage/enabled"))),
         },
         "gpus": [
             asdict(gpu)
@@ -180,10 +171,10 @@ def environment() -> dict[str, Any]:
                 "compute_capability": list(gpu.compute_capability),
                 "driver_cuda_version": list(gpu.driver_cuda_version),
             }
-            | gpu_settings(gpu.uuid)
-            for gpu in gpus()
+            | gpus.gpu_settings(gpu.uuid)
+            for gpu in gpus.visible_gpus()
         ],
-        "nvml_problem": nvml_problem(),
+        "nvml_problem": gpus.nvml_problem(),
         "torch_build": asdict(build) if build else None,
         "distributions": installed_versions(),
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},

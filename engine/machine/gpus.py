@@ -196,7 +196,7 @@ def _named(ordered: Sequence[Listed], entry: str) -> Gpu | None:
     return item.gpu
 
 
-def gpus() -> list[Gpu]:
+def visible_gpus() -> list[Gpu]:
     """The GPUs that CUDA programs started from here see; empty where there is none, or no driver."""
     listed = _ask(_listed) or []
     return visible_devices(listed, os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER"))

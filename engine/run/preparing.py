@@ -65,7 +65,7 @@ def choose_schedule(state: RunState) -> str:
     """Return "interleaved", or "sequential" where the variants cannot be loaded beside each other."""
     device = state.plan.device
     if device.kind == "cuda":
-        gpu = next((g for g in gpus.gpus() if g.uuid == device.uuid), None)
+        gpu = next((g for g in gpus.visible_gpus() if g.uuid == device.uuid), None)
         exclusive = gpu is not None and gpu.compute_mode == "EXCLUSIVE_PROCESS"
         return "sequential" if exclusive else "interleaved"
     needed_bytes = [4 * e.prepared.parameters + TORCH_OVERHEAD_BYTES for e in state.alive() if e.prepared]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from engine.artefacts.encoding import Encoder
+from engine.artefacts.lanes import BuildLanes
 from engine.artefacts.preparer import Prepared, Preparer
 from engine.errors import RequestError, did_you_mean, one_line
 from engine.machine import environment
@@ -124,21 +125,29 @@ def _suite_of(run: dict[str, Any]) -> Suite:
     return parse_suite(run["spec"], f"run {run['id']}", path.parent if path else Path())
 
 
-class _Finder(Preparer):
-    """Finds what a run loaded, by the versions that the run had; makes nothing and asks no hub."""
+class _NothingBuilt(BuildLanes):
+    """Finds what was built with the library versions of a run, and builds nothing."""
 
-    def __init__(self, suite: Suite, run: dict[str, Any]) -> None:
-        super().__init__(suite, run["device"], offline=True)
-        self._versions = run["environment"].get("distributions") or {}
+    def __init__(self, versions: dict[str, str]) -> None:
+        super().__init__(0.0, lambda text, share: None)
+        self._versions = versions
 
-    def _version(self, distribution: str) -> str | None:
+    def version(self, distribution: str) -> str | None:
         return self._versions.get(distribution)
 
     @contextmanager
-    def _making(self, target: Path) -> Iterator[None]:
+    def making(self, target: Path) -> Iterator[None]:
         if not target.is_dir():
             raise _Gone(target)
         yield None
+
+
+class _Finder(Preparer):
+    """Finds what a run loaded, by the library versions that the run had; makes nothing and asks no hub."""
+
+    def __init__(self, suite: Suite, run: dict[str, Any]) -> None:
+        self.versions: dict[str, str] = run["environment"].get("distributions") or {}
+        super().__init__(suite, run["device"], offline=True, lanes=_NothingBuilt(self.versions))
 
 
 class _Gone(RequestError):
@@ -157,7 +166,7 @@ def _found(finder: _Finder, row: Row, run: dict[str, Any]) -> Prepared:
         now = environment.installed_versions()
         moved = [
             f"{package} {version} instead of {now[package]}"
-            for package, version in sorted(finder._versions.items())
+            for package, version in sorted(finder.versions.items())
             if package in now and now[package] != version
         ]
         if run["host"] != socket.gethostname():

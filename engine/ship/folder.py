@@ -19,7 +19,8 @@ from pathlib import Path
 from engine import files
 from engine.errors import RequestError, one_line
 from engine.machine import devices, locks, processes
-from engine.ship.plan import CHECKED, MODEL, SUMS, Shipment, plan, sha256_of
+from engine.ship import plan as ship_plan
+from engine.ship.plan import CHECKED, MODEL, SUMS, Shipment, sha256_of
 from engine.units import megabytes
 
 CHECK_SECONDS = 600.0
@@ -44,7 +45,7 @@ def ship(reference: str, variant: str, folder: str | Path, batch_size: int | Non
     """
     target = Path(folder).expanduser().absolute()
     _check_target(target)
-    shipment = plan(reference, variant, batch_size)
+    shipment = ship_plan.plan(reference, variant, batch_size)
     needed = sum(shipment.sizes.values())
     draft = target.parent / f".{target.name}.{os.getpid()}.draft"
     try:

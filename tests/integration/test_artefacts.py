@@ -25,10 +25,11 @@ import pytest
 from test_corpus import Hub, asking, serving
 
 from engine import paths
-from engine.artefacts import preparer as artefacts_preparer
+from engine.artefacts import lanes
 from engine.artefacts.builder import BuildError, json_lines
 from engine.artefacts.cache import making
-from engine.artefacts.preparer import WAITING, Prepared, Preparer
+from engine.artefacts.lanes import WAITING
+from engine.artefacts.preparer import Prepared, Preparer
 from engine.errors import RequestError
 from engine.machine import host
 from engine.suite.reading import load_suite
@@ -234,7 +235,7 @@ def test_a_build_that_fails_ends_no_other_and_a_stop_ends_all(exported, suite_of
 
 
 def test_a_build_that_stands_still_is_ended_and_until_then_whoever_listens_may_end_it(exported, suite_of, monkeypatch):
-    monkeypatch.setattr(artefacts_preparer, "BUILD_SECONDS", 3.0)
+    monkeypatch.setattr(lanes, "BUILD_SECONDS", 3.0)
     int8 = {"precision": "int8", "options": {"operators": ["Gather"], "per_channel": True}}
 
     def stop_building(text: str, share: float | None) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from engine.artefacts import preparer
 from engine.cli import scenarios as cli_scenarios
 from engine.jobs import ending
 from engine.machine import locks
 from engine.machine.locks import DeviceBusy
 from engine.measurement import arrivals
-from engine.run import scenarios
 from engine.store import interrupted, measurements, open_store, runs
 from engine.store.runfile import writing
 from engine.suite.reading import load_suite
@@ -186,7 +186,7 @@ def test_a_look_takes_the_device_before_it_makes_anything(suite, monkeypatch):
         yield
 
     monkeypatch.setattr(locks, "device_lock", taken)
-    monkeypatch.setattr(scenarios, "Preparer", lambda *arguments: pytest.fail("something was prepared"))
+    monkeypatch.setattr(preparer, "Preparer", lambda *arguments: pytest.fail("something was prepared"))
     asked = load_suite(str(suite({"name": "fp32"})))
     with pytest.raises(DeviceBusy):
         cli_scenarios.look(asked, asked.variants["fp32"], "cpu")

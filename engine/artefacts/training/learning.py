@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from engine.artefacts.training.batches import Encoded, encode_texts, length_batches
+from engine.artefacts.training import batches, starting, tokenizers
+from engine.artefacts.training.batches import Encoded
 from engine.artefacts.training.request import SOFT_WEIGHT, Progress, Request, enough_memory
-from engine.artefacts.training.starting import load_model
-from engine.artefacts.training.tokenizers import load_tokenizer, max_positions
 from engine.errors import RequestError, one_line
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def learn(
     """Train `model` in place and bring it back to the host; facts about it."""
     import torch
 
-    encoded = encode_texts(tokenizer, request.texts, request.max_length, progress)
+    encoded = batches.encode_texts(tokenizer, request.texts, request.max_length, progress)
     try:
         soft = None if request.teacher is None else _teacher_logits(request, progress)
         # Loading a teacher draws random numbers too; the student's should not depend on that.
@@ -75,7 +74,7 @@ def _teacher_logits(request: Request, progress: Progress) -> torch.Tensor:
     import torch
 
     assert request.teacher is not None
-    model, info = load_model("teacher", request.teacher)
+    model, info = starting.load_model("teacher", request.teacher)
     count = len(request.label_names)
     if info["missing_keys"]:
         raise RequestError(
@@ -89,9 +88,9 @@ def _teacher_logits(request: Request, progress: Progress) -> torch.Tensor:
             f"teacher {request.teacher}: has {model.config.num_labels} labels, the data set {count}: "
             f"{', '.join(request.label_names)}"
         )
-    tokenizer = load_tokenizer(request.teacher)
-    length = min(request.max_length, max_positions(model) or request.max_length)
-    encoded = encode_texts(tokenizer, request.texts, length, progress)
+    tokenizer = tokenizers.load_tokenizer(request.teacher)
+    length = min(request.max_length, tokenizers.max_positions(model) or request.max_length)
+    encoded = batches.encode_texts(tokenizer, request.texts, length, progress)
     order = encoded.lengths.argsort(stable=True)
 
     logits = torch.empty(len(request.texts), count)
@@ -147,7 +146,7 @@ def _train(
     seen = step = 0
     progress.report("training", 0, steps)
     while step < steps:
-        for indices in length_batches(encoded.lengths, request.batch_size, generator)[: steps - step]:
+        for indices in batches.length_batches(encoded.lengths, request.batch_size, generator)[: steps - step]:
             for group in optimizer.param_groups:
                 group["lr"] = request.learning_rate * _schedule(step, steps)
             partners, share = indices, None
