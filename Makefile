@@ -1,4 +1,5 @@
-# make run: set up, measure the demo once, serve the dashboard.   make test: set up, run every test.
+# make run: set up, measure the demo once, serve the dashboard.
+# make test: set up, run the first tier of tests.   make test-all: every test, with servers of its own.
 # PORT=8501 and PYTHON=python3.11 may be given.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -6,18 +7,21 @@ PORT ?= 8501
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: run test lint install install-dev browser servers clean
+.PHONY: run test test-all lint install install-dev browser servers clean
 
 run: install
 	@$(PY) -m engine run demo --once
 	@$(PY) -m dashboard --port $(PORT)
 
-test: install-dev browser servers
-	@$(PY) -m ruff check .
-	@$(PY) -m pytest -n 2 --dist loadfile
+test: install-dev browser
+	@$(PY) -m pytest -n 2 --dist worksteal -m "not second_tier" --durations=20
+
+test-all: install-dev browser servers
+	@$(PY) -m pytest -n 2 --dist worksteal --durations=20
 
 lint: install-dev
 	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 
 install: $(VENV)/.installed
@@ -47,7 +51,7 @@ browser:
 		  apt-get update -qq >/dev/null && apt-get install -y -qq chromium >/dev/null; } || \
 		echo "No Chromium here: the browser tests will be skipped."
 
-# Some tests start a Slurm cluster, a PostgreSQL server and a network file system of their own, on this machine, and
+# Tests of the second tier start a Slurm cluster, a PostgreSQL server and a network file system of their own, on this machine, and
 # end them; another mounts a folder by FUSE.
 servers:
 	@PATH="$$PATH:/usr/sbin"; { command -v slurmctld && command -v glusterfsd && command -v bindfs && \

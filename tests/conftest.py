@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import multiprocessing
 import os
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kept import kept_models
 from postgres_server import migrated_postgres, postgres
 
 __all__ = ["migrated_postgres", "postgres"]
@@ -26,6 +29,14 @@ LABELS = ["World", "Sports", "Business", "Sci/Tech"]
 os.environ["HF_HUB_OFFLINE"] = "1"
 Bench = Callable[..., "subprocess.CompletedProcess[str]"]
 WriteSuite = Callable[..., Path]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs a database server is of the second tier."""
+    for item in items:
+        servers = {"postgres", "migrated_postgres"} & set(getattr(item, "fixturenames", ()))
+        if servers or "postgresql" in item.name:
+            item.add_marker(pytest.mark.second_tier)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,10 +60,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     it was initialised; untrained-bf16: the same in BF16 and in several files. Not to be loaded: headless (no
     head), fresh (the head's weights are not in the file), pickled (pytorch_model.bin alone), empty, remote (auto_map).
     """
-    folder = tmp_path_factory.mktemp("models")
-    done = subprocess.run([sys.executable, __file__, str(folder)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
+    return kept_models("tiny", Path(__file__).resolve(), [], tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="session")
@@ -134,6 +142,35 @@ def bench() -> Bench:
             timeout=timeout,
             check=False,
         )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def bench_here() -> Bench:
+    """Like `bench`, in this process: for requests that are refused before anything is measured."""
+
+    def run(
+        *arguments: object, env: Mapping[str, str | None] | None = None, timeout: float = 900
+    ) -> subprocess.CompletedProcess[str]:
+        from engine.cli.main import main
+
+        words = [str(argument) for argument in arguments]
+        output, errors, code = io.StringIO(), io.StringIO(), 0
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in (env or {}).items():
+                if value is None:
+                    patch.delenv(name, raising=False)
+                else:
+                    patch.setenv(name, value)
+            patch.chdir(REPOSITORY)
+            patch.setattr(sys, "argv", ["engine", *words])
+            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+                try:
+                    main()
+                except SystemExit as end:
+                    code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        return subprocess.CompletedProcess(words, code, output.getvalue(), errors.getvalue())
 
     return run
 

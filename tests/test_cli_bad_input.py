@@ -30,12 +30,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def refused(bench, data) -> Refused:
+def refused(bench_here, data) -> Refused:
     """refused(*arguments, env=None): the message of a command that was refused as it should be."""
 
     def ask(*arguments: object, env: dict[str, str] | None = None) -> str:
         before = stored(data)
-        done = bench(*arguments, env={"BENCH_DATA_DIR": str(data)} | (env or {}))
+        done = bench_here(*arguments, env={"BENCH_DATA_DIR": str(data)} | (env or {}))
         assert done.returncode == 2, done.stdout + done.stderr
         assert "Traceback" not in done.stderr + done.stdout
         lines = done.stderr.splitlines()
@@ -232,6 +232,7 @@ def test_a_head_whose_weights_are_not_there(refused, suite, tiny_models):
     assert "the classification head was never trained or not saved" in message
 
 
+@pytest.mark.second_tier
 def test_weights_that_are_cut_off(refused, suite, tiny_models, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(tiny_models["distilbert"], folder)
@@ -361,6 +362,7 @@ def mounted(tmp_path) -> Iterator[Callable[..., Path]]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@pytest.mark.second_tier
 def test_a_data_folder_on_a_read_only_file_system(refused, suite, tiny_models, mounted):
     place = mounted("ro")
     path = suite({"name": "a", "model": tiny_models["distilbert"]})
@@ -374,6 +376,7 @@ def filled(place: Path, free_kb: int) -> None:
         filler.write(bytes((2048 - free_kb) * 1024))
 
 
+@pytest.mark.second_tier
 def test_a_full_disk(refused, suite, tiny_models, mounted):
     place = mounted("size=2m")
     filled(place, 0)
@@ -382,6 +385,7 @@ def test_a_full_disk(refused, suite, tiny_models, mounted):
     assert str(place) in message and "full; free some space" in message
 
 
+@pytest.mark.second_tier
 def test_a_disk_that_fills_up_in_the_middle(bench, suite, tiny_models, mounted):
     place = mounted("size=2m")
     filled(place, 320)

@@ -60,6 +60,7 @@ def test_classify_says_which_run_it_would_disturb(live: tuple[str, Path], bench:
     assert f"busy: run {run_id} (mine), timing round 12 of at least 30, about 40 s left, has" in asked.stderr
 
 
+@pytest.mark.second_tier
 def test_a_terminal_is_shown_a_bar_that_goes_away(
     tiny_models: dict[str, Path], write_suite: Callable[..., Path], tmp_path: Path
 ) -> None:

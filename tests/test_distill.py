@@ -259,6 +259,7 @@ def share(one: list[str], other: list[str]) -> float:
 # -- What is learnt ------------------------------------------------------------------------------
 
 
+@pytest.mark.second_tier
 def test_fine_tuning_learns_a_task_that_words_decide(made, answers):
     result = made["teacher"].result
     assert result["steps"] == 8 * 30

@@ -93,7 +93,6 @@ def machine(monkeypatch, tmp_path):
 # -- This machine --------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_installed_backends_prove_themselves_on_this_machine(tmp_path, monkeypatch):
     monkeypatch.setenv("BENCH_DATA_DIR", str(tmp_path))
     report = examine.examine("cpu")
@@ -409,7 +408,7 @@ for inputs, outputs in ((64, 32), (128, 96), (64, 48), (96, 64)):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.second_tier
 def test_what_is_said_of_layer_widths_is_so():
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     import subprocess

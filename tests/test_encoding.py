@@ -123,6 +123,7 @@ def case(request, described, theirs) -> Case:
     return Case(Encoder(described[kind], length), theirs[f"{kind} {length}"])
 
 
+@pytest.mark.second_tier
 def test_ids_are_those_of_transformers(case):
     encoded = case.encoder.encode(TEXTS)
     assert set(encoded.columns) <= set(case.theirs["plain"])

@@ -17,6 +17,8 @@ from engine.measurement.stats import BETWEEN_PROCESS_SD, BETWEEN_PROCESS_WEIGHT,
 from engine.measurement.summary import Block, Raw
 from engine.report import changes
 
+pytestmark = pytest.mark.second_tier
+
 SERIES = 400
 
 

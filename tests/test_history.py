@@ -110,6 +110,7 @@ def test_a_run_under_way_is_not_deleted(data: Path) -> None:
     assert RUNNING in ids()
 
 
+@pytest.mark.second_tier
 def test_from_the_command_line(ask: Ask, data: Path, tmp_path: Path) -> None:
     done = ask("note", FULL, "for the talk", "--tag", "Slides", "--tag", "a100")
     assert (done.returncode, done.stdout) == (0, f"{FULL} [a100, slides] for the talk\n")
@@ -141,6 +142,7 @@ def test_from_the_command_line(ask: Ask, data: Path, tmp_path: Path) -> None:
     assert ask("note", FULL).stdout == f"{FULL} [slides] for the talk\n"
 
 
+@pytest.mark.second_tier
 def test_what_is_wrong_is_one_line(ask: Ask, data: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.run.zip"
     broken.write_bytes(b"PK\x03\x04")

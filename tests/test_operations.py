@@ -48,6 +48,7 @@ print(json.dumps([operations._meta_model(config).num_parameters() for config in 
 """
 
 
+@pytest.mark.second_tier
 def test_the_models_of_true_size_have_it():
     """DistilBERT-base and TinyBERT 4L-312 with a head of four labels; on the meta device, as there are no values."""
     suites = [load_suite(name) for name in ("shapes", "saturated")]

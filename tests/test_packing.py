@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+from engine.backends import packing
 
-from engine.backends import packing  # noqa: E402
+pytestmark = pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 
 SIZES = {"vocab_size": 60, "num_labels": 4, "pad_token_id": 1}
 BERT = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -21,7 +22,19 @@ TOLERANCE = 1e-5
 LENGTHS = [7, 40, 3, 7, 25, 3, 3, 40, 12]
 
 
+@pytest.fixture(autouse=True)
+def inference():
+    """Nothing is trained here. torch is imported when a test runs, not when tests are collected."""
+    import torch
+
+    with torch.inference_mode():
+        yield
+
+
 def model_of(kind: str, attention: str = "sdpa"):
+    import torch
+    import transformers
+
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(kind, **CONFIGS[kind], attn_implementation=attention)
     made = transformers.AutoModelForSequenceClassification.from_config(config).eval()
@@ -45,8 +58,9 @@ def packed(found: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-@torch.inference_mode()
 def test_a_packed_batch_answers_as_one_text_at_a_time(kind):
+    import torch
+
     model, found = model_of(kind), texts(kind)
     alone = torch.cat([model(**{n: torch.from_numpy(a)[None] for n, a in text.items()}).logits for text in found])
     together = packing.logits(model, packed(found), torch.device("cpu"))
@@ -59,8 +73,9 @@ def test_a_packed_batch_answers_as_one_text_at_a_time(kind):
     assert torch.equal(model(input_ids=ids, **types).logits, alone[:1])
 
 
-@torch.inference_mode()
 def test_only_real_tokens_go_through_the_layers():
+    import torch
+
     model, seen = model_of("distilbert"), []
     feed_forward = model.distilbert.transformer.layer[0].ffn
     hook = feed_forward.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape))
@@ -69,7 +84,8 @@ def test_only_real_tokens_go_through_the_layers():
     assert seen == [(1, sum(LENGTHS), 48)]
 
 
-@torch.inference_mode()
 def test_attention_that_would_see_other_examples_is_refused():
+    import torch
+
     with pytest.raises(ValueError, match="scaled_dot_product_attention"):
         packing.logits(model_of("bert", "eager"), packed(texts("bert")), torch.device("cpu"))

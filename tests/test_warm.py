@@ -139,6 +139,7 @@ def test_answers_come_twice_when_cold_and_once_when_warm(own_pool: WarmPool, sui
     assert plain.probabilities[0] == pytest.approx(moved.probabilities[0], abs=1e-5)
 
 
+@pytest.mark.second_tier
 def test_selections_of_a_suite_share_workers(own_pool: WarmPool, suite: Suite) -> None:
     answers(own_pool.ask(suite.select(["moved"]), TEXTS, "cpu"))
     before = {item.variant: item.pid for item in own_pool.loaded()}
@@ -147,6 +148,7 @@ def test_selections_of_a_suite_share_workers(own_pool: WarmPool, suite: Suite) -
     assert after["fp32"] == before["fp32"] and set(after) == {"fp32", "moved", "bert"}
 
 
+@pytest.mark.second_tier
 def test_no_model_library_is_imported_where_the_pool_lives(
     tiny_models: dict[str, Path], write_suite: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -162,6 +164,7 @@ def test_no_model_library_is_imported_where_the_pool_lives(
     assert asked.stdout.split() == ["measured"], asked.stderr
 
 
+@pytest.mark.second_tier
 @pytest.mark.parametrize("text", ["🙂🙂", "مرحبا بالعالم", "a\x00b\x1b[31mc\x07", "<b>x</b> **y**", "word " * 190_000])
 def test_strange_texts_get_an_answer(shared_pool: WarmPool, shared_suite: Suite, text: str) -> None:
     found = answers(shared_pool.ask(shared_suite, [text], "cpu"))["fp32"]
@@ -169,6 +172,7 @@ def test_strange_texts_get_an_answer(shared_pool: WarmPool, shared_suite: Suite,
     assert found.truncated == [len(text) > 1000]
 
 
+@pytest.mark.second_tier
 @pytest.mark.parametrize(
     ("texts", "say"),
     [
@@ -189,6 +193,7 @@ def test_texts_that_cannot_be_asked(suite: Suite, own_pool: WarmPool, texts: lis
     assert not own_pool.loaded()
 
 
+@pytest.mark.second_tier
 def test_a_dead_worker_is_replaced(own_pool: WarmPool, suite: Suite) -> None:
     one = suite.select([])
     answers(own_pool.ask(one, TEXTS, "cpu"))
@@ -200,6 +205,7 @@ def test_a_dead_worker_is_replaced(own_pool: WarmPool, suite: Suite) -> None:
     assert after.pid != before.pid
 
 
+@pytest.mark.second_tier
 def test_a_worker_that_dies_in_a_call_is_replaced(own_pool: WarmPool, suite: Suite) -> None:
     one = suite.select([])
     answers(own_pool.ask(one, TEXTS, "cpu"))
@@ -233,6 +239,7 @@ def test_a_run_evicts_and_is_not_disturbed(
     assert answers(own_pool.ask(suite.select([]), TEXTS, "cpu"))["fp32"].status == "measured"
 
 
+@pytest.mark.second_tier
 def test_fetch_evicts_what_would_be_in_its_trainings_way(
     own_pool: WarmPool, suite: Suite, bench: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
@@ -246,6 +253,7 @@ def test_fetch_evicts_what_would_be_in_its_trainings_way(
     assert answers(own_pool.ask(suite.select([]), TEXTS, "cpu"))["fp32"].status == "measured"
 
 
+@pytest.mark.second_tier
 def test_classify_says_that_fetch_has_the_device(
     own_pool: WarmPool, suite: Suite, hold: Callable[..., subprocess.Popen[str]]
 ) -> None:
@@ -254,6 +262,7 @@ def test_classify_says_that_fetch_has_the_device(
         list(own_pool.ask(suite, TEXTS, "cpu"))
 
 
+@pytest.mark.second_tier
 def test_a_run_that_starts_while_a_model_loads(
     own_pool: WarmPool, suite: Suite, hold: Callable[..., subprocess.Popen[str]]
 ) -> None:
@@ -288,6 +297,7 @@ def test_a_missing_model_ends_its_variant_alone(
     assert "--device cuda" in (found["tf32"].reason or "")
 
 
+@pytest.mark.second_tier
 def test_the_least_recently_used_goes_first(suite: Suite) -> None:
     with WarmPool(workers=2) as small:
         answers(small.ask(suite.select([]), TEXTS, "cpu"))
@@ -298,18 +308,21 @@ def test_the_least_recently_used_goes_first(suite: Suite) -> None:
         assert {item.variant for item in small.loaded()} == {"fp32", "bert"}
 
 
+@pytest.mark.second_tier
 def test_little_memory_evicts(own_pool: WarmPool, suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     answers(own_pool.ask(suite, TEXTS, "cpu"))
     monkeypatch.setattr(warm, "_available_bytes", lambda: 0)
     assert until(lambda: not own_pool.loaded())
 
 
+@pytest.mark.second_tier
 def test_idle_workers_go(suite: Suite) -> None:
     with WarmPool(idle_seconds=0.1) as short:
         answers(short.ask(suite.select([]), TEXTS, "cpu"))
         assert until(lambda: not short.loaded())
 
 
+@pytest.mark.second_tier
 def test_closing_ends_the_processes(suite: Suite) -> None:
     with WarmPool() as made:
         answers(made.ask(suite.select([]), TEXTS, "cpu"))
@@ -319,6 +332,7 @@ def test_closing_ends_the_processes(suite: Suite) -> None:
         list(made.ask(suite, TEXTS, "cpu"))
 
 
+@pytest.mark.second_tier
 def test_a_reader_who_leaves_stops_nothing_for_others(own_pool: WarmPool, suite: Suite) -> None:
     events = own_pool.ask(suite, TEXTS, "cpu")
     next(events)
@@ -326,6 +340,7 @@ def test_a_reader_who_leaves_stops_nothing_for_others(own_pool: WarmPool, suite:
     assert answers(own_pool.ask(suite, TEXTS, "cpu"))["bert"].latency_s
 
 
+@pytest.mark.second_tier
 @pytest.mark.parametrize("step", ["load", "make"])
 def test_nobody_waits_for_anothers_model(
     own_pool: WarmPool,
@@ -374,11 +389,13 @@ def test_nobody_waits_for_anothers_model(
     assert first["fp32"].latency_s
 
 
+@pytest.mark.second_tier
 def test_a_batch_of_many_is_timed_once(own_pool: WarmPool, shared_suite: Suite) -> None:
     found = [e for e in own_pool.ask(shared_suite, TEXTS, "cpu", calls=1) if isinstance(e, Answer)][-1]
     assert found.latency_s and found.latency_range_s == [found.latency_s, found.latency_s]
 
 
+@pytest.mark.second_tier
 def test_a_model_trained_anew_is_loaded_anew(own_pool: WarmPool, suite: Suite, tiny_models: dict[str, Path]) -> None:
     one = suite.select([])
     answers(own_pool.ask(one, TEXTS, "cpu"))
@@ -396,6 +413,7 @@ STAY = """
 ASK_AND_STAY = "import psutil" + ASK.replace("\nanswers =", f"{STAY}answers =")
 
 
+@pytest.mark.second_tier
 @pytest.mark.parametrize("stopped", [False, True])
 def test_no_worker_outlives_a_pool_that_was_killed(suite: Suite, tmp_path: Path, stopped: bool) -> None:
     """As when the kernel or an administrator ends a dashboard: nobody is left to close anything."""

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
 from test_dashboard import FULL, settled, until
 
 from dashboard.server import preload
+
+pytestmark = pytest.mark.second_tier
 
 BUSY = "window.requestIdleCallback = () => 0"
 """A browser that never has nothing else to do."""

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
 from test_dashboard import FULL, is_local, settled, until
 from test_every_page import CUT_OFF
+
+pytestmark = pytest.mark.second_tier
 
 SIZES = "01J0000000000000000000000B"
 BESIDE = "fixture · 2026-03-01 08:00 UTC · 00000B"

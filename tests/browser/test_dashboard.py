@@ -42,6 +42,7 @@ def is_local(url: str) -> bool:
     return parts.scheme in ("data", "blob") or parts.hostname == "127.0.0.1"
 
 
+@pytest.mark.second_tier
 def test_table_and_chart_stand_beside_each_other_where_there_is_room(site: str, open_page: Callable[..., Any]) -> None:
     page = open_page(f"{site}/?run={FULL}")
     page.wait_for_selector(".js-plotly-plot .main-svg")
@@ -54,6 +55,7 @@ def test_table_and_chart_stand_beside_each_other_where_there_is_room(site: str, 
         assert aligned == (width == 1024), "else both as wide as the page"
 
 
+@pytest.mark.second_tier
 def test_the_first_screen_answers(site: str, open_page: Callable[..., Any]) -> None:
     page = open_page(f"{site}/?run={FULL}")
     page.wait_for_selector(".js-plotly-plot .main-svg")
@@ -64,6 +66,7 @@ def test_the_first_screen_answers(site: str, open_page: Callable[..., Any]) -> N
     assert page.get_by_text("Deploy", exact=True).count() == 0
 
 
+@pytest.mark.second_tier
 def test_charts_are_drawn_in_the_readers_theme(site: str, open_page: Callable[..., Any]) -> None:
     page = open_page(f"{site}/?run={FULL}", color_scheme="dark")
     page.wait_for_selector(".js-plotly-plot .main-svg")
@@ -71,6 +74,7 @@ def test_charts_are_drawn_in_the_readers_theme(site: str, open_page: Callable[..
     assert page.evaluate("document.querySelector('.js-plotly-plot')._fullLayout.paper_bgcolor") == "#12161b"
 
 
+@pytest.mark.second_tier
 @pytest.mark.parametrize(("kind", "begin"), [("PNG", b"\x89PNG"), ("SVG", b"<svg")])
 def test_a_chart_leaves_as_an_image_of_slide_size(
     kind: str, begin: bytes, site: str, open_page: Callable[..., Any], tmp_path: Path
@@ -96,6 +100,7 @@ def test_a_chart_leaves_as_an_image_of_slide_size(
         assert struct.unpack(">II", content[16:24]) == (2240, 1260)
 
 
+@pytest.mark.second_tier
 def test_the_deck_and_the_tables_are_downloads(site: str, open_page: Callable[..., Any], tmp_path: Path) -> None:
     from pptx import Presentation
 
@@ -129,12 +134,14 @@ def test_a_link_opens_its_run_and_the_choice_is_in_the_url(site: str, open_page:
     assert FULL[-6:] in page.locator("[data-testid=stSelectbox] input").first.input_value()
 
 
+@pytest.mark.second_tier
 def test_a_run_under_way_is_followed(site: str, open_page: Callable[..., Any]) -> None:
     page = open_page(f"{site}/?run={RUNNING}")
     settled(page)
     assert "round 3" in page.locator("[data-testid=stProgress]").inner_text()
 
 
+@pytest.mark.second_tier
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("path", ["", "compare"])
 def test_tab_reaches_everything_and_shows_where_it_is(

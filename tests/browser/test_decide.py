@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from test_dashboard import FULL, is_local, settled, until
 from test_every_page import CUT_OFF
+
+pytestmark = pytest.mark.second_tier
 
 
 def heading(page: Any) -> str:

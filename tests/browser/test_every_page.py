@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from test_dashboard import FULL, RUNNING, is_local, settled, until
 
+pytestmark = pytest.mark.second_tier
+
 PAGES = ["", "compare", "decide", "roofline", "load", "ship", "examples", "run", "classify", "runs", "method"]
 FOLLOWING = ["", "compare", "decide", "roofline", "load", "examples", "run", "runs"]
 """Pages on which a run that goes on is read again every two seconds."""

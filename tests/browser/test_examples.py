@@ -78,7 +78,7 @@ def test_from_a_flip_to_classify_and_back(site: str, open_page: Callable[..., An
     assert abroad == {"127.0.0.1"}
 
 
-@pytest.mark.slow
+@pytest.mark.second_tier
 def test_a_file_is_uploaded_and_its_answers_are_taken_away(
     tiny_models: dict[str, Path],
     write_suite: Callable[..., Path],

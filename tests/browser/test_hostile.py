@@ -15,6 +15,8 @@ from hostile_fill import TEXT, fill_hostile
 
 from dashboard.server import preload
 
+pytestmark = pytest.mark.second_tier
+
 WATCH = """
 window.hurt = () => { window.wasHurt = true }
 window.refused = []

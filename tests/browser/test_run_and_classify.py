@@ -15,8 +15,6 @@ import pytest
 from engine.machine import devices, locks
 from engine.store import models, open_store
 
-pytestmark = pytest.mark.slow
-
 
 def _dashboard() -> Any:
     """`dashboard` of the conftest.py beside this file; by its path, as other folders have modules of that name."""

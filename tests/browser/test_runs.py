@@ -68,6 +68,7 @@ def chosen(page: Any, timeout_s: float = 15.0) -> str:
         page.wait_for_timeout(100)
 
 
+@pytest.mark.second_tier
 def test_a_note_is_written(history: str, open_page: Callable[..., Any]) -> None:
     page = open_page(f"{history}/runs?run={SIZES}")
     settled(page)
@@ -79,6 +80,7 @@ def test_a_note_is_written(history: str, open_page: Callable[..., Any]) -> None:
     page.get_by_role("textbox", name="Note").wait_for()
 
 
+@pytest.mark.second_tier
 def test_another_tab_leaves_its_reader_where_he_is(history: str, open_page: Callable[..., Any]) -> None:
     page = open_page(f"{history}/runs?run={FULL}")
     settled(page)
@@ -89,6 +91,7 @@ def test_another_tab_leaves_its_reader_where_he_is(history: str, open_page: Call
     assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollTop") == 400
 
 
+@pytest.mark.second_tier
 def test_a_row_a_page_and_an_older_run_are_chosen(history: str, open_page: Callable[..., Any]) -> None:
     page = open_page(f"{history}/?run={SIZES}")
     page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")

@@ -53,6 +53,7 @@ def report_file(site: str, open_page: Callable[..., Any], tmp_path: Path) -> Pat
     return file
 
 
+@pytest.mark.second_tier
 @pytest.mark.parametrize("width", [1024, 2560])
 def test_the_report_works_alone_in_both_appearances_and_on_paper(
     width: int, report_file: Path, open_page: Callable[..., Any]

@@ -339,7 +339,13 @@ def test_an_upload_needs_streamlits_own_sign_beside_the_cookie(site: Site) -> No
     assert ask(site.port, path, "PUT", body, **sent, X_Xsrftoken=sign.partition("=")[2].strip('"')).status == 400
 
 
-@pytest.mark.parametrize("script", ["app.py", "app_pages/run.py", "app_pages/runs.py"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        "app_pages/run.py",
+        *(pytest.param(page, marks=pytest.mark.second_tier) for page in ("app.py", "app_pages/runs.py")),
+    ],
+)
 def test_without_the_door_no_page_is_served(script: str, tmp_path: Path) -> None:
     """By Streamlit's own command, which knows of no token: over its websocket only a refusal comes."""
     port, log = serve.free_port(), tmp_path / "log"

@@ -203,7 +203,6 @@ def test_log_axes_are_labelled_often_enough() -> None:
 
 
 @pytest.mark.skipif(shutil.which("soffice") is None, reason="no LibreOffice on PATH")
-@pytest.mark.slow
 def test_libreoffice_opens_it(database: str, tmp_path: Path) -> None:
     summary = reads.run(FULL)
     (tmp_path / "deck.pptx").write_bytes(

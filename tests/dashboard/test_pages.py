@@ -65,6 +65,7 @@ def test_every_run_on_every_page(name: str, run: str, database: str) -> None:
     assert test.session_state["run_choice"] == run
 
 
+@pytest.mark.second_tier
 def test_every_page_reads_postgresql(migrated_postgres: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
     url = migrated_postgres()
     monkeypatch.setenv("BENCH_DATABASE_URL", url)

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kept import kept_models
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NEWS = REPOSITORY / "data" / "news"
@@ -39,15 +40,7 @@ def shaped_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     not to be loaded; wide-bert: BERT of the same size; heavy: DistilBERT, 2 layers of 128, whose call takes
     some milliseconds.
     """
-    folder = tmp_path_factory.mktemp("shaped")
-    done = subprocess.run(
-        [sys.executable, str(HERE), "models", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return {path.name: path for path in folder.iterdir()}
+    return kept_models("shaped", HERE, ["models"], tmp_path_factory.mktemp("shaped"))
 
 
 @dataclass

@@ -27,7 +27,7 @@ class Twice(PyTorch):
         return super().call(batch)
 '''
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.second_tier
 
 
 @pytest.fixture(scope="module")

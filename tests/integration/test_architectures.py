@@ -29,7 +29,7 @@ TECHNIQUES = {
 LACKING = ("deberta", "ov")
 """OpenVINO cannot compile its graph."""
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.second_tier
 
 
 @pytest.fixture(scope="module")

@@ -133,6 +133,7 @@ def test_artefacts_are_cached_by_content(shaped_models, suite_of, tmp_path):
     assert kinds == ["description", "onnx-fp32", "onnx-int8-dynamic"]
 
 
+@pytest.mark.second_tier
 def test_a_killed_build_leaves_nothing_and_the_next_one_succeeds(exported, suite_of, wait_until, is_gone):
     int8 = {"precision": "int8", "options": {"operators": ["MatMul"]}}
     suite = suite_of(exported, int8, {"name": "other", **int8, "options": {"operators": ["Gather"]}})
@@ -168,6 +169,7 @@ def test_a_killed_build_leaves_nothing_and_the_next_one_succeeds(exported, suite
         assert not list(artefacts.glob(".*.draft")) and build_processes() == []
 
 
+@pytest.mark.second_tier
 @pytest.mark.skipif(host.usable_cores() < 2, reason="one core builds one thing at a time")
 def test_variants_are_built_beside_each_other(shaped_models, suite_of, tmp_path):
     model = copied(shaped_models["wide"], tmp_path / "model")
@@ -193,6 +195,7 @@ def test_variants_are_built_beside_each_other(shaped_models, suite_of, tmp_path)
     assert alone == (list(map(found.get, suite.variants)), False), "the same as one after another"
 
 
+@pytest.mark.second_tier
 def test_no_build_step_writes_into_the_folder_that_it_builds_from(shaped_models, suite_of, tmp_path):
     """Several build from it at a time: what one leaves there and removes again, another may be reading."""
     model = copied(shaped_models["wide"], tmp_path / "model")
@@ -213,6 +216,7 @@ def test_no_build_step_writes_into_the_folder_that_it_builds_from(shaped_models,
     assert export.folder.stat().st_mtime_ns == before
 
 
+@pytest.mark.second_tier
 def test_a_build_that_fails_ends_no_other_and_a_stop_ends_all(exported, suite_of):
     int8 = {"precision": "int8", "options": {"operators": ["MatMul"], "keep": ["none"]}}
     suite = suite_of(exported, {"name": "wrong", **int8}, {"name": "right", "precision": "int8"})
@@ -234,6 +238,7 @@ def test_a_build_that_fails_ends_no_other_and_a_stop_ends_all(exported, suite_of
         assert build_processes() == [] and not list(paths.local_folder("artefacts").glob(".*.draft"))
 
 
+@pytest.mark.second_tier
 def test_a_build_that_stands_still_is_ended_and_until_then_whoever_listens_may_end_it(exported, suite_of, monkeypatch):
     monkeypatch.setattr(lanes, "BUILD_SECONDS", 3.0)
     int8 = {"precision": "int8", "options": {"operators": ["Gather"], "per_channel": True}}
@@ -261,6 +266,7 @@ def test_a_build_that_stands_still_is_ended_and_until_then_whoever_listens_may_e
         assert not list(paths.local_folder("artefacts").glob(".*.draft"))
 
 
+@pytest.mark.second_tier
 def test_training_that_stands_still_is_ended_and_one_that_is_looked_at_is_not():
     code = "import os, signal; print('{\"phase\": 1}', flush=True); {0}; print('{\"result\": 2}', flush=True)"
     command = [sys.executable, "-c", code.replace("{0}", "os.kill(os.getpid(), signal.SIGSTOP)")]
@@ -285,6 +291,7 @@ def test_a_build_that_fails_says_so_and_leaves_nothing(shaped_models, suite_of, 
     assert not list((paths.local_data() / "artefacts").glob(".*.draft"))
 
 
+@pytest.mark.second_tier
 def test_a_build_process_that_finds_the_disk_full_ends_the_request(tmp_path):
     full = "cannot write .*No space left on device; free some space"
     with pytest.raises(RequestError, match=full), making(tmp_path / "made", lambda: None):
@@ -294,6 +301,7 @@ def test_a_build_process_that_finds_the_disk_full_ends_the_request(tmp_path):
     assert not list(tmp_path.glob(".made.*.draft")) and not (tmp_path / "made").exists()
 
 
+@pytest.mark.second_tier
 def test_two_processes_that_want_the_same_build_it_once(exported, write_suite, tmp_path):
     int8 = {"precision": "int8", "options": {"operators": ["MatMul", "Gather"]}}
     suite = write_suite(tmp_path, [{"model": exported, "backend": "onnxruntime", **int8}])
@@ -373,6 +381,7 @@ def hub(shaped_models, tmp_path_factory) -> Iterator[dict[str, str | None]]:
         yield asking(url, folder / "home")
 
 
+@pytest.mark.second_tier
 def test_models_of_a_hub_are_fetched_once_and_then_run_offline(hub, exported, write_suite, bench, measure, tmp_path):
     onnx = {"backend": "onnxruntime"}
     suite = write_suite(
@@ -424,6 +433,7 @@ def test_a_malicious_pickle_is_refused_and_does_not_run(hub, write_suite, bench,
     assert not list((paths.local_data() / "artefacts").glob("*safetensors-org--evil-*[!k]"))
 
 
+@pytest.mark.second_tier
 def test_a_model_that_the_hub_has_not_is_one_line(hub, write_suite, bench, tmp_path):
     suite = write_suite(tmp_path, [{"model": "org/unknown"}], name="unknown")
     done = bench("run", suite, "--device", "cpu", env=hub)

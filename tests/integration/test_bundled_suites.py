@@ -16,7 +16,7 @@ import pytest
 from hub_repositories import LABELS, ROWS, SST2
 from test_corpus import Hub, asking, serving
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.second_tier
 
 HERE = Path(__file__).resolve().parent
 NOWHERE = "http://127.0.0.1:9"

@@ -30,6 +30,7 @@ def found() -> dict[str, Any]:
     return ceilings.measure(CPU, host.usable_cores())
 
 
+@pytest.mark.second_tier
 def test_a_cpu_has_a_ceiling_for_each_dtype(found):
     assert found["reason"] is None and found["device"] == "cpu" and found["threads"] == host.usable_cores()
     assert set(found["products"]) == set(ceilings.DTYPES)
@@ -161,6 +162,7 @@ def test_tables_and_traffic_are_those_of_the_layers(counted):
     assert 40 < distilbert["operators"] < 100
 
 
+@pytest.mark.second_tier
 def test_architectures_of_other_kinds_are_counted_or_say_why_not():
     code = """
         import json

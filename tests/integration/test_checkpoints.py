@@ -73,6 +73,7 @@ def first(family, measure):
     return measure(family)
 
 
+@pytest.mark.second_tier
 def test_checkpoints_are_made_and_measured(first):
     assert first.exit_code == 0, first.stderr
     assert {"family-teacher", "family-student", "family-blank"} <= set(made())
@@ -86,6 +87,7 @@ def test_checkpoints_are_made_and_measured(first):
     assert facts["steps"] == 12 * 16 and facts["train_accuracy"] > 0.6
 
 
+@pytest.mark.second_tier
 def test_a_checkpoint_is_an_ordinary_folder(first):
     folder = made()["family-teacher"]
     config = json.loads((folder / "config.json").read_text())
@@ -94,6 +96,7 @@ def test_a_checkpoint_is_an_ordinary_folder(first):
     assert {"model.safetensors", "tokenizer.json"} <= set(files_of(folder))
 
 
+@pytest.mark.second_tier
 def test_the_student_is_another_model_that_resembles_its_teacher(first):
     teacher, student = first.logits("teacher"), first.logits("student")
     assert np.abs(teacher - student).max() > 0.01
@@ -105,6 +108,7 @@ def test_the_student_is_another_model_that_resembles_its_teacher(first):
     assert first.row("student")["agreement"] == pytest.approx(np.mean(teacher.argmax(axis=1) == student.argmax(axis=1)))
 
 
+@pytest.mark.second_tier
 def test_random_weights_have_no_accuracy(first):
     row = first.row("blank")
     assert row["status"] == "measured" and row["throughput_samples_per_s"] > 0
@@ -125,6 +129,7 @@ def test_a_second_run_makes_nothing(first, family, measure):
         assert second.logits(name).tolist() == first.logits(name).tolist()
 
 
+@pytest.mark.second_tier
 def test_another_recipe_makes_another_checkpoint(first, family):
     suite = load_suite(str(family), ["checkpoint.family-blank.seed=7"])
     with Preparer(suite) as preparer:
@@ -146,6 +151,7 @@ def training_of(pid: int) -> int | None:
     return None
 
 
+@pytest.mark.second_tier
 @pytest.mark.parametrize("command", ["run", "fetch"])
 def test_a_training_that_is_killed_fails_its_variants_alone(
     tiny_models, write_suite, live, wait_until, tmp_path, command
@@ -177,6 +183,7 @@ def test_a_training_that_is_killed_fails_its_variants_alone(
     assert endless["name"] not in made() and not list((paths.local_data() / "checkpoints").glob(".*.draft"))
 
 
+@pytest.mark.second_tier
 def test_a_teacher_that_only_numbers_its_labels_needs_them_declared(tiny_models, write_suite, bench, tmp_path):
     student = {
         "name": "from-generic",
@@ -204,6 +211,7 @@ def test_a_teacher_that_only_numbers_its_labels_needs_them_declared(tiny_models,
     assert list(config["id2label"].values()) == LABELS
 
 
+@pytest.mark.second_tier
 def test_a_teacher_with_other_labels_is_refused(tiny_models, write_suite, bench, tmp_path):
     student = {
         "name": "from-sst2",

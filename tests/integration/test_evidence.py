@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.second_tier
+
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 
 

@@ -91,6 +91,7 @@ def test_a_run_survives_who_started_it(suite_of, wait_until):
     assert "queued" not in log and "timing: round 2" in log and "finished" in log
 
 
+@pytest.mark.second_tier
 def test_a_queued_run_waits_for_its_device_and_then_measures(suite_of, wait_until):
     device = devices.resolve_device("cpu")
     with locks.device_lock(device, "run of somebody else"):
@@ -134,6 +135,7 @@ def test_cancelling_a_run_that_is_timing(suite_of, wait_until, is_gone):
         pass
 
 
+@pytest.mark.second_tier
 def test_a_run_ends_at_once_where_it_must_and_says_so(suite_of, wait_until, is_gone):
     # A round of twenty seconds: its end is far away.
     run_id = local.start(suite_of(block_seconds=10.0, max_seconds=600.0, rounds=1_000_000, min_calls=1), "cpu")
@@ -146,6 +148,7 @@ def test_a_run_ends_at_once_where_it_must_and_says_so(suite_of, wait_until, is_g
     wait_until(lambda: is_gone(row["pid"]), 20)
 
 
+@pytest.mark.second_tier
 def test_another_process_is_not_ended_for_a_runs(suite_of, wait_until):
     with locks.device_lock(devices.resolve_device("cpu"), "run of somebody else"):
         run_id = local.start(suite_of(), "cpu")
@@ -172,6 +175,7 @@ def test_another_process_is_not_ended_for_a_runs(suite_of, wait_until):
                 runs.get_run(session, run_id).status = "cancelled"
 
 
+@pytest.mark.second_tier
 def test_queued_runs_take_their_turns(suite_of, wait_until, bench):
     with locks.device_lock(devices.resolve_device("cpu"), "run of somebody else"):
         asked = [local.start(suite_of(f"turn-{index}"), "cpu") for index in range(2)]
@@ -224,6 +228,7 @@ def test_a_queued_run_whose_process_was_killed_is_closed_at_once(suite_of, wait_
     assert row["status"] == "interrupted" and "queued" in row["status_reason"]
 
 
+@pytest.mark.second_tier
 @pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("what", ["artefact", "checkpoint"])
 def test_a_run_that_waits_for_what_another_process_builds_ends_when_it_is_told(

@@ -20,7 +20,7 @@ import pytest
 
 from engine.store import measurements, open_store, runs
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.second_tier
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOR_EVER = {"rounds": 1_000_000, "min_calls": 1, "max_seconds": 600.0, "block_seconds": 0.005}

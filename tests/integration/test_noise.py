@@ -18,6 +18,8 @@ from statsmodels.stats.proportion import proportion_confint
 from engine.artefacts.preparer import Preparer
 from engine.suite.reading import load_suite
 
+pytestmark = pytest.mark.second_tier
+
 TRAIN = Path(__file__).resolve().parents[2] / "data" / "news" / "train.csv"
 TINY = {"model_type": "distilbert", "dim": 64, "hidden_dim": 128, "n_layers": 1, "n_heads": 2}
 EXAMPLES = 400

@@ -16,7 +16,7 @@ from engine.store import measurements, open_store, runs
 from engine.store.runfile import reading, writing
 from engine.suite.reading import load_suite
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.second_tier
 
 
 @pytest.fixture

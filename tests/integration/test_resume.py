@@ -106,6 +106,7 @@ def test_a_killed_run_goes_on_with_what_it_has(suite, live, bench, wait_until):
     )
 
 
+@pytest.mark.second_tier
 def test_only_what_failed_is_measured_again_beside_its_baseline(suite, live, bench):
     run = live("run", suite(rounds=40), "--device", "cpu")
     run.wait_for("timing: round")
@@ -129,6 +130,7 @@ def test_only_what_failed_is_measured_again_beside_its_baseline(suite, live, ben
     assert set(rounds_of(run_id)["int8"]) <= {0, 1} and len(rounds_of(run_id)["int8"][1]) >= 8
 
 
+@pytest.mark.second_tier
 def test_who_may_not_go_on_is_told_why_and_nothing_changes(suite, live, bench, wait_until, shaped_models, tmp_path):
     file = suite()
     copy = shutil.copytree(shaped_models["wide"], tmp_path / "model")
@@ -171,6 +173,7 @@ def test_who_may_not_go_on_is_told_why_and_nothing_changes(suite, live, bench, w
     assert f"run {run_id} is running" in bench("resume", run_id).stderr
 
 
+@pytest.mark.second_tier
 def test_a_run_is_resumed_by_a_process_of_its_own(suite, live, wait_until):
     run_id, before = until_killed(live, suite(), wait_until)
     assert local.resume(run_id[:8]) == run_id

@@ -11,6 +11,8 @@ import pytest
 
 from engine import paths
 
+pytestmark = pytest.mark.second_tier
+
 RUN = ("fp32", "padded", "packed", "first", "both", "onnx", "onnx-first", "openvino-first")
 
 

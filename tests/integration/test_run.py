@@ -50,6 +50,23 @@ def share_right(answers: list[str], rows: list[int]) -> float:
     return float(np.mean([answer == given[row]["label"] for answer, row in zip(answers, rows, strict=True)]))
 
 
+TOGETHER = [("wide", "wide-bert"), ("batchings", "sentiment"), ("agnews-distilbert", "agnews-student")]
+"""Jobs that one process does, the first time one of them is asked for."""
+
+
+class Alone:
+    """What transformers alone says, by job; computed when it is asked for."""
+
+    def __init__(self, jobs, reference) -> None:
+        self.jobs, self.reference, self.done = jobs, reference, {}
+
+    def __getitem__(self, name):
+        if name not in self.done:
+            names = next(group for group in TOGETHER if name in group)
+            self.done |= dict(zip(names, self.reference(*(self.jobs[each] for each in names)), strict=True))
+        return self.done[name]
+
+
 @pytest.fixture(scope="module")
 def alone(shaped_models, tiny_models, reference):
     """What transformers alone says to the rows of each run, in their order."""
@@ -66,7 +83,7 @@ def alone(shaped_models, tiny_models, reference):
         news["rows"] = shuffled(len(rows_of(news["file"])), 0, SUITE_EXAMPLES)
         jobs["agnews-distilbert"] = {"model": SHARED / "models" / "agnews-distilbert", **news}
         jobs["agnews-student"] = {"model": SHARED / "models" / "agnews-student", **news}
-    return dict(zip(jobs, reference(*jobs.values()), strict=True))
+    return Alone(jobs, reference)
 
 
 # All techniques
@@ -270,6 +287,7 @@ def batchings(shaped_models, write_suite, measure, tmp_path_factory):
     return measure(suite)
 
 
+@pytest.mark.second_tier
 def test_each_batch_size_is_a_measurement_and_a_variant_may_have_its_own(batchings):
     assert batchings.exit_code == 0, batchings.stderr
     rows = [row for row in batchings.measurements if not row["max_batch_tokens"] and row["padding"] != "packed"]
@@ -285,6 +303,7 @@ def test_each_batch_size_is_a_measurement_and_a_variant_may_have_its_own(batchin
     assert batchings.row("own")["speedup"] is not None
 
 
+@pytest.mark.second_tier
 def test_padding_and_order_change_no_answer(batchings, alone):
     rows, expected = shuffled(len(rows_of(NEWS)), 1, 50), alone["batchings"]
     for (variant, size), examples in batchings.examples.items():
@@ -293,6 +312,7 @@ def test_padding_and_order_change_no_answer(batchings, alone):
         assert np.abs(batchings.logits(variant, size) - expected.logits).max() < 1e-4, (variant, size)
 
 
+@pytest.mark.second_tier
 def test_less_padding_means_fewer_tokens(batchings):
     def waste(variant: str, size: int) -> float:
         """Padded tokens for each real one."""
@@ -308,6 +328,7 @@ def test_less_padding_means_fewer_tokens(batchings):
     assert {row["truncated"] for row in measured} == {batchings.row("own")["truncated"]}
 
 
+@pytest.mark.second_tier
 def test_a_token_budget_makes_batches_of_as_many_texts_as_it_holds(batchings):
     for name in ("budget", "packed"):
         row = batchings.row(name)
@@ -317,6 +338,7 @@ def test_a_token_budget_makes_batches_of_as_many_texts_as_it_holds(batchings):
     assert batchings.row("own")["examples_per_call"] == pytest.approx(8)
 
 
+@pytest.mark.second_tier
 def test_packed_batches_hold_real_tokens_alone_where_the_backend_can(batchings):
     packed = batchings.row("packed")
     assert packed["throughput_padded_tokens_per_s"] == packed["throughput_tokens_per_s"] > 0
@@ -339,6 +361,7 @@ def test_rounds_go_on_until_every_variant_has_its_calls(shaped_models, write_sui
     assert found.row("small")["calls"] > found.row("large")["calls"], "each round is the same work"
 
 
+@pytest.mark.second_tier
 def test_a_last_batch_that_is_not_full_is_answered_though_not_timed(batchings):
     # 50 examples in batches of 4: two are left over.
     assert all(len(examples) == 50 for examples in batchings.examples.values())
@@ -371,6 +394,7 @@ def labelled(tiny_models, write_suite, measure, tmp_path_factory):
     return measure(suite)
 
 
+@pytest.mark.second_tier
 def test_a_model_with_permuted_labels_is_aligned_by_name(labelled):
     assert labelled.exit_code == 0, labelled.stderr
     named, permuted = labelled.row("named"), labelled.row("permuted")
@@ -382,6 +406,7 @@ def test_a_model_with_permuted_labels_is_aligned_by_name(labelled):
     assert sum(by_index) != named["correct"]
 
 
+@pytest.mark.second_tier
 def test_generic_labels_are_aligned_by_order_only_where_the_suite_says_so(labelled):
     generic, by_order = labelled.row("generic"), labelled.row("by-order")
     assert generic["accuracy"] is generic["correct"] is generic["macro_f1"] is generic["agreement"] is None
@@ -391,6 +416,7 @@ def test_generic_labels_are_aligned_by_order_only_where_the_suite_says_so(labell
     assert "no accuracy" in labelled.stdout
 
 
+@pytest.mark.second_tier
 def test_a_sentiment_model_has_no_accuracy_on_news(labelled, alone):
     rows, sentiments = shuffled(len(rows_of(NEWS)), 2, 200), alone["sentiment"]
     given = rows_of(NEWS)
@@ -408,6 +434,7 @@ def test_a_sentiment_model_has_no_accuracy_on_news(labelled, alone):
     assert [e["predicted"] for e in labelled.of("sentiment")] == sentiments.answers()
 
 
+@pytest.mark.second_tier
 def test_a_head_that_was_saved_before_it_was_trained_is_named(labelled):
     flags = labelled.row("untrained")["quality"]["flags"]
     assert flags[0]["kind"] == "fresh" and "all 4 biases are 0" in flags[0]["sentence"]
@@ -416,6 +443,7 @@ def test_a_head_that_was_saved_before_it_was_trained_is_named(labelled):
     assert not any(flag["kind"] == "fresh" for row in others for flag in row["quality"]["flags"])
 
 
+@pytest.mark.second_tier
 def test_a_declared_map_is_followed(labelled, alone):
     rows, sentiments = shuffled(len(rows_of(NEWS)), 2, 200), alone["sentiment"]
     means = {"NEGATIVE": "World", "POSITIVE": "Sports"}
@@ -435,6 +463,7 @@ def test_a_declared_map_that_cannot_be_right_is_refused(tiny_models, write_suite
     assert last.startswith("error: variant 'v0': labels:") and "did you mean 'Sports'" in last
 
 
+@pytest.mark.second_tier
 def test_unlabelled_text_gives_agreement_and_no_accuracy(shaped_models, write_suite, measure, tmp_path):
     wide = {"model": shaped_models["wide"], "backend": "onnxruntime"}
     suite = write_suite(
@@ -458,7 +487,7 @@ def test_unlabelled_text_gives_agreement_and_no_accuracy(shaped_models, write_su
 # Real news and real models
 
 
-@pytest.mark.slow
+@pytest.mark.second_tier
 @pytest.mark.skipif(not SUITE.exists(), reason="../shared/suites is not here")
 def test_the_shared_suite_answers_as_transformers_alone(measure, alone):
     """All of its examples at its own length, and as little timing as there may be."""

@@ -23,7 +23,7 @@ from engine.suite.reading import load_suite
 from engine.suite.spec import Suite
 
 __all__ = ["cluster"]
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.second_tier
 LIMIT_S = 240
 REPOSITORY = Path(__file__).resolve().parents[2]
 

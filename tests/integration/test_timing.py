@@ -46,7 +46,7 @@ def pairs_of(run_id: str, names: list[str]) -> list[stats.Interval]:
     return [interval for interval in found if interval]
 
 
-@pytest.mark.slow
+@pytest.mark.second_tier
 def test_the_same_variant_shows_no_difference_to_itself(shaped_models, write_suite, measure, tmp_path):
     """One run of SAME_PAIRS pairs, with no worker in two of them, and no second try.
 
@@ -147,6 +147,7 @@ def block(worker: handle.Worker, seconds: float = BLOCK_S) -> np.ndarray:
     return reply["latencies_s"]
 
 
+@pytest.mark.second_tier
 def test_a_worker_times_what_a_bare_loop_takes(shaped_models, workers):
     """Blocks of both, in turn. One thread: what two do on a shared machine is up to its scheduler."""
     ours = workers["torch", 1]
@@ -219,6 +220,7 @@ def test_as_many_threads_compute_as_were_asked_for(workers):
 # Rounds, and processes
 
 
+@pytest.mark.second_tier
 def test_two_processes_give_blocks_of_two(shaped_models, write_suite, measure, tmp_path):
     wide = {"model": shaped_models["wide"], "backend": "onnxruntime"}
     suite = write_suite(

@@ -20,7 +20,7 @@ from engine.store import open_store, runs
 from engine.suite.reading import load_suite
 from engine.suite.spec import Suite
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.second_tier
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 USER = """

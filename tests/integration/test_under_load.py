@@ -66,6 +66,7 @@ def check(found: dict[str, Any]) -> None:
             assert trial["answered"] == trial["texts"] and trial["p99_s"] <= found["p99_limit_s"]
 
 
+@pytest.mark.second_tier
 def test_every_measured_variant_is_put_under_load_its_own_way(suite, bench, shaped_models, tmp_path):
     own = {"name": "own", "batch_size": 4, "padding": "longest", "order": "length"}
     packed = {"name": "packed", "model": shaped_models["wide"], "backend": "pytorch", "padding": "packed"}
@@ -106,6 +107,7 @@ def test_every_measured_variant_is_put_under_load_its_own_way(suite, bench, shap
         assert measurements.scenarios(session, run["id"]) == []
 
 
+@pytest.mark.second_tier
 def test_a_worker_that_dies_under_load_is_a_row_with_its_reason(suite, live, bench, wait_until):
     run = live("run", suite({"name": "fp32"}, {"name": "other"}), "--device", "cpu")
     run.wait_for("serving: other", 240)
@@ -163,6 +165,7 @@ def test_a_run_that_ends_under_load_goes_on_with_the_load_alone(suite, live, ben
     check(load["other"])
 
 
+@pytest.mark.second_tier
 def test_a_look_whose_worker_or_model_fails_says_so_in_a_line(
     suite, bench, live, wait_until, write_suite, tmp_path, shaped_models
 ):
@@ -192,6 +195,7 @@ def test_a_look_takes_the_device_before_it_makes_anything(suite, monkeypatch):
         cli_scenarios.look(asked, asked.variants["fp32"], "cpu")
 
 
+@pytest.mark.second_tier
 def test_a_look_stores_nothing_and_says_what_does(suite, bench, write_suite, tmp_path, shaped_models):
     file = suite({"name": "fp32"}, {"name": "own", "batch_size": 4})
     done = bench("scenarios", file, "--variant", "own", "--device", "cpu", "--json", "-")

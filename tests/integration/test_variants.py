@@ -66,6 +66,7 @@ def settings(measured, variant):
     return row["audit"]["settings"]
 
 
+@pytest.mark.second_tier
 def test_all_are_measured_or_say_what_they_need(measured):
     assert measured.exit_code == 0, measured.stderr
     unavailable = {row["variant"]: row["status_reason"] for row in measured.measurements if row["status"] != "measured"}
@@ -80,6 +81,7 @@ def test_all_are_measured_or_say_what_they_need(measured):
     assert told < next(i for i, line in enumerate(lines) if "building" in line)
 
 
+@pytest.mark.second_tier
 @pytest.mark.parametrize("variant", [*EXACT, *ROUNDED])
 def test_answers_are_the_models(measured, variant):
     found, exact = measured.logits(variant), measured.logits("fp32")
@@ -92,6 +94,7 @@ def test_answers_are_the_models(measured, variant):
         assert typical < 0.5 * exact.std(), "it is noise"
 
 
+@pytest.mark.second_tier
 def test_what_was_asked_for_is_what_runs(measured):
     assert settings(measured, "eager")["attention"] == "eager" != settings(measured, "fp32")["attention"]
     compiled = settings(measured, "compiled")
@@ -118,6 +121,7 @@ def test_what_was_asked_for_is_what_runs(measured):
     assert settings(measured, "ov-weights")["parameters_by_dtype"]["int8"] > 50_000
 
 
+@pytest.mark.second_tier
 def test_what_int8_is_unsure_of_is_answered_in_fp32(measured):
     deferring, exact = settings(measured, "ov-deferring"), measured.logits("ov")
     assert deferring["calibration_examples"] == 24 and deferring["deferral"]["compared_examples"] == 18
@@ -134,6 +138,7 @@ def test_what_int8_is_unsure_of_is_answered_in_fp32(measured):
     assert weights["ov-deferring"] > weights["ov"] + 0.2 * weights["ov-static"]
 
 
+@pytest.mark.second_tier
 def test_an_openvino_worker_has_no_torch_in_it(measured):
     peak = {row["variant"]: row["ram_peak_bytes"] for row in measured.measurements}
     assert peak["ov"] < 0.6 * peak["fp32"]
@@ -149,6 +154,7 @@ def test_what_builds_for_openvino_reports_to_nobody():
     assert done.stdout.split() == ["MagicMock", "openvino.tools.ovc.telemetry_stub"]
 
 
+@pytest.mark.second_tier
 @pytest.mark.parametrize("variant", SHIPPED)
 def test_its_own_code_gives_the_stored_logits(measured, bench, tmp_path, variant):
     settings(measured, variant)
@@ -176,6 +182,7 @@ def test_nothing_is_calibrated_on_what_is_measured(shaped_models, write_suite, t
         preparer.prepare(suite.variant[0])
 
 
+@pytest.mark.second_tier
 @pytest.mark.parametrize(
     "options", [{}, {"fused": True}, {"fused": True, "per_channel": True}, {"keep": ["attention"]}], ids=str
 )

@@ -91,6 +91,7 @@ def test_a_killed_worker_is_a_failed_measurement_and_the_others_go_on(endless, l
     assert 0 < calls["second"] < min(calls["first"], calls["third"])
 
 
+@pytest.mark.second_tier
 def test_a_killed_baseline_leaves_the_others_without_a_speed_up(endless, live, tmp_path):
     file = tmp_path / "run.json"
     run = live("run", endless, "--device", "cpu", "--set", "protocol.max_seconds=2", "--json", file)
@@ -129,9 +130,9 @@ def test_a_killed_runner_leaves_no_orphans_no_lock_and_what_it_measured(endless,
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (signal.SIGINT, "cancelled by the user"),
+        pytest.param(signal.SIGINT, "cancelled by the user", marks=pytest.mark.second_tier),
         (signal.SIGTERM, "ended by SIGTERM"),
-        (signal.SIGHUP, "ended by SIGHUP"),
+        pytest.param(signal.SIGHUP, "ended by SIGHUP", marks=pytest.mark.second_tier),
     ],
 )
 def test_an_interrupted_run_is_stored_as_cancelled(endless, live, bench, wait_until, is_gone, number, said):
@@ -154,6 +155,7 @@ def test_an_interrupted_run_is_stored_as_cancelled(endless, live, bench, wait_un
         assert row["speedup"] is None and row["comparison"] is None
 
 
+@pytest.mark.second_tier
 def test_an_interrupted_preparation_is_stored_as_cancelled(shaped_models, write_suite, live, tmp_path, is_gone):
     import psutil
 
@@ -187,6 +189,7 @@ def test_a_second_run_on_a_device_in_use_is_refused(endless, live, bench):
     assert run.end(20) == 130
 
 
+@pytest.mark.second_tier
 def test_a_model_that_vanishes_before_it_is_loaded_is_a_failed_measurement(shaped_models, write_suite, live, tmp_path):
     model = shutil.copytree(shaped_models["wide"], tmp_path / "vanishing")
     suite = write_suite(
@@ -244,6 +247,7 @@ def imported(run: dict, variant: str) -> set[str]:
     return {name.partition(".")[0] for name in re.findall(r"^import time:.*\| +([\w.]+)$", log, re.MULTILINE)}
 
 
+@pytest.mark.second_tier
 def test_an_onnx_worker_has_no_torch_in_it(inside):
     run = inside[0]["run"]
     onnx, torch = imported(run, "onnx"), imported(run, "torch")
@@ -258,11 +262,13 @@ def test_an_onnx_worker_has_no_torch_in_it(inside):
     assert "/torch/" in maps["torch"] and "/onnxruntime/" not in maps["torch"]
 
 
+@pytest.mark.second_tier
 def test_an_onnx_worker_needs_far_less_memory(inside):
     peak = {row["variant"]: row["ram_peak_bytes"] for row in inside[0]["measurements"]}
     assert peak["onnx"] < 250e6 and peak["onnx"] < 0.5 * peak["torch"]
 
 
+@pytest.mark.second_tier
 def test_workers_have_the_threads_that_the_protocol_gives(inside):
     found, _, variables = inside
     assert found["run"]["environment"]["threads"] == 1

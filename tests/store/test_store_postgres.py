@@ -17,6 +17,8 @@ from engine.store import open_store, place, runs
 from engine.store.models import Base, Published, Run
 from engine.store.schema import alembic_config
 
+pytestmark = pytest.mark.second_tier
+
 NewDatabase = Callable[..., str]
 
 
