@@ -32,9 +32,10 @@ $(VENV)/bin/python:
 		{ echo "error: $(PYTHON) is older than Python 3.11; give another: make PYTHON=python3.11"; exit 2; }
 	@"$(PYTHON)" -m venv $(VENV)
 
-$(VENV)/.installed: requirements.txt | $(VENV)/bin/python
+$(VENV)/.installed: requirements.txt pyproject.toml | $(VENV)/bin/python
 	@echo "Installing the pinned packages into $(VENV): some minutes the first time."
 	@$(PY) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -127,3 +128,8 @@ def doctor(
     if json_file != "-":
         make_console().print(doctor_report.render(report), soft_wrap=True)
     raise typer.Exit(report.exit_code)
+
+
+def dashboard(context: typer.Context) -> None:
+    """Serve the dashboard, or export from it: `python -m dashboard` with the same words."""
+    os.execv(sys.executable, [sys.executable, "-m", "dashboard", *context.args])

@@ -1,4 +1,4 @@
-"""`python -m engine`: the command line. Imports inside commands keep `--help` quick."""
+"""`bench`, or `python -m engine`: the command line. Imports inside commands keep `--help` quick."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+from engine import paths
 from engine.cli import carrying, machine, measuring, showing
 from engine.cli.options import WRONG_REQUEST
 from engine.errors import RequestError, one_line
@@ -33,6 +34,7 @@ COMMANDS = (
     machine.scenarios,
     machine.fetch,
     machine.doctor,
+    machine.dashboard,
 )
 """In the order in which the help lists them."""
 
@@ -44,13 +46,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Of a command that is another program's: its options are not ours to read."""
 for command in COMMANDS:
-    app.command(command.__name__.rstrip("_"))(command)
+    passed_on = command is machine.dashboard
+    app.command(
+        command.__name__.rstrip("_"),
+        context_settings=PASSED_ON if passed_on else None,
+        add_help_option=not passed_on,
+    )(command)
 
 
 def main() -> None:
-    """The command line; a mistake in the request is one line and exit code 2."""
+    """Run the command line. A mistake in the request is one line and exit code 2."""
     try:
+        if not paths.SUITES.is_dir():
+            raise RequestError(
+                f"the bench's own suites are not at {paths.SUITES}; install it from a checkout: pip install -e ."
+            )
         app()
     except RequestError as error:
         print(f"error: {one_line(error, 2000)}", file=sys.stderr)

@@ -1,0 +1,55 @@
+"""The project as a package: one version, one list of requirements, a console command."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+from setuptools import find_packages
+
+import engine
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_the_version_stands_in_one_place():
+    assert "version" in PROJECT["project"]["dynamic"] and "version" not in PROJECT["project"]
+    assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "engine.__version__"}
+    assert re.fullmatch(r"\d+\.\d+\.\d+", engine.__version__)
+
+
+def test_the_requirements_stand_in_one_place():
+    assert PROJECT["tool"]["setuptools"]["dynamic"]["dependencies"] == {"file": ["requirements.txt"]}
+    # What setuptools cannot read there.
+    assert not re.search(r"^\s*-", (REPOSITORY / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_the_console_command_is_there():
+    module, _, name = PROJECT["project"]["scripts"]["bench"].partition(":")
+    assert callable(getattr(import_module(module), name))
+
+
+def test_every_module_is_in_a_package_or_named_as_data():
+    setuptools = PROJECT["tool"]["setuptools"]
+    packages = set(find_packages(str(REPOSITORY), include=setuptools["packages"]["find"]["include"]))
+    data = {REPOSITORY / top / Path(glob).parent for top, globs in setuptools["package-data"].items() for glob in globs}
+    for top in ("engine", "dashboard"):
+        for file in (REPOSITORY / top).rglob("*.py"):
+            package = ".".join(file.parent.relative_to(REPOSITORY).parts)
+            assert package in packages or file.parent in data, file
+
+
+def test_the_dashboard_is_a_command_of_the_bench():
+    done = subprocess.run(
+        [sys.executable, "-m", "engine", "dashboard", "--help"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and "python -m dashboard" in done.stdout
