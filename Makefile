@@ -7,7 +7,7 @@ PORT ?= 8501
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: run test test-all lint install install-dev browser servers clean
+.PHONY: run test test-all lint docs install install-dev browser servers clean
 
 run: install
 	@$(PY) -m engine run demo --once
@@ -23,6 +23,10 @@ lint: install-dev
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+
+# The command reference, from the commands.
+docs: install
+	@$(PY) -m engine.cli.reference > docs/commands.md
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev

@@ -147,7 +147,7 @@ def make(folder: Path, requests: dict[str, dict[str, Any]]) -> dict[str, Made]:
 
 ONE_BY_ONE = """
 import sys
-from engine import distill
+from engine.artefacts.training import __main__ as distill
 
 for file in sys.argv[1:]:
     print(distill.main([file]), flush=True)

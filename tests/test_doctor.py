@@ -21,6 +21,7 @@ from engine.doctor.report import Check, Report
 from engine.errors import RequestError
 from engine.machine import cuda as machine_cuda
 from engine.machine import devices, environment, gpus, locks
+from engine.machine import libraries as machine_libraries
 from engine.machine.cuda import TorchBuild
 from engine.machine.gpus import Gpu
 
@@ -285,7 +286,7 @@ def onnxruntime_installed(monkeypatch):
     def put(dists: dict[str, str], cuda: str | None, libraries: tuple[str, ...]) -> None:
         monkeypatch.setattr(environment, "installed_versions", lambda *_: dists)
         monkeypatch.setattr(machine_cuda, "module_constants", lambda *_: {"cuda_version": cuda} if cuda else {})
-        monkeypatch.setattr(examine.libraries, "find", lambda name: name if name in libraries else None)
+        monkeypatch.setattr(machine_libraries, "find", lambda name: name if name in libraries else None)
         monkeypatch.setattr(sys, "platform", "linux")
 
     return put

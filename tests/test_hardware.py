@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine import paths
 from engine.errors import RequestError
 from engine.machine import cuda as machine_cuda
 from engine.machine import devices, host
@@ -556,7 +557,7 @@ def test_environment_knows_the_commit_of_a_checkout(tmp_path, monkeypatch):
         command = ["git", "-C", str(tmp_path), *who, *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    monkeypatch.setattr(devices.paths, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(paths, "REPOSITORY", tmp_path)
     assert machine_environment.environment()["bench"]["checkout"] is None
     git("init", "-q")
     (tmp_path / "file").write_text("one")

@@ -41,7 +41,7 @@ def test_what_is_no_polynomial_is_refused():
 SIZES = """
 import json, sys
 from transformers import AutoConfig
-from engine import operations
+from engine.artefacts import operations
 
 configs = [AutoConfig.for_model(**architecture, num_labels=labels) for architecture, labels in json.load(sys.stdin)]
 print(json.dumps([operations._meta_model(config).num_parameters() for config in configs]))
@@ -67,7 +67,7 @@ def test_the_models_of_true_size_have_it():
 FIRST_TOKEN = """
 import json
 from transformers import AutoConfig
-from engine import operations
+from engine.artefacts import operations
 
 sizes = {
     "distilbert": {"dim": 48, "hidden_dim": 80, "n_heads": 4, "n_layers": 2},

@@ -131,7 +131,7 @@ def test_processes_that_look_at_once_store_a_result_once(submitted: Callable[...
     folder = submitted()
     (folder / slurm.RESULT).write_bytes(result)
     code = """
-from engine import slurm
+from engine.jobs import slurm
 from engine.store import open_store
 with open_store() as store:
     print("ready", flush=True)

@@ -173,7 +173,7 @@ def test_files_that_went_meanwhile_are_refused(shipment: plan.Shipment, monkeypa
 def test_neither_page_imports_a_model_library(filled: str) -> None:
     program = """
 import sys
-from dashboard import door
+from dashboard.server import door
 from streamlit.testing.v1 import AppTest
 door._standing = True
 test = AppTest.from_file(sys.argv[1], default_timeout=60).run()
