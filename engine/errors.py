@@ -12,6 +12,10 @@ class RequestError(ValueError):
         super().__init__(" ".join(message.splitlines()))
 
 
+class NoDatabaseError(RequestError):
+    """There is no database yet."""
+
+
 class UnavailableError(RuntimeError):
     """A technique cannot run on this machine; the message says why and what it needs.
 

@@ -17,6 +17,7 @@ import pytest
 from ulid import ULID
 
 from engine.machine import devices, locks, processes
+from engine.machine.holders import from_words
 from engine.store import models, open_store
 from engine.suite.reading import load_suite
 
@@ -29,7 +30,8 @@ def live(own_folders: Path, write_suite: Callable[..., Path], tmp_path: Path) ->
     suite = write_suite(tmp_path, [variant], name="mine", protocol={"rounds": 30})
     (folder / run_id).mkdir(parents=True)
     (folder / run_id / "run.log").write_text("the first line\nthe last line\n")
-    progress = {"phase": "timing", "text": "round 12, process 1 of 1", "done": 0.4, "seconds_left": 40.0}
+    progress = {"phase": "timing", "text": "", "done": 0.4, "seconds_left": 40.0}
+    progress["position"] = {"round": 12, "process": 1, "processes": 1}
     run = models.Run(
         id=run_id, suite_name="mine", suite=load_suite(str(suite)).model_dump(mode="json"), device="cpu",
         device_name="a processor", host=socket.gethostname(), environment={}, status="running", progress=progress,
@@ -39,7 +41,7 @@ def live(own_folders: Path, write_suite: Callable[..., Path], tmp_path: Path) ->
     with open_store() as store:
         with store.session() as session:
             session.add(run)
-        with locks.device_lock(devices.cpu_device(), f"run {run_id}"):
+        with locks.device_lock(devices.cpu_device(), from_words(f"run {run_id}")):
             yield run_id, suite
         with store.session() as session:
             session.delete(session.get_one(models.Run, run_id))

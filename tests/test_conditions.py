@@ -12,6 +12,7 @@ from engine.machine import conditions, devices, energy, gpus
 from engine.machine.conditions import Conditions, Watch, disturbances
 from engine.machine.devices import Device
 from engine.machine.gpus import GpuState
+from engine.measurement.doubts import in_words, of_json
 
 GPU = Device("cuda:0", "cuda", "NVIDIA Test", "GPU-1", "GPU-1")
 
@@ -93,7 +94,8 @@ def test_a_calm_machine_has_nothing_against_it():
     ],
 )
 def test_each_disturbance_is_named(changes: dict[str, object], kind: str, sentence: str):
-    assert disturbances(seen(**changes), kind) == [sentence]
+    doubts = disturbances(seen(**changes), kind)
+    assert in_words(doubts) == [sentence] and of_json([each.to_json() for each in doubts]) == doubts
 
 
 def test_a_gpu_may_leave_the_hosts_cores_to_others():

@@ -24,6 +24,7 @@ from engine.machine import devices, environment, gpus, locks
 from engine.machine import libraries as machine_libraries
 from engine.machine.cuda import TorchBuild
 from engine.machine.gpus import Gpu
+from engine.machine.holders import Holder, Kind, from_words
 
 A100 = Gpu(0, "GPU-aaaaaaaa-0000", "NVIDIA A100-SXM4-40GB", 40 * 2**30, (8, 0), "580.65.06", (13, 0), "DEFAULT")
 OLD_DRIVER = replace(A100, driver_version="550.54.15", driver_cuda_version=(12, 4))
@@ -350,14 +351,14 @@ def test_a_gpu_that_a_run_has_is_left_alone(registry, monkeypatch, mode):
     registry(pretend="Pretend")
     gpu = replace(A100, compute_mode=mode)
     monkeypatch.setattr(gpus, "visible_gpus", lambda: [gpu])
-    asked: list[tuple[str, str, str | None]] = []
+    asked: list[tuple[str, str, Holder | None]] = []
 
     def prove(name: str, device: str) -> Proof:
         asked.append((name, device, locks.holder(devices.gpu_device(gpu))))
         return Proof(None, {})
 
     monkeypatch.setattr(doctor_proofs, "prove", prove)
-    with locks.device_lock(devices.gpu_device(gpu), "run 01K0000000000000000000TEST"):
+    with locks.device_lock(devices.gpu_device(gpu), from_words("run 01K0000000000000000000TEST")):
         proofs = doctor_proofs.prove_backends(gpu)
         (check,) = doctor_gpu.gpu_backend_checks(gpu, proofs, asked=True)
     assert [item[:2] for item in asked] == [("pretend", "cpu")]
@@ -365,7 +366,7 @@ def test_a_gpu_that_a_run_has_is_left_alone(registry, monkeypatch, mode):
     assert "not tried out: NVIDIA A100-SXM4-40GB (cuda:0) is busy: run 01K0000000000000000000TEST (" in check.finding
     asked.clear()
     proofs = doctor_proofs.prove_backends(gpu)
-    assert ("pretend", "cuda:0", "doctor") in asked, "a run that begins meanwhile waits"
+    assert ("pretend", "cuda:0", Holder(Kind.DOCTOR)) in asked, "a run that begins meanwhile waits"
     (check,) = doctor_gpu.gpu_backend_checks(gpu, proofs, asked=True)
     assert check.state == "ok" and locks.holder(devices.gpu_device(gpu)) is None
 

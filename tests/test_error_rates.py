@@ -32,11 +32,10 @@ def resembling(random: np.random.Generator, shape: tuple[int, ...], sd: float, r
 
 
 def rates(series: np.ndarray) -> dict[str, float]:
-    """The share of series that are called unstable, by the first words of the reason, and of all."""
-    said = [instability(blocks) for blocks in series]
-    words = {"warming": "the first", "spread": "the middle", "drift": "latency drifted"}
-    found = {name: float(np.mean([bool(s) and s.startswith(w) for s in said])) for name, w in words.items()}
-    return found | {"any": float(np.mean([s is not None for s in said]))}
+    """The share of series that are called unstable, by the doubt's code, and of all."""
+    codes = [doubt.code if (doubt := instability(blocks)) else None for blocks in series]
+    shares = {name: float(np.mean([code == name for code in codes])) for name in ("warming", "spread", "drift")}
+    return shares | {"any": float(np.mean([code is not None for code in codes]))}
 
 
 # A steady machine

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from engine.machine import devices, locks, processes
+from engine.machine.holders import Holder, Kind, Process, from_words, process_of
 
 DEVICE = devices.cpu_device()
 
@@ -57,17 +58,45 @@ def _made(folder: Path, put: Callable[[Path], None]) -> None:
 def test_what_others_put_among_the_locks_does_no_harm(put: Callable[[Path], None], folder: Path) -> None:
     _made(folder, put)
     assert locks.holder(DEVICE) is None and locks.warm_workers(DEVICE) == []
-    with locks.device_lock(DEVICE, "run of mine"):
-        assert (folder / f"{locks._lock_file(DEVICE).stem}.{os.getuid()}.holder").read_text().startswith("run of mine")
-        with pytest.raises(locks.DeviceBusy) as caught, locks.device_lock(DEVICE, "another"):
+    with locks.device_lock(DEVICE, from_words("run of mine")):
+        written = (folder / f"{locks._lock_file(DEVICE).stem}.{os.getuid()}.holder").read_text()
+        assert process_of(written) == Process(Holder(Kind.RUN, "of mine"), os.getpid(), processes.mark())
+        with pytest.raises(locks.DeviceBusy) as caught, locks.device_lock(DEVICE, from_words("another")):
             pass
     assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
 
 
+@pytest.mark.parametrize(
+    ("words", "holder"),
+    [
+        ("run 01K0", Holder(Kind.RUN, "01K0")),
+        ("fetch agnews", Holder(Kind.FETCH, "agnews")),
+        ("classify", Holder(Kind.CLASSIFY)),
+        ("doctor", Holder(Kind.DOCTOR)),
+        ("the profile of fp32", Holder(Kind.OTHER, "the profile of fp32")),
+    ],
+)
+def test_the_words_of_an_older_bench_are_understood_and_shown_alike(words: str, holder: Holder) -> None:
+    assert from_words(words) == holder and holder.words == words
+    assert process_of(f"{words} (process 7)\nboot/namespace/12") == Process(holder, 7, "boot/namespace/12")
+
+
+@pytest.mark.parametrize("holder", [Holder(kind, "x") for kind in Kind])
+def test_a_holder_is_read_as_it_was_written(holder: Holder) -> None:
+    assert process_of(Process(holder, 7, "boot/namespace/12").to_text()) == Process(holder, 7, "boot/namespace/12")
+    assert holder.is_brief == (holder.kind in ("classify", "doctor"))
+    assert holder.needs_all_memory == (holder.kind in ("run", "fetch"))
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"kind": "king", "name": "", "pid": 1}\nm', '{"kind": "run"}'])
+def test_what_names_no_holder_is_none(text: str) -> None:
+    assert process_of(text) is None
+
+
 def test_a_pipe_in_the_place_of_our_own_words_is_not_waited_for(folder: Path) -> None:
     os.mkfifo(folder / f"{locks._lock_file(DEVICE).stem}.{os.getuid()}.holder")
-    with locks.device_lock(DEVICE, "run of mine"):
-        assert locks.holder(DEVICE) == "run of mine"
+    with locks.device_lock(DEVICE, from_words("run of mine")):
+        assert locks.holder(DEVICE) == from_words("run of mine")
     os.mkfifo(folder / f"{locks._lock_file(DEVICE).stem}.warm-{os.getpid()}")
     assert locks.register_warm(DEVICE, os.getpid()).is_file() and locks.warm_workers(DEVICE) == [os.getpid()]
 
@@ -78,7 +107,7 @@ def test_what_was_left_before_the_machine_started_again_holds_nobody_up(folder: 
     for words, believed in ((f"{boot}/{rest}", True), (f"{'0' * len(boot)}/{rest}", False)):
         (folder / f"{stem}.{os.getuid()}.holder").write_text(f"run of mine (process {os.getpid()})\n{words}")
         (folder / f"{stem}.warm-{os.getpid()}").write_text(words)
-        assert locks.holder(DEVICE) == ("run of mine" if believed else None)
+        assert locks.holder(DEVICE) == (from_words("run of mine") if believed else None)
         assert locks.warm_workers(DEVICE) == ([os.getpid()] if believed else [])
 
 
@@ -120,8 +149,8 @@ def test_another_user_stops_nobody(
         as_another(_made, folder, put)
         ours = folder / f"{locks._lock_file(DEVICE).stem}.{os.getuid()}.holder"
         as_another(os.mkfifo, ours)
-        with locks.device_lock(DEVICE, "run of mine"):
-            with pytest.raises(locks.DeviceBusy), locks.device_lock(DEVICE, "another"):
+        with locks.device_lock(DEVICE, from_words("run of mine")):
+            with pytest.raises(locks.DeviceBusy), locks.device_lock(DEVICE, from_words("another")):
                 pass
             began_s = time.monotonic()
             assert locks.await_eviction(DEVICE, 15, lambda count: None) == 0 and time.monotonic() - began_s < 1

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.measurement import quality, stats
+from engine.measurement.doubts import Code, Doubt, doubt, in_words, of_json, slowdown_of
 from engine.measurement.labels import align
 from engine.measurement.summary import (
-    SLOWER,
     Block,
     Raw,
     agreement,
@@ -26,11 +26,11 @@ from engine.measurement.summary import (
     limits_row,
     paired,
     predicted_names,
-    said_slower,
     slowdown,
     speed,
     validity,
 )
+from engine.store.past import RANDOM_WEIGHTS, fact_columns
 
 NEWS = ["World", "Sports", "Business", "Sci/Tech"]
 GOOD = {"settings": {}, "wrong": [], "deviations": []}
@@ -332,10 +332,11 @@ def test_agreement_counts_what_flipped():
 
 
 def judged(
-    raw: Raw, audit: dict | None = GOOD, min_calls: int = 60, disturbed: int = 0, doubts: tuple[str, ...] = ()
+    raw: Raw, audit: dict | None = GOOD, min_calls: int = 60, disturbed: int = 0, doubts: tuple[Doubt, ...] = ()
 ) -> tuple[str, str | None]:
     found = validity(raw, audit, min_calls, disturbed, doubts)
-    assert set(found) == {"validity", "validity_reason"}
+    assert set(found) == {"validity", "validity_reason", "doubts"}
+    assert bool(found["doubts"]) == (found["validity"] == "unstable")
     return found["validity"], found["validity_reason"]
 
 
@@ -375,10 +376,9 @@ def test_too_few_calls_and_too_few_rounds_are_doubts():
 
 
 def test_what_was_seen_around_the_rounds_makes_a_row_unstable():
-    assert judged(Raw(steady()), doubts=("others used the CPU", "others used the CPU")) == (
-        "unstable",
-        "others used the CPU",
-    )
+    others = doubt(Code.STOLEN_TIME, share=0.1)
+    words = "the hypervisor gave 10% of the CPUs' time to other machines"
+    assert judged(Raw(steady()), doubts=(others, others)) == ("unstable", words)
 
 
 def test_a_machine_slower_than_it_was_is_noticed():
@@ -435,7 +435,20 @@ def test_a_tenth_of_disturbed_blocks_is_borne():
     )
 
 
-def test_a_stored_reason_gives_the_slower_machines_factor_back():
-    reasons = [None, "latency drifted by +20%", f"only 3 of 60 calls; {SLOWER.format(1.234)}; and more"]
-    assert said_slower(reasons) == 1.23
-    assert said_slower(reasons[:2]) == 1.0
+def test_stored_doubts_give_the_slower_machines_factor_back():
+    slower, drift = doubt(Code.SLOWER_MACHINE, factor=1.234), doubt(Code.DRIFT, share=0.2)
+    stored = [None, [drift.to_json()], [drift.to_json(), slower.to_json()]]
+    assert slowdown_of(stored) == 1.234
+    assert slowdown_of(stored[:2]) == 1.0
+
+
+def test_sentences_of_before_doubts_were_facts_are_read_once():
+    slower = doubt(Code.SLOWER_MACHINE, factor=1.23)
+    text = f"only 3 of 60 calls were timed; {slower.words}; and more"
+    facts = fact_columns("unstable", text, None)
+    assert slowdown_of([facts["doubts"]]) == 1.23
+    assert in_words(of_json(facts["doubts"])) == [slower.words, "only 3 of 60 calls were timed; and more"]
+    drifted = "latency drifted by +20% from the first third of the rounds to the last"
+    assert in_words(of_json(fact_columns("unstable", drifted, None)["doubts"])) == [drifted]
+    assert fact_columns("valid", "3 of 9 nodes ran on the CPU", None) == {"doubts": None, "random_weights": None}
+    assert fact_columns("valid", None, RANDOM_WEIGHTS)["random_weights"] is True

@@ -29,7 +29,8 @@ TEXTS = ["Shares rose on Monday after the bank's report.", "The striker scored t
 HOLD = """
 import sys, time
 from engine.machine import devices, locks
-with locks.device_lock(devices.cpu_device(), sys.argv[1]):
+from engine.machine.holders import from_words
+with locks.device_lock(devices.cpu_device(), from_words(sys.argv[1])):
     print("held", flush=True)
     left = locks.await_eviction(devices.cpu_device(), float(sys.argv[2]), lambda n: print("waits", n, flush=True))
     print("left", left, flush=True)

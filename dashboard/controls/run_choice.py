@@ -10,7 +10,7 @@ import streamlit as st
 
 from dashboard.data import reads
 from dashboard.findings import headlines
-from engine.errors import RequestError, one_line
+from engine.errors import NoDatabaseError, RequestError, one_line
 from engine.store.runs import Search
 
 CHOICE = "run_choice"
@@ -34,11 +34,11 @@ def history() -> pd.DataFrame:
     """The newest runs; where there are none, says how to get one and ends the page."""
     try:
         runs = reads.runs()
-    except RequestError as error:
-        if "no database at" not in str(error):
-            st.error(headlines.literal(f"The database cannot be read: {one_line(error)}"))
-            st.stop()
+    except NoDatabaseError:
         runs = pd.DataFrame()
+    except RequestError as error:
+        st.error(headlines.literal(f"The database cannot be read: {one_line(error)}"))
+        st.stop()
     if runs.empty:
         st.header("No runs yet")
         st.write("Measure the demo's variants on this machine; this page shows them as soon as they are there.")

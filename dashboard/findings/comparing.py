@@ -19,8 +19,9 @@ from dashboard.findings import headlines
 from dashboard.findings.headlines import Headline
 from dashboard.frame import Row, baseline_of, usable
 from engine.measurement import quality, stats
+from engine.measurement.doubts import slowdown_of
 from engine.measurement.labels import Alignment
-from engine.measurement.summary import Raw, comparable, comparison, corrected, difference, said_slower
+from engine.measurement.summary import Raw, comparable, comparison, corrected, difference
 from engine.report import between as between_runs
 from engine.report import changes as report_changes
 from engine.report import takeaways
@@ -146,7 +147,7 @@ def against(rows: Sequence[Row], everything: Sequence[Row], baseline: str, evide
     found = []
     references = [row for row in everything if row["variant"] == baseline]
     slower = {
-        run: said_slower(row["validity_reason"] for row in everything if row["run"] == run)
+        run: slowdown_of(row.get("doubts") for row in everything if row["run"] == run)
         for run in {row["run"] for row in rows}
     }
     calm: dict[tuple[str, int], list[np.ndarray]] = {}

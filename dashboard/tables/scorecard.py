@@ -125,11 +125,11 @@ def _verdicts(row: Row) -> str:
         speed = f"baseline of {row['run']}"
     else:
         speed = SPEED_VERDICTS.get(row["comparison"], NOTHING)
-        if speed.startswith("="):
+        if row["comparison"] == "no_difference":
             speed = "= speed: no difference shown"
     said = f'<span class="{"ib-strong" if speed[0] in "▲▼" else ""}">{speed}</span>'
     below = ACCURACY_VERDICTS.get(row["accuracy_comparison"], "")
-    if below.startswith("="):
+    if row["accuracy_comparison"] == "no_difference":
         below = "= accuracy: no difference shown"
     parts = [part for part in (below, doubt) if part]
     return said + "".join(sub_line(part) for part in parts)

@@ -17,6 +17,7 @@ from engine.artefacts.preparer import Prepared, Preparer
 from engine.errors import RequestError, UnavailableError, one_line
 from engine.machine import devices, host, locks
 from engine.machine.devices import Device
+from engine.machine.holders import Holder, Kind
 from engine.measurement import summary
 from engine.measurement.labels import align
 from engine.run.state import Listener, Progress
@@ -129,11 +130,11 @@ def classify(suite: Suite, texts: list[str], device_request: str, offline: bool,
     with ExitStack() as stack:
         try:
             # From before a model is loaded: a run that begins meanwhile waits, and is not disturbed.
-            stack.enter_context(locks.device_lock(device, locks.CLASSIFY, timeout_s=5))
+            stack.enter_context(locks.device_lock(device, Holder(Kind.CLASSIFY), timeout_s=5))
         except locks.DeviceBusy as error:
-            if not error.holder.startswith(locks.EVICTING):
+            if error.holder is None or not error.holder.needs_all_memory:
                 raise
-            raise locks.DeviceBusy(busy_sentence(error.holder.partition(" (")[0], device), error.holder) from error
+            raise locks.DeviceBusy(busy_sentence(error.holder, device), error.holder) from error
         report = lambda text, share: listener(Progress("preparing", text, share))  # noqa: E731
         preparer = stack.enter_context(Preparer(suite, device.spec, threads, offline, report))
         for variant in in_order(suite):
@@ -155,18 +156,17 @@ def classify(suite: Suite, texts: list[str], device_request: str, offline: bool,
     return [answers[variant.name] for variant in suite.variant]
 
 
-def busy_sentence(holder: str, device: Device) -> str:
+def busy_sentence(holder: Holder, device: Device) -> str:
     """One sentence on who holds `device`: of a run with its progress, where the store knows it."""
     from engine.jobs import queue
     from engine.store import open_store, runs
 
-    run_id = holder.removeprefix("run ")
-    about = f"busy: {holder}"
-    if run_id == holder:
+    about = f"busy: {holder.words}"
+    if holder.kind is not Kind.RUN:
         return f"{about} has {device.name} to itself; Classify answers when it has ended"
     try:
         with open_store(create=False) as store, store.session() as session:
-            run = runs.get_run(session, run_id)
+            run = runs.get_run(session, holder.name)
             about += f" ({run.suite_name}), {queue.standing(run.status, run.progress, run.suite)}"
     except RequestError:
         about += " (of another database)"

@@ -30,6 +30,7 @@ from engine.classify.answering import Answer
 from engine.errors import RequestError, UnavailableError, one_line
 from engine.machine import devices, host, locks
 from engine.machine.devices import Device
+from engine.machine.holders import Holder, Kind
 from engine.machine.locks import DeviceBusy
 from engine.run.state import Progress
 from engine.suite.spec import CHECKPOINT, Suite, Variant
@@ -326,7 +327,7 @@ class WarmPool:
             alone = True
             while True:
                 try:
-                    stack.enter_context(locks.device_lock(device, locks.CLASSIFY))
+                    stack.enter_context(locks.device_lock(device, Holder(Kind.CLASSIFY)))
                     break
                 except DeviceBusy as error:
                     self._refuse_if_busy(device)
@@ -436,10 +437,10 @@ class WarmPool:
                 self._evict_oldest(idle or places)
 
 
-def _taken_by(device: Device) -> str | None:
-    """ "run 01J..." where a run has the device, "fetch demo" where that makes what a suite needs; else None."""
+def _taken_by(device: Device) -> Holder | None:
+    """The run or fetch that has the device to itself; None without one."""
     holder = locks.holder(device)
-    return holder if holder and holder.startswith(locks.EVICTING) else None
+    return holder if holder and holder.needs_all_memory else None
 
 
 def _untimed(answer: Answer) -> Answer:

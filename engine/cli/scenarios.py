@@ -8,6 +8,7 @@ from engine import paths
 from engine.artefacts.preparer import Preparer
 from engine.errors import RequestError, UnavailableError
 from engine.machine import devices, host, locks
+from engine.machine.holders import Holder, Kind
 from engine.measurement import arrivals
 from engine.run.scenarios import Scenarios, load, under_load
 from engine.suite import corpus
@@ -38,7 +39,7 @@ def look(
     threads = suite.protocol.threads or host.usable_cores()
     texts = corpus.load(suite, suite.workload, offline=offline).texts
     report = lambda text, share: listener(Progress("preparing", text, share))  # noqa: E731
-    with locks.device_lock(device, "scenarios", timeout_s=5):
+    with locks.device_lock(device, Holder(Kind.LOAD, variant.name), timeout_s=5):
         with Preparer(suite, device.spec, threads, offline, report) as preparer:
             source = preparer.model(variant)[0]
             if reason := handle.refusal(variant, device, source, variant.padding or suite.workload.padding):

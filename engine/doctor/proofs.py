@@ -17,6 +17,7 @@ from engine import backends
 from engine.doctor import packages
 from engine.errors import RequestError, one_line
 from engine.machine import devices, gpus, host, locks, processes
+from engine.machine.holders import Holder, Kind
 
 if TYPE_CHECKING:
     pass
@@ -149,7 +150,7 @@ def prove_backends(gpu: gpus.Gpu | None) -> dict[tuple[str, str], Proof]:
         if gpu is not None:
             on_gpu = [(name, f"cuda:{gpu.index}") for name in installed]
             try:
-                stack.enter_context(locks.device_lock(devices.gpu_device(gpu), locks.DOCTOR))
+                stack.enter_context(locks.device_lock(devices.gpu_device(gpu), Holder(Kind.DOCTOR)))
                 # Where the GPU admits one process, two would refuse each other.
                 (alone if gpu.compute_mode == "EXCLUSIVE_PROCESS" else jobs).extend(on_gpu)
             except RequestError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -55,19 +54,22 @@ def next_queue_time(session: Session) -> datetime:
 
 
 def standing(status: str, progress: dict[str, Any] | None, spec: dict[str, Any]) -> str:
-    """Where a run is in a few words, such as "timing round 3 of 30, about 40 s left"; columns of its row."""
+    """Where a run is in a few words, such as "timing round 3 of 30, about 40 s left".
+
+    `status`, `progress` and `spec` are the columns of its row; `progress` is a `Progress` as JSON.
+    """
     if status in ENDED or not progress:
         return status
     text, phase = str(progress.get("text") or ""), str(progress.get("phase") or status)
-    if phase == "timing" and (found := re.match(r"round (\d+), process (\d+) of (\d+)", text)):
-        index, process, processes = map(int, found.groups())
-        rounds = math.ceil(spec.get("protocol", {}).get("rounds", index) / processes)
-        text = f"timing round {index} of {'at least ' if index <= rounds else ''}{max(index, rounds)}"
+    if position := progress.get("position"):
+        number, process, processes = position["round"], position["process"], position["processes"]
+        rounds = math.ceil(spec.get("protocol", {}).get("rounds", number) / processes)
+        text = f"timing round {number} of {'at least ' if number <= rounds else ''}{max(number, rounds)}"
         text += f", process {process} of {processes}" if processes > 1 else ""
-    elif not text.startswith(phase):
+    elif text != phase:
         text = f"{phase}: {text}"
-    left = progress.get("seconds_left")
-    return text + ("" if left is None else f", about {duration(left)} left")
+    left_s = progress.get("seconds_left")
+    return text + ("" if left_s is None else f", about {duration(left_s)} left")
 
 
 def log_tail(run_id: str, lines: int = 200) -> str:

@@ -1,4 +1,4 @@
-"""The process that watches Slurm jobs and collects what they bring back."""
+"""Waits for a run that a Slurm job measures, and tells how it goes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def watch(run_id: str, listener: Listener) -> str:
 
     Ctrl-C ends the run, and a second one the waiting. Raises Cancelled where the run was cancelled.
     """
-    from engine.run.state import Cancelled, Progress
+    from engine.run.state import Cancelled, Progress, RoundPosition
     from engine.store import open_store, runs
 
     stopping = False
@@ -32,8 +32,17 @@ def watch(run_id: str, listener: Listener) -> str:
                 if run.status in queue.ENDED:
                     return run_id
                 told = run.progress or {"phase": "queued", "text": "submitted"}
-                known = {name: told.get(name) for name in ("done", "seconds_left", "variant")}
-                listener(Progress(told["phase"], told["text"], **known))
+                position = told.get("position")
+                listener(
+                    Progress(
+                        told["phase"],
+                        told["text"],
+                        told.get("done"),
+                        told.get("seconds_left"),
+                        told.get("variant"),
+                        RoundPosition(**position) if position else None,
+                    )
+                )
                 time.sleep(1.0)
             except KeyboardInterrupt:
                 if stopping:

@@ -14,6 +14,7 @@ from typing import Any
 from engine.machine import gpus, host
 from engine.machine.devices import Device
 from engine.machine.gpus import GpuState
+from engine.measurement.doubts import Code, Doubt, doubt
 
 OTHERS_CPU_SHARE = 0.1
 """The share of the CPUs that other processes may use beside a measurement on the CPU."""
@@ -89,29 +90,27 @@ class Watch:
         return len(pids - self._own_pids)
 
 
-def disturbances(seen: Conditions, kind: str) -> list[str]:
-    """Why figures timed under these conditions are in doubt, a phrase each; `kind` is cpu or cuda."""
-    said = []
+def disturbances(seen: Conditions, kind: str) -> list[Doubt]:
+    """Why figures timed under these conditions are in doubt; `kind` is cpu or cuda."""
+    doubts = []
     limit = OTHERS_CPU_SHARE if kind == "cpu" else OTHERS_CPU_SHARE_CUDA
     if seen.others_cpu_share is not None and seen.others_cpu_share > limit:
         used = seen.others_cpu_share * seen.cpus
-        said.append(f"other processes used {used:.1f} of {seen.cpus} CPUs while it was timed")
+        doubts.append(doubt(Code.OTHER_PROCESSES, cpus_used=used, cpus=seen.cpus))
     if seen.steal_share is not None and seen.steal_share > STEAL_SHARE:
-        said.append(f"the hypervisor gave {seen.steal_share:.0%} of the CPUs' time to other machines")
+        doubts.append(doubt(Code.STOLEN_TIME, share=seen.steal_share))
     if seen.gpu_others:
-        are = "process was" if seen.gpu_others == 1 else "processes were"
-        said.append(f"{seen.gpu_others} other {are} on the GPU")
+        doubts.append(doubt(Code.OTHERS_ON_GPU, processes=seen.gpu_others))
     start, end = seen.gpu_start or {}, seen.gpu_end or {}
     # Each may be None where NVML does not say.
     reasons = [r for r in HOT if r in {*(start.get("slowed_by") or ()), *(end.get("slowed_by") or ())}]
     if reasons:
         hottest = max(filter(None, (start.get("temperature_c"), end.get("temperature_c"))), default=None)
-        at = f" at {hottest} °C" if hottest else ""
-        said.append(f"the GPU lowered its clocks ({', '.join(reasons)}{at})")
+        doubts.append(doubt(Code.GPU_SLOWED, reasons=tuple(reasons), temperature_c=hottest))
     before, after = start.get("sm_clock_mhz"), end.get("sm_clock_mhz")
     if before and after and after < before * (1 - CLOCK_DROP):
-        said.append(f"the GPU's clock fell from {before} to {after} MHz")
-    return said
+        doubts.append(doubt(Code.GPU_CLOCK_FELL, before_mhz=before, after_mhz=after))
+    return doubts
 
 
 def _state(device: Device) -> dict[str, Any] | None:

@@ -15,29 +15,24 @@ from typing import NamedTuple
 from engine.errors import RequestError, one_line
 from engine.machine import processes
 from engine.machine.devices import Device
+from engine.machine.holders import Holder, Process, process_of
 
-CLASSIFY = "classify"
-"""What those are called who hold a device for one call or one build, not for a run."""
-DOCTOR = "doctor"
-"""Who tries a GPU out, in seconds."""
-BRIEF = (CLASSIFY, DOCTOR)
-EVICTING = ("run ", "fetch ")
-"""How those begin who need a device's memory to themselves: warm workers leave it for them."""
 EVICTION_STEP_S = 0.1
+"""Time between two looks at whether warm workers have left."""
 LOCK_STEP_S = 0.02
-"""Between two tries for a device."""
-UNTOLD_TURN_S = 5.0
-"""How long a turn is asked for that nobody says to have."""
+"""Time between two tries for a device."""
+UNNAMED_TURN_S = 5.0
+"""Lock timeout of a turn whose holder wrote no name."""
 TURN_S = 0.1
-"""How long a turn is asked for: who only tries whether the device is free has it for much less."""
-TOLD_BYTES = 512
-"""Of what a file among the device locks says: more is not read."""
+"""Lock timeout of one try for a turn. A process that only tries the device holds the turn for much less."""
+READ_BYTES = 512
+"""How much of a file among the device locks is read."""
 
 
 class DeviceBusy(RequestError):
-    """Somebody else holds the device: `holder`, such as "run 01J..."."""
+    """Another process holds the device: `holder`; None where it wrote no name."""
 
-    def __init__(self, message: str, holder: str = "") -> None:
+    def __init__(self, message: str, holder: Holder | None = None) -> None:
         super().__init__(message)
         self.holder = holder
 
@@ -62,16 +57,16 @@ def _lock_file(device: Device) -> Path:
     return lock_folder() / f"{name}.lock"
 
 
-def _tell(file: Path, words: str) -> None:
-    """Writes what others may read, into a new file: what was there may be a link, or a pipe that nobody reads."""
+def _write(file: Path, words: str) -> None:
+    """Write a file that others may read. It is a new file, because what was there may be a link or a pipe."""
     file.unlink(missing_ok=True)
     handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     with os.fdopen(handle, "w") as out:
         out.write(words)
 
 
-class _Said(NamedTuple):
-    """A file among the device locks."""
+class _Note(NamedTuple):
+    """What a file among the device locks says."""
 
     written_s: float
     """Seconds since 1970."""
@@ -80,18 +75,18 @@ class _Said(NamedTuple):
     """The user whose file it is."""
 
     def lives(self, pid: int, marked: str | None) -> bool | None:
-        """Whether process `pid` is there of which the file tells, and is its owner's; None: in another container."""
+        """Whether process `pid`, which the file names, is alive and its owner's; None: in another container."""
         if not re.fullmatch(r"[^/\s]*/[^/\s]*/[0-9.]+", marked or "") or processes.restarted(marked):
             return False
         alive = processes.lives(pid, marked)
         return alive and processes.owner(pid) == self.owner
 
 
-def _told(file: Path) -> _Said | None:
-    """What a file among the device locks says; None where it is none.
+def _read(file: Path) -> _Note | None:
+    """What a file among the device locks says; None where it is no plain file.
 
-    Any user of the machine may have put anything there: no link is followed, no pipe waited for, no long file read,
-    and nothing in it reaches a terminal but letters and signs.
+    Any user of the machine may have put anything there. So no link is followed, no pipe waited for, no long file read,
+    and only printable characters reach a terminal.
     """
     try:
         handle = os.open(file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
@@ -101,18 +96,19 @@ def _told(file: Path) -> _Said | None:
         about = os.fstat(handle)
         if not stat.S_ISREG(about.st_mode):
             return None
-        said = os.read(handle, TOLD_BYTES).decode(errors="replace")
+        text = os.read(handle, READ_BYTES).decode(errors="replace")
     except OSError:
         return None
     finally:
         os.close(handle)
-    words = "".join(sign for sign in said if sign.isprintable() or sign == "\n").strip()
-    return _Said(about.st_mtime, words, about.st_uid)
+    words = "".join(sign for sign in text if sign.isprintable() or sign == "\n").strip()
+    return _Note(about.st_mtime, words, about.st_uid)
 
 
-def holder(device: Device) -> str | None:
-    """Who holds `device`, such as "run 01J..."; None where nobody does who still lives. Costs a look at a file."""
-    return (_living(_lock_file(device)) or "").rpartition(" (process ")[0] or None
+def holder(device: Device) -> Holder | None:
+    """Who holds `device`; None where no living process does. Costs a look at a file."""
+    process = _living(_lock_file(device))
+    return process.holder if process else None
 
 
 def register_warm(device: Device, pid: int) -> Path:
@@ -120,7 +116,7 @@ def register_warm(device: Device, pid: int) -> Path:
     lock = _lock_file(device)
     file = lock.with_name(f"{lock.stem}.warm-{pid}")
     with suppress(OSError):
-        _tell(file, processes.mark(pid) or "")
+        _write(file, processes.mark(pid) or "")
     return file
 
 
@@ -133,7 +129,7 @@ def warm_workers(device: Device) -> list[int]:
     lock = _lock_file(device)
     found = []
     for file in lock.parent.glob(f"{lock.stem}.warm-*"):
-        pid, said = file.name.rpartition("-")[2], _told(file)
+        pid, said = file.name.rpartition("-")[2], _read(file)
         alive = said.lives(int(pid), said.words) if said and re.fullmatch("[1-9][0-9]{0,9}", pid) else False
         if alive or (alive is None and said and said.owner == processes.user()):
             found.append(int(pid))
@@ -163,11 +159,11 @@ def await_eviction(device: Device, timeout_s: float, tell: Callable[[int], None]
 
 
 @contextmanager
-def turn(device: Device, waiting: str | None = None) -> Iterator[None]:
-    """Go before all who ask for `device` from now on, until it is free; it ends with its holder's process.
+def turn(device: Device, waiting: Holder | None = None) -> Iterator[None]:
+    """Be the next to get `device`, before all who ask for it from now on. The turn ends with the process.
 
-    Who asks in between, such as Classify call after call, cannot keep one out who waits like this. `waiting` is what
-    others are told meanwhile, such as "run 01J...". Raises DeviceBusy where somebody else has the turn.
+    Without it, Classify could keep a run waiting by call after call. `waiting` is who waits, for others to read. Raises
+    DeviceBusy where another process has the turn.
     """
     from filelock import FileLock, Timeout
 
@@ -180,13 +176,13 @@ def turn(device: Device, waiting: str | None = None) -> Iterator[None]:
             try:
                 lock.acquire(timeout=TURN_S, poll_interval=TURN_S / 10)
             except Timeout:
-                # Who waits says so; who only tries the device has the turn for a moment, or till it is scheduled again.
-                if _living(file) or _living(_lock_file(device)) or time.monotonic() - began_s > UNTOLD_TURN_S:
+                # A process that waits wrote its name. One that only tries the device has the turn for a moment.
+                if _living(file) or _living(_lock_file(device)) or time.monotonic() - began_s > UNNAMED_TURN_S:
                     raise
     except Timeout as error:
         if now := _living(_lock_file(device)):
             raise _busy(device, now) from error
-        who = _living(file) or "another process"
+        who = _words(_living(file))
         raise DeviceBusy(f"{device.name} ({device.spec}) is busy: {who} waits for it, and goes first") from error
     except OSError as error:
         raise _cannot_lock(file, error) from error
@@ -198,11 +194,11 @@ def turn(device: Device, waiting: str | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def device_lock(device: Device, holder: str, timeout_s: float = 0.0, in_turn: bool = False) -> Iterator[None]:
-    """Hold `device` for one user at a time; the lock ends with its holder's process.
+def device_lock(device: Device, holder: Holder, timeout_s: float = 0.0, in_turn: bool = False) -> Iterator[None]:
+    """Hold `device`, which has one user at a time. The lock ends with the process.
 
-    `holder` is what others are told, such as "run 01J...". `in_turn`: who asks has the `turn`; others leave the device
-    to whoever has it. Raises DeviceBusy, naming the present holder, where the device is still taken after `timeout_s`.
+    `holder` is for others to read. `in_turn`: the caller has the `turn`; without it the device is left to whoever has
+    the turn. Raises DeviceBusy, with the present holder, where the device is still taken after `timeout_s`.
     """
     from filelock import FileLock, Timeout
 
@@ -218,7 +214,7 @@ def device_lock(device: Device, holder: str, timeout_s: float = 0.0, in_turn: bo
             if time.monotonic() >= deadline:
                 if isinstance(error, DeviceBusy):
                     raise
-                raise _busy(device, _living(file) or "another process") from error
+                raise _busy(device, _living(file)) from error
         except OSError as error:
             raise _cannot_lock(file, error) from error
         time.sleep(LOCK_STEP_S)
@@ -229,8 +225,13 @@ def device_lock(device: Device, holder: str, timeout_s: float = 0.0, in_turn: bo
         lock.release()
 
 
-def _busy(device: Device, who: str) -> DeviceBusy:
-    return DeviceBusy(f"{device.name} ({device.spec}) is busy: {who} holds it; wait for it to end, or cancel it", who)
+def _busy(device: Device, process: Process | None) -> DeviceBusy:
+    message = f"{device.name} ({device.spec}) is busy: {_words(process)} holds it; wait for it to end, or cancel it"
+    return DeviceBusy(message, process.holder if process else None)
+
+
+def _words(process: Process | None) -> str:
+    return process.words if process else "another process"
 
 
 def _cannot_lock(file: Path, error: OSError) -> RequestError:
@@ -238,30 +239,30 @@ def _cannot_lock(file: Path, error: OSError) -> RequestError:
 
 
 @contextmanager
-def _telling(lock_file: Path, who: str | None) -> Iterator[None]:
-    """Say beside a lock who holds it, if that is to be told."""
-    # One file a user: in a folder with the sticky bit nobody can replace another's.
-    told = lock_file.with_suffix(f".{processes.user()}.holder")
-    if who:
+def _telling(lock_file: Path, holder: Holder | None) -> Iterator[None]:
+    """Write beside a lock who holds it, if `holder` is given; remove it afterwards."""
+    # One file for each user: in a folder with the sticky bit nobody can replace another's.
+    file = lock_file.with_suffix(f".{processes.user()}.holder")
+    if holder:
         with suppress(OSError):
-            _tell(told, f"{who} (process {os.getpid()})\n{processes.mark()}")
+            _write(file, Process(holder, os.getpid(), processes.mark() or "").to_text())
     try:
         yield
     finally:
-        if who:
+        if holder:
             with suppress(OSError):
-                told.unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
 
 
-def _living(lock_file: Path) -> str | None:
-    """What a lock's holder says of itself, as "run 01J... (process 7)"; the dead, who may have left theirs, aside."""
-    said = [_told(path) for path in lock_file.parent.glob(f"{lock_file.stem}.*.holder")]
-    for one in sorted(filter(None, said), reverse=True):
-        found = re.fullmatch(r"(.+ \(process ([1-9][0-9]{0,9})\))\n(.+)", one.words)
-        if found is None:
+def _living(lock_file: Path) -> Process | None:
+    """The newest process that wrote itself down as a lock's holder and is alive; a dead one may have left its file."""
+    notes = [_read(path) for path in lock_file.parent.glob(f"{lock_file.stem}.*.holder")]
+    for note in sorted(filter(None, notes), reverse=True):
+        process = process_of(note.words)
+        if process is None:
             continue
-        alive = one.lives(int(found[2]), found[3])
-        # Of another container it cannot be seen whether it lives: one's own file is believed, as one's own harm.
-        if alive or (alive is None and one.owner == processes.user()):
-            return found[1]
+        alive = note.lives(process.pid, process.mark)
+        # A process in another container cannot be seen. The user's own file is believed: the harm would be their own.
+        if alive or (alive is None and note.owner == processes.user()):
+            return process
     return None

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.measurement.doubts import Code, Doubt, doubt
+
 CONFIDENCE = 0.95
 BETWEEN_PROCESS_SD = 0.02
 """How far two workers of the same variant differ in speed: standard deviation of one worker's log rate.
@@ -221,8 +223,8 @@ def settled(latencies: np.ndarray) -> bool | None:
     return bool(before[0] <= fence and abs(np.median(before) / np.median(last) - 1) <= SETTLED_DIFFERENCE)
 
 
-def warming(block_medians_s: np.ndarray) -> str | None:
-    """Whether the first rounds were still slower than the rest, in words; None where that is not shown.
+def warming(block_medians_s: np.ndarray) -> Doubt | None:
+    """The doubt that the first rounds were still slower than the rest; None where that is not shown.
 
     `block_medians_s`: float64 [blocks] in the order of time. A one-sided Mann-Whitney test of the first tenth
     (WARMING_ROUNDS at least) against the rest at WARMING_LEVEL, and a difference of WARMING_DIFFERENCE.
@@ -236,28 +238,28 @@ def warming(block_medians_s: np.ndarray) -> str | None:
     slower = float(np.median(early) / np.median(rest)) - 1
     if slower <= WARMING_DIFFERENCE or mannwhitneyu(early, rest, alternative="greater").pvalue > WARMING_LEVEL:
         return None
-    return f"the first {first} rounds were {slower:.0%} slower than the rest: it was still warming up"
+    return doubt(Code.WARMING, rounds=first, share=slower)
 
 
-def instability(block_medians_s: np.ndarray) -> str | None:
-    """Why a series of blocks is no steady state, in words; None where nothing speaks against it.
+def instability(block_medians_s: np.ndarray) -> Doubt | None:
+    """The doubt that a series of blocks is a steady state; None where nothing speaks against it.
 
     `block_medians_s`: float64 [blocks], each block's median latency, in the order of time.
     """
     n = len(block_medians_s)
     if n < 6:
-        return f"only {n} rounds were timed, too few to see whether it was steady"
+        return doubt(Code.FEW_ROUNDS, rounds=n)
     median = float(np.median(block_medians_s))
     low, high = np.quantile(block_medians_s, [0.1, 0.9])
     if reason := warming(block_medians_s):
         return reason
     spread = float(high - low) / median
     if spread > UNSTABLE_SPREAD:
-        return f"the middle 80% of rounds spread over {spread:.0%} of the median latency"
+        return doubt(Code.SPREAD, share=spread)
     third = n // 3
     drift = float(np.median(block_medians_s[-third:]) / np.median(block_medians_s[:third])) - 1
     # From one round to the next: what drifts hardly moves in between, and the median leaves out a disturbed round.
     noise = float(np.median(np.abs(np.diff(np.log(block_medians_s))))) / (MEDIAN_DEVIATION * math.sqrt(2))
     if abs(drift) > UNSTABLE_DRIFT and abs(math.log1p(drift)) > DRIFT_ERRORS * noise * math.sqrt(2 / third):
-        return f"latency drifted by {drift:+.0%} from the first third of the rounds to the last"
+        return doubt(Code.DRIFT, share=drift)
     return None

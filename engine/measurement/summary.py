@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -11,20 +10,11 @@ import numpy as np
 
 from engine.measurement import bounds, gate, quality, stats
 from engine.measurement import labels as label_names
+from engine.measurement.doubts import Code, Doubt, doubt, in_words
 from engine.measurement.labels import RANDOM_WEIGHTS, Alignment
 
 SLOWER_MACHINE = 0.1
 """By how much calls may be slower than in the fastest earlier run before the machine is said to be."""
-SLOWER = (
-    "the machine was slower than it has been: calls took {:.2f} times as long as in the fastest earlier run of this "
-    "work here, so the speed-up's interval is that much wider"
-)
-
-
-def said_slower(reasons: Iterable[str | None]) -> float:
-    """The factor that SLOWER names in a run's stored reasons, to two decimals; 1 where none does."""
-    pattern = re.escape(SLOWER).replace(r"\{:\.2f\}", r"(\d+\.\d+)")
-    return max((float(found[1]) for reason in reasons if (found := re.search(pattern, reason or ""))), default=1.0)
 
 
 @dataclass(frozen=True)
@@ -306,9 +296,9 @@ def slowdown(latencies_s: dict[tuple[str, int], float], earlier_s: dict[tuple[st
 
 
 def validity(
-    raw: Raw, audit: dict[str, Any] | None, min_calls: int, disturbed: int, doubts: Sequence[str] = ()
+    raw: Raw, audit: dict[str, Any] | None, min_calls: int, disturbed: int, doubts: Sequence[Doubt] = ()
 ) -> dict[str, Any]:
-    """valid, unstable or invalid, with the reason in words.
+    """The columns of validity: valid, unstable or invalid, the doubts as facts, and the reason in words.
 
     `disturbed`: blocks that began while another worker was not yet silent; `doubts`: what else was seen that
     speaks against a steady state.
@@ -318,18 +308,22 @@ def validity(
         rows = int((~np.isfinite(raw.logits).all(axis=1)).sum())
         wrong.append(f"{rows} examples gave logits that are no finite numbers")
     if wrong:
-        return {"validity": "invalid", "validity_reason": "; ".join(wrong)}
+        return {"validity": "invalid", "validity_reason": "; ".join(wrong), "doubts": None}
     timed = sorted((b for b in raw.blocks if b.kind == "timed"), key=lambda b: b.started_s)
     doubts = list(dict.fromkeys(doubts))
     calls = sum(len(b.latencies_s) for b in timed)
     if calls < min_calls:
-        doubts.append(f"only {calls} of {min_calls} calls were timed before max_seconds")
+        doubts.append(doubt(Code.FEW_CALLS, calls=calls, min_calls=min_calls))
     # Between windows of different lengths a call's latency differs by right: time per token is compared.
     per_token = np.array([np.median(b.latencies_s) * len(b.latencies_s) / b.padded_tokens for b in timed])
     if reason := stats.instability(per_token):
         doubts.append(reason)
     if disturbed > len(timed) // 10:
-        doubts.append(f"{disturbed} of {len(timed)} blocks began while another worker still used the CPU")
+        doubts.append(doubt(Code.NOT_SILENT, blocks=disturbed, timed=len(timed)))
     deviations = list(audit["deviations"]) if audit else []
     verdict = "unstable" if doubts else "valid"
-    return {"validity": verdict, "validity_reason": "; ".join([*doubts, *deviations]) or None}
+    return {
+        "validity": verdict,
+        "validity_reason": "; ".join([*in_words(doubts), *deviations]) or None,
+        "doubts": [each.to_json() for each in doubts] or None,
+    }

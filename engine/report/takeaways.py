@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.measurement.labels import RANDOM_WEIGHTS
 from engine.units import between, megabytes, percent, point_interval, points, significant, times
 
 Row = dict[str, Any]
@@ -52,7 +51,7 @@ def sized(row: Row) -> str:
 
 def untaught(row: Row) -> bool:
     """Whether the row's model has random weights."""
-    return row["accuracy_reason"] == RANDOM_WEIGHTS
+    return bool(row.get("random_weights"))
 
 
 def sound(row: Row) -> bool:

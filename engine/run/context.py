@@ -15,7 +15,7 @@ from engine.measurement import labels
 from engine.run.checks import align
 from engine.run.recorder import Recorder
 from engine.run.resuming import Resumable
-from engine.run.state import Cancelled, Cell, Entry, Listener, Pairs, Progress
+from engine.run.state import Cancelled, Cell, Entry, Listener, Pairs, Progress, RoundPosition
 from engine.suite import batching
 from engine.suite.plan import Plan
 from engine.worker import silence
@@ -100,9 +100,10 @@ class RunState:
         done: float | None = None,
         seconds_left: float | None = None,
         variant: str | None = None,
+        position: RoundPosition | None = None,
     ) -> None:
         """Report progress to the listener and the store. Raises Cancelled where somebody asked the run to end."""
-        progress = Progress(phase, text, done, seconds_left, variant)
+        progress = Progress(phase, text, done, seconds_left, variant, position)
         self.listener(progress)
         if self.recorder.progress(self.id, progress):
             raise Cancelled

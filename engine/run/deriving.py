@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from engine.measurement import bounds, limits, stats, summary
+from engine.measurement.doubts import Code, doubt
 from engine.run.context import RunState
 from engine.run.state import Cell, Entry
 
@@ -37,7 +38,7 @@ def derive(state: RunState) -> None:
     state.slowdown = summary.slowdown(latencies_s, state.recorder.earlier_latencies_s(state.id))
     for entry, cell in measured:
         if state.slowdown > 1:
-            cell.doubts.append(summary.SLOWER.format(state.slowdown))
+            cell.doubts.append(doubt(Code.SLOWER_MACHINE, factor=state.slowdown))
         cell.values |= _figures(state, entry, cell, baseline, calm[cell.experiment])
         cell.values |= _limits(state, entry, cell, baseline)
     for cells in experiments.values():
@@ -63,6 +64,7 @@ def own_figures(state: RunState, entry: Entry, cell: Cell) -> dict[str, Any]:
             entry.prepared.random_weights,
             entry.prepared.head,
         )
+        figures["random_weights"] = entry.prepared.random_weights
         figures["batch_flip_rate"] = summary.batch_flip_rate(cell.values.get("invariance"))
     return figures
 

@@ -8,6 +8,7 @@ from engine.artefacts.builder import BuildError
 from engine.artefacts.preparer import Preparer
 from engine.errors import one_line
 from engine.machine import devices, host, locks
+from engine.machine.holders import Holder, Kind
 from engine.run.state import Listener, Progress
 from engine.run.turn import EVICTION_SECONDS
 from engine.suite import corpus
@@ -31,7 +32,7 @@ def fetch(suite: Suite, device_request: str, listener: Listener) -> tuple[list[s
         listener(Progress("queued", f"waiting until {count} warm workers of Classify have left {device.name}"))
 
     with (
-        locks.device_lock(device, f"fetch {suite.name}"),
+        locks.device_lock(device, Holder(Kind.FETCH, suite.name)),
         Preparer(
             suite,
             device.spec,

@@ -19,6 +19,7 @@ import numpy as np
 from engine import paths
 from engine.errors import RequestError, UnavailableError, one_line
 from engine.machine import devices, locks
+from engine.machine.holders import Holder, Kind
 from engine.measurement import operators
 from engine.run import reopening
 from engine.store.history import TRACES
@@ -68,7 +69,7 @@ def profile(reference: str, variant: str, batch_size: int | None = None) -> Prof
     paths.local_folder(TRACES)
     batch = np.arange(size)
     with (
-        locks.device_lock(device, f"the profile of {variant}", timeout_s=LOCK_SECONDS),
+        locks.device_lock(device, Holder(Kind.PROFILE, variant), timeout_s=LOCK_SECONDS),
         tempfile.TemporaryDirectory(prefix="profile-") as place,
         Worker(again.variant, device, run["environment"]["threads"], Path(place) / "log") as worker,
     ):

@@ -19,6 +19,7 @@ from sqlalchemy import delete, func, select, tuple_, update
 from engine import paths
 from engine.errors import RequestError, one_line
 from engine.machine import environment, processes
+from engine.measurement import doubts
 from engine.measurement.summary import Block
 from engine.store import LockedError, interrupted, measurements, models, open_store, runs
 from engine.store.examples import add_example_set
@@ -177,7 +178,7 @@ class Recorder:
                     cell.logits, cell.audit = measurements.logits(session, row.id), row.audit
                     cell.values = {name: getattr(row, name) for name in OBSERVED}
                     cell.conditions = row.conditions or []
-                    cell.doubts = [row.validity_reason] if row.validity == "unstable" and row.validity_reason else []
+                    cell.doubts = doubts.of_json(row.doubts)
                 else:
                     row.status, row.status_reason = "pending", None
             session.flush()

@@ -14,9 +14,10 @@ import numpy as np
 
 from engine.machine.conditions import disturbances
 from engine.measurement import summary
+from engine.measurement.doubts import Code, doubt
 from engine.run import ending
 from engine.run.context import RunState
-from engine.run.state import Cell, Entry, Pairs
+from engine.run.state import Cell, Entry, Pairs, RoundPosition
 from engine.suite import batching
 
 UNTIMED_SECONDS = 0.02
@@ -73,8 +74,9 @@ def time_experiment(state: RunState, pairs: Pairs, process: int, passes: int, sh
         alive = any(entry.ended is None for entry, _ in pairs)
         if done >= 1 or not alive:
             break
-        text = f"round {index + 1}, process {process + 1} of {max(passes, process + 1)}"
-        state.tell("timing", text, done, elapsed_s / done - elapsed_s)
+        position = RoundPosition(index + 1, process + 1, max(passes, process + 1))
+        text = f"round {position.round}, process {position.process} of {position.processes}"
+        state.tell("timing", text, done, elapsed_s / done - elapsed_s, position=position)
     conditions = watch.stop()
     for _, cell in pairs:
         cell.conditions.append({"process": process, **conditions.to_json()})
@@ -93,9 +95,9 @@ def _warm_up(state: RunState, entry: Entry, cell: Cell, windows: list[np.ndarray
     )
     if reply["settled"] is None:
         calls = len(reply["latencies_s"])
-        cell.doubts.append(f"its warm-up had only {calls} calls, too few to see whether it came to rest")
+        cell.doubts.append(doubt(Code.SHORT_WARM_UP, calls=calls))
     elif not reply["settled"]:
-        cell.doubts.append(f"its warm-up did not come to rest within {WARM_UP_MAX_SECONDS:.0f} s")
+        cell.doubts.append(doubt(Code.UNSETTLED_WARM_UP, seconds=WARM_UP_MAX_SECONDS))
     began_s = state.since_begin_s(reply["started_ns"])
     block = summary.Block(process, -1, began_s, reply["latencies_s"], 0, 0, 0, "warmup")
     state.recorder.blocks([(cell, block)])

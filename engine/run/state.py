@@ -10,6 +10,7 @@ import numpy as np
 
 from engine.artefacts.preparer import Prepared
 from engine.measurement import bounds, summary
+from engine.measurement.doubts import Doubt
 from engine.suite import batching
 from engine.suite.batching import Batching
 from engine.suite.plan import PlannedCell
@@ -28,6 +29,19 @@ class Progress:
     """Share of the phase, 0 to 1; None where unknown."""
     seconds_left: float | None = None
     variant: str | None = None
+    position: RoundPosition | None = None
+    """Which round is timed, in the phase timing."""
+
+
+@dataclass(frozen=True)
+class RoundPosition:
+    """Which round is timed, of which process."""
+
+    round: int
+    """Counted from 1."""
+    process: int
+    """Counted from 1."""
+    processes: int
 
 
 Listener = Callable[[Progress], None]
@@ -53,7 +67,7 @@ class Cell:
     """Whether it is stored as measured. A resumed run measures the others, and times a kept baseline beside them."""
     disturbed: int = 0
     """Blocks that began while another worker still used the CPU."""
-    doubts: list[str] = field(default_factory=list)
+    doubts: list[Doubt] = field(default_factory=list)
     """Why its figures may not be those of a steady state."""
     conditions: list[dict[str, Any]] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 from engine.machine import locks
 from engine.machine.devices import Device
+from engine.machine.holders import Holder, Kind
 from engine.run.recorder import Recorder
 from engine.run.state import Cancelled, Listener, Progress
 
@@ -36,19 +37,20 @@ def take_device(
             recorder.progress(run_id, waiting)
 
     began_s = time.monotonic()
-    own_turn = False
+    own, own_turn = Holder(Kind.RUN, run_id), False
     with ExitStack() as turn:
         while True:
             try:
                 if not own_turn:
                     if first := recorder.ahead(device.spec, run_id if queued else None):
-                        raise locks.DeviceBusy(f"run {first} was queued for {device.name} before", f"run {first}")
-                    turn.enter_context(locks.turn(device, f"run {run_id}"))
+                        earlier = Holder(Kind.RUN, first)
+                        raise locks.DeviceBusy(f"run {first} was queued for {device.name} before", earlier)
+                    turn.enter_context(locks.turn(device, own))
                     own_turn = True
-                stack.enter_context(locks.device_lock(device, f"run {run_id}", in_turn=True))
+                stack.enter_context(locks.device_lock(device, own, in_turn=True))
                 break
             except locks.DeviceBusy as error:
-                briefly = error.holder.startswith(locks.BRIEF)
+                briefly = error.holder is not None and error.holder.is_brief
                 if time.monotonic() - began_s >= max(wait_seconds, CLASSIFY_SECONDS if briefly else 0.0):
                     raise
                 waiting = Progress("queued", f"waiting: {error}")

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.errors import UnavailableError
 from engine.machine.conditions import disturbances
-from engine.measurement import summary
+from engine.measurement.doubts import Code, doubt, in_words
 from engine.run import scenarios
 from engine.run.context import RunState
 from engine.run.state import Entry
@@ -57,12 +57,12 @@ def _measure(state: RunState, entry: Entry, index: int, count: int) -> dict[str,
         result = scenarios.under_load(worker, suite, state.plan.corpus.texts, tell)
         conditions = watch.stop()
     doubts = disturbances(conditions, state.plan.device.kind)
-    doubts += [summary.SLOWER.format(state.slowdown)] if state.slowdown > 1 else []
+    doubts += [doubt(Code.SLOWER_MACHINE, factor=state.slowdown)] if state.slowdown > 1 else []
     return {
         **{name: getattr(result, name) for name in scenarios.FIGURES},
         "trials": [asdict(trial) for trial in result.trials],
         "conditions": conditions.to_json(),
         "status": "measured",
         "validity": "unstable" if doubts else "valid",
-        "validity_reason": "; ".join(doubts) or None,
+        "validity_reason": "; ".join(in_words(doubts)) or None,
     }

@@ -19,6 +19,7 @@ from pathlib import Path
 from engine import files
 from engine.errors import RequestError, one_line
 from engine.machine import devices, locks, processes
+from engine.machine.holders import Holder, Kind
 from engine.ship import plan as ship_plan
 from engine.ship.plan import CHECKED, MODEL, SUMS, Shipment, sha256_of
 from engine.units import megabytes
@@ -115,7 +116,7 @@ def check(shipment: Shipment, folder: Path) -> str:
     again = "`python load.py` in the folder checks it"
     try:
         device = devices.resolve_device(shipment.run["device"])
-        with locks.device_lock(device, "ship", timeout_s=LOCK_SECONDS):
+        with locks.device_lock(device, Holder(Kind.SHIP), timeout_s=LOCK_SECONDS):
             done = subprocess.run(
                 processes.tie([sys.executable, "-I", str(folder / "load.py")]),
                 cwd=folder.parent,

@@ -16,7 +16,6 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
 from engine.machine import processes
-from engine.store import interrupted
 from engine.store.models import (
     LIVE,
     Measurement,
@@ -86,7 +85,7 @@ def _ended(run: Run, now: datetime, silent_s: float) -> str | None:
     age_s = (now - sign).total_seconds()
     seen = f"last sign of life {sign:%Y-%m-%d %H:%M:%S} UTC"
     if run.host != socket.gethostname():
-        submitted = run.host.startswith(interrupted.SUBMITTED)
+        submitted = run.host.startswith(SUBMITTED)
         silent_s = SUBMITTED_SECONDS if submitted else ELSEWHERE_SECONDS
         return None if age_s <= silent_s else f"{run.host} no longer says anything of it; {seen}"
     found = processes.lives(run.pid, run.process)

@@ -98,6 +98,8 @@ FURTHER_FIELDS: tuple[str, ...] = (
     "conditions",
     "max_batch_tokens",
     "experiment",
+    "doubts",
+    "random_weights",
 )
 """What the flat JSON says beyond them, as stored."""
 DERIVED_FIELDS = ("examples_per_call",)

@@ -293,6 +293,10 @@ class Measurement(Base):
     """The batch size whose rounds the measurement shared: what is interleaved with it, and compared by rounds."""
     max_batch_tokens: Mapped[int | None]
     """Tokens in a batch at most, padding included; NULL without such a limit."""
+    doubts: Mapped[list[dict[str, Any]] | None] = mapped_column(Json)
+    """Why it is unstable, as `engine.measurement.doubts` gives it: facts, which `validity_reason` has in words."""
+    random_weights: Mapped[bool | None]
+    """Whether the model was made with random weights, for speed and memory alone."""
 
     run: Mapped[Run] = relationship(back_populates="measurements")
     blocks: Mapped[list[Block]] = relationship(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 
@@ -18,3 +19,22 @@ def planned_columns(spec: dict[str, Any], variant: str, batch_size: int) -> dict
         "experiment": largest if own.get("batch_size") else batch_size,
         "max_batch_tokens": own.get("max_batch_tokens") or workload.get("max_batch_tokens"),
     }
+
+
+SLOWER = re.compile(r"the machine was slower than it has been: calls took (\d+\.\d+) times as long [^;]*")
+RANDOM_WEIGHTS = "its head or all its weights are random: made for speed and memory alone"
+
+
+def fact_columns(validity: str | None, validity_reason: str | None, accuracy_reason: str | None) -> dict[str, Any]:
+    """The `doubts` and `random_weights` of a measurement that was stored before these were columns.
+
+    Older versions stored sentences alone. This is the only place that reads them.
+    """
+    doubts: list[dict[str, Any]] = []
+    if validity == "unstable" and validity_reason:
+        doubts.append({"code": "stored_words", "text": validity_reason})
+        if match := SLOWER.search(validity_reason):
+            rest = "; ".join(filter(None, (part.strip("; ") for part in SLOWER.split(validity_reason)[::2])))
+            doubts = [{"code": "slower_machine", "factor": float(match[1])}]
+            doubts += [{"code": "stored_words", "text": rest}] if rest else []
+    return {"doubts": doubts or None, "random_weights": True if accuracy_reason == RANDOM_WEIGHTS else None}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import URL, Engine, StaticPool, create_engine
 from sqlalchemy.exc import DBAPIError
 
-from engine.errors import RequestError
+from engine.errors import NoDatabaseError, RequestError
 from engine.store.migrations import HEAD
 from engine.store.sqlite import migration_lock
 from engine.store.url import ANOTHER, no_database, place_of, sqlite_file
@@ -117,7 +117,7 @@ def check_revision(found: Revision, url: URL, create: bool, scripts: Path = MIGR
                 f"the database {place} has tables that this bench did not make; it is left as it is; {ANOTHER}"
             )
         if not create:
-            raise RequestError(no_database(place))
+            raise NoDatabaseError(no_database(place))
         return None
     from alembic.script import ScriptDirectory
 

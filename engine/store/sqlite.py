@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL
 
-from engine.errors import RequestError, one_line
+from engine.errors import NoDatabaseError, RequestError, one_line
 from engine.machine import file_systems
 from engine.store.url import ANOTHER, LockedError, no_database, url_timeout_s
 
@@ -36,7 +36,7 @@ def file_identity(file: Path | None) -> tuple[int, int] | None:
 def check_file(file: Path, create: bool) -> None:
     """Makes the folder of an SQLite file. Raises RequestError where SQLite could not write there."""
     if not create and not file.exists():
-        raise RequestError(no_database(str(file)))
+        raise NoDatabaseError(no_database(str(file)))
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

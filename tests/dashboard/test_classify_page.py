@@ -216,7 +216,7 @@ def test_only_the_chosen_variants_are_asked(pool: type[Pool], empty: Path) -> No
 
 
 def test_busy_is_one_calm_sentence(pool: type[Pool], empty: Path) -> None:
-    pool.raises = DeviceBusy("busy: run 01K (demo), timing round 3 of 30, has the *CPU* to itself", "run 01K")
+    pool.raises = DeviceBusy("busy: run 01K (demo), timing round 3 of 30, has the *CPU* to itself")
     test = ask(page(), "a text")
     assert not test.error
     assert test.info[0].value.replace("\\", "").startswith("Busy: run 01K (demo), timing round 3")
@@ -307,7 +307,7 @@ def test_a_run_that_starts_in_between_leaves_what_was_answered(
 
     def ask(self: Pool, *args: Any, **options: Any) -> Iterator[Any]:
         if pool.asked:
-            raise DeviceBusy("busy: run 01K", "run 01K")
+            raise DeviceBusy("busy: run 01K")
         return first(self, *args, **options)
 
     monkeypatch.setattr(Pool, "ask", ask)

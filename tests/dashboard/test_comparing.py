@@ -16,7 +16,8 @@ from dashboard.findings import settings as findings_settings
 from dashboard.findings.comparing import Evidence, Side
 from dashboard.frame import Row
 from dashboard.tables import comparison
-from engine.measurement import stats, summary
+from engine.measurement import stats
+from engine.measurement.doubts import Code, doubt
 from engine.report import between, changes
 
 
@@ -100,8 +101,8 @@ def test_holm_corrects_over_the_rows_shown(database: str) -> None:
 def test_a_slower_machine_widens_another_baselines_interval_too(database: str) -> None:
     sides = sides_of(FULL)
     plain = compared(sides, "A/int8")["A/onnx"]
-    reason = summary.SLOWER.format(1.25)
-    slow = [row | {"validity_reason": reason} if row["variant"] == "student" else row for row in sides[0].stored]
+    doubts = [doubt(Code.SLOWER_MACHINE, factor=1.25).to_json()]
+    slow = [row | {"doubts": doubts} if row["variant"] == "student" else row for row in sides[0].stored]
     wide = compared([Side("A", sides[0].summary, slow)], "A/int8")["A/onnx"]
     assert wide["speedup"] == plain["speedup"]
     assert wide["speedup_low"] == pytest.approx(plain["speedup_low"] / 1.25)

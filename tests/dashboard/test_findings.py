@@ -83,7 +83,10 @@ def test_notes_name_labels_that_cannot_be_right(rows: list[frame.Row]) -> None:
 
 def test_of_random_weights_no_answer_is_praised(rows: list[frame.Row]) -> None:
     known = {"accuracy": None, "accuracy_difference": None, "accuracy_comparison": None, "flips": 3}
-    random = [row | known | {"accuracy_reason": labels.RANDOM_WEIGHTS, "index_match_rate": 0.25} for row in rows]
+    random = [
+        row | known | {"accuracy_reason": labels.RANDOM_WEIGHTS, "random_weights": True, "index_match_rate": 0.25}
+        for row in rows
+    ]
     assert headlines.headline(random).finding.endswith("; its weights are random, so its answers say nothing.")
     assert not any(item.kind == "answers" for item in takeaways.takeaways(random))
     assert not any(kind == "index match" for _, kind, _ in headlines.notes(random))

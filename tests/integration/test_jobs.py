@@ -20,6 +20,7 @@ from engine.artefacts.preparer import Preparer
 from engine.errors import RequestError
 from engine.jobs import ending, local, queue
 from engine.machine import devices, locks
+from engine.machine.holders import from_words
 from engine.store import measurements, open_store, runs
 from engine.suite.reading import load_suite
 from engine.suite.spec import Suite
@@ -94,7 +95,7 @@ def test_a_run_survives_who_started_it(suite_of, wait_until):
 @pytest.mark.second_tier
 def test_a_queued_run_waits_for_its_device_and_then_measures(suite_of, wait_until):
     device = devices.resolve_device("cpu")
-    with locks.device_lock(device, "run of somebody else"):
+    with locks.device_lock(device, from_words("run of somebody else")):
         run_id = local.start(suite_of(), "cpu")
         wait_until(lambda: phase_of(run_id) == "queued", 30)
         row = row_of(run_id)
@@ -106,7 +107,7 @@ def test_a_queued_run_waits_for_its_device_and_then_measures(suite_of, wait_unti
 
 
 def test_cancelling_a_queued_run(suite_of, wait_until, is_gone):
-    with locks.device_lock(devices.resolve_device("cpu"), "run of somebody else"):
+    with locks.device_lock(devices.resolve_device("cpu"), from_words("run of somebody else")):
         run_id = local.start(suite_of(), "cpu")
         wait_until(lambda: phase_of(run_id) == "queued", 30)
         assert ending.cancel(run_id)
@@ -131,7 +132,7 @@ def test_cancelling_a_run_that_is_timing(suite_of, wait_until, is_gone):
         for measurement in measurements.measurements(session, run_id):
             assert measurements.latencies(session, measurement.id), "what was timed is kept"
     wait_until(lambda: is_gone(pid) and all(is_gone(child.pid) for child in children), 20)
-    with locks.device_lock(devices.resolve_device("cpu"), "a test"):
+    with locks.device_lock(devices.resolve_device("cpu"), from_words("a test")):
         pass
 
 
@@ -150,7 +151,7 @@ def test_a_run_ends_at_once_where_it_must_and_says_so(suite_of, wait_until, is_g
 
 @pytest.mark.second_tier
 def test_another_process_is_not_ended_for_a_runs(suite_of, wait_until):
-    with locks.device_lock(devices.resolve_device("cpu"), "run of somebody else"):
+    with locks.device_lock(devices.resolve_device("cpu"), from_words("run of somebody else")):
         run_id = local.start(suite_of(), "cpu")
         wait_until(lambda: phase_of(run_id) == "queued", 30)
         pid = row_of(run_id)["pid"]
@@ -177,7 +178,7 @@ def test_another_process_is_not_ended_for_a_runs(suite_of, wait_until):
 
 @pytest.mark.second_tier
 def test_queued_runs_take_their_turns(suite_of, wait_until, bench):
-    with locks.device_lock(devices.resolve_device("cpu"), "run of somebody else"):
+    with locks.device_lock(devices.resolve_device("cpu"), from_words("run of somebody else")):
         asked = [local.start(suite_of(f"turn-{index}"), "cpu") for index in range(2)]
         queued = bench("queue", suite_of("turn-2").folder / "turn-2.toml", "--device", "cpu")
         assert queued.returncode == 0, queued.stderr
@@ -216,7 +217,7 @@ def test_an_unknown_device_is_refused_before_anything_is_stored(suite_of):
 
 
 def test_a_queued_run_whose_process_was_killed_is_closed_at_once(suite_of, wait_until, is_gone, bench):
-    with locks.device_lock(devices.resolve_device("cpu"), "run of somebody else"):
+    with locks.device_lock(devices.resolve_device("cpu"), from_words("run of somebody else")):
         run_id = local.start(suite_of(), "cpu")
         wait_until(lambda: phase_of(run_id) == "queued", 30)
         pid = row_of(run_id)["pid"]

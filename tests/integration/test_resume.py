@@ -16,8 +16,6 @@ from engine.jobs import local, queue
 from engine.measurement import stats, summary
 from engine.store import interrupted, measurements, open_store, runs
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def suite(shaped_models, write_suite, tmp_path):

@@ -18,6 +18,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard.server import door
 from engine.jobs import ending, queue, slurm
 from engine.machine import devices, locks
+from engine.machine.holders import from_words
 from engine.store import measurements, open_store, runs
 from engine.suite.reading import load_suite
 from engine.suite.spec import Suite
@@ -222,7 +223,7 @@ def test_the_run_page_submits_jobs(file_of, wait_until, monkeypatch):
 @pytest.fixture
 def waiting(long_suite, wait_until) -> Iterator[str]:
     """A run whose job waits on its node for the device, which somebody else holds."""
-    with locks.device_lock(devices.resolve_device("cpu"), "run of somebody else"):
+    with locks.device_lock(devices.resolve_device("cpu"), from_words("run of somebody else")):
         run_id = submit(long_suite)
         wait_until(lambda: "is busy" in text_of(run_id), LIMIT_S)
         yield run_id

@@ -16,6 +16,7 @@ import pytest
 
 from engine.jobs import local, queue
 from engine.machine import devices, locks
+from engine.machine.holders import from_words
 from engine.store import open_store, runs
 from engine.suite.reading import load_suite
 from engine.suite.spec import Suite
@@ -42,7 +43,8 @@ with WarmPool() as pool:
 WAIT = """
 import sys, time
 from engine.machine import devices, locks
-with locks.turn(devices.cpu_device(), "run 01K0000000000000000000TEST"):
+from engine.machine.holders import from_words
+with locks.turn(devices.cpu_device(), from_words("run 01K0000000000000000000TEST")):
     print("waits", flush=True)
     sys.stdin.read()
 """
@@ -115,14 +117,15 @@ def test_a_turn_ends_with_its_holder(wait_until: Callable[..., Any]) -> None:
         assert first.stdout and first.stdout.readline() == "waits\n"
         os.kill(first.pid, signal.SIGSTOP)
         waits = pytest.raises(locks.DeviceBusy, match=r"run 01K0+TEST \(process \d+\) waits for it, and goes first$")
-        with waits, locks.device_lock(device, "another"):
+        with waits, locks.device_lock(device, from_words("another")):
             pass
         assert locks.holder(device) is None, "who waits does not hold it"
     finally:
         psutil.Process(first.pid).kill()
         first.communicate()
-    with locks.device_lock(device, "another"):
-        assert locks.holder(device) == "another"
+    with locks.device_lock(device, from_words("another")):
+        assert locks.holder(device) == from_words("another")
         busy = pytest.raises(locks.DeviceBusy, match=r"another \(process \d+\) holds it")
-        with locks.turn(device, "run of mine"), busy, locks.device_lock(device, "run of mine", in_turn=True):
+        mine = from_words("run of mine")
+        with locks.turn(device, mine), busy, locks.device_lock(device, mine, in_turn=True):
             pass

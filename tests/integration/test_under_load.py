@@ -21,8 +21,6 @@ from engine.store import interrupted, measurements, open_store, runs
 from engine.store.runfile import writing
 from engine.suite.reading import load_suite
 
-pytestmark = pytest.mark.slow
-
 SHORT = {"rounds": 6, "block_seconds": 0.02, "min_calls": 6, "max_seconds": 10.0, "quick": True}
 """`quick` as `--quick` sets it: whole efforts take minutes a variant."""
 LIMIT_MS = 5000.0
@@ -185,7 +183,7 @@ def test_a_look_whose_worker_or_model_fails_says_so_in_a_line(
 def test_a_look_takes_the_device_before_it_makes_anything(suite, monkeypatch):
     @contextmanager
     def taken(device, holder, timeout_s=0.0):
-        raise DeviceBusy("taken", "run 1")
+        raise DeviceBusy("taken")
         yield
 
     monkeypatch.setattr(locks, "device_lock", taken)

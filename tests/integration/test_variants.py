@@ -46,8 +46,6 @@ ROUNDED = (
 )  # fmt: skip
 SHIPPED = ("compiled", "ao-dynamic", "onnx-fused", "onnx-fp16", "onnx-static", "ov", "ov-static", "ov-deferring")
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def measured(shaped_models, write_suite, measure, tmp_path_factory):

@@ -13,6 +13,7 @@ import pytest
 
 from engine import paths
 from engine.machine import devices, locks
+from engine.machine.holders import from_words
 from engine.store import measurements, open_store, runs
 
 FOR_EVER = {"rounds": 1_000_000, "min_calls": 1, "max_seconds": 600.0, "block_seconds": 0.005}
@@ -48,7 +49,7 @@ def stored(suite_name: str) -> tuple[str, str, str | None, dict[str, tuple[str, 
 
 def lock_is_free() -> bool:
     try:
-        with locks.device_lock(devices.resolve_device("cpu"), "a test"):
+        with locks.device_lock(devices.resolve_device("cpu"), from_words("a test")):
             return True
     except locks.DeviceBusy:
         return False
@@ -62,7 +63,7 @@ def test_who_holds_a_device_is_not_written_through_a_link(tmp_path, monkeypatch)
     lock = locks._lock_file(device)
     lock.with_suffix(f".{os.getuid()}.holder").symlink_to(mine)
     lock.with_name(f"{lock.stem}.warm-{os.getpid()}").symlink_to(mine)
-    with locks.device_lock(device, "a test"):
+    with locks.device_lock(device, from_words("a test")):
         locks.register_warm(device, os.getpid())
     assert mine.read_text() == "as it was"
 

@@ -38,7 +38,7 @@ from engine.errors import RequestError, one_line
 from engine.store import examples as store_examples
 from engine.store import history, open_store, runs
 from engine.store.models import Block, Measurement, Prediction, Run, Scenario
-from engine.store.past import planned_columns
+from engine.store.past import fact_columns, planned_columns
 from engine.store.runfile.schema import (
     CONTROL,
     ELSEWHERE,
@@ -302,8 +302,11 @@ def _store(session: Session, content: _Content, log: Path | None, asked: datetim
     for row in run.measurements:
         if row.experiment is None:
             # A file before version 3.
-            for name, planned in planned_columns(run.suite, row.variant, row.batch_size).items():
-                setattr(row, name, planned)
+            columns: dict[str, Any] = planned_columns(run.suite, row.variant, row.batch_size) | fact_columns(
+                row.validity, row.validity_reason, row.accuracy_reason
+            )
+            for name, column in columns.items():
+                setattr(row, name, column)
         made = session.execute(insert(Measurement).values(run_id=run.id, **_values(row, Measurement, KEYS)))
         key = made.inserted_primary_key[0]  # type: ignore[attr-defined]
         blocks = []

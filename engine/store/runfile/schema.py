@@ -22,6 +22,7 @@ from pydantic import (
 )
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Double, Integer, String, Table, Text
 
+from engine.measurement.doubts import of_json
 from engine.store import history
 from engine.store.models import Block, Measurement, Prediction, Run, Scenario, UtcDateTime
 
@@ -304,6 +305,21 @@ class _UnderLoad(_Strict):
         return self
 
 
+class _Doubt(_Open):
+    """As `engine.measurement.doubts` stores it: a code that it knows, with values that its words can be made of."""
+
+    code: str
+
+    @model_validator(mode="after")
+    def _with_words(self) -> _Doubt:
+        try:
+            (made,) = of_json([self.model_dump()])
+            TypeAdapter(Line).validate_python(made.words)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"a doubt {self.code} lacks what it is about") from error
+        return self
+
+
 class _Figures(_Strict):
     """What every measurement keeps to, beyond its columns."""
 
@@ -335,6 +351,7 @@ COLUMNS: dict[str, Any] = {
     "measurement.limits": _like(_Limit),
     "measurement.quality": _like(_Quality),
     "measurement.conditions": _like(list[dict[str, Any]]),
+    "measurement.doubts": _like(list[_Doubt]),
     "measurement.batch_size": Annotated[int, Field(gt=0, lt=2**31)],
     **{
         f"measurement.{name}": Positive

@@ -1,35 +1,52 @@
-"""What the plan of a run asks for: each measurement holds its experiment and its batches' token budget."""
+"""Facts that were derived or read from sentences become columns: a measurement's place in the plan, and its doubts."""
 
-import json
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
 
-from engine.store.past import planned_columns
+from engine.store.past import fact_columns, planned_columns
 
 revision = "0006"
 down_revision = "0005"
+COLUMNS: tuple[tuple[str, Any], ...] = (
+    ("experiment", sa.Integer()),
+    ("max_batch_tokens", sa.Integer()),
+    ("doubts", sa.JSON(none_as_null=True)),
+    ("random_weights", sa.Boolean()),
+)
 
 
 def upgrade() -> None:
-    op.add_column("measurement", sa.Column("experiment", sa.Integer()))
-    op.add_column("measurement", sa.Column("max_batch_tokens", sa.Integer()))
+    for name, kind in COLUMNS:
+        op.add_column("measurement", sa.Column(name, kind))
     if op.get_context().as_sql:
         return
     connection = op.get_bind()
+    run = sa.table("run", sa.column("id", sa.String()), sa.column("suite", sa.JSON()))
+    texts = ("run_id", "variant", "validity", "validity_reason", "accuracy_reason")
+    measurement = sa.table(
+        "measurement",
+        sa.column("id", sa.Integer()),
+        sa.column("batch_size", sa.Integer()),
+        *(sa.column(name, sa.Text()) for name in texts),
+        *(sa.column(name, kind) for name, kind in COLUMNS),
+    )
+    stored = measurement.c
     rows: list[Any] = list(
         connection.execute(
-            sa.text(
-                "SELECT measurement.id, measurement.variant, measurement.batch_size, run.suite "
-                "FROM measurement JOIN run ON run.id = measurement.run_id"
-            )
+            sa.select(
+                stored.id,
+                stored.variant,
+                stored.batch_size,
+                stored.validity,
+                stored.validity_reason,
+                stored.accuracy_reason,
+                run.c.suite,
+            ).join(run, run.c.id == stored.run_id)
         )
     )
-    values: list[dict[str, Any]] = []
-    for key, variant, batch_size, suite in rows:
-        spec: Any = json.loads(suite) if isinstance(suite, str) else suite
-        values.append({"key": key, **planned_columns(spec or {}, variant, batch_size)})
-    if values:
-        columns = "experiment = :experiment, max_batch_tokens = :max_batch_tokens"
-        connection.execute(sa.text(f"UPDATE measurement SET {columns} WHERE id = :key"), values)
+    for row in rows:
+        values = planned_columns(row.suite or {}, row.variant, row.batch_size)
+        facts = fact_columns(row.validity, row.validity_reason, row.accuracy_reason)
+        connection.execute(measurement.update().where(stored.id == row.id).values(**values, **facts))
