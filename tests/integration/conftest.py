@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kept import kept_models
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NEWS = REPOSITORY / "data" / "news"
@@ -40,6 +39,9 @@ def shaped_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     not to be loaded; wide-bert: BERT of the same size; heavy: DistilBERT, 2 layers of 128, whose call takes
     some milliseconds.
     """
+    # Not at the top: as a script, this file knows no other of the tests.
+    from kept import kept_models
+
     return kept_models("shaped", HERE, ["models"], tmp_path_factory.mktemp("shaped"))
 
 
