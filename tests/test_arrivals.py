@@ -213,6 +213,7 @@ def test_a_server_of_known_speed_gets_the_rate_that_queueing_theory_allows(clock
     assert f"{found.server_texts_per_s:.1f} texts/s hold p99 within 50.0 ms" in "\n".join(cli_scenarios.show(found))
 
 
+@pytest.mark.second_tier
 def test_batches_of_many_sizes_warm_a_server_up_before_anything_counts(clock):
     found = scenarios.Scenarios("a", "A", "cpu", 0.05, max_batch=12, max_wait_s=0.0, padding="longest")
     sizes: list[int] = []

@@ -256,6 +256,21 @@ def share(one: list[str], other: list[str]) -> float:
     return sum(a == b for a, b in zip(one, other, strict=True)) / len(one)
 
 
+# -- In short: what the first tier has of it ------------------------------------------------------
+
+
+def test_a_teacher_is_trained_and_a_student_distilled_from_it(tmp_path):
+    short = {"epochs": 4, "texts": TEXTS[:120], "labels": ANSWERS[:120]}
+    teacher = tmp_path / "teacher"
+    made = make_one_by_one(
+        tmp_path,
+        {"teacher": short, "student": short | {"teacher": teacher, "tokenizer": {"folder": str(teacher)}, "seed": 4}},
+    )
+    assert made["teacher"].result["train_accuracy"] > 0.6, "a third is chance"
+    assert made["student"].result["teacher_agreement"] > 0.6
+    assert made["student"].config["inference_bench"]["method"] == "distilled"
+
+
 # -- What is learnt ------------------------------------------------------------------------------
 
 
@@ -270,6 +285,7 @@ def test_fine_tuning_learns_a_task_that_words_decide(made, answers):
     assert share(answers["teacher"]["labels"], truth) > 0.95
 
 
+@pytest.mark.second_tier
 def test_a_student_comes_to_agree_with_its_teacher(made, answers):
     assert made["student"].result["teacher_agreement"] > 0.95
     assert share(answers["student"]["labels"], answers["teacher"]["labels"]) > 0.95
@@ -278,6 +294,7 @@ def test_a_student_comes_to_agree_with_its_teacher(made, answers):
     assert marker["soft_weight"] == training_request.SOFT_WEIGHT
 
 
+@pytest.mark.second_tier
 def test_without_labels_a_student_learns_from_the_teacher_alone_and_in_its_own_label_order(made, answers):
     result = made["unlabelled"].result
     assert result["train_accuracy"] is None
@@ -287,6 +304,7 @@ def test_without_labels_a_student_learns_from_the_teacher_alone_and_in_its_own_l
     assert share(answers["unlabelled"]["labels"], answers["teacher"]["labels"]) > 0.95
 
 
+@pytest.mark.second_tier
 def test_mixed_texts_teach_the_same_task(made, answers):
     truth = [LABELS[label] for label in HELD_OUT_ANSWERS]
     assert share(answers["mixed"]["labels"], truth) > 0.9
@@ -345,6 +363,7 @@ def test_mixing_keeps_the_frame_and_the_proportion():
     assert kept[1.0, 0.5] < 0.7 * kept[1.0, 0.0] < 0.9 * whole
 
 
+@pytest.mark.second_tier
 def test_a_base_keeps_its_encoder_and_gets_a_head_for_the_labels(made, answers):
     assert made["tuned"].result["steps"] == 15
     assert made["tuned"].config["id2label"] == {"0": "even", "1": "odd"}
@@ -352,6 +371,7 @@ def test_a_base_keeps_its_encoder_and_gets_a_head_for_the_labels(made, answers):
     assert set(answers["tuned"]["labels"]) <= {"even", "odd"}
 
 
+@pytest.mark.second_tier
 def test_the_same_request_gives_the_same_bytes(made):
     assert made["again"].result["final_loss"] == made["teacher"].result["final_loss"]
     for file in ("model.safetensors", "tokenizer.json", "tokenizer_config.json", "config.json"):
@@ -359,6 +379,7 @@ def test_the_same_request_gives_the_same_bytes(made):
     assert made["unlabelled"].digest("model.safetensors") != made["teacher"].digest("model.safetensors")
 
 
+@pytest.mark.second_tier
 def test_two_threads_and_mixed_texts_give_the_same_bytes_too(made):
     first, again = made["mixed-by-two"], made["mixed-by-two-again"]
     assert first.result["threads"] == again.result["threads"] == 2
@@ -370,6 +391,7 @@ def test_two_threads_and_mixed_texts_give_the_same_bytes_too(made):
 # -- What is saved -------------------------------------------------------------------------------
 
 
+@pytest.mark.second_tier
 def test_zero_epochs_leave_random_weights_and_say_so(made, answers):
     result = made["random"].result
     assert result["steps"] == 0
@@ -379,6 +401,7 @@ def test_zero_epochs_leave_random_weights_and_say_so(made, answers):
     assert set(answers["random"]["labels"]) <= set(LABELS)
 
 
+@pytest.mark.second_tier
 def test_a_checkpoint_is_an_ordinary_folder(made, answers):
     marker = made["teacher"].config["inference_bench"]
     assert marker["random_weights"] is False and marker["method"] == "fine-tuned"
@@ -402,6 +425,7 @@ def test_a_checkpoint_is_an_ordinary_folder(made, answers):
 # -- What is told --------------------------------------------------------------------------------
 
 
+@pytest.mark.second_tier
 @pytest.mark.parametrize("name", ["teacher", "student", "unlabelled", "random"])
 def test_progress_ends_with_the_result(made, name):
     *progress, last = made[name].lines
@@ -421,6 +445,7 @@ def test_progress_ends_with_the_result(made, name):
     assert facts | {"torch", "transformers", "device"} <= set(last["result"])
 
 
+@pytest.mark.second_tier
 def test_an_unknown_architecture_key_is_refused_in_one_line(made):
     refused = made["misspelt"]
     assert refused.code == 2
@@ -432,6 +457,7 @@ def test_an_unknown_architecture_key_is_refused_in_one_line(made):
     assert not list(refused.folder.iterdir())
 
 
+@pytest.mark.second_tier
 def test_random_weights_are_no_teacher(made):
     assert made["untaught"].code == 2
     assert "nothing to learn from it" in made["untaught"].lines[-1]["error"]

@@ -95,6 +95,7 @@ def machine(monkeypatch, tmp_path):
 # -- This machine --------------------------------------------------------------------------------
 
 
+@pytest.mark.second_tier
 def test_installed_backends_prove_themselves_on_this_machine(tmp_path, monkeypatch):
     monkeypatch.setenv("BENCH_DATA_DIR", str(tmp_path))
     report = examine.examine("cpu")

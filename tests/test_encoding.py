@@ -18,6 +18,8 @@ from engine.artefacts.encoding import Encoder
 from engine.artefacts.preparer import Preparer
 from engine.suite.reading import load_suite
 
+pytestmark = pytest.mark.second_tier
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_MODEL = REPOSITORY.parent / "shared" / "models" / "agnews-distilbert"
 KINDS = ["distilbert", "bert", "left", "shared"]

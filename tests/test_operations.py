@@ -82,6 +82,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.second_tier
 def test_a_last_layer_of_one_token_is_counted_as_that():
     """Of all tokens but the first it needs keys and values alone: no query, no output, no feed-forward network."""
     done = subprocess.run(

@@ -11,6 +11,8 @@ import pytest
 
 from engine.backends import rewrites
 
+pytestmark = pytest.mark.second_tier
+
 WAYS = [["pad_heads"], ["first_token"], ["pad_heads", "first_token"]]
 ATTENTION = ["sdpa", "eager"]
 ANSWERS = """

@@ -91,7 +91,7 @@ def test_the_report_works_alone_in_both_appearances_and_on_paper(
     assert tmp.stat().st_size > 20_000
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.second_tier)])
 def test_axe_finds_nothing_in_the_report(scheme: str, report_file: Path, open_page: Callable[..., Any]) -> None:
     from axe_playwright_python.sync_playwright import Axe
 

@@ -119,6 +119,7 @@ def test_random_weights_have_no_accuracy(first):
     assert "no accuracy" in first.stdout
 
 
+@pytest.mark.second_tier
 def test_a_second_run_makes_nothing(first, family, measure):
     before = {name: files_of(folder) for name, folder in made().items()}
     second = measure(family)

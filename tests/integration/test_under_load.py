@@ -134,7 +134,7 @@ def test_a_worker_that_dies_under_load_is_a_row_with_its_reason(suite, live, ben
     assert after["fp32"] == found["fp32"], "what is stored stays"
 
 
-@pytest.mark.parametrize("way", ["cancelled", "killed"])
+@pytest.mark.parametrize("way", [pytest.param("cancelled", marks=pytest.mark.second_tier), "killed"])
 def test_a_run_that_ends_under_load_goes_on_with_the_load_alone(suite, live, bench, wait_until, way):
     run = live("run", suite({"name": "fp32"}, {"name": "other"}), "--device", "cpu")
     run.wait_for("serving: other", 240)
