@@ -159,7 +159,7 @@ def multiply(source: str, target: str, runs: int, answered: int, answers: int) -
                     if with_answers and prediction:
                         session.execute(insert(models.Prediction).values(**prediction | {"measurement_id": key}))
                 if scenarios:
-                    session.execute(insert(models.Scenario), [one | {"run_id": newest} for one in scenarios])
+                    session.execute(insert(models.Load), [one | {"run_id": newest} for one in scenarios])
     return newest
 
 
@@ -195,14 +195,14 @@ def _template(source: str, answers: int) -> tuple[Any, ...]:
             prediction |= {"rows": answers, "logits": measurements.packed(logits[chosen], "<f4")}
             rows.append((values, [_values(block, "id", "measurement_id") for block in original.blocks], prediction))
         names, dataset = run.example_set.label_names, run.example_set.dataset
-        scenarios = [_values(one, "id", "run_id") for one in run.scenarios]
+        scenarios = [_values(one, "id", "run_id") for one in run.loads]
         return _values(run), rows, labels, texts, names, dataset, scenarios
 
 
 def under_load(source: str) -> bool:
     """Whether the run was put under a service's load: without, the page Load has no answer to wait for."""
     with open_store(create=False) as store, store.session() as session:
-        return bool(get_run(session, source).scenarios)
+        return bool(get_run(session, source).loads)
 
 
 @contextmanager
@@ -284,7 +284,7 @@ def main(
     chosen = pages.split(",")
     if "load" in chosen and not under_load(run):
         chosen.remove("load")
-        console.print("the page Load is left out: the run has no scenarios")
+        console.print("the page Load is left out: the run has no load")
     taken: dict[int, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         # With a profile: only so does Chromium keep compiled scripts, as a person's does.

@@ -11,9 +11,9 @@ import pytest
 
 from engine import backends
 from engine.backends.pytorch import bucketed
-from engine.cli import scenarios as cli_scenarios
+from engine.cli import load as cli_load
 from engine.measurement import arrivals
-from engine.run import scenarios
+from engine.run import load
 from engine.worker.__main__ import Host
 
 
@@ -35,7 +35,7 @@ def clock(monkeypatch) -> Clock:
     """What `engine` takes the time from in this test."""
     made = Clock()
     monkeypatch.setattr(arrivals, "time", made)
-    monkeypatch.setattr(scenarios, "time", made)
+    monkeypatch.setattr(load, "time", made)
     return made
 
 
@@ -190,32 +190,32 @@ def test_where_nothing_holds_the_lowest_rate_is_tried_twice():
 
 
 def test_a_slow_server_is_searched_no_longer_than_its_first_rate_that_holds(clock):
-    found = scenarios.Scenarios("a", "A", "cpu", 2.0, max_batch=1, max_wait_s=0.0, padding="longest")
+    found = load.LoadResult("a", "A", "cpu", 2.0, max_batch=1, max_wait_s=0.0, padding="longest")
     told: list[str] = []
-    scenarios.measure(found, lambda texts: clock.sleep(0.5), 0, tell=lambda text, done: told.append(text))
+    load.measure(found, lambda texts: clock.sleep(0.5), 0, tell=lambda text, done: told.append(text))
     assert [trial.holds for trial in found.trials].count(True) == 1 and found.trials[-1].holds
     assert found.server_texts_per_s == found.trials[-1].rate_per_s and found.trials[-1].answered == 662
     rate_per_s = found.trials[-1].rate_per_s
-    assert 250 < 662 / rate_per_s < clock.now_s < scenarios.WHOLE.serving_s(rate_per_s)
+    assert 250 < 662 / rate_per_s < clock.now_s < load.WHOLE.serving_s(rate_per_s)
     assert told[-1] == "A: server, 0.700 texts/s for up to 15 min"
 
 
 def test_a_server_of_known_speed_gets_the_rate_that_queueing_theory_allows(clock):
-    found = scenarios.Scenarios("a", "A", "cpu", 0.05, max_batch=1, max_wait_s=0.0, padding="longest")
+    found = load.LoadResult("a", "A", "cpu", 0.05, max_batch=1, max_wait_s=0.0, padding="longest")
     told: list[float] = []
-    scenarios.measure(found, lambda texts: clock.sleep(0.01), seed=0, tell=lambda text, done: told.append(done))
+    load.measure(found, lambda texts: clock.sleep(0.01), seed=0, tell=lambda text, done: told.append(done))
     assert found.offline_texts_per_s == pytest.approx(100) and found.single_p90_s == pytest.approx(0.01)
     # By Lindley's recursion over 300,000 arrivals p99 is 50 ms at 57 texts/s; a trial of 850 texts varies.
     assert found.server_texts_per_s is not None and 45 < found.server_texts_per_s < 62
     held = [trial for trial in found.trials if trial.holds]
     assert all(trial.texts == trial.answered >= 662 and trial.p99_s <= 0.05 for trial in held)
     assert len(told) == 2 + len(found.trials) and told == sorted(told) and told[0] == 0 and told[-1] < 1
-    assert f"{found.server_texts_per_s:.1f} texts/s hold p99 within 50.0 ms" in "\n".join(cli_scenarios.show(found))
+    assert f"{found.server_texts_per_s:.1f} texts/s hold p99 within 50.0 ms" in "\n".join(cli_load.show(found))
 
 
 @pytest.mark.second_tier
 def test_batches_of_many_sizes_warm_a_server_up_before_anything_counts(clock):
-    found = scenarios.Scenarios("a", "A", "cpu", 0.05, max_batch=12, max_wait_s=0.0, padding="longest")
+    found = load.LoadResult("a", "A", "cpu", 0.05, max_batch=12, max_wait_s=0.0, padding="longest")
     sizes: list[int] = []
 
     def answer(texts: range) -> None:
@@ -223,10 +223,10 @@ def test_batches_of_many_sizes_warm_a_server_up_before_anything_counts(clock):
         clock.sleep(0.001 if len(texts) in sizes else 5.0)
         sizes.append(len(texts))
 
-    scenarios.measure(found, answer, 0, lambda text, done: None)
+    load.measure(found, answer, 0, lambda text, done: None)
     assert sizes[:7] == [1, 2, 4, 8, 12, 12, 12] and found.single_p90_s == pytest.approx(0.001)
     assert found.offline_texts_per_s == pytest.approx(12_000)
-    assert scenarios.warm_up_sizes(1) == [1, 1] and scenarios.warm_up_sizes(32)[-3:] == [16, 32, 32]
+    assert load.warm_up_sizes(1) == [1, 1] and load.warm_up_sizes(32)[-3:] == [16, 32, 32]
 
 
 @pytest.mark.parametrize("most", [1, 5, 8, 12, 31, 32])
@@ -236,7 +236,7 @@ def test_no_batch_of_a_server_is_of_a_shape_that_its_library_did_not_meet(most):
     def rows(size: int) -> int:
         return len(bucketed({"input_ids": np.zeros((size, 16), dtype=np.int64)}, config)["input_ids"])
 
-    met = scenarios.sizes_to_meet(most)
+    met = load.sizes_to_meet(most)
     assert {rows(size) for size in range(1, most + 1)} == {rows(size) for size in met} and met[-1] == most
 
 
@@ -282,33 +282,33 @@ def test_all_sizes_are_met_before_any_text_is_answered(clock):
 
     wanted = types.SimpleNamespace(p99_ms=50.0, max_wait_ms=0.0, max_batch=12)
     suite: Any = types.SimpleNamespace(
-        scenarios=wanted,
+        load=wanted,
         workload=types.SimpleNamespace(padding="longest", seed=0),
         protocol=types.SimpleNamespace(quick=True),
     )
     variant = types.SimpleNamespace(name="a", shown="A", padding=None, batch_size=None)
     worker: Any = types.SimpleNamespace(variant=variant, device=types.SimpleNamespace(spec="cpu"), ask=ask)
-    scenarios.under_load(worker, suite, ["x", "y"], lambda text, done: None)
+    load.under_load(worker, suite, ["x", "y"], lambda text, done: None)
     assert asked[0] == ("meet", {"texts": ["x", "y"], "sizes": [1, 2, 4, 8, 12], "padding": "longest"})
     assert {name for name, _ in asked[1:]} == {"answer"}
 
 
 def test_where_no_rate_holds_it_says_so(clock):
-    found = scenarios.Scenarios("a", "A", "cpu", 0.005, max_batch=1, max_wait_s=0.0, padding="longest")
-    scenarios.measure(found, lambda texts: clock.sleep(0.01), 0, lambda text, done: None)
-    assert found.server_texts_per_s is None and "no rate held" in cli_scenarios.show(found)[-1]
+    found = load.LoadResult("a", "A", "cpu", 0.005, max_batch=1, max_wait_s=0.0, padding="longest")
+    load.measure(found, lambda texts: clock.sleep(0.01), 0, lambda text, done: None)
+    assert found.server_texts_per_s is None and "no rate held" in cli_load.show(found)[-1]
     # A trial ends as soon as it cannot hold any more.
     assert all(trial.answered < trial.texts and trial.late > 1 for trial in found.trials)
 
 
 def test_a_first_look_asks_for_the_same_evidence_with_fewer_and_shorter_trials(clock):
     whole, quick = (
-        scenarios.Scenarios("a", "A", "cpu", 0.05, max_batch=1, max_wait_s=0.0, padding="longest") for _ in range(2)
+        load.LoadResult("a", "A", "cpu", 0.05, max_batch=1, max_wait_s=0.0, padding="longest") for _ in range(2)
     )
     spent_s = []
-    for found, effort in ((whole, scenarios.WHOLE), (quick, scenarios.QUICK)):
+    for found, effort in ((whole, load.WHOLE), (quick, load.QUICK)):
         began_s = clock.now_s
-        scenarios.measure(found, lambda texts: clock.sleep(0.01), 0, lambda text, done: None, effort)
+        load.measure(found, lambda texts: clock.sleep(0.01), 0, lambda text, done: None, effort)
         spent_s.append(clock.now_s - began_s)
-    assert spent_s[1] < spent_s[0] and len(quick.trials) <= scenarios.QUICK.trials
+    assert spent_s[1] < spent_s[0] and len(quick.trials) <= load.QUICK.trials
     assert all(trial.texts >= 662 for trial in quick.trials) and quick.single_texts >= 64

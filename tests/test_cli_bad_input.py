@@ -113,7 +113,7 @@ def test_no_variant_at_all_is_not_all_of_them(refused, suite):
 @pytest.mark.parametrize("name", ["a,b", "", "c"])
 def test_a_look_at_anything_but_one_variant(refused, suite, name):
     file = suite(NO_MODEL, NO_MODEL | {"name": "b"})
-    said = refused("scenarios", file, "--variant", name, "--p99-ms", 50)
+    said = refused("load", file, "--variant", name, "--p99-ms", 50)
     assert said == f"suite 'tiny' has no variant {name!r}; allowed: a, b"
 
 

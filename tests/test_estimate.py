@@ -32,7 +32,7 @@ def test_what_an_earlier_run_trained_and_built_is_not_expected_again():
 
 
 def test_a_service_load_is_counted_in():
-    suite = load_suite("demo", ["scenarios.p99_ms=50"])
+    suite = load_suite("demo", ["load.p99_ms=50"])
     unknown = estimate.words(suite, None)
     assert unknown.endswith(
         "A service's load takes up to about 3 min 10 s more a variant, longer where one answers fewer than 44 texts/s."

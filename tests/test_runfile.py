@@ -84,7 +84,7 @@ def everything(run_id: str) -> dict[str, Any]:
         return {
             "run": {key: value for key, value in runs.run_summary(run).items() if key not in anew},
             "rows": [measurements.flat(row) for row in rows],
-            "scenarios": measurements.scenarios(session, run.id),
+            "scenarios": measurements.loads(session, run.id),
             "positions": [row.position for row in rows],
             "blocks": [
                 [(*block[:6], block.latencies_s.tolist()) for block in measurements.latencies(session, row.id, kind)]

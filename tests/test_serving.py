@@ -13,7 +13,7 @@ from sqlalchemy import delete
 from engine.report import exports, load, markup, tables
 from engine.report.load import joined
 from engine.store import open_store
-from engine.store.models import Measurement, Run, Scenario
+from engine.store.models import Load, Measurement, Run
 
 
 def trial(rate_per_s: float, holds: bool) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def trial(rate_per_s: float, holds: bool) -> dict[str, Any]:
 
 
 def loaded(variant: str, held: float | None, failing: list[float], **changes: Any) -> dict[str, Any]:
-    """A row as `engine.store.measurements.scenarios` gives it: each rate of `failing` failed twice."""
+    """A row as `engine.store.measurements.loads` gives it: each rate of `failing` failed twice."""
     row = {
         "variant": variant, "status": "measured", "status_reason": None, "validity": "valid", "validity_reason": None,
         "p99_limit_s": 0.05, "max_batch": 32, "max_wait_s": 0.0, "padding": "longest", "single_texts": 64,
@@ -145,7 +145,7 @@ def stored(tmp_path, monkeypatch) -> str:
         named = {"variant": name, "title": name.upper(), "baseline": name == "fp32", "position": position}
         run.measurements.append(Measurement(**usual | named))
     for made in (loaded("int8", 100.0, [110.0]), loaded("fp32", 50.0, [60.0])):
-        run.scenarios.append(Scenario(**made | {"measured_at": now}))
+        run.loads.append(Load(**made | {"measured_at": now}))
     with open_store() as store, store.session() as session:
         session.add(run)
     return run.id
@@ -166,7 +166,7 @@ def test_every_form_of_export_carries_it(stored):
 
 def test_without_load_nothing_is_said_of_it(stored):
     with open_store() as store, store.session() as session:
-        session.execute(delete(Scenario))
+        session.execute(delete(Load))
     assert json.loads(exports.measurements(stored, "json"))["scenarios"] == []
     for form in ("csv", "markdown", "latex"):
         assert "load_status" not in exports.measurements(stored, form)

@@ -53,7 +53,7 @@ COMPLETE: dict[str, Any] = {
         "quick": False,
         "deadline_seconds": 60,
     },
-    "scenarios": {"p99_ms": 50, "max_batch": 16, "max_wait_ms": 2},
+    "load": {"p99_ms": 50, "max_batch": 16, "max_wait_ms": 2},
     "checkpoint": [
         {
             "name": "tiny",
@@ -110,7 +110,7 @@ TABLES: dict[str, tuple[str | int, ...]] = {
     "": (),
     "workload.": ("workload",),
     "protocol.": ("protocol",),
-    "scenarios.": ("scenarios",),
+    "load.": ("load",),
     "checkpoint 'tiny': ": ("checkpoint", 0),
     "variant 'fp32': ": ("variant", 0),
 }
@@ -192,31 +192,31 @@ def test_a_suite_survives_being_stored_and_read_again():
 
 
 def test_a_suite_without_load_is_stored_as_it_was_before_there_was_any():
-    assert parse(MINIMAL).scenarios is None and "scenarios" not in parse(MINIMAL).model_dump(mode="json")
-    assert parse(COMPLETE).model_dump(mode="json")["scenarios"] == {"p99_ms": 50, "max_batch": 16, "max_wait_ms": 2}
+    assert parse(MINIMAL).load is None and "load" not in parse(MINIMAL).model_dump(mode="json")
+    assert parse(COMPLETE).model_dump(mode="json")["load"] == {"p99_ms": 50, "max_batch": 16, "max_wait_ms": 2}
 
 
 def test_a_limit_alone_is_a_load():
-    found = parse(MINIMAL | {"scenarios": {"p99_ms": 50}}).scenarios
+    found = parse(MINIMAL | {"load": {"p99_ms": 50}}).load
     assert found and (found.p99_ms, found.max_batch, found.max_wait_ms) == (50, 32, 0)
 
 
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ({}, "scenarios.p99_ms: missing; this key is required"),
-        (5, "scenarios: found 5; should be a table of keys"),
-        ({"p99_ms": 0}, "scenarios.p99_ms: found 0; should be greater than or equal to 0.001"),
-        ({"p99_ms": math.inf}, "scenarios.p99_ms: found inf"),
-        ({"p99_ms": "50"}, "scenarios.p99_ms: found '50'; should be a valid number"),
-        ({"p99_ms": True}, "scenarios.p99_ms: found True; should be a valid number"),
-        ({"p99_ms": 50, "max_batch": 0}, "scenarios.max_batch: found 0; should be greater than or equal to 1"),
-        ({"p99_ms": 50, "max_wait_ms": -1}, "scenarios.max_wait_ms: found -1"),
-        ({"p99_ms": 50, "max_wait_ms": 50}, "scenarios: max_wait_ms: found 50; allowed: less than p99_ms, 50"),
+        ({}, "load.p99_ms: missing; this key is required"),
+        (5, "load: found 5; should be a table of keys"),
+        ({"p99_ms": 0}, "load.p99_ms: found 0; should be greater than or equal to 0.001"),
+        ({"p99_ms": math.inf}, "load.p99_ms: found inf"),
+        ({"p99_ms": "50"}, "load.p99_ms: found '50'; should be a valid number"),
+        ({"p99_ms": True}, "load.p99_ms: found True; should be a valid number"),
+        ({"p99_ms": 50, "max_batch": 0}, "load.max_batch: found 0; should be greater than or equal to 1"),
+        ({"p99_ms": 50, "max_wait_ms": -1}, "load.max_wait_ms: found -1"),
+        ({"p99_ms": 50, "max_wait_ms": 50}, "load: max_wait_ms: found 50; allowed: less than p99_ms, 50"),
     ],
 )
 def test_a_load_that_cannot_be_is_refused(table, words):
-    assert refusal(MINIMAL | {"scenarios": table}).startswith(words)
+    assert refusal(MINIMAL | {"load": table}).startswith(words)
 
 
 def test_a_suite_cannot_be_changed():
@@ -278,8 +278,7 @@ def test_a_strange_key_is_refused_like_any_other(shown, key):
 def test_a_key_that_resembles_none_gets_no_guess():
     message = refusal(MINIMAL | {"zzzz": 1})
     assert message == (
-        "zzzz: unknown key; allowed: name, title, description, baseline, workload, protocol, scenarios, "
-        "checkpoint, variant"
+        "zzzz: unknown key; allowed: name, title, description, baseline, workload, protocol, load, checkpoint, variant"
     )
 
 
@@ -290,7 +289,7 @@ def test_a_missing_key_is_named(shown):
         "": ["name", "baseline", "workload", "variant"],
         "workload.": ["dataset"],
         "protocol.": [],
-        "scenarios.": ["p99_ms"],
+        "load.": ["p99_ms"],
         "checkpoint 'tiny': ": [],
         "variant 'fp32': ": ["model", "backend", "precision"],
     }[shown]
@@ -737,7 +736,7 @@ def test_an_override_makes_a_table_that_is_not_in_the_file(tmp_path):
         '[[variant]]\nname = "a"\nmodel = "org/m"\nbackend = "pytorch"\nprecision = "fp32"\n'
     )
     assert load_suite(str(path), ["protocol.rounds=4"]).protocol.rounds == 4
-    load = load_suite(str(path), ["scenarios.p99_ms=50"]).scenarios
+    load = load_suite(str(path), ["load.p99_ms=50"]).load
     assert load is not None and load.p99_ms == 50
 
 
@@ -918,3 +917,13 @@ def test_a_first_look_takes_less_of_everything_and_says_so():
     assert quick.protocol.rounds == 5 and quick.protocol.max_seconds == 15 and quick.protocol.min_calls == 16
     assert quick.workload.examples == 250  # the largest batch is full once
     assert suite.shortened(260).workload.examples == 250 and load_suite("demo").shortened(100).workload.examples == 100
+
+
+def test_the_old_name_of_the_load_is_read():
+    """Stored runs hold it, and suites of users may."""
+    table = {"p99_ms": 50.0}
+    assert parse(MINIMAL | {"scenarios": table}) == parse(MINIMAL | {"load": table})
+    assert refusal(MINIMAL | {"scenarios": table, "load": table}).endswith(
+        "[scenarios] is the old name of [load]; keep one of them"
+    )
+    assert load_suite("demo", ["scenarios.p99_ms=50"]).load == load_suite("demo", ["load.p99_ms=50"]).load

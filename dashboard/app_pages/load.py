@@ -69,7 +69,7 @@ def _context(summary: dict[str, Any], loads: list[frame.Row]) -> str:
 def _how_to(summary: dict[str, Any]) -> None:
     """What to do where a run has nothing to show here."""
     st.header("This run was not put under a service's load.", anchor=False)
-    if summary["spec"].get("scenarios") and summary["status"] in reads.LIVE:
+    if (summary["spec"].get("load") or summary["spec"].get("scenarios")) and summary["status"] in reads.LIVE:
         st.write("Its variants are put under load one after another when all rounds are done.")
         return
     st.write(
@@ -78,9 +78,9 @@ def _how_to(summary: dict[str, Any]) -> None:
     )
     known = {"suite": summary["suite"]} if summary["suite"] in suite_files() else {}
     st.page_link(RUN, label="Measure a suite with a limit", query_params=known | {"p99_ms": f"{USUAL_MS}"})
-    st.caption("Or from a terminal; a table `[scenarios]` with `p99_ms` in the suite's file does the same:")
+    st.caption("Or from a terminal; a table `[load]` with `p99_ms` in the suite's file does the same:")
     suite = shlex.quote(summary["suite"])
-    st.code(f"python -m engine run {suite} --set scenarios.p99_ms={USUAL_MS}", language="bash", wrap_lines=True)
+    st.code(f"python -m engine run {suite} --set load.p99_ms={USUAL_MS}", language="bash", wrap_lines=True)
 
 
 def _trials(loads: list[frame.Row]) -> None:

@@ -280,7 +280,7 @@ def _controls() -> Choice | None:
         persist_state="session",
         help="For each batch size.",
     )
-    usual_ms = suite.scenarios.p99_ms if suite.scenarios else None
+    usual_ms = suite.load.p99_ms if suite.load else None
     limit_ms = one.number_input(
         "p99 limit under load (ms)",
         value=link.first("p99_ms", f"p99:{key}", usual_ms, choices.at_least(0.001, float)),
@@ -318,7 +318,7 @@ def _controls() -> Choice | None:
             f"workload.examples={examples}",
             f"protocol.rounds={rounds}",
             f"protocol.max_seconds={float(seconds)}",
-            *([f"scenarios.p99_ms={limit_ms}"] if limit_ms is not None else []),
+            *([f"load.p99_ms={limit_ms}"] if limit_ms is not None else []),
         ]
         asked = load_suite(reference, overrides).select(chosen)
         cluster = [] if asked_of_slurm is None else slurm.profiles(**asked_of_slurm)

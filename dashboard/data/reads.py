@@ -147,7 +147,7 @@ def delete(run_id: str) -> None:
 
 def _forget() -> None:
     """What was read of the history before it was changed here."""
-    for read in (_runs, _number, _names, _ended_measurements, _ended_scenarios):
+    for read in (_runs, _number, _names, _ended_measurements, _ended_loads):
         read.clear()
 
 
@@ -197,27 +197,27 @@ def loads(summary: dict[str, Any], measured: pd.DataFrame) -> list[frame.Row]:
     """What a run's variants gave under a service's load (`engine.report.load.joined`), given its summary and frame."""
     url, run_id = paths.database_url(), summary["id"]
     if summary["status"] in LIVE:
-        found = _live_scenarios(url, run_id)
+        found = _live_loads(url, run_id)
     else:
-        found = _ended_scenarios(url, run_id, summary["status"], summary["finished_at"], summary["imported_at"])
+        found = _ended_loads(url, run_id, summary["status"], summary["finished_at"], summary["imported_at"])
     return load.joined(found, frame.rows_of(measured))
 
 
 @st.cache_data(ttl=2, max_entries=8, show_spinner=False)
-def _live_scenarios(url: str, run_id: str) -> list[dict[str, Any]]:
-    return _read_scenarios(url, run_id)
+def _live_loads(url: str, run_id: str) -> list[dict[str, Any]]:
+    return _read_loads(url, run_id)
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def _ended_scenarios(
+def _ended_loads(
     url: str, run_id: str, status: str, finished_at: str | None, imported_at: str | None
 ) -> list[dict[str, Any]]:
-    return _read_scenarios(url, run_id)
+    return _read_loads(url, run_id)
 
 
-def _read_scenarios(url: str, run_id: str) -> list[dict[str, Any]]:
+def _read_loads(url: str, run_id: str) -> list[dict[str, Any]]:
     with _store(url).session() as session:
-        return store_measurements.scenarios(session, run_id)
+        return store_measurements.loads(session, run_id)
 
 
 @st.cache_data(ttl=60, max_entries=4, show_spinner=False)

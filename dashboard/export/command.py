@@ -124,5 +124,5 @@ def _read(reference: str) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame, l
             {column.name: getattr(row, column.name) for column in row.__table__.columns}
             for row in measurements.published(session)
         ]
-        loads = load.joined(measurements.scenarios(session, found.id), rows)
+        loads = load.joined(measurements.loads(session, found.id), rows)
         return runs.run_summary(found), frame.build(rows), pd.DataFrame(reported, dtype=object), loads

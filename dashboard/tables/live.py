@@ -31,7 +31,7 @@ def series(found: list[Lane], look: Theme) -> tuple[pd.DataFrame, list[Any]]:
 def strip(summary: dict[str, Any]) -> str:
     """The phases in a row as HTML, the present one marked."""
     now = phase(summary)
-    load = summary["spec"].get("scenarios") is not None
+    load = (summary["spec"].get("load") or summary["spec"].get("scenarios")) is not None
     at = PHASES.index(now) if now in PHASES else -1
     parts = []
     for index, name in enumerate(PHASES):

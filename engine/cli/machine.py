@@ -1,4 +1,4 @@
-"""Commands about this machine and its models: fetch, doctor, classify, scenarios."""
+"""Commands about this machine and its models: fetch, doctor, classify, load."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def classify(
     raise typer.Exit(SOME_FAILED if any(a.status == "failed" for a in answers) else MEASURED)
 
 
-def scenarios(
+def load(
     suite: SuiteName,
     variant: Annotated[str, typer.Option(help="The variant to put under load.")],
     p99_ms: Annotated[
@@ -63,34 +63,34 @@ def scenarios(
 ) -> None:
     """Put a variant under a service's load: single stream, offline, and the highest rate that holds a p99.
 
-    A look that is not stored. With a table [scenarios] in a suite, or --set scenarios.p99_ms=MS, a run puts all its
+    A look that is not stored. With a table [load] in a suite, or --set load.p99_ms=MS, a run puts all its
     variants under load and keeps what they give.
     """
     from engine.artefacts.builder import BuildError
-    from engine.cli import scenarios as cli_scenarios
+    from engine.cli import load as cli_load
     from engine.worker.handle import WorkerError
 
     given = {"p99_ms": p99_ms, "max_batch": max_batch, "max_wait_ms": max_wait_ms}
-    settings = [*(settings or []), *(f"scenarios.{key}={value}" for key, value in given.items() if value is not None)]
+    settings = [*(settings or []), *(f"load.{key}={value}" for key, value in given.items() if value is not None)]
     # One name: a comma in it separates nothing.
     asked = read_suite(suite, settings, [variant], offline if quick else None)
-    if asked.scenarios is None:
-        raise RequestError(f"suite {asked.name!r} has no [scenarios]; give the limit in milliseconds: --p99-ms MS")
+    if asked.load is None:
+        raise RequestError(f"suite {asked.name!r} has no [load]; give the limit in milliseconds: --p99-ms MS")
     chosen = asked.variants[variant]
     if max_batch is not None:
         # What is said here stands before the variant's own.
         chosen = chosen.model_copy(update={"batch_size": None})
     try:
         with progress_listener() as listener:
-            found = cli_scenarios.look(asked, chosen, device, offline, listener)
+            found = cli_load.look(asked, chosen, device, offline, listener)
     except (BuildError, WorkerError) as error:
         print(f"failed: {variant}: {one_line(error)}", file=sys.stderr)
         raise typer.Exit(SOME_FAILED) from None
     if json_file:
         write_output(json_file, json.dumps(found.to_json(), indent=2))
     if json_file != "-":
-        print("\n".join(cli_scenarios.show(found)))
-        print("not stored: [scenarios] in a suite, or `run --set scenarios.p99_ms=MS`, stores it", file=sys.stderr)
+        print("\n".join(cli_load.show(found)))
+        print("not stored: [load] in a suite, or `run --set load.p99_ms=MS`, stores it", file=sys.stderr)
 
 
 def fetch(

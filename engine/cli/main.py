@@ -31,7 +31,7 @@ COMMANDS = (
     carrying.ship,
     carrying.profile,
     machine.classify,
-    machine.scenarios,
+    machine.load,
     machine.fetch,
     machine.doctor,
     machine.dashboard,
@@ -46,6 +46,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+OLD_NAMES = {"scenarios": machine.load}
+"""Commands under the names that they had before: accepted, and not listed."""
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Of a command that is another program's: its options are not ours to read."""
 for command in COMMANDS:
@@ -55,6 +57,9 @@ for command in COMMANDS:
         context_settings=PASSED_ON if passed_on else None,
         add_help_option=not passed_on,
     )(command)
+
+for old_name, command in OLD_NAMES.items():
+    app.command(old_name, hidden=True)(command)
 
 
 def main() -> None:

@@ -139,15 +139,15 @@ def _measure(work: Callable[[Any], str], json_file: str | None) -> None:
     except (KeyboardInterrupt, state.Cancelled):
         print("cancelled; what was measured is stored: `python -m engine show latest`", file=sys.stderr)
         raise typer.Exit(STOPPED) from None
-    summary, rows, scenarios = stored_rows(run_id)
+    summary, rows, loads = stored_rows(run_id)
     if json_file:
-        write_output(json_file, json.dumps({"run": summary, "measurements": rows, "scenarios": scenarios}, indent=2))
+        write_output(json_file, json.dumps({"run": summary, "measurements": rows, "scenarios": loads}, indent=2))
     if json_file != "-":
-        print_run(summary, rows, scenarios)
+        print_run(summary, rows, loads)
     failed = [row for row in rows if row["status"] == "failed"]
     for row in failed:
         print(f"failed: {row['variant']}: {row['status_reason']}", file=sys.stderr)
-    overloaded = [row for row in scenarios if row["status"] == "failed"]
+    overloaded = [row for row in loads if row["status"] == "failed"]
     for row in overloaded:
         print(f"failed under load: {row['variant']}: {row['status_reason']}", file=sys.stderr)
     # Somebody else's process measured it, and could not.

@@ -98,7 +98,7 @@ def make_console() -> Console:
 
 
 def stored_rows(reference: str) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
-    """A run, its measurements and its scenarios as the store has them. Raises RequestError where there is none."""
+    """A run, its measurements and its loads as the store has them. Raises RequestError where there is none."""
     from engine.jobs import slurm as jobs_slurm
     from engine.store import interrupted, measurements, open_store
     from engine.store.runs import get_run, run_summary
@@ -110,7 +110,7 @@ def stored_rows(reference: str) -> tuple[dict[str, Any], list[dict[str, Any]], l
             interrupted.mark_interrupted(session)
             found = get_run(session, reference)
             rows = [measurements.flat(m) for m in measurements.measurements(session, found.id)]
-            return run_summary(found), rows, measurements.scenarios(session, found.id)
+            return run_summary(found), rows, measurements.loads(session, found.id)
 
 
 def say_read_only(store: Store) -> None:
@@ -121,13 +121,13 @@ def say_read_only(store: Store) -> None:
 def print_run(
     summary: dict[str, Any],
     rows: list[dict[str, Any]],
-    scenarios: list[dict[str, Any]],
+    stored_loads: list[dict[str, Any]],
     hourly_price: float | None = None,
 ) -> None:
     from engine.report import load, tables
 
     console = make_console()
-    loads = load.joined(scenarios, rows)
+    loads = load.joined(stored_loads, rows)
     for part in tables.parts(rows, hourly_price, loads):
         for fits in tables.fitting(part.rows, part.columns, part.title, console.width):
             console.print(fits)

@@ -86,10 +86,10 @@ def show(
     from engine.jobs.queue import log_tail, standing
     from engine.store import models
 
-    summary, rows, scenarios = stored_rows(run)
+    summary, rows, stored_loads = stored_rows(run)
     status, reason = summary["status"], summary["status_reason"]
     if rows:
-        print_run(summary, rows, scenarios, hourly_price)
+        print_run(summary, rows, stored_loads, hourly_price)
     if status in models.LIVE or (status != "finished" and reason):
         said = standing(status, summary["progress"], summary["spec"]) + (f": {reason}" if reason else "")
         make_console().print(f"Run {summary['id']} on {summary['host']}: {said}", markup=False, highlight=False)
@@ -114,7 +114,7 @@ def compare(
     """Print what a run shows against its baseline, or two runs beside each other."""
     from engine.report import between, changes, load, tables, takeaways
 
-    summary, rows, scenarios = stored_rows(run)
+    summary, rows, stored_loads = stored_rows(run)
     first = (summary, rows)
     console = make_console()
 
@@ -130,8 +130,8 @@ def compare(
             say("Not shown:")
             for sentence in unshown:
                 say(f"  {sentence}")
-        if scenarios:
-            loads = load.joined(scenarios, rows)
+        if stored_loads:
+            loads = load.joined(stored_loads, rows)
             say(f"Under load: {load.headline(loads)} {load.doubt(loads)}".rstrip())
         worse = [] if threshold is None else changes.regressions(first[1], threshold / 100)
     else:

@@ -34,10 +34,10 @@ def measurements(reference: str, form: str) -> str:
         run = runs.get_run(session, reference)
         rows = [store_measurements.flat(m) for m in store_measurements.measurements(session, run.id)]
         summary = runs.run_summary(run)
-        scenarios = store_measurements.scenarios(session, run.id)
+        stored_loads = store_measurements.loads(session, run.id)
     if form == "json":
-        return json.dumps({"run": summary, "measurements": rows, "scenarios": scenarios}, indent=2)
-    loads = report_load.joined(scenarios, rows)
+        return json.dumps({"run": summary, "measurements": rows, "scenarios": stored_loads}, indent=2)
+    loads = report_load.joined(stored_loads, rows)
     if form == "latex":
         return tables.document(summary, rows, loads)
     if form == "markdown":

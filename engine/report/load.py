@@ -1,6 +1,6 @@
 """What a run's variants gave under a service's load: bounds, ratios to the baseline's, sentences.
 
-Pure: over the flat objects of `engine.store.measurements.scenarios`, which `joined` sets beside their measurements.
+Pure: over the flat objects of `engine.store.measurements.loads`, which `joined` sets beside their measurements.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ VERDICTS = {
 }
 
 
-def joined(scenarios: Sequence[Mapping[str, Any]], measurements: Sequence[Mapping[str, Any]]) -> list[Row]:
+def joined(loads: Sequence[Mapping[str, Any]], measurements: Sequence[Mapping[str, Any]]) -> list[Row]:
     """A row a variant under load, with what names it and how it compares: the bounds of its rate and their ratios.
 
     `low_texts_per_s` is the highest rate that held (0: none did), `high_texts_per_s` the lowest that failed twice, or
@@ -31,7 +31,7 @@ def joined(scenarios: Sequence[Mapping[str, Any]], measurements: Sequence[Mappin
     for measured in measurements:
         of.setdefault(measured["variant"], measured)
     made: list[Row] = []
-    for found in scenarios:
+    for found in loads:
         about = of.get(found["variant"], {"title": found["variant"], "baseline": False})
         row = {name: about.get(name) for name in IDENTITY} | dict(found)
         row["name"] = row["title"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine.measurement.stats import SETTLING_CALLS
-from engine.run import scenarios
+from engine.run import load
 from engine.run.rounds import UNTIMED_SECONDS, WARM_UP_MAX_SECONDS, WARM_UP_SECONDS
 from engine.suite import plan
 from engine.suite.spec import Suite
@@ -59,7 +59,7 @@ def earlier(session: Session, suite_name: str, device_name: str) -> Earlier | No
     if run is None or run.started_at is None or run.finished_at is None:
         return None
     rows = measurements.measurements(session, run.id)
-    loads = measurements.scenarios(session, run.id)
+    loads = measurements.loads(session, run.id)
     ids = [row.id for row in rows]
     starts = session.scalars(
         select(models.Block.started_s).where(models.Block.measurement_id.in_(ids), models.Block.kind == "timed")
@@ -104,7 +104,7 @@ def timing_seconds(suite: Suite, latencies_s: dict[tuple[str, int], float]) -> f
 
 def serving_seconds(suite: Suite, before: Earlier) -> float | None:
     """How long the service's load takes that the suite asks for, at most; None where a variant's speed is not known."""
-    effort = scenarios.QUICK if suite.protocol.quick else scenarios.WHOLE
+    effort = load.QUICK if suite.protocol.quick else load.WHOLE
     total_s = 0.0
     for variant in suite.variant:
         rates = [size / call_s for (name, size), call_s in before.latencies_s.items() if name == variant.name]
@@ -117,13 +117,13 @@ def serving_seconds(suite: Suite, before: Earlier) -> float | None:
 
 def _load_words(suite: Suite, before: Earlier | None) -> str:
     """What can be said of the load's length, as a sentence; empty where the suite asks for none."""
-    if suite.scenarios is None:
+    if suite.load is None:
         return ""
     total_s = None if before is None else serving_seconds(suite, before)
     if total_s is not None:
         return f" A service's load takes up to about {duration(total_s)} more."
-    effort = scenarios.QUICK if suite.protocol.quick else scenarios.WHOLE
-    slow = scenarios.trial_texts(0.0, 0.0) / effort.trial_s
+    effort = load.QUICK if suite.protocol.quick else load.WHOLE
+    slow = load.trial_texts(0.0, 0.0) / effort.trial_s
     each_s = effort.serving_s(slow)
     return (
         f" A service's load takes up to about {duration(each_s)} more a variant, longer where one answers fewer than "

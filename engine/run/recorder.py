@@ -352,17 +352,17 @@ class Recorder:
 
     @_patient
     def under_load(self, run_id: str) -> set[str]:
-        """The variants whose scenarios a run has: of what failed under load none."""
+        """The variants whose load a run has: of what failed under load none."""
         with self._store.session() as session:
-            return {row["variant"] for row in measurements.scenarios(session, run_id) if row["status"] == "measured"}
+            return {row["variant"] for row in measurements.loads(session, run_id) if row["status"] == "measured"}
 
     @_patient
-    def scenario(self, run_id: str, variant: str, values: dict[str, Any]) -> None:
+    def load(self, run_id: str, variant: str, values: dict[str, Any]) -> None:
         """What a variant gave under load, in the place of what is stored of it; `values`: the row's columns."""
         with self._store.session() as session:
-            mine = (models.Scenario.run_id == run_id, models.Scenario.variant == variant)
-            session.execute(delete(models.Scenario).where(*mine))
-            session.add(models.Scenario(run_id=run_id, variant=variant, measured_at=_now(), **values))
+            mine = (models.Load.run_id == run_id, models.Load.variant == variant)
+            session.execute(delete(models.Load).where(*mine))
+            session.add(models.Load(run_id=run_id, variant=variant, measured_at=_now(), **values))
 
     @_patient
     def forget_blocks(self, measurement_ids: list[int]) -> None:

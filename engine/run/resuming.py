@@ -66,7 +66,7 @@ def resumable(reference: str) -> Resumable:
             raise RequestError(f"run {run.id} was begun on {run.host}; resume it there")
         rows = measurements.measurements(session, run.id)
         whole = all(row.status in ("measured", "unavailable") for row in rows)
-        if rows and whole and not lacking_load(found.suite, rows, measurements.scenarios(session, run.id)):
+        if rows and whole and not lacking_load(found.suite, rows, measurements.loads(session, run.id)):
             raise RequestError(f"run {run.id} lacks nothing: every variant is measured, or unavailable here")
         before = run.environment.get("distributions") or {}
     now = environment.environment().get("distributions") or {}
@@ -76,11 +76,11 @@ def resumable(reference: str) -> Resumable:
     return found
 
 
-def lacking_load(suite: Suite, rows: Sequence[Measurement], scenarios: Sequence[Mapping[str, Any]]) -> list[str]:
+def lacking_load(suite: Suite, rows: Sequence[Measurement], loads: Sequence[Mapping[str, Any]]) -> list[str]:
     """The measured variants that a run was to put under load, and that have no result of it."""
-    if suite.scenarios is None:
+    if suite.load is None:
         return []
-    there = {row["variant"] for row in scenarios if row["status"] == "measured"}
+    there = {row["variant"] for row in loads if row["status"] == "measured"}
     return [name for name in dict.fromkeys(r.variant for r in rows if r.status == "measured") if name not in there]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from engine.errors import UnavailableError
 from engine.machine.conditions import disturbances
 from engine.measurement.doubts import Code, doubt, in_words
-from engine.run import scenarios
+from engine.run import load
 from engine.run.context import RunState
 from engine.run.state import Entry
 from engine.worker.handle import Worker, WorkerError
@@ -20,13 +20,13 @@ def measure_load(state: RunState) -> list[str]:
     Return the names of those that failed under it; their measurements stay what they are.
     """
     suite = state.plan.suite
-    if suite.scenarios is None:
+    if suite.load is None:
         return []
     stored = state.recorder.under_load(state.id)
     waiting = [entry for entry in state.alive() if entry.kept and entry.variant.name not in stored]
     failed = []
     for index, entry in enumerate(waiting):
-        requested = scenarios.asked_for(suite, entry.variant, state.plan.device.spec)
+        requested = load.requested(suite, entry.variant, state.plan.device.spec)
         values = {name: getattr(requested, name) for name in ("p99_limit_s", "max_batch", "max_wait_s", "padding")}
         try:
             values |= _measure(state, entry, index, len(waiting))
@@ -35,7 +35,7 @@ def measure_load(state: RunState) -> list[str]:
             failed.append(entry.variant.name)
         finally:
             entry.worker = None
-        state.recorder.scenario(state.id, entry.variant.name, values)
+        state.recorder.load(state.id, entry.variant.name, values)
     return failed
 
 
@@ -52,14 +52,14 @@ def _measure(state: RunState, entry: Entry, index: int, count: int) -> dict[str,
     deadline_s = suite.protocol.deadline_seconds
     with Worker(entry.variant, state.plan.device, state.plan.threads, log, deadline_s) as worker:
         entry.worker = worker
-        scenarios.load(worker, entry.prepared, suite)
+        load.start(worker, entry.prepared, suite)
         watch = state.watch()
-        result = scenarios.under_load(worker, suite, state.plan.corpus.texts, tell)
+        result = load.under_load(worker, suite, state.plan.corpus.texts, tell)
         conditions = watch.stop()
     doubts = disturbances(conditions, state.plan.device.kind)
     doubts += [doubt(Code.SLOWER_MACHINE, factor=state.slowdown)] if state.slowdown > 1 else []
     return {
-        **{name: getattr(result, name) for name in scenarios.FIGURES},
+        **{name: getattr(result, name) for name in load.FIGURES},
         "trials": [asdict(trial) for trial in result.trials],
         "conditions": conditions.to_json(),
         "status": "measured",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from engine.store.models import Block, Measurement, Prediction, Published, Scenario
+from engine.store.models import Block, Load, Measurement, Prediction, Published
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,7 +105,7 @@ FURTHER_FIELDS: tuple[str, ...] = (
 DERIVED_FIELDS = ("examples_per_call",)
 """What follows from these: the mean number of examples in a batch."""
 
-SCENARIO_FIELDS: tuple[str, ...] = (
+LOAD_FIELDS: tuple[str, ...] = (
     "variant",
     "status",
     "status_reason",
@@ -144,13 +144,13 @@ def measurements(session: Session, run_id: str) -> list[Measurement]:
     return list(session.scalars(query.order_by(Measurement.position, Measurement.batch_size)))
 
 
-def scenarios(session: Session, run_id: str) -> list[dict[str, Any]]:
+def loads(session: Session, run_id: str) -> list[dict[str, Any]]:
     """What each variant of a run gave under load, as JSON-ready objects in the order of its suite."""
-    rows = session.scalars(select(Scenario).where(Scenario.run_id == run_id).order_by(Scenario.id)).all()
+    rows = session.scalars(select(Load).where(Load.run_id == run_id).order_by(Load.id)).all()
     order = select(Measurement.variant, func.min(Measurement.position)).where(Measurement.run_id == run_id)
     at: dict[str, int] = {row[0]: row[1] for row in session.execute(order.group_by(Measurement.variant))}
     return [
-        {name: plain(getattr(row, name)) for name in SCENARIO_FIELDS} | {"measured_at": iso(row.measured_at)}
+        {name: plain(getattr(row, name)) for name in LOAD_FIELDS} | {"measured_at": iso(row.measured_at)}
         for row in sorted(rows, key=lambda row: at.get(row.variant, len(at)))
     ]
 

@@ -110,8 +110,8 @@ class Run(Base):
     measurements: Mapped[list[Measurement]] = relationship(
         back_populates="run", order_by="Measurement.position", cascade="all, delete-orphan"
     )
-    scenarios: Mapped[list[Scenario]] = relationship(
-        back_populates="run", order_by="Scenario.id", cascade="all, delete-orphan", passive_deletes=True
+    loads: Mapped[list[Load]] = relationship(
+        back_populates="run", order_by="Load.id", cascade="all, delete-orphan", passive_deletes=True
     )
     example_set: Mapped[ExampleSet | None] = relationship()
     tag_rows: Mapped[list[RunTag]] = relationship(
@@ -344,9 +344,10 @@ class Prediction(Base):
     measurement: Mapped[Measurement] = relationship(back_populates="prediction")
 
 
-class Scenario(Base):
+class Load(Base):
     """What one variant gave under a service's load in one run."""
 
+    # The name that the table had before a service's load was called so everywhere.
     __tablename__ = "scenario"
     __table_args__ = (UniqueConstraint("run_id", "variant"),)
 
@@ -373,11 +374,11 @@ class Scenario(Base):
     server_texts_per_s: Mapped[float | None]
     """The highest rate of arrivals that held the limit; NULL where none did."""
     trials: Mapped[list[Any]]
-    """Each rate tried, in order, as `engine.run.scenarios.Trial` has it."""
+    """Each rate tried, in order, as `engine.run.load.Trial` has it."""
     conditions: Mapped[dict[str, Any] | None] = mapped_column(Json)
     """What the machine was like meanwhile, and for how long: as in a measurement."""
 
-    run: Mapped[Run] = relationship(back_populates="scenarios")
+    run: Mapped[Run] = relationship(back_populates="loads")
 
 
 class Published(Base):

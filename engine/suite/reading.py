@@ -16,9 +16,9 @@ from pydantic import (
 from engine.errors import RequestError, did_you_mean, one_line
 from engine.suite.spec import (
     Checkpoint,
+    Load,
     NewTokenizer,
     Protocol,
-    Scenarios,
     Spec,
     Suite,
     Variant,
@@ -74,15 +74,32 @@ def parse_suite(raw: dict[str, Any], where: str, folder: Path) -> Suite:
     """`raw` (a suite file as read) as a Suite; `where` names its source in messages."""
     if "folder" in raw:
         raise RequestError(f"{where}: unknown key 'folder'; allowed: {', '.join(_keys(Suite))}")
+    raw = _renamed(raw, where)
     try:
         return Suite.model_validate({**raw, "folder": folder})
     except ValidationError as error:
         raise RequestError(f"{where}: {explain(error, raw)}") from error
 
 
+OLD_KEYS = {"scenarios": "load"}
+"""Keys of a suite under the names that they had before; runs that are stored hold them."""
+
+
+def _renamed(raw: dict[str, Any], where: str) -> dict[str, Any]:
+    """`raw` with today's names of its keys. Raises RequestError where it has a key by both names."""
+    for old, new in OLD_KEYS.items():
+        if old in raw and new in raw:
+            raise RequestError(f"{where}: [{old}] is the old name of [{new}]; keep one of them")
+    return {OLD_KEYS.get(key, key): value for key, value in raw.items()}
+
+
 def _override(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
+    # The name that the file uses, where it is an old one.
+    for old, new in OLD_KEYS.items():
+        if parts[0] in (old, new):
+            parts[0] = old if old in raw else new
     if not equals or not all(parts):
         raise RequestError(f"--set {override!r}: expected KEY=VALUE, such as workload.examples=200")
     try:
@@ -114,7 +131,7 @@ def _keys(model: type[BaseModel]) -> list[str]:
 _TABLES: dict[str, type[BaseModel]] = {
     "workload": Workload,
     "protocol": Protocol,
-    "scenarios": Scenarios,
+    "load": Load,
     "checkpoint": Checkpoint,
     "variant": Variant,
 }

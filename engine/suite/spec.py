@@ -111,8 +111,8 @@ class Protocol(Spec):
     """A first look (`Suite.shortened`): said wherever its figures are shown."""
 
 
-class Scenarios(Spec):
-    """A service's load, which a run puts every measured variant under (`engine.run.scenarios`)."""
+class Load(Spec):
+    """A service's load, which a run puts every measured variant under (`engine.run.load`)."""
 
     p99_ms: Annotated[float, Field(ge=0.001, le=3_600_000)]
     """What the 99th percentile of the time from a text's arrival to its answer must be within."""
@@ -122,7 +122,7 @@ class Scenarios(Spec):
     """How long a text waits for others, at most."""
 
     @model_validator(mode="after")
-    def _in_time(self) -> Scenarios:
+    def _in_time(self) -> Load:
         if self.max_wait_ms >= self.p99_ms:
             raise ValueError(
                 f"max_wait_ms: found {self.max_wait_ms:g}; allowed: less than p99_ms, {self.p99_ms:g}, as who has "
@@ -272,7 +272,7 @@ class Suite(Spec):
     baseline: Name
     workload: Workload
     protocol: Protocol = Protocol()
-    scenarios: Scenarios | None = None
+    load: Load | None = None
     """None: the variants are not put under load."""
     checkpoint: list[Checkpoint] = []
     variant: Annotated[list[Variant], Field(min_length=1)]
@@ -283,8 +283,8 @@ class Suite(Spec):
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A suite without load is stored as it was before there was any: it is known again by what is stored."""
         made: dict[str, Any] = write(self)
-        if made.get("scenarios", made) is None:
-            del made["scenarios"]
+        if made.get("load", made) is None:
+            del made["load"]
         return made
 
     @model_validator(mode="after")

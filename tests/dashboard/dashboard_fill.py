@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from engine.measurement import labels, operators, summary
 from engine.measurement.summary import Block, Raw, answers, speed
 from engine.store import examples, measurements, open_store, runs
-from engine.store.models import Measurement, Run, Scenario
+from engine.store.models import Load, Measurement, Run
 from engine.store.past import planned_columns
 
 LABELS = ["World", "Sports", "Business", "Sci/Tech"]
@@ -91,7 +91,7 @@ def fill(url: str) -> None:
         _compare([*rows, chance, wrong], truth)
         run.measurements = [*rows, chance, wrong, failed, lacking]
         run.suite = run.suite | {"scenarios": {"p99_ms": 100.0, "max_batch": 32, "max_wait_ms": 0.0}}
-        run.scenarios = loads()
+        run.loads = loads()
         _add(session, run)
 
         run = _run(SIZES, "finished", hours=4, sizes=[1, 8, 32])
@@ -139,7 +139,7 @@ def fill(url: str) -> None:
             _add(session, run)
 
 
-def loads() -> list[Scenario]:
+def loads() -> list[Load]:
     """Under load: the baseline, one in doubt, the fastest, one no rate of which held, one as good as the baseline."""
     doubt = {"validity": "unstable", "validity_reason": "other processes used 1.2 of 4 CPUs while it was timed"}
     none = dict.fromkeys(
@@ -156,7 +156,7 @@ def loads() -> list[Scenario]:
     ]
 
 
-def _load(variant: str, offline_per_s: float, tried: list[tuple[float, bool]], **columns: Any) -> Scenario:
+def _load(variant: str, offline_per_s: float, tried: list[tuple[float, bool]], **columns: Any) -> Load:
     trials = [
         {
             "rate_per_s": rate,
@@ -185,7 +185,7 @@ def _load(variant: str, offline_per_s: float, tried: list[tuple[float, bool]], *
         "trials": trials,
         "conditions": {"seconds": 72.0, "cpus": 4, "others_cpu_share": 0.02, "steal_share": 0.0},
     }
-    return Scenario(**given | columns)
+    return Load(**given | columns)
 
 
 def _run(run_id: str, status: str, hours: float, sizes: list[int] | None = None, example_set: str = "labelled") -> Run:

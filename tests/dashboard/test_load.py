@@ -139,5 +139,5 @@ def test_the_trials_of_each_variant_can_be_seen(database: str) -> None:
 def test_a_run_without_load_says_how_to_get_it(run: str, database: str) -> None:
     test = page("load", run)
     assert not test.exception and test.header[0].value == "This run was not put under a service's load."
-    assert test.code[0].value == "python -m engine run fixture --set scenarios.p99_ms=100"
+    assert test.code[0].value == "python -m engine run fixture --set load.p99_ms=100"
     assert [link.proto.page for link in test.get("page_link")] == ["run"]

@@ -150,7 +150,7 @@ def test_choices_reach_the_run(suite: Path, started: list[Any]) -> None:
     assert (asked.workload.batch_size, asked.workload.examples) == ([1, 2, 4], 12)
     assert (asked.protocol.rounds, asked.protocol.max_seconds) == (5, 7.0)
     assert (device, offline) == ("cpu", True)
-    assert asked.scenarios is None
+    assert asked.load is None
 
 
 def test_a_limit_puts_the_variants_under_load(suite: Path, started: list[Any]) -> None:
@@ -160,18 +160,18 @@ def test_a_limit_puts_the_variants_under_load(suite: Path, started: list[Any]) -
     assert "A service's load takes up to about" in said(test) and test.query_params["p99_ms"] == "50"
     test.button(key="start").click().run()
     ((asked, *_),) = started
-    assert asked.scenarios is not None
-    assert (asked.scenarios.p99_ms, asked.scenarios.max_batch, asked.scenarios.max_wait_ms) == (50.0, 32, 0.0)
+    assert asked.load is not None
+    assert (asked.load.p99_ms, asked.load.max_batch, asked.load.max_wait_ms) == (50.0, 32, 0.0)
 
 
 def test_a_suites_own_limit_can_be_another(suite: Path, started: list[Any]) -> None:
-    table = "[scenarios]\np99_ms = 20\nmax_batch = 4\n\n[protocol]"
+    table = "[load]\np99_ms = 20\nmax_batch = 4\n\n[protocol]"
     suite.write_text(suite.read_text(encoding="utf-8").replace("[protocol]", table), encoding="utf-8")
     test = page(suite)
     assert control(test, "number_input", "p99:").value == 20.0 and "p99_ms" not in test.query_params
     control(test, "number_input", "p99:").set_value(30.0).run()
     test.button(key="start").click().run()
-    assert (started[0][0].scenarios.p99_ms, started[0][0].scenarios.max_batch) == (30.0, 4)
+    assert (started[0][0].load.p99_ms, started[0][0].load.max_batch) == (30.0, 4)
 
 
 @pytest.mark.parametrize("sizes", ["", "abc", "0", "-1", "1.5", "8, x", "9" * 400, "١", "<b>8</b>"])
@@ -363,7 +363,7 @@ def test_rounds_by_variant(own_run: Callable[..., str]) -> None:
 
 def test_who_is_under_load_is_told_where_the_suite_asks_for_it(own_run: Callable[..., str]) -> None:
     progress = {"phase": "serving", "text": "ONNX FP32: server, 40 texts/s", "done": 0.7, "variant": "onnx-fp32"}
-    suite = load_suite("demo", ["scenarios.p99_ms=50"]).model_dump(mode="json")
+    suite = load_suite("demo", ["load.p99_ms=50"]).model_dump(mode="json")
     run_id = own_run("running", progress, pid=1, suite=suite)
     with open_store() as store, store.session() as session:
         for row in session.get_one(models.Run, run_id).measurements:

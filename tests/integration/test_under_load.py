@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from engine.artefacts import preparer
-from engine.cli import scenarios as cli_scenarios
+from engine.cli import load as cli_load
 from engine.jobs import ending
 from engine.machine import locks
 from engine.machine.locks import DeviceBusy
@@ -29,23 +29,23 @@ LIMIT_MS = 5000.0
 
 @pytest.fixture
 def suite(shaped_models, write_suite, tmp_path):
-    """suite(*variants, **keys of [scenarios]): light variants named after what they say of themselves; its file."""
+    """suite(*variants, **keys of [load]): light variants named after what they say of themselves; its file."""
 
     def make(*variants: dict[str, Any], **load: Any) -> Path:
         usual = {"model": shaped_models["wide"], "backend": "onnxruntime"}
         table = {"p99_ms": LIMIT_MS, "max_batch": 8} | load
         filled = [usual | variant for variant in variants]
-        return write_suite(tmp_path, filled, name="loaded", protocol=SHORT, scenarios=table)
+        return write_suite(tmp_path, filled, name="loaded", protocol=SHORT, load=table)
 
     return make
 
 
 def stored(run_id: str = "latest") -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """A run, variant -> its measurement, variant -> its scenarios."""
+    """A run, variant -> its measurement, variant -> its load."""
     with open_store(create=False) as store, store.session() as session:
         run = runs.get_run(session, run_id)
         rows = {row.variant: measurements.flat(row) for row in measurements.measurements(session, run.id)}
-        return runs.run_summary(run), rows, {row["variant"]: row for row in measurements.scenarios(session, run.id)}
+        return runs.run_summary(run), rows, {row["variant"]: row for row in measurements.loads(session, run.id)}
 
 
 def check(found: dict[str, Any]) -> None:
@@ -87,7 +87,7 @@ def test_every_measured_variant_is_put_under_load_its_own_way(suite, bench, shap
     assert done.stderr.index("timing: ") < done.stderr.index("serving: ") < done.stderr.index("finished: ")
     assert "Under a service's load: p99 within 5,000 ms, batches of each variant's own" in done.stdout
     run, rows, again = stored()
-    assert run["spec"]["scenarios"] == {"p99_ms": LIMIT_MS, "max_batch": 8, "max_wait_ms": 0.0}
+    assert run["spec"]["load"] == {"p99_ms": LIMIT_MS, "max_batch": 8, "max_wait_ms": 0.0}
     assert again == found and {row["status"] for row in rows.values()} == {"measured", "unavailable"}
     assert bench("resume", run["id"]).stderr.strip().endswith("every variant is measured, or unavailable here")
 
@@ -102,7 +102,7 @@ def test_every_measured_variant_is_put_under_load_its_own_way(suite, bench, shap
     assert bench("delete", run["id"], "--yes", env=env).returncode == 0
     url = f"sqlite:///{tmp_path / 'other' / 'bench.sqlite'}"
     with open_store(url, create=False) as store, store.session() as session:
-        assert measurements.scenarios(session, run["id"]) == []
+        assert measurements.loads(session, run["id"]) == []
 
 
 @pytest.mark.second_tier
@@ -167,7 +167,7 @@ def test_a_run_that_ends_under_load_goes_on_with_the_load_alone(suite, live, ben
 def test_a_look_whose_worker_or_model_fails_says_so_in_a_line(
     suite, bench, live, wait_until, write_suite, tmp_path, shaped_models
 ):
-    look = live("scenarios", suite({"name": "fp32"}), "--variant", "fp32", "--device", "cpu")
+    look = live("load", suite({"name": "fp32"}), "--variant", "fp32", "--device", "cpu")
     look.wait_for("serving:", 120)
     pid = wait_until(lambda: next(iter(look.workers().values()), None), 60)
     os.kill(pid, signal.SIGKILL)
@@ -175,7 +175,7 @@ def test_a_look_whose_worker_or_model_fails_says_so_in_a_line(
     assert "Traceback" not in look.said
     int8 = {"name": "int8", "model": shaped_models["wide"], "backend": "onnxruntime", "precision": "int8"}
     wrong = write_suite(tmp_path / "wrong", [int8 | {"options": {"keep": ["none"]}}], name="wrong")
-    done = bench("scenarios", wrong, "--variant", "int8", "--device", "cpu", "--p99-ms", 50)
+    done = bench("load", wrong, "--variant", "int8", "--device", "cpu", "--p99-ms", 50)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("failed: int8: ")
 
@@ -190,25 +190,25 @@ def test_a_look_takes_the_device_before_it_makes_anything(suite, monkeypatch):
     monkeypatch.setattr(preparer, "Preparer", lambda *arguments: pytest.fail("something was prepared"))
     asked = load_suite(str(suite({"name": "fp32"})))
     with pytest.raises(DeviceBusy):
-        cli_scenarios.look(asked, asked.variants["fp32"], "cpu")
+        cli_load.look(asked, asked.variants["fp32"], "cpu")
 
 
 @pytest.mark.second_tier
 def test_a_look_stores_nothing_and_says_what_does(suite, bench, write_suite, tmp_path, shaped_models):
     file = suite({"name": "fp32"}, {"name": "own", "batch_size": 4})
-    done = bench("scenarios", file, "--variant", "own", "--device", "cpu", "--json", "-")
+    done = bench("load", file, "--variant", "own", "--device", "cpu", "--json", "-")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["p99_limit_s"], found["max_batch"]) == (LIMIT_MS / 1e3, 4) and found["trials"]
-    done = bench("scenarios", file, "--variant", "own", "--device", "cpu", "--p99-ms", 150, "--max-batch", 6)
+    done = bench("load", file, "--variant", "own", "--device", "cpu", "--p99-ms", 150, "--max-batch", 6)
     assert done.returncode == 0 and "p99 within 150 ms" in done.stdout and "in batches of 6" in done.stdout
-    assert done.stderr.splitlines()[-1].startswith("not stored: [scenarios] in a suite")
+    assert done.stderr.splitlines()[-1].startswith("not stored: [load] in a suite")
     variants = [{"name": "fp32", "model": shaped_models["wide"], "backend": "onnxruntime"}]
     bare = write_suite(tmp_path / "bare", variants, name="bare")
     for arguments, words in (
-        ((), "suite 'bare' has no [scenarios]; give the limit in milliseconds: --p99-ms MS"),
+        ((), "suite 'bare' has no [load]; give the limit in milliseconds: --p99-ms MS"),
         (("--p99-ms", 5, "--max-wait-ms", 5), "max_wait_ms: found 5; allowed: less than p99_ms"),
-        (("--p99-ms", 0), "scenarios.p99_ms: found 0"),
+        (("--p99-ms", 0), "load.p99_ms: found 0"),
     ):
-        done = bench("scenarios", bare, "--variant", "fp32", *arguments)
+        done = bench("load", bare, "--variant", "fp32", *arguments)
         assert done.returncode == 2 and words in done.stderr and len(done.stderr.strip().splitlines()) == 1

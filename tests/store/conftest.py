@@ -14,7 +14,7 @@ import pytest
 from ulid import ULID
 
 from engine.store import Store, open_store
-from engine.store.models import Measurement, Run, Scenario
+from engine.store.models import Load, Measurement, Run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -123,7 +123,7 @@ def new_measurement(variant: str, position: int = 0, **columns: Any) -> Measurem
     return Measurement(**given | columns)
 
 
-def new_scenario(variant: str, **columns: Any) -> Scenario:
+def new_load(variant: str, **columns: Any) -> Load:
     trial = {"rate_per_s": 80.0, "texts": 1200, "late": 3, "answered": 1200, "p99_s": 0.04, "mean_batch": 1.5}
     given = {
         "variant": variant,
@@ -141,12 +141,12 @@ def new_scenario(variant: str, **columns: Any) -> Scenario:
         "trials": [trial | {"holds": True}],
         "conditions": {"seconds": 70.0},
     }
-    return Scenario(**given | columns)
+    return Load(**given | columns)
 
 
-@pytest.fixture(name="new_scenario")
-def _new_scenario() -> Callable[..., Scenario]:
-    return new_scenario
+@pytest.fixture(name="new_load")
+def _new_load() -> Callable[..., Load]:
+    return new_load
 
 
 @pytest.fixture(name="new_measurement")

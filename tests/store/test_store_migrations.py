@@ -188,7 +188,7 @@ def test_every_past_schema_migrates_with_its_data_intact(dump: Path, url: str, f
         assert (run.status, run.notes, run.created_at.year) == ("finished", "kept", 2026)
         if dump.stem >= "0004":
             assert run.process == "boot/namespace/12345" and run.queued_at is not None and run.queued_at.minute == 59
-        assert run.scenarios == []
+        assert run.loads == []
         first, second = measurements.measurements(session, run.id)
         assert (first.variant, first.latency_p50_s, second.accuracy) == ("fp32", 0.0123, 0.5)
         # What the old schema did not know is not made up.

@@ -30,18 +30,18 @@ from engine.store.measurements import (
     DERIVED_FIELDS,
     FIXED_FIELDS,
     FURTHER_FIELDS,
-    SCENARIO_FIELDS,
+    LOAD_FIELDS,
     all_latencies,
     all_logits,
     flat,
     latencies,
+    loads,
     logits,
     measurements,
     new_block,
     new_prediction,
-    scenarios,
 )
-from engine.store.models import STATUSES, Block, Example, ExampleSet, Measurement, Prediction, Run, RunTag, Scenario
+from engine.store.models import STATUSES, Block, Example, ExampleSet, Load, Measurement, Prediction, Run, RunTag
 from engine.store.runs import (
     Search,
     add_run,
@@ -511,7 +511,7 @@ def test_the_summary_of_a_run_gives_times_in_utc(store: Store, new_run: NewRun) 
 
 
 @pytest.fixture
-def full(store: Store, new_run: NewRun, new_scenario: Callable[..., Scenario]) -> Run:
+def full(store: Store, new_run: NewRun, new_load: Callable[..., Load]) -> Run:
     """A run with something in every table below it, and another one beside it."""
     with store.session() as session:
         add_example_set(session, "d" * 64, "news", None, ["one"], None, [0])
@@ -520,31 +520,29 @@ def full(store: Store, new_run: NewRun, new_scenario: Callable[..., Scenario]) -
         for measurement in run.measurements:
             measurement.blocks.append(new_block(0, 0, "timed", 0.0, 8, 8, 8, [1.0]))
             measurement.prediction = new_prediction([[1.0, 2.0]], ["no", "yes"])
-        run.scenarios = [new_scenario("int8"), new_scenario("fp32", status="failed", status_reason="it died")]
+        run.loads = [new_load("int8"), new_load("fp32", status="failed", status_reason="it died")]
     with store.session() as session:
         for run in runs:
             add_run(session, run)
     return runs[0]
 
 
-def test_scenarios_come_in_the_order_of_the_suite(store: Store, full: Run) -> None:
+def test_loads_come_in_the_order_of_the_suite(store: Store, full: Run) -> None:
     with store.session() as session:
-        first, second = scenarios(session, full.id)
+        first, second = loads(session, full.id)
     assert (first["variant"], first["status"], first["status_reason"]) == ("fp32", "failed", "it died")
     assert second["variant"] == "int8" and second["trials"][0]["late"] == 3
-    assert list(second) == [*SCENARIO_FIELDS, "measured_at"] and second["measured_at"].endswith("+00:00")
+    assert list(second) == [*LOAD_FIELDS, "measured_at"] and second["measured_at"].endswith("+00:00")
 
 
-def test_a_variant_has_one_result_under_load_in_a_run(
-    store: Store, full: Run, new_scenario: Callable[..., Scenario]
-) -> None:
+def test_a_variant_has_one_result_under_load_in_a_run(store: Store, full: Run, new_load: Callable[..., Load]) -> None:
     with pytest.raises(IntegrityError), store.session() as session:
-        session.add(new_scenario("int8", run_id=full.id))
+        session.add(new_load("int8", run_id=full.id))
 
 
 @pytest.mark.parametrize("way", ["object", "statement"])
 def test_deleting_a_run_deletes_what_it_gave(store: Store, full: Run, way: str) -> None:
-    tables = (Run, Measurement, Block, Prediction, Scenario, ExampleSet, Example)
+    tables = (Run, Measurement, Block, Prediction, Load, ExampleSet, Example)
     assert [count(store, table) for table in tables] == [2, 4, 4, 4, 4, 1, 1]
     with store.session() as session:
         if way == "object":
@@ -555,7 +553,7 @@ def test_deleting_a_run_deletes_what_it_gave(store: Store, full: Run, way: str) 
 
 
 def test_examples_go_with_the_last_run_that_has_them(store: Store, full: Run) -> None:
-    tables = (Run, Measurement, Block, Prediction, Scenario, RunTag, ExampleSet, Example)
+    tables = (Run, Measurement, Block, Prediction, Load, RunTag, ExampleSet, Example)
     with store.session() as session:
         set_tags(session, full.id, ["one", "two"])
         [other] = session.scalars(select(Run.id).where(Run.id != full.id))

@@ -37,7 +37,7 @@ from engine import paths
 from engine.errors import RequestError, one_line
 from engine.store import examples as store_examples
 from engine.store import history, open_store, runs
-from engine.store.models import Block, Measurement, Prediction, Run, Scenario
+from engine.store.models import Block, Load, Measurement, Prediction, Run
 from engine.store.past import fact_columns, planned_columns
 from engine.store.runfile.schema import (
     CONTROL,
@@ -323,7 +323,7 @@ def _store(session: Session, content: _Content, log: Path | None, asked: datetim
             session.execute(insert(Prediction).values(measurement_id=key, logits=raw, **values))
             value += size
     if run.scenarios:
-        session.execute(insert(Scenario), [{"run_id": run.id, **_values(s, Scenario, KEYS)} for s in run.scenarios])
+        session.execute(insert(Load), [{"run_id": run.id, **_values(s, Load, KEYS)} for s in run.scenarios])
 
 
 def _values(checked: BaseModel, model: Any, without: Sequence[str]) -> dict[str, Any]:

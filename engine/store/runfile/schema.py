@@ -24,13 +24,13 @@ from sqlalchemy import JSON, BigInteger, Boolean, Column, Double, Integer, Strin
 
 from engine.measurement.doubts import of_json
 from engine.store import history
-from engine.store.models import Block, Measurement, Prediction, Run, Scenario, UtcDateTime
+from engine.store.models import Block, Load, Measurement, Prediction, Run, UtcDateTime
 
 if TYPE_CHECKING:
     pass
 
 FORMAT, VERSION = "inference-bench run", 3
-"""Without scenarios a file is one of version 1, so that an older bench can read it."""
+"""Version 3 has facts as columns; version 2 came with loads, which a file calls scenarios."""
 SUFFIX = ".run.zip"
 MANIFEST = "manifest.json"
 PARTS = {
@@ -270,7 +270,7 @@ class _Quality(_Open):
 
 
 class _Trial(_Strict):
-    """As `engine.run.scenarios.Trial` has it."""
+    """As `engine.run.load.Trial` has it."""
 
     rate_per_s: Positive
     texts: Count
@@ -425,13 +425,13 @@ _Measurement = _model(
     blocks=(list[_Block], []),  # type: ignore[valid-type]
     prediction=(_Prediction | None, None),
 )
-_Scenario = _model(Scenario, KEYS, _UnderLoad)
+_Load = _model(Load, KEYS, _UnderLoad)
 RunPart = _model(
     Run,
     ELSEWHERE,
     tags=(list[Line], []),
     measurements=(list[_Measurement], []),  # type: ignore[valid-type]
-    scenarios=(list[_Scenario], []),  # type: ignore[valid-type]
+    scenarios=(list[_Load], []),  # type: ignore[valid-type]
 )
 
 

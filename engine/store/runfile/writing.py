@@ -97,7 +97,7 @@ def _parts(session: Session, run: Run) -> tuple[bytes, ...]:
             "labels": [example.label for example in found],
             "source_indices": [example.source_index for example in found],
         }
-    loads = [_columns(row, KEYS) for row in run.scenarios]
+    loads = [_columns(row, KEYS) for row in run.loads]
     return (
         _json(
             _columns(run, ELSEWHERE)

@@ -79,7 +79,7 @@ class Trial:
 
 
 @dataclass
-class Scenarios:
+class LoadResult:
     """What one variant gave."""
 
     variant: str
@@ -106,25 +106,25 @@ Tell = Callable[[str, float], None]
 """What is done now, and the share of all that may be to do."""
 
 
-def load(worker: Worker, prepared: Prepared, suite: Suite) -> None:
+def start(worker: Worker, prepared: Prepared, suite: Suite) -> None:
     """Have a fresh worker ready to answer. Raises WorkerError, and UnavailableError where the technique cannot run."""
     worker.start()
     worker.finish()
     worker.load(prepared, suite.workload.max_length)
 
 
-def asked_for(suite: Suite, variant: Variant, device: str) -> Scenarios:
+def requested(suite: Suite, variant: Variant, device: str) -> LoadResult:
     """What `variant` is put under, with nothing measured yet; how its texts are batched and padded is its own."""
-    wanted = suite.scenarios
+    wanted = suite.load
     assert wanted is not None
     padding = variant.padding or suite.workload.padding
     most = variant.batch_size or wanted.max_batch
-    return Scenarios(variant.name, variant.shown, device, wanted.p99_ms / 1e3, most, wanted.max_wait_ms / 1e3, padding)
+    return LoadResult(variant.name, variant.shown, device, wanted.p99_ms / 1e3, most, wanted.max_wait_ms / 1e3, padding)
 
 
-def under_load(worker: Worker, suite: Suite, texts: Sequence[str], tell: Tell) -> Scenarios:
+def under_load(worker: Worker, suite: Suite, texts: Sequence[str], tell: Tell) -> LoadResult:
     """What a loaded worker gives with `texts`, over and over. Raises what its requests do, and what `tell` raises."""
-    found = asked_for(suite, worker.variant, worker.device.spec)
+    found = requested(suite, worker.variant, worker.device.spec)
 
     def answer(numbers: range) -> None:
         worker.ask("answer", texts=[texts[i % len(texts)] for i in numbers], padding=found.padding)
@@ -136,7 +136,7 @@ def under_load(worker: Worker, suite: Suite, texts: Sequence[str], tell: Tell) -
     return found
 
 
-def measure(found: Scenarios, answer: Callable[[range], None], seed: int, tell: Tell, effort: Effort = WHOLE) -> None:
+def measure(found: LoadResult, answer: Callable[[range], None], seed: int, tell: Tell, effort: Effort = WHOLE) -> None:
     """The three scenarios of a server that answers texts by number, written to `found`."""
     steps = 2 + effort.trials
     tell(f"{found.title}: offline, in batches of {found.max_batch}", 0.0)
@@ -184,7 +184,7 @@ def trial_texts(rate_per_s: float, trial_s: float) -> int:
 
 
 def server(
-    answer: Callable[[range], None], rate_per_s: float, found: Scenarios, seed: int, trial_s: float = WHOLE.trial_s
+    answer: Callable[[range], None], rate_per_s: float, found: LoadResult, seed: int, trial_s: float = WHOLE.trial_s
 ) -> Trial:
     """One trial of the server scenario; it ends early, after FAILS_AFTER_SHARE of `trial_s`, where it cannot hold."""
     count = trial_texts(rate_per_s, trial_s)

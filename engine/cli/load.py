@@ -1,4 +1,4 @@
-"""How `scenarios` shows a load."""
+"""A quick look at one variant under load, and how it is shown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.errors import RequestError, UnavailableError
 from engine.machine import devices, host, locks
 from engine.machine.holders import Holder, Kind
 from engine.measurement import arrivals
-from engine.run.scenarios import Scenarios, load, under_load
+from engine.run.load import LoadResult, start, under_load
 from engine.suite import corpus
 from engine.suite.spec import Suite, Variant
 from engine.units import milliseconds, significant
@@ -27,8 +27,8 @@ def look(
     device_request: str,
     offline: bool = False,
     listener: Listener = lambda progress: None,
-) -> Scenarios:
-    """Put `variant` under the load that the suite's [scenarios] ask for, with the workload's texts; nothing is stored.
+) -> LoadResult:
+    """Put `variant` under the load that the suite asks for, with the workload's texts; nothing is stored.
 
     The device is held from before anything is made until the end. Raises RequestError where the variant cannot run
     here, BuildError where what it needs could not be made, WorkerError where its worker failed.
@@ -45,18 +45,18 @@ def look(
             if reason := handle.refusal(variant, device, source, variant.padding or suite.workload.padding):
                 raise RequestError(f"variant {variant.name!r} cannot run here: {reason}")
             prepared = preparer.prepare(variant)
-        log = paths.local_folder("logs") / f"scenarios-{variant.name}.log"
+        log = paths.local_folder("logs") / f"load-{variant.name}.log"
         with Worker(variant, device, threads, log) as worker:
             listener(Progress("loading", f"{variant.shown}: loading", None, None, variant.name))
             try:
-                load(worker, prepared, suite)
+                start(worker, prepared, suite)
             except UnavailableError as error:
                 raise RequestError(f"variant {variant.name!r} cannot run here: {error}") from error
             tell = lambda text, done: listener(Progress("serving", text, done, None, variant.name))  # noqa: E731
             return under_load(worker, suite, texts, tell)
 
 
-def show(found: Scenarios) -> list[str]:
+def show(found: LoadResult) -> list[str]:
     """The result in lines."""
     limit, most = milliseconds(found.p99_limit_s), found.max_batch
     said = [
