@@ -10,6 +10,8 @@ from engine.errors import RequestError, one_line
 REPOSITORY = Path(__file__).resolve().parent.parent
 SUITES = REPOSITORY / "data" / "suites"
 PUBLISHED = REPOSITORY / "data" / "published"
+NO_SUITES = f"the bench's own suites are not at {SUITES}; install it from a checkout: pip install -e ."
+"""The message where the suites are missing, because the package was installed without its checkout."""
 
 
 def local_data() -> Path:

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from dashboard import __main__ as dashboard
 from engine.cli.main import app
 from engine.cli.reference import reference
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
 COMMAND = re.compile(r"(?:^|[`\s])(?:\.venv/bin/)?(?:bench|python -m engine) ([a-z]+)((?: [^`\n#]*)?)", re.MULTILINE)
+DASHBOARD = re.compile(r"(?:bench|python -m) dashboard( export)?((?: [^`\n#]*)?)")
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 
 
@@ -38,6 +40,16 @@ def test_files_that_are_named_exist(document: Path):
     for name in re.findall(r"`((?:engine|dashboard|tests|data|docs|benchmarks)/[\w./-]+)`", text):
         if not name.startswith("data/local"):
             assert (REPOSITORY / name).exists(), name
+
+
+@each_document
+def test_options_of_the_dashboard_that_are_shown_exist(document: Path, capsys):
+    shown = DASHBOARD.findall(document.read_text(encoding="utf-8"))
+    for export, words in shown:
+        with pytest.raises(SystemExit):
+            dashboard.main([*export.split(), "--help"])
+        known = set(re.findall(r"(?<![\w-])--[a-z-]+", capsys.readouterr().out))
+        assert set(re.findall(r"(?<!\S)\[?(--[a-z-]+)", words)) <= known, f"dashboard {export}{words}"
 
 
 @each_document

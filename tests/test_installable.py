@@ -9,9 +9,15 @@ import tomllib
 from importlib import import_module
 from pathlib import Path
 
+import pytest
 from setuptools import find_packages
 
 import engine
+from dashboard.server import serve
+from engine import paths
+from engine.cli import showing
+from engine.errors import RequestError
+from engine.suite import reading
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
@@ -42,6 +48,25 @@ def test_every_module_is_in_a_package_or_named_as_data():
         for file in (REPOSITORY / top).rglob("*.py"):
             package = ".".join(file.parent.relative_to(REPOSITORY).parts)
             assert package in packages or file.parent in data, file
+
+
+def test_without_the_checkout_one_line_says_what_is_missing(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(paths, "SUITES", tmp_path / "suites")
+    with pytest.raises(RequestError, match=r"suites are not at .*pip install -e"):
+        reading.find_suite("demo")
+    with pytest.raises(RequestError, match="suites are not at"):
+        showing.suites()
+    monkeypatch.setattr(serve, "CONFIGURATION", tmp_path / "config.toml")
+    assert serve.serve(port=1) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no settings at" in line and "pip install -e ." in line
+
+
+def test_a_suite_file_of_the_users_own_needs_no_suites_of_the_bench(monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "SUITES", tmp_path / "suites")
+    mine = tmp_path / "mine.toml"
+    mine.touch()
+    assert reading.find_suite(str(mine)) == mine
 
 
 def test_the_dashboard_is_a_command_of_the_bench():

@@ -18,10 +18,14 @@ from engine.errors import RequestError, one_line
 PORT = 8501
 APP = Path(__file__).parent.parent / "app.py"
 REPOSITORY = APP.parent.parent
+CONFIGURATION = REPOSITORY / ".streamlit" / "config.toml"
+"""Streamlit's settings, which lie in the checkout. Without them the user's own or Streamlit's defaults would hold."""
 
 
 def serve(port: int | None = None, socket_path: Path | None = None, token: str | None = None) -> int:
     """Serves on a port or a Unix socket until it is stopped; the exit code, 2 where it cannot."""
+    if not CONFIGURATION.is_file():
+        return refuse(f"there are no settings at {CONFIGURATION}; install the bench from a checkout: pip install -e .")
     _make_absolute()
     os.chdir(REPOSITORY)  # Streamlit looks for .streamlit/config.toml here.
     if socket_path is not None and (problem := _prepare(socket_path)):

@@ -7,7 +7,6 @@ import sys
 
 import typer
 
-from engine import paths
 from engine.cli import carrying, machine, measuring, showing
 from engine.cli.options import WRONG_REQUEST
 from engine.errors import RequestError, one_line
@@ -65,10 +64,6 @@ for old_name, command in OLD_NAMES.items():
 def main() -> None:
     """Run the command line. A mistake in the request is one line and exit code 2."""
     try:
-        if not paths.SUITES.is_dir():
-            raise RequestError(
-                f"the bench's own suites are not at {paths.SUITES}; install it from a checkout: pip install -e ."
-            )
         app()
     except RequestError as error:
         print(f"error: {one_line(error, 2000)}", file=sys.stderr)

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from engine import paths
 from engine.cli.options import MEASURED, SOME_FAILED, HourlyPrice, RunId
 from engine.cli.shared import make_console, print_run, say_read_only, stored_rows
+from engine.errors import RequestError
 
 if TYPE_CHECKING:
     from engine.run.state import Progress
@@ -25,6 +27,8 @@ def suites() -> None:
     from engine.suite.reading import load_suite
     from engine.suite.spec import suite_files
 
+    if not suite_files():
+        raise RequestError(paths.NO_SUITES)
     made = Table("Suite", "Variants", "Data set", "Examples", "What it is", box=box.SIMPLE_HEAD)
     for name in suite_files():
         suite = load_suite(name)

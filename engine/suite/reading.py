@@ -13,6 +13,7 @@ from pydantic import (
     ValidationError,
 )
 
+from engine import paths
 from engine.errors import RequestError, did_you_mean, one_line
 from engine.suite.spec import (
     Checkpoint,
@@ -44,6 +45,8 @@ def find_suite(reference: str) -> Path:
         raise RequestError(f"suite {reference!r}: {one_line(error)}") from error
     if path.suffix == ".toml" or "/" in reference:
         raise RequestError(f"suite file {reference}: no such file")
+    if not known:
+        raise RequestError(f"unknown suite {reference!r}: {paths.NO_SUITES}")
     raise RequestError(
         f"unknown suite {reference!r}; allowed: {', '.join(known)}, or a path to a .toml file"
         + did_you_mean(reference, list(known))
