@@ -53,7 +53,7 @@ def fill_hostile(url: str) -> None:
             if row.validity == "invalid":
                 row.backend, row.precision, row.options = NAME, SHORT, {NAME: TEXT}
                 row.padding = row.order = SHORT
-        for load in session.scalars(select(Scenario)):
+        for load in session.scalars(select(Load)):
             load.variant = _key(load.variant)
             for name in ("status_reason", "validity_reason"):
                 setattr(load, name, getattr(load, name) and TEXT)
