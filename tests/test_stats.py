@@ -62,7 +62,7 @@ def test_wilson_of_known_cases(successes, n, low, high):
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.97])
-@pytest.mark.parametrize("n", [100, 400, 2000])
+@pytest.mark.parametrize("n", [100, 400, pytest.param(2000, marks=pytest.mark.second_tier)])
 def test_wilsons_interval_covers_as_often_as_it_says(share, n):
     """On average over shares near one: at a single share its coverage jumps, as counts are whole."""
     limits = np.array([(wilson(successes, n).low, wilson(successes, n).high) for successes in range(n + 1)])

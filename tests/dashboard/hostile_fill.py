@@ -8,7 +8,7 @@ from dashboard_fill import fill
 from sqlalchemy import select
 
 from engine.store import open_store, runs
-from engine.store.models import Example, ExampleSet, Measurement, Run
+from engine.store.models import Example, ExampleSet, Load, Measurement, Run
 
 SHORT = "<b class=hurt>"
 """For columns of 16 characters."""

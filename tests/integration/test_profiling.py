@@ -14,6 +14,9 @@ from engine.measurement import operators
 from engine.run import profiling
 from engine.store import history
 
+# In the first tier test_run.py looks at the operators of each technique.
+pytestmark = pytest.mark.second_tier
+
 
 @pytest.fixture(scope="module")
 def measured(shaped_models, write_suite, measure, tmp_path_factory):
@@ -58,7 +61,6 @@ def test_every_row_says_where_its_calls_spend_their_time(measured):
     assert any("Integer" in o["name"] or "Quantize" in o["name"] for o in int8["audit"]["operators"]["top"])
 
 
-@pytest.mark.second_tier
 @pytest.mark.parametrize("variant", ["fp32", "int8"])
 def test_profile_prints_operators_and_keeps_a_trace_that_a_viewer_reads(measured, variant, bench, tmp_path):
     run = measured.run["id"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import math
 from pathlib import Path
 
@@ -143,6 +144,26 @@ def test_every_technique_is_measured_or_unavailable_for_a_stated_reason(techniqu
     figures = [key for key in FIXED[9:] if narrow[key] is not None]
     assert figures == [], "what was not measured is null"
     assert "nf4-narrow" in techniques.stdout and "unavailable" in techniques.stdout
+
+
+def test_every_technique_says_where_its_calls_spend_their_time(techniques):
+    for row in techniques.measurements:
+        if row["status"] == "measured":
+            kinds = row["audit"]["operators"]["kinds"]
+            assert kinds and all(share >= 0 for share in kinds.values()), row["variant"]
+
+
+def test_a_shipped_variant_gives_the_stored_logits_without_the_bench(techniques, bench, tmp_path):
+    from test_shipping import answers
+
+    done = bench("ship", techniques.run["id"], "int8", tmp_path / "int8")
+    assert done.returncode == 0, done.stderr
+    expected = json.loads((tmp_path / "int8" / "expected.json").read_text())
+    texts = [row["text"] for row in rows_of(NEWS)]
+    stored = {texts[e["index"]]: e["logits"] for e in techniques.of("int8")}
+    batch = [e["text"] for e in expected["examples"][:4]]
+    found = answers(tmp_path / "int8", batch, tmp_path)
+    assert found == pytest.approx(np.array([stored[text] for text in batch]), abs=1e-6)
 
 
 def test_figures_belong_together(techniques):

@@ -23,6 +23,9 @@ from engine.ship import plan
 from engine.store import history
 from engine.store.runfile import reading, writing
 
+# The first tier ships a variant of its one large run: test_run.py.
+pytestmark = pytest.mark.second_tier
+
 VARIANTS = ("fp32", "bf16", "onnx", "int8", "sorted", "nf4")
 HOSTILE = "INT8\n# <b>`rm -rf`</b> {x} |"
 
@@ -96,10 +99,7 @@ def answers(folder: Path, texts: list[str], cwd: Path) -> np.ndarray:
     return np.array(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize(
-    "variant",
-    [v if v == "int8" else pytest.param(v, marks=pytest.mark.second_tier) for v in VARIANTS],
-)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_its_own_code_gives_the_stored_logits(variant, shipped, measured, tmp_path):
     # A copy elsewhere: nothing of it depends on where it was made.
     folder = shutil.copytree(shipped(variant)[0], tmp_path / "moved")
@@ -115,7 +115,6 @@ def test_its_own_code_gives_the_stored_logits(variant, shipped, measured, tmp_pa
     assert [e["logits"] for e in expected["examples"]] == [stored[e["text"]] for e in expected["examples"]]
 
 
-@pytest.mark.second_tier
 def test_it_says_what_its_check_found_and_its_checksums_hold(shipped, measured):
     folder, said = shipped("int8")
     assert f"int8 in batches of 4: {folder}" in said
@@ -131,7 +130,6 @@ def test_it_says_what_its_check_found_and_its_checksums_hold(shipped, measured):
     assert measured.run["id"] in readme and "\\<b\\>" in readme and "<b>" not in readme and "\n# <" not in readme
 
 
-@pytest.mark.second_tier
 def test_a_changed_file_fails_its_check(shipped, tmp_path):
     folder = shutil.copytree(shipped("fp32")[0], tmp_path / "spoiled")
     weights = bytearray((folder / "model" / "model.safetensors").read_bytes())
@@ -220,7 +218,6 @@ def test_a_full_disk_is_told_before_anything_is_copied(measured, tmp_path, monke
 # These spoil what the run loaded: last
 
 
-@pytest.mark.second_tier
 def test_an_artefact_that_is_gone_names_the_command_that_makes_it(measured, suite, own_folders, bench, tmp_path):
     loaded = measured.row("int8", 4)["audit"]["loaded"]["folder"]
     folder = own_folders / "artefacts" / loaded
@@ -233,7 +230,6 @@ def test_an_artefact_that_is_gone_names_the_command_that_makes_it(measured, suit
     assert plan.plan(measured.run["id"], "int8").sizes["model/model.onnx"] > 0
 
 
-@pytest.mark.second_tier
 def test_a_model_that_changed_since_is_refused_even_where_it_was_prepared_again(measured, models, suite, bench):
     weights = models / "model.safetensors"
     before = weights.read_bytes()
@@ -251,7 +247,6 @@ def test_a_model_that_changed_since_is_refused_even_where_it_was_prepared_again(
         weights.write_bytes(before)
 
 
-@pytest.mark.second_tier
 def test_a_copy_that_gives_other_logits_is_not_shipped(measured, tmp_path, monkeypatch):
     right = plan.plan(measured.run["id"], "onnx")
     wrong = json.loads(right.made["expected.json"])
@@ -267,7 +262,6 @@ def test_a_copy_that_gives_other_logits_is_not_shipped(measured, tmp_path, monke
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.second_tier
 def test_killed_while_it_checks_it_leaves_nothing_that_lasts(measured, live, wait_until, is_gone, bench, tmp_path):
     target = tmp_path / "killed"
     run = live("ship", measured.run["id"], "fp32", target)
