@@ -16,7 +16,7 @@ import pytest
 from engine.errors import RequestError
 from engine.jobs import slurm
 from engine.store import measurements, open_store, runs
-from engine.store.models import Run
+from engine.store.models import SLURM, Run
 from engine.store.runfile import writing
 
 sys.path.insert(0, str(Path(__file__).parent / "dashboard"))
@@ -54,7 +54,8 @@ def submitted(data: Path) -> Callable[..., Path]:
         hour = datetime.now(UTC) - timedelta(hours=1)
         usual = {
             "id": FULL, "suite_name": "fixture", "suite": {}, "device": "cuda", "device_name": "GPU",
-            "status": "queued", "host": "Slurm job 17 on n1", "environment": {"slurm": {"job": "17"}},
+            "status": "queued", "host": "Slurm job 17 on n1", "executor": SLURM,
+            "environment": {"slurm": {"job": "17"}},
             "log_path": str(folder.parent), "created_at": hour, "heartbeat_at": hour,
         }  # fmt: skip
         with open_store() as store, store.session() as session:
@@ -165,6 +166,13 @@ def test_a_result_that_is_none_ends_the_run_and_stays(submitted: Callable[..., P
     found = look()
     assert found.status == "failed" and "is not a run's file" in str(found.status_reason)
     assert (folder / slurm.RESULT).exists() and look().status == "failed"
+
+
+def test_the_words_of_a_host_make_no_job(submitted: Callable[..., Path], result: bytes) -> None:
+    folder = submitted(executor=None)
+    (folder / slurm.RESULT).write_bytes(result)
+    found = look()
+    assert slurm.job_of(found) is None and found.imported_at is None and (folder / slurm.RESULT).exists()
 
 
 def test_another_runs_result_is_refused(submitted: Callable[..., Path], result: bytes) -> None:

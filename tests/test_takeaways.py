@@ -318,3 +318,8 @@ def test_no_regression_without_an_interval_beyond_it(speedup: float, width: floa
     changed = row(speedup=speedup, speedup_low=speedup / width, speedup_high=speedup * width)
     found = report_changes.regressions([BASE, changed], threshold)
     assert bool(found) == (speedup * width < 1 - threshold)
+
+
+def test_a_p_value_in_a_sentence_and_in_a_table() -> None:
+    assert [takeaways.p_words(p) for p in (None, 0.0123, 0.0004)] == ["unknown", "= 0.012", "< 0.001"]
+    assert [takeaways.p_figure(p) for p in (0.0123, 0.0004)] == ["0.012", "< 0.001"]

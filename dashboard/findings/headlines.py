@@ -265,8 +265,7 @@ def told(items: Sequence[takeaways.Takeaway]) -> list[str]:
     paragraphs: dict[str, list[str]] = {}
     for item in items:
         said = paragraphs.setdefault(item.name, [])
-        again = bool(said) and item.sentence.startswith(f"{item.name} ")
-        said.append(f"It {item.sentence.removeprefix(f'{item.name} ')}" if again else item.sentence)
+        said.append(f"It {item.predicate}" if said and item.predicate else item.sentence)
     return [" ".join(said) for said in paragraphs.values()]
 
 

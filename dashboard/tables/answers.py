@@ -61,13 +61,13 @@ def headline(answers: Sequence[Answer], baseline: str, texts: int) -> str:
     compared = [answer.agrees for answer in said if answer.agrees is not None]
     answered = max(len(answer.labels or []) for answer in said)
     # A run that started in between, or a variant that failed, leaves fewer.
-    which = f"{texts:,} texts" if answered == texts else f"the {answered:,} texts answered"
+    the, of_texts = ("", f"{texts:,} texts") if answered == texts else ("the ", f"{answered:,} texts answered")
     if first is None or not compared:
         return f"{len(said)} variants answered {answered:,} of {texts:,} texts"
     differing = len({index for agrees in compared for index, same in enumerate(agrees) if not same})
     if not differing:
-        return f"On all {which.removeprefix('the ')} every variant answers as {first.title} does"
-    return f"On {differing:,} of {which} at least one variant answers otherwise than {first.title}"
+        return f"On all {of_texts} every variant answers as {first.title} does"
+    return f"On {differing:,} of {the}{of_texts} at least one variant answers otherwise than {first.title}"
 
 
 def caption(parts: Mapping[str, Sequence[Answer]], device: str, int8: bool) -> str:
@@ -296,10 +296,9 @@ def _cell(answer: Answer, index: int, mark: Mark, hits: Sequence[bool | None]) -
         return '<td class="ib-left ib-wait">…</td>' if answer.status == "measured" else '<td class="ib-left">–</td>'
     label = answer.labels[index]
     share = answer.probabilities[index].get(label, 0.0)
-    sign = ""
-    if answer.agrees is not None:
-        sign = "= " if answer.agrees[index] else "≠ "
-    css = " ib-not" if sign == "≠ " else ""
+    agrees = answer.agrees[index] if answer.agrees is not None else None
+    sign = {True: "= ", False: "≠ ", None: ""}[agrees]
+    css = " ib-not" if agrees is False else ""
     hit = {True: "✓ ", False: "✗ ", None: ""}[hits[index] if hits else None]
     cut = " ✂ cut" if answer.truncated and answer.truncated[index] else ""
     return (

@@ -10,7 +10,7 @@ from dashboard.frame import Row, baseline_of
 from dashboard.style import TECHNIQUES, Theme, marks
 from dashboard.tables.html import cell, glyph, sub_line, table
 from dashboard.tables.scorecard import answers_and_memory, row_html
-from engine.report.takeaways import p_words
+from engine.report.takeaways import p_figure
 from engine.units import (
     NOTHING,
     between,
@@ -147,7 +147,7 @@ def evidence(rows: Sequence[Row], look: Theme, hourly_price: float | None = None
 
 
 def _p(row: Row) -> str:
-    return "" if row["accuracy_p"] is None else p_words(row["accuracy_p"]).removeprefix("= ")
+    return "" if row["accuracy_p"] is None else p_figure(row["accuracy_p"])
 
 
 def _exchanged(row: Row) -> str:

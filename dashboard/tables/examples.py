@@ -117,7 +117,7 @@ def _answer(found: Answers, position: int, truth: int | None, column: Column, re
     right = "" if truth is None else ("✓ " if said == truth else "✗ ")
     same = said == int(found.answers[position, reference.at])
     sign = "" if column is reference else ("= " if same else "≠ ")
-    css = " ib-not" if sign == "≠ " else " ib-same" if sign else ""
+    css = "" if column is reference else (" ib-same" if same else " ib-not")
     shown = f"{percent(share)} %" if np.isfinite(share) else NOTHING
     answer = f"{sign}{right}{escape(found.names[said])}<span class=ib-sub>{shown}</span>"
     return f'<td class="ib-left{css}" data-of="{escape(column.name)}">{answer}</td>'

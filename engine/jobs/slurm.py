@@ -32,7 +32,6 @@ from engine import paths
 from engine.errors import RequestError, one_line
 from engine.jobs import queue
 from engine.jobs.slurm_commands import COMMAND_SECONDS, Word, accounted, ask, cancel, words
-from engine.store import interrupted
 from engine.suite.reading import explain, read_toml
 from engine.suite.spec import Spec, Suite, Text
 
@@ -43,7 +42,8 @@ if TYPE_CHECKING:
     from engine.store import Store
     from engine.store.models import Run
 
-HOST = interrupted.SUBMITTED
+HOST = "Slurm"
+"""How the host of a submitted run is shown; `Run.executor` is what code reads."""
 REQUEST, PROGRESS, RESULT = "request.json", "progress.json", "result.run.zip"
 FOLLOW_SECONDS = 3.0
 SILENT_SECONDS = 30.0
@@ -118,7 +118,7 @@ def submit(suite: Suite, asked: Profile, device_request: str, suite_path: str | 
     run_id = str(ULID())
     row = queue.queued(run_id, suite, suite_path, device_request, _device_words(asked), HOST, datetime.now(UTC))
     said = asked.model_dump(exclude_defaults=True)
-    row.environment = {"slurm": said}
+    row.executor, row.environment = models.SLURM, {"slurm": said}
     request = {
         "run": run_id,
         "suite": row.suite,
@@ -199,7 +199,9 @@ def _sbatch(run_id: str, suite_name: str, folder: Path, asked: Profile) -> str:
 
 def job_of(run: Run) -> str | None:
     """The number of the job that measures `run`; None where none does, or where its result is here."""
-    return run.environment.get("slurm", {}).get("job") if run.host.startswith(f"{HOST} ") else None
+    from engine.store.models import SLURM
+
+    return run.environment.get("slurm", {}).get("job") if run.executor == SLURM else None
 
 
 def catch_up(store: Store, silent_s: float = SILENT_SECONDS) -> bool:
@@ -234,7 +236,7 @@ def _awaited() -> tuple[ColumnElement[bool], ...]:
     from engine.store import models
     from engine.store.models import Run
 
-    return Run.status.in_((*models.LIVE, "interrupted")), Run.host.startswith(HOST), Run.imported_at.is_(None)
+    return Run.status.in_((*models.LIVE, "interrupted")), Run.executor == models.SLURM, Run.imported_at.is_(None)
 
 
 def _folder(run: Run) -> Path:

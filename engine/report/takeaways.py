@@ -24,6 +24,8 @@ Kind = Literal["state", "labels", "speed", "accuracy", "answers", "memory", "ene
 LIGHTER, HEAVIER = 0.9, 1.1
 """Memory ratios worth a sentence: one reading each, so small differences are left alone."""
 SMALL_WEIGHTS = 0.7
+LEAST_P = 0.001
+"""Smaller p values are shown as "< 0.001"."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,13 @@ class Takeaway:
     sentence: str
     shown: bool = True
     """False where a difference was looked for and none is shown."""
+    predicate: str | None = None
+    """What follows the name where the name is the sentence's subject: after another sentence, "It" may replace it."""
+
+
+def _subject(kind: Kind, name: str, predicate: str) -> Takeaway:
+    """The takeaway whose sentence is the name and `predicate`."""
+    return Takeaway(kind, name, f"{name} {predicate}", predicate=predicate)
 
 
 def names(rows: Sequence[Row]) -> dict[int, str]:
@@ -73,13 +82,12 @@ def takeaways(rows: Sequence[Row]) -> list[Takeaway]:
         name = called[index]
         if row["status"] != "measured":
             because = f": {row['status_reason']}" if row["status_reason"] else ""
-            sentence = f"{name} was not measured: {row['status']}{because}."
-            said.append(Takeaway("state", name, sentence))
+            said.append(_subject("state", name, f"was not measured: {row['status']}{because}."))
             continue
         said += [Takeaway("labels", name, f"{name}: {flag['sentence']}") for flag in flags(row)]
         if row["validity"] == "invalid":
-            sentence = f"{name} is invalid, and nothing is concluded from it: {row['validity_reason']}."
-            said.append(Takeaway("state", name, sentence))
+            predicate = f"is invalid, and nothing is concluded from it: {row['validity_reason']}."
+            said.append(_subject("state", name, predicate))
             continue
         said += _batching(row, name)
         base = baseline_for(row, rows)
@@ -116,9 +124,9 @@ def _speed(row: Row, name: str, base: str) -> Iterator[Takeaway]:
     if row["comparison"] == "no_difference":
         yield Takeaway("speed", name, f"{name}: no difference in speed to {base} is shown: {figure}.", shown=False)
     elif row["comparison"] == "better":
-        yield Takeaway("speed", name, f"{name} answers {figure} as many samples/s as {base}.")
+        yield _subject("speed", name, f"answers {figure} as many samples/s as {base}.")
     else:
-        yield Takeaway("speed", name, f"{name} is slower than {base}: {figure} its samples/s.")
+        yield _subject("speed", name, f"is slower than {base}: {figure} its samples/s.")
 
 
 def alone(row: Row) -> str:
@@ -147,11 +155,11 @@ def _accuracy(row: Row, name: str, base: str) -> Iterator[Takeaway]:
         yield Takeaway("accuracy", name, sentence, shown=False)
         return
     word = "loses" if row["accuracy_comparison"] == "worse" else "gains"
-    sentence = (
-        f"{name} {word} {abs(row['accuracy_difference']) * 100:.1f} points of accuracy against {base} "
+    predicate = (
+        f"{word} {abs(row['accuracy_difference']) * 100:.1f} points of accuracy against {base} "
         f"({limits}; McNemar with Holm, p {p_words(row['accuracy_p'])}): {counts}."
     )
-    yield Takeaway("accuracy", name, sentence)
+    yield _subject("accuracy", name, predicate)
 
 
 def would_show(share: float) -> str:
@@ -163,17 +171,22 @@ def p_words(p: float | None) -> str:
     """ "= 0.012", or "< 0.001"."""
     if p is None:
         return "unknown"
-    return "< 0.001" if p < 0.001 else f"= {p:.2g}"
+    return p_figure(p) if p < LEAST_P else f"= {p_figure(p)}"
+
+
+def p_figure(p: float) -> str:
+    """ "0.012", or "< 0.001": a p value alone, as a table shows it."""
+    return f"< {LEAST_P}" if p < LEAST_P else f"{p:.2g}"
 
 
 def _answers(row: Row, name: str, base: str) -> Iterator[Takeaway]:
     if row["flips"] is None or not row["examples"] or untaught(row):
         return
     if row["flips"] == 0:
-        yield Takeaway("answers", name, f"{name} gives the same answer as {base} to all {row['examples']:,} examples.")
+        yield _subject("answers", name, f"gives the same answer as {base} to all {row['examples']:,} examples.")
         return
-    flips = f"{name} answers {row['flips']:,} of {row['examples']:,} examples otherwise than {base}"
-    yield Takeaway("answers", name, f"{flips} ({percent(row['flips'] / row['examples'], 2)}%).")
+    flips = f"answers {row['flips']:,} of {row['examples']:,} examples otherwise than {base}"
+    yield _subject("answers", name, f"{flips} ({percent(row['flips'] / row['examples'], 2)}%).")
 
 
 def _memory(row: Row, name: str, base: Row, title: str) -> Iterator[Takeaway]:
@@ -187,11 +200,10 @@ def _memory(row: Row, name: str, base: Row, title: str) -> Iterator[Takeaway]:
     if row["weights_bytes"] and base["weights_bytes"]:
         weights = row["weights_bytes"] / base["weights_bytes"]
     if ratio <= LIGHTER or ratio >= HEAVIER:
-        yield Takeaway("memory", name, f"{name} needs {times(ratio)} the {word} of {title}: {beside}.")
+        yield _subject("memory", name, f"needs {times(ratio)} the {word} of {title}: {beside}.")
     elif weights is not None and weights <= SMALL_WEIGHTS and row["batch_size"] == base["batch_size"]:
         rest = f"saves no {word}" if ratio >= 1 else f"needs {times(ratio)} its {word}"
-        sentence = f"{name} has {times(weights)} the bytes of weights of {title} and {rest}: {beside}."
-        yield Takeaway("memory", name, sentence)
+        yield _subject("memory", name, f"has {times(weights)} the bytes of weights of {title} and {rest}: {beside}.")
 
 
 def _energy(row: Row, name: str, base: Row, title: str) -> Iterator[Takeaway]:
@@ -201,11 +213,11 @@ def _energy(row: Row, name: str, base: Row, title: str) -> Iterator[Takeaway]:
     ratio = mine / theirs
     if LIGHTER < ratio < HEAVIER:
         return
-    sentence = (
-        f"{name} takes {times(ratio)} the energy of {title}: {significant(mine)} J for 1,000 examples, "
+    predicate = (
+        f"takes {times(ratio)} the energy of {title}: {significant(mine)} J for 1,000 examples, "
         f"{title} {significant(theirs)} J, idle power subtracted."
     )
-    yield Takeaway("energy", name, sentence)
+    yield _subject("energy", name, predicate)
 
 
 def _limit(row: Row, name: str) -> Iterator[Takeaway]:

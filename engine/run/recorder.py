@@ -120,7 +120,8 @@ class Recorder:
             run.suite_name = suite.name
             run.suite = suite.model_dump(mode="json")
             run.suite_path = suite_path
-            run.device, run.device_name, run.host = device.spec, device.name, socket.gethostname()
+            run.device, run.device_name = device.spec, device.name
+            run.host, run.executor = socket.gethostname(), None
             run.environment = environment.environment() | {"threads": plan.threads}
             run.status, run.pid, run.process = "preparing", os.getpid(), processes.mark()
             run.started_at = run.heartbeat_at = _now()

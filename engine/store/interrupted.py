@@ -8,7 +8,6 @@ import tempfile
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sqlalchemy import Update, select, update
 from sqlalchemy.exc import OperationalError
@@ -16,17 +15,8 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
 from engine.machine import processes
-from engine.store.models import (
-    LIVE,
-    Measurement,
-    Run,
-)
+from engine.store.models import LIVE, SLURM, Measurement, Run
 
-if TYPE_CHECKING:
-    pass
-
-SUBMITTED = "Slurm"
-"""How the host of a run begins that a Slurm job measures, until its result is there: "Slurm job 17 on n1"."""
 SILENT_SECONDS = 60.0
 """How long a run may be silent whose process cannot be looked for: three times what a live one is at most."""
 ELSEWHERE_SECONDS = 300.0
@@ -85,8 +75,7 @@ def _ended(run: Run, now: datetime, silent_s: float) -> str | None:
     age_s = (now - sign).total_seconds()
     seen = f"last sign of life {sign:%Y-%m-%d %H:%M:%S} UTC"
     if run.host != socket.gethostname():
-        submitted = run.host.startswith(SUBMITTED)
-        silent_s = SUBMITTED_SECONDS if submitted else ELSEWHERE_SECONDS
+        silent_s = SUBMITTED_SECONDS if run.executor == SLURM else ELSEWHERE_SECONDS
         return None if age_s <= silent_s else f"{run.host} no longer says anything of it; {seen}"
     found = processes.lives(run.pid, run.process)
     anew = found is None and processes.restarted(run.process)

@@ -83,6 +83,7 @@ class Run(Base):
     """"cpu" or "cuda:N"."""
     device_name: Mapped[str] = mapped_column(Text)
     host: Mapped[str] = mapped_column(Text)
+    """The machine that measures, as it is shown; "Slurm job 17 on n1" until the result of a job is here."""
     environment: Mapped[dict[str, Any]]
     status: Mapped[str] = mapped_column(String(16), index=True)
     """queued, preparing, running, finished, failed, cancelled or interrupted."""
@@ -106,6 +107,8 @@ class Run(Base):
     imported_at: Mapped[datetime | None]
     """When the run came here as a file; NULL where it was measured into this database."""
     example_set_id: Mapped[str | None] = mapped_column(ForeignKey("example_set.id"))
+    executor: Mapped[str | None] = mapped_column(String(16))
+    """SLURM while the run is a Slurm job's and its result is not here; NULL: a process on `host` measures it."""
 
     measurements: Mapped[list[Measurement]] = relationship(
         back_populates="run", order_by="Measurement.position", cascade="all, delete-orphan"
@@ -405,5 +408,7 @@ class Published(Base):
 
 LIVE = ("queued", "preparing", "running")
 """The states in which a run has a process: a queued one waits for its device."""
+SLURM = "slurm"
+"""The `Run.executor` of a run that is a Slurm job's."""
 STATUSES = ("pending", "measured", "failed", "unavailable", "cancelled")
 """The states of a measurement."""

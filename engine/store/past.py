@@ -21,6 +21,11 @@ def planned_columns(spec: dict[str, Any], variant: str, batch_size: int) -> dict
     }
 
 
+def executor(host: str) -> str | None:
+    """The `executor` of a run whose result is awaited, from the host that databases before revision 0006 hold."""
+    return "slurm" if re.fullmatch(r"Slurm( job .*)?", host) else None
+
+
 SLOWER = re.compile(r"the machine was slower than it has been: calls took (\d+\.\d+) times as long [^;]*")
 RANDOM_WEIGHTS = "its head or all its weights are random: made for speed and memory alone"
 

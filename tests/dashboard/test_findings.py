@@ -143,8 +143,9 @@ def test_latencies_of_other_batch_sizes_are_no_match(rows: list[frame.Row]) -> N
 
 
 def test_what_is_told_of_a_variant_names_it_once() -> None:
-    said = ["A answers twice as many.", "A needs half.", "A's answers vary.", "B is slower."]
-    items = [takeaways.Takeaway("speed", sentence[0], sentence) for sentence in said]
+    said = {"answers twice as many.": "A", "needs half.": "A", "is slower.": "B"}
+    items = [takeaways.Takeaway("speed", name, f"{name} {rest}", predicate=rest) for rest, name in said.items()]
+    items.insert(2, takeaways.Takeaway("batching", "A", "A's answers vary."))
     assert headlines.told(items) == ["A answers twice as many. It needs half. A's answers vary.", "B is slower."]
 
 

@@ -203,6 +203,30 @@ def test_every_past_schema_migrates_with_its_data_intact(dump: Path, url: str, f
     assert f"{dump.stem}-to-{HEAD}" in backup.name
 
 
+@pytest.mark.parametrize(
+    ("host", "imported", "executor"),
+    [
+        ("Slurm", None, "slurm"),
+        ("Slurm job 17", None, "slurm"),
+        ("Slurm job 17 on n1", None, "slurm"),
+        ("Slurm job 17 on n1", "2026-01-01 00:00:00", None),
+        ("Slurm-login", None, None),
+        ("n1", None, None),
+    ],
+)
+def test_a_submitted_run_of_before_is_still_awaited(
+    url: str, file: Path, host: str, imported: str | None, executor: str | None
+) -> None:
+    file.parent.mkdir(parents=True)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript((Path(__file__).parent / "schemas" / "0005.sql").read_text(encoding="utf-8"))
+        connection.execute("UPDATE run SET host = ?, imported_at = ?", (host, imported))
+        connection.commit()
+    with open_store(url) as store, store.session() as session:
+        run = runs.get_run(session, "latest")
+        assert (run.host, run.executor) == (host, executor)
+
+
 def test_every_past_schema_is_kept() -> None:
     revisions = {script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}
     assert {path.stem for path in (Path(__file__).parent / "schemas").glob("*.sql")} == revisions - {HEAD}

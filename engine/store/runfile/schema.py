@@ -57,7 +57,7 @@ AHEAD = timedelta(days=1)
 
 ELSEWHERE = (
     "pid", "process", "queued_at", "cancel_requested", "progress", "heartbeat_at", "log_path", "imported_at",
-    "example_set_id",
+    "example_set_id", "executor",
 )  # fmt: skip
 """Columns of a run that mean nothing on another machine, or that are made anew there."""
 KEYS = ("id", "run_id", "measurement_id")

@@ -1,11 +1,11 @@
-"""Facts that were derived or read from sentences become columns: a measurement's place in the plan, and its doubts."""
+"""Facts that were derived or read from sentences become columns: the plan of a measurement, its doubts, who runs a run."""
 
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
 
-from engine.store.past import fact_columns, planned_columns
+from engine.store.past import executor, fact_columns, planned_columns
 
 revision = "0006"
 down_revision = "0005"
@@ -20,10 +20,15 @@ COLUMNS: tuple[tuple[str, Any], ...] = (
 def upgrade() -> None:
     for name, kind in COLUMNS:
         op.add_column("measurement", sa.Column(name, kind))
+    op.add_column("run", sa.Column("executor", sa.String(16)))
     if op.get_context().as_sql:
         return
     connection = op.get_bind()
     run = sa.table("run", sa.column("id", sa.String()), sa.column("suite", sa.JSON()))
+    submitted = sa.table("run", *(sa.column(name, sa.String()) for name in ("id", "host", "executor", "imported_at")))
+    for row in connection.execute(sa.select(submitted.c.id, submitted.c.host).where(submitted.c.imported_at.is_(None))):
+        if known := executor(row.host):
+            connection.execute(submitted.update().where(submitted.c.id == row.id).values(executor=known))
     texts = ("run_id", "variant", "validity", "validity_reason", "accuracy_reason")
     measurement = sa.table(
         "measurement",
