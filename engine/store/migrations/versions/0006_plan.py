@@ -1,4 +1,4 @@
-"""Facts that were derived or read from sentences become columns: the plan of a measurement, its doubts, who runs a run."""
+"""Columns for facts that were read from sentences: the plan of a measurement, its doubts, who runs a run."""
 
 from typing import Any
 
