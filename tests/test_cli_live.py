@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from ulid import ULID
 
 from engine.machine import devices, locks, processes
 from engine.machine.holders import from_words
+from engine.run.position import RoundPosition
+from engine.run.state import Progress
 from engine.store import models, open_store
 from engine.suite.reading import load_suite
 
@@ -31,7 +34,7 @@ def live(own_folders: Path, write_suite: Callable[..., Path], tmp_path: Path) ->
     (folder / run_id).mkdir(parents=True)
     (folder / run_id / "run.log").write_text("the first line\nthe last line\n")
     progress = {"phase": "timing", "text": "", "done": 0.4, "seconds_left": 40.0}
-    progress["position"] = {"round": 12, "process": 1, "processes": 1}
+    progress["position"] = {"round": 12, "rounds": 30, "process": 1, "processes": 1}
     run = models.Run(
         id=run_id, suite_name="mine", suite=load_suite(str(suite)).model_dump(mode="json"), device="cpu",
         device_name="a processor", host=socket.gethostname(), environment={}, status="running", progress=progress,
@@ -90,6 +93,16 @@ def test_a_terminal_is_shown_a_bar_that_goes_away(
     drawn = b"".join(parts).decode()
     said = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn)
     assert "Traceback" not in said and "timing:" not in said, "lines are for who has no terminal"
-    assert re.search(r"round \d+, process 1 of 1 .* \d+% about .+ left", said), said
+    assert re.search(r"round \d+ of at least 30 .* \d+% about .+ left", said), said
     assert "Tiny [bold]one[/bold]: " in said, "a title is no markup"
     assert "\x1b[2K" in drawn[-100:], "the bar is wiped off at the end"
+
+
+def test_progress_is_read_as_it_was_stored() -> None:
+    progress = Progress("timing", "", 0.4, 40.0, None, RoundPosition(12, 30, 1, 2))
+    assert Progress.from_json(asdict(progress)) == progress
+    assert progress.position is not None and progress.position.words == "round 12 of at least 30, process 1 of 2"
+    assert RoundPosition(31, 30, 1, 1).words == "round 31 of 31"
+    # As older versions store it, and with a key of Slurm's follower.
+    stored = {"phase": "queued", "text": "submitted", "silent_since": "x"}
+    assert Progress.from_json(stored) == Progress("queued", "submitted")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from engine.errors import RequestError
-from engine.jobs import slurm
+from engine.jobs import queue, slurm
 from engine.store import measurements, open_store, runs
 from engine.store.models import SLURM, Run
 from engine.store.runfile import writing
@@ -186,8 +186,10 @@ def test_another_runs_result_is_refused(submitted: Callable[..., Path], result: 
 
 
 def test_a_run_waits_for_a_slurm_that_is_silent_for_a_day(submitted: Callable[..., Path]) -> None:
-    folder = submitted(status="running", progress={"phase": "timing", "text": "round 3", "done": 0.5})
+    position = {"round": 3, "rounds": 30, "process": 1, "processes": 1}
+    folder = submitted(status="running", progress={"phase": "timing", "text": "", "done": 0.5, "position": position})
     found = look()
+    assert queue.standing(found.status, found.progress) == "timing: Slurm does not answer"
     assert found.status == "running"
     assert (found.progress["phase"], found.progress["text"]) == ("timing", "Slurm does not answer")  # type: ignore[index]
     since = (datetime.now(UTC) - slurm.FORGOTTEN - timedelta(minutes=1)).isoformat()

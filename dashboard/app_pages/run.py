@@ -129,7 +129,7 @@ def _standing(run_id: str, table: Any) -> None:
         _cancel(summary)
     st.html(tables_live.strip(summary))
     progress = summary["progress"] or {}
-    text = headlines.literal(queue.standing(summary["status"], summary["progress"], summary["spec"]))
+    text = headlines.literal(queue.standing(summary["status"], summary["progress"]))
     st.progress(min(max(progress.get("done") or 0.0, 0.0), 1.0), text=text[:1].upper() + text[1:])
     if found := live.lanes(run_id):
         table.html(tables_live.table(summary, found, widgets.look()))

@@ -167,7 +167,7 @@ def busy_sentence(holder: Holder, device: Device) -> str:
     try:
         with open_store(create=False) as store, store.session() as session:
             run = runs.get_run(session, holder.name)
-            about += f" ({run.suite_name}), {queue.standing(run.status, run.progress, run.suite)}"
+            about += f" ({run.suite_name}), {queue.standing(run.status, run.progress)}"
     except RequestError:
         about += " (of another database)"
     return f"{about}, has {device.name} to itself; Classify answers when it has ended"

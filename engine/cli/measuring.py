@@ -226,7 +226,7 @@ def _print_queue() -> None:
             one.device,
             Text(one.host),
             f"{one.queued_at or one.created_at:%Y-%m-%d %H:%M}",
-            Text(standing(one.status, one.progress, one.suite)),
+            Text(standing(one.status, one.progress)),
         )
     make_console().print(made if found else "nothing is measured, and nothing waits")
 

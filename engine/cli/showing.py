@@ -95,7 +95,7 @@ def show(
     if rows:
         print_run(summary, rows, stored_loads, hourly_price)
     if status in models.LIVE or (status != "finished" and reason):
-        said = standing(status, summary["progress"], summary["spec"]) + (f": {reason}" if reason else "")
+        said = standing(status, summary["progress"]) + (f": {reason}" if reason else "")
         make_console().print(f"Run {summary['id']} on {summary['host']}: {said}", markup=False, highlight=False)
     if log:
         print(log_tail(summary["id"], log) or "there is no log of it on this machine")

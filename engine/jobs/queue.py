@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from engine import paths
+from engine.run.position import RoundPosition
 from engine.suite.spec import Suite
 from engine.units import duration
 
@@ -53,19 +53,16 @@ def next_queue_time(session: Session) -> datetime:
     return max(datetime.now(UTC), last + timedelta(milliseconds=1)) if last else datetime.now(UTC)
 
 
-def standing(status: str, progress: dict[str, Any] | None, spec: dict[str, Any]) -> str:
-    """Where a run is in a few words, such as "timing round 3 of 30, about 40 s left".
+def standing(status: str, progress: dict[str, Any] | None) -> str:
+    """Return where a run stands in a few words, such as "timing round 3 of at least 30, about 40 s left".
 
-    `status`, `progress` and `spec` are the columns of its row; `progress` is a `Progress` as JSON.
+    `status` and `progress` are columns of the run's row; `progress` is a `Progress` as JSON.
     """
     if status in ENDED or not progress:
         return status
     text, phase = str(progress.get("text") or ""), str(progress.get("phase") or status)
-    if position := progress.get("position"):
-        number, process, processes = position["round"], position["process"], position["processes"]
-        rounds = math.ceil(spec.get("protocol", {}).get("rounds", number) / processes)
-        text = f"timing round {number} of {'at least ' if number <= rounds else ''}{max(number, rounds)}"
-        text += f", process {process} of {processes}" if processes > 1 else ""
+    if position := RoundPosition.from_json(progress.get("position")):
+        text = f"{phase} {position.words}"
     elif text != phase:
         text = f"{phase}: {text}"
     left_s = progress.get("seconds_left")

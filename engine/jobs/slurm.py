@@ -282,7 +282,7 @@ def _look(store: Store, run: Run, words: dict[str, Word] | None) -> None:
         if now - datetime.fromisoformat(since) > FORGOTTEN:
             _end(store, run, "interrupted", f"Slurm has not answered since {since}, and there is no result")
         else:
-            unheard = said | {"text": "Slurm does not answer", "silent_since": since}
+            unheard = said | {"text": "Slurm does not answer", "position": None, "silent_since": since}
             _update(store, run, progress={"phase": "queued"} | unheard, heartbeat_at=now)
     elif word is not None and word.state not in ENDED:
         if run.cancel_requested and job is not None:

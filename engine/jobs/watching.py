@@ -17,7 +17,7 @@ def watch(run_id: str, listener: Listener) -> str:
 
     Ctrl-C ends the run, and a second one the waiting. Raises Cancelled where the run was cancelled.
     """
-    from engine.run.state import Cancelled, Progress, RoundPosition
+    from engine.run.state import Cancelled, Progress
     from engine.store import open_store, runs
 
     stopping = False
@@ -31,18 +31,7 @@ def watch(run_id: str, listener: Listener) -> str:
                     raise Cancelled
                 if run.status in queue.ENDED:
                     return run_id
-                told = run.progress or {"phase": "queued", "text": "submitted"}
-                position = told.get("position")
-                listener(
-                    Progress(
-                        told["phase"],
-                        told["text"],
-                        told.get("done"),
-                        told.get("seconds_left"),
-                        told.get("variant"),
-                        RoundPosition(**position) if position else None,
-                    )
-                )
+                listener(Progress.from_json(run.progress or {"phase": "queued", "text": "submitted"}))
                 time.sleep(1.0)
             except KeyboardInterrupt:
                 if stopping:

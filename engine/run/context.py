@@ -13,9 +13,10 @@ from engine.artefacts.preparer import Preparer
 from engine.machine.conditions import Watch
 from engine.measurement import labels
 from engine.run.checks import align
+from engine.run.position import RoundPosition
 from engine.run.recorder import Recorder
 from engine.run.resuming import Resumable
-from engine.run.state import Cancelled, Cell, Entry, Listener, Pairs, Progress, RoundPosition
+from engine.run.state import Cancelled, Cell, Entry, Listener, Pairs, Progress
 from engine.suite import batching
 from engine.suite.plan import Plan
 from engine.worker import silence

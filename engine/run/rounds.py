@@ -17,7 +17,8 @@ from engine.measurement import summary
 from engine.measurement.doubts import Code, doubt
 from engine.run import ending
 from engine.run.context import RunState
-from engine.run.state import Cell, Entry, Pairs, RoundPosition
+from engine.run.position import RoundPosition
+from engine.run.state import Cell, Entry, Pairs
 from engine.suite import batching
 
 UNTIMED_SECONDS = 0.02
@@ -74,9 +75,8 @@ def time_experiment(state: RunState, pairs: Pairs, process: int, passes: int, sh
         alive = any(entry.ended is None for entry, _ in pairs)
         if done >= 1 or not alive:
             break
-        position = RoundPosition(index + 1, process + 1, max(passes, process + 1))
-        text = f"round {position.round}, process {position.process} of {position.processes}"
-        state.tell("timing", text, done, elapsed_s / done - elapsed_s, position=position)
+        position = RoundPosition(index + 1, rounds, process + 1, max(passes, process + 1))
+        state.tell("timing", position.words, done, elapsed_s / done - elapsed_s, position=position)
     conditions = watch.stop()
     for _, cell in pairs:
         cell.conditions.append({"process": process, **conditions.to_json()})

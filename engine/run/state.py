@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from engine.artefacts.preparer import Prepared
 from engine.measurement import bounds, summary
 from engine.measurement.doubts import Doubt
+from engine.run.position import RoundPosition
 from engine.suite import batching
 from engine.suite.batching import Batching
 from engine.suite.plan import PlannedCell
@@ -32,16 +33,11 @@ class Progress:
     position: RoundPosition | None = None
     """Which round is timed, in the phase timing."""
 
-
-@dataclass(frozen=True)
-class RoundPosition:
-    """Which round is timed, of which process."""
-
-    round: int
-    """Counted from 1."""
-    process: int
-    """Counted from 1."""
-    processes: int
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Progress:
+        """The progress that a run's row holds, of this version or an older one."""
+        known: dict[str, Any] = {item.name: stored[item.name] for item in fields(cls) if item.name in stored}
+        return cls(**known | {"position": RoundPosition.from_json(stored.get("position"))})
 
 
 Listener = Callable[[Progress], None]

@@ -113,10 +113,10 @@ def fill(url: str) -> None:
         run = _run(RUNNING, "running", hours=0.1)
         run.progress = {
             "phase": "timing",
-            "text": "round 3, process 1 of 1",
+            "text": "round 3 of at least 30",
             "done": 0.4,
             "seconds_left": 42.0,
-            "position": {"round": 3, "process": 1, "processes": 1},
+            "position": {"round": 3, "rounds": 30, "process": 1, "processes": 1},
         }
         # By its host's clock, which is ahead: it goes on for as long as the tests take.
         run.host, run.pid, run.heartbeat_at = "another-host", 1, datetime.now(UTC) + timedelta(days=1)

@@ -351,7 +351,7 @@ def test_training_and_rounds_are_told(own_run: Callable[..., str]) -> None:
 
 def test_rounds_by_variant(own_run: Callable[..., str]) -> None:
     progress = {"phase": "timing", "text": "", "done": 0.05, "seconds_left": 30.0}
-    progress["position"] = {"round": 4, "process": 1, "processes": 1}
+    progress["position"] = {"round": 4, "rounds": 60, "process": 1, "processes": 1}
     run_id = own_run("running", progress, pid=1)
     test = page()
     assert "Timing round 4 of at least 60, about 30 s left" in test.get("progress")[0].proto.text
@@ -406,12 +406,12 @@ def test_durations(seconds: float, text: str) -> None:
         ("finished", {"phase": "timing", "text": "round 3, process 1 of 1"}, "finished"),
         (
             "running",
-            {"phase": "timing", "text": "", "position": {"round": 61, "process": 1, "processes": 1}},
+            {"phase": "timing", "text": "", "position": {"round": 61, "rounds": 60, "process": 1, "processes": 1}},
             "timing round 61 of 61",
         ),
         (
             "running",
-            {"phase": "timing", "text": "", "position": {"round": 2, "process": 2, "processes": 3}},
+            {"phase": "timing", "text": "", "position": {"round": 2, "rounds": 20, "process": 2, "processes": 3}},
             "timing round 2 of at least 20, process 2 of 3",
         ),
         # As an older bench writes it.
@@ -420,7 +420,7 @@ def test_durations(seconds: float, text: str) -> None:
     ],
 )
 def test_standing(status: str, progress: dict[str, Any] | None, text: str) -> None:
-    assert queue.standing(status, progress, {"protocol": {"rounds": 60}}) == text
+    assert queue.standing(status, progress) == text
 
 
 def test_a_suites_choices_are_in_the_link_and_another_suite_begins_with_its_own(
