@@ -1,24 +1,20 @@
-"""Cancels a run, after its round or at once."""
+"""Cancel a run, after its present round or at once."""
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from engine.errors import RequestError
 from engine.jobs.queue import ENDED
 from engine.machine.processes import lives
 
-if TYPE_CHECKING:
-    pass
-
 
 def cancel(reference: str, at_once: bool = False) -> bool:
-    """Ask a run to end after the round it is in, or at once; False where it had ended already.
+    """Ask a run to end after its present round, or at once. Return False where it had already ended.
 
-    Either way what was measured until then is kept. Raises RequestError where it should end at once and its process
-    is not one of this machine.
+    What was measured until then is kept in both cases. Raises RequestError where the run should end at once but its
+    process is not on this machine.
     """
     from engine.jobs import slurm, slurm_commands
     from engine.store import open_store, runs
@@ -37,13 +33,13 @@ def cancel(reference: str, at_once: bool = False) -> bool:
 
 
 def _interrupt(run_id: str, host: str, pid: int | None, process: str | None) -> None:
-    """Tell a run's process to end what it does; it writes down what became of it."""
+    """Send SIGTERM to a run's process, which then stores how the run ended."""
     import signal
     import socket
 
     if host != socket.gethostname():
         raise RequestError(f"run {run_id} is measured on {host}: it can end at once only from there")
-    # Its number may be another process's by now.
+    # Another process may have its process id by now.
     if pid is not None and process and lives(pid, process):
         with suppress(OSError):
             os.kill(pid, signal.SIGTERM)

@@ -1,7 +1,8 @@
-"""Runs that outlive who asked for them: queued in the store, measured by a detached process.
+"""Runs that go on when the terminal or page that started them is closed.
 
-A queued run waits for its device; the process that measures it holds the device's lock. Ask for a run
-with `start`, follow it by its row in the store, end it with `cancel`.
+A run is queued in the store, and a detached process measures it. The run waits for its device; while it is measured,
+its process holds the device's lock. `start` queues a run, its row in the store shows how it goes, and
+`engine.jobs.ending.cancel` ends it.
 """
 
 from __future__ import annotations
@@ -29,11 +30,10 @@ if TYPE_CHECKING:
 
 
 def start(suite: Suite, device_request: str, suite_path: str | None = None, offline: bool = False) -> str:
-    """Queue a run of `suite` and start the process that will measure it; returns the run's id at once.
+    """Queue a run of `suite` and start the process that will measure it. Return the run's id at once.
 
-    The process is a session of its own: it goes on when the dashboard, the terminal or the SSH
-    connection that asked for it ends. Raises RequestError where the device is not there or the store
-    cannot be written.
+    The process has its own session, so it goes on when the dashboard, the terminal or the SSH connection that started
+    it ends. Raises RequestError where the device does not exist or the store cannot be written.
     """
     import socket
 
@@ -55,7 +55,7 @@ def start(suite: Suite, device_request: str, suite_path: str | None = None, offl
 
 
 def _detach(store: Store, run_id: str, arguments: list[str]) -> None:
-    """Start the process that measures a queued run, and write down which it is."""
+    """Start the process that measures a queued run, and store its process id."""
     from engine.store import LockedError
 
     with (paths.local_folder("logs") / run_id / "run.log").open("ab") as log:
@@ -67,13 +67,13 @@ def _detach(store: Store, run_id: str, arguments: list[str]) -> None:
             stderr=log,
             start_new_session=True,
         ).pid
-    # Where the database is locked for long, the process says so itself.
+    # If the database stays locked, the process stores its own id later.
     with suppress(LockedError), store.session() as session:
         _claim(session, run_id, pid)
 
 
 def _claim(session: Session, run_id: str, pid: int) -> None:
-    """A queued run is process `pid`'s, which says so itself too: who asked for it may be gone before."""
+    """Store that process `pid` measures a queued run. The process does so too, in case its starter ends before."""
     from sqlalchemy import update
 
     from engine.store import models
@@ -83,9 +83,10 @@ def _claim(session: Session, run_id: str, pid: int) -> None:
 
 
 def resume(reference: str, offline: bool = False) -> str:
-    """Queue an ended run again, to measure what it lacks; its id.
+    """Queue an ended run again, to measure what it lacks. Return its id.
 
-    Raises RequestError where it cannot go on, see `engine.run.resuming.resumable`, or where somebody else was faster.
+    Raises RequestError where the run cannot be resumed (see `engine.run.resuming.resumable`), or where another process
+    has just resumed it.
     """
     from sqlalchemy import update
 
@@ -116,7 +117,7 @@ def resume(reference: str, offline: bool = False) -> str:
 
 
 def _claimed(run_id: str) -> tuple[dict[str, Any], str, str | None] | None:
-    """Suite, device and the suite's path of a run that is this process's from now on; None where there is none."""
+    """Claim a run for this process. Return its suite, device and suite path; None where there is no such run."""
     from engine.store import models, open_store
 
     with open_store(create=False) as store, store.session() as session:
@@ -128,31 +129,31 @@ def _claimed(run_id: str) -> tuple[dict[str, Any], str, str | None] | None:
 
 
 def measure(run_id: str, folder: Path, offline: bool, resume: bool = False) -> int:
-    """Measure a queued run in this process, or what it lacks; returns the exit code."""
+    """Measure a queued run in this process; with `resume`, only what it lacks. Return the exit code."""
     from engine.run import resuming, runner, state
     from engine.run.recorder import patiently
 
-    said: tuple[str, str | None] | None = None
+    printed: tuple[str, str | None] | None = None
 
-    def say(progress: state.Progress) -> None:
-        nonlocal said
-        if said != (said := (progress.phase, progress.variant)):
-            # A log on a full disk ends no run.
+    def print_step(progress: state.Progress) -> None:
+        nonlocal printed
+        if printed != (printed := (progress.phase, progress.variant)):
+            # A full disk must not end the run: ignore errors of the log.
             with suppress(OSError):
                 print(f"{datetime.now(UTC):%H:%M:%S} {progress.phase}: {progress.text}", flush=True)
 
     try:
-        found = patiently(lambda: _claimed(run_id))
-        if found is None:
+        claimed = patiently(lambda: _claimed(run_id))
+        if claimed is None:
             print(f"error: no run {run_id} in the store", file=sys.stderr)
             return 2
-        raw, device, path = found
+        raw, device, path = claimed
         suite = parse_suite(raw, f"run {run_id}", folder)
         runner.run(
             suite,
             device,
             offline=offline,
-            listener=say,
+            listener=print_step,
             suite_path=path,
             run_id=run_id,
             wait_seconds=math.inf,
@@ -173,7 +174,7 @@ def measure(run_id: str, folder: Path, offline: bool, resume: bool = False) -> i
 
 
 def _ended(run_id: str, status: str, reason: str) -> None:
-    """A run that ended before its runner could say so."""
+    """Store how a run ended, where it ended before its runner could store that."""
     from engine.run.recorder import patiently, say_last
     from engine.store import models, open_store
 
@@ -184,7 +185,7 @@ def _ended(run_id: str, status: str, reason: str) -> None:
                 run.status, run.status_reason, run.finished_at = status, reason, datetime.now(UTC)
 
     try:
-        # Whoever asked for an end at once does not wait ten minutes for it.
+        # A user who cancels at once must not wait for a locked database.
         patiently(write, 0.0 if status == "cancelled" else None)
     except RequestError:
         say_last(run_id, reason)

@@ -1,4 +1,4 @@
-"""Queued runs: their rows, their order, where each stands, the end of their log."""
+"""Queued runs: their rows, their order, their standing and the end of their logs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENDED = ("finished", "failed", "cancelled", "interrupted")
 def queued(
     run_id: str, suite: Suite, suite_path: str | None, device: str, device_name: str, host: str, asked: datetime
 ) -> Run:
-    """The row of a run that waits since it was `asked` for, not stored yet; the folder of its log is there."""
+    """Return the row, not stored yet, of a run that waits since `asked`. Make the folder of its log."""
     from engine.store.models import Run
 
     logs = paths.local_folder("logs") / run_id
@@ -44,7 +44,7 @@ def queued(
 
 
 def next_queue_time(session: Session) -> datetime:
-    """When a run is asked for: now, but behind all that wait, whatever was done to the clock in between."""
+    """Return the queue time of a new run: now, but later than every queued run even if the clock was set back."""
     from sqlalchemy import func, select
 
     from engine.store import models
@@ -70,7 +70,7 @@ def standing(status: str, progress: dict[str, Any] | None) -> str:
 
 
 def log_tail(run_id: str, lines: int = 200) -> str:
-    """The last lines of what a detached run printed; empty where there is no such log."""
+    """Return the last lines that a detached run printed; an empty string where it has no log."""
     file = paths.local_data() / "logs" / run_id / "run.log"
     try:
         with file.open("rb") as log:

@@ -1,14 +1,14 @@
 """Runs as jobs of a Slurm cluster: submitted with sbatch, followed by squeue and by files.
 
-One run is one job, so that all its variants share a node. The job measures into a database of its own
-(`engine.jobs.slurmjob`); a folder beside the run's log, on the file system that both sides see, is all they share:
+One run is one job, so that all its variants are measured on one node. The job measures into its own database
+(`engine.jobs.slurmjob`). The two sides share only a folder beside the run's log, on a common file system:
 
-    request.json     what to measure, by the submitting side
-    progress.json    where the run stands, by the job
-    result.run.zip   the whole run as `engine.store.runfile.reading` writes it, by the job, at its end
+    request.json     what to measure, written by the submitting side
+    progress.json    the progress of the run, written by the job
+    result.run.zip   the whole run, written by the job at its end (`engine.store.runfile.writing`)
 
-The store has a row for the run meanwhile, which the result replaces. `catch_up` does all that there is to do; a process
-of its own calls it until no run is under way, and so does whoever looks at runs when that process is gone.
+Meanwhile the store has a row for the run, which the result replaces. `catch_up` brings these rows up to date. A process
+of its own calls it until no run is under way; if that process is gone, commands and pages that list runs call it.
 """
 
 from __future__ import annotations
@@ -46,40 +46,41 @@ HOST = "Slurm"
 """How the host of a submitted run is shown; `Run.executor` is what code reads."""
 REQUEST, PROGRESS, RESULT = "request.json", "progress.json", "result.run.zip"
 FOLLOW_SECONDS = 3.0
-SILENT_SECONDS = 30.0
-"""How old the last look at a job is before somebody else than its follower looks."""
+FOLLOWER_SILENT_SECONDS = 30.0
+"""Age of the last look at a job after which other processes than its follower look at it."""
 LATE_SECONDS = 10.0
-"""How long after the end of a job its result may take to be seen: a network file system is slow to tell."""
+"""Time that a result may need to appear after its job has ended: a network file system shows new files late."""
 FORGOTTEN = timedelta(days=1)
-"""After so long without a word of Slurm a run is given up."""
+"""A run is given up when Slurm has not answered for this long."""
 FAILED = ("FAILED", "COMPLETED", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
 ENDED = ("CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "REVOKED", *FAILED)
-"""Slurm's words for jobs that will not go on."""
+"""Slurm's states of jobs that have ended."""
 ANY = "any"
+"""The `gpu` of a profile that takes a GPU of any type."""
 
 
 class Profile(Spec):
-    """What a job asks of the cluster. What is left out, the cluster decides."""
+    """What a job requests from the cluster. The cluster decides what is left out."""
 
     partition: Text | None = None
     gpu: Text | None = None
-    """The type of its one GPU as the cluster names it, or "any"; none without."""
+    """The type of its one GPU as the cluster names it, or "any"; None for a job without a GPU."""
     time: Text | None = None
-    """Its limit, as sbatch takes it: "2:00:00"."""
+    """The time limit as sbatch takes it, such as "2:00:00"."""
     account: Text | None = None
     options: list[Annotated[str, Field(pattern="^-")]] = []
-    """Further options of sbatch, such as "--cpus-per-task=8"."""
+    """More options of sbatch, such as "--cpus-per-task=8"."""
     setup: list[Text] = []
-    """Lines of bash that come before the bench, such as "module load cuda"."""
+    """Lines of bash that run before the bench starts, such as "module load cuda"."""
 
 
 def profile_file() -> Path:
-    """Where the profile may lie."""
+    """The path of the optional profile file."""
     return paths.local_data() / "slurm.toml"
 
 
 def profile(**given: str | None) -> Profile:
-    """The profile file, if there is one, and what is `given` over it. Raises RequestError."""
+    """Return the profile file's values, overridden by `given`. Raises RequestError where one is wrong."""
     file = profile_file()
     raw = read_toml(file) if file.exists() else {}
     raw |= {key: value for key, value in given.items() if value}
@@ -90,12 +91,12 @@ def profile(**given: str | None) -> Profile:
 
 
 def profiles(gpu: str | None = None, **given: str | None) -> list[Profile]:
-    """A `profile` for each type of GPU in `gpu`, a list with commas between. Raises RequestError."""
+    """Return a `profile` for each type of GPU in the comma-separated list `gpu`. Raises RequestError."""
     return [profile(gpu=kind.strip(), **given) for kind in (gpu or "").split(",")]
 
 
 def unavailable() -> str | None:
-    """Why no job can be submitted from here; None where one can."""
+    """Return why no job can be submitted from this machine; None where jobs can be submitted."""
     if shutil.which("sbatch"):
         return None
     return "there is no sbatch on this machine: start the bench on a login node of the cluster"
@@ -105,7 +106,7 @@ def unavailable() -> str | None:
 
 
 def submit(suite: Suite, asked: Profile, device_request: str, suite_path: str | None, offline: bool = False) -> str:
-    """Submit a run as a job; returns the run's id at once. Raises RequestError, with what sbatch says."""
+    """Submit a run as a job. Return the run's id at once. Raises RequestError with sbatch's message."""
     from ulid import ULID
 
     from engine.machine import devices
@@ -117,8 +118,8 @@ def submit(suite: Suite, asked: Profile, device_request: str, suite_path: str | 
         device_request = "cuda"
     run_id = str(ULID())
     row = queue.queued(run_id, suite, suite_path, device_request, _device_words(asked), HOST, datetime.now(UTC))
-    said = asked.model_dump(exclude_defaults=True)
-    row.executor, row.environment = models.SLURM, {"slurm": said}
+    resources = asked.model_dump(exclude_defaults=True)
+    row.executor, row.environment = models.SLURM, {"slurm": resources}
     request = {
         "run": run_id,
         "suite": row.suite,
@@ -128,7 +129,7 @@ def submit(suite: Suite, asked: Profile, device_request: str, suite_path: str | 
         "device_name": row.device_name,
         "offline": offline,
         "created_at": row.created_at.isoformat(),
-        "slurm": said,
+        "slurm": resources,
     }
     folder = _folder(row)
     with ExitStack() as undo:
@@ -145,7 +146,7 @@ def submit(suite: Suite, asked: Profile, device_request: str, suite_path: str | 
         job = _sbatch(run_id, suite.name, folder, asked)
         with store.session() as session:
             row = session.get_one(models.Run, run_id)
-            row.host, row.environment = f"{HOST} job {job}", {"slurm": {"job": job} | said}
+            row.host, row.environment = f"{HOST} job {job}", {"slurm": {"job": job} | resources}
         undo.pop_all()
         store.close()
     follow()
@@ -167,7 +168,7 @@ def _device_words(asked: Profile) -> str:
 
 
 def _sbatch(run_id: str, suite_name: str, folder: Path, asked: Profile) -> str:
-    """Hands the job to Slurm; its number."""
+    """Submit the job to Slurm. Return its number."""
     given = {
         "partition": asked.partition,
         "account": asked.account,
@@ -182,13 +183,13 @@ def _sbatch(run_id: str, suite_name: str, folder: Path, asked: Profile) -> str:
         *asked.setup,
         f"export BENCH_DATA_DIR={shlex.quote(str(paths.local_data()))}",
         f"cd {shlex.quote(str(paths.REPOSITORY))} || exit",
-        # Signals for the job come to this process.
+        # With exec, the signals for the job reach the bench.
         f"exec {shlex.quote(sys.executable)} -m engine.jobs.slurmjob {shlex.quote(str(folder))}",
     ]
-    # The store of this side is nothing that the job needs, and its URL may hold a password.
-    around = {name: value for name, value in os.environ.items() if name != "BENCH_DATABASE_URL"}
+    # The job does not need this side's database, whose URL may hold a password.
+    environment = {name: value for name, value in os.environ.items() if name != "BENCH_DATABASE_URL"}
     fixed = ["--parsable", "--nodes=1", "--ntasks=1", "--no-requeue", "--open-mode=append"]
-    done = ask("sbatch", *fixed, *options, *asked.options, stdin="\n".join(lines) + "\n", env=around)
+    done = ask("sbatch", *fixed, *options, *asked.options, stdin="\n".join(lines) + "\n", env=environment)
     if done.returncode:
         raise RequestError(one_line(ValueError(done.stderr)))
     return done.stdout.strip().partition(";")[0]
@@ -198,17 +199,17 @@ def _sbatch(run_id: str, suite_name: str, folder: Path, asked: Profile) -> str:
 
 
 def job_of(run: Run) -> str | None:
-    """The number of the job that measures `run`; None where none does, or where its result is here."""
+    """Return the number of the job that measures `run`; None where no job does, or its result is already stored."""
     from engine.store.models import SLURM
 
     return run.environment.get("slurm", {}).get("job") if run.executor == SLURM else None
 
 
-def catch_up(store: Store, silent_s: float = SILENT_SECONDS) -> bool:
-    """Brings submitted runs up to what their jobs and Slurm say, and stores the results that are there.
+def catch_up(store: Store, silent_s: float = FOLLOWER_SILENT_SECONDS) -> bool:
+    """Update submitted runs from their jobs and from Slurm, and store results that have arrived.
 
-    Only those that this user submitted, whose folder this machine sees, and at which nobody has looked for `silent_s`.
-    Returns whether any such run is under way; harmless in any number of processes at once.
+    Only runs that this user submitted and whose folder this machine sees, and only those that no process has looked at
+    for `silent_s` seconds. Return whether any such run is under way. Several processes may call this at once.
     """
     from sqlalchemy import select
 
@@ -220,7 +221,7 @@ def catch_up(store: Store, silent_s: float = SILENT_SECONDS) -> bool:
     for run in mine:
         age_s = (now - _sign(run)).total_seconds()
         if age_s < 0:
-            # The clock was set back: ages count from now on.
+            # The clock was set back: count ages from now.
             run.heartbeat_at = now
             _update(store, run, heartbeat_at=now)
         if not 0 <= age_s < silent_s:
@@ -232,7 +233,10 @@ def catch_up(store: Store, silent_s: float = SILENT_SECONDS) -> bool:
 
 
 def _awaited() -> tuple[ColumnElement[bool], ...]:
-    """Which runs may still have a result to come: those, too, that were given up by who could not look at their job."""
+    """The condition of runs whose result may still come.
+
+    Interrupted ones are among them: a process that could not see their job may have given them up.
+    """
     from engine.store import models
     from engine.store.models import Run
 
@@ -244,7 +248,7 @@ def _folder(run: Run) -> Path:
 
 
 def _is_mine(run: Run) -> bool:
-    """Whether this user submitted it and waits for it; its request is gone when he does not any more."""
+    """Whether this user submitted the run and still waits for it: its request is removed when the waiting ends."""
     with suppress(OSError):
         return (_folder(run) / REQUEST).stat().st_uid == os.getuid()
     return False
@@ -255,12 +259,12 @@ def _sign(run: Run) -> datetime:
 
 
 def _look(store: Store, run: Run, words: dict[str, Word] | None) -> None:
-    """One submitted run: its result, or where it stands, or that it has ended without any."""
+    """Update one submitted run: store its result, its progress, or that it ended without a result."""
     from engine.store.runfile import reading
 
     folder, job = _folder(run), job_of(run)
     try:
-        # Not whether it exists: on a network file system, a list is fresh and an answer may be a minute old.
+        # List the folder instead of testing for the file: on a network file system a test may be a minute out of date.
         names = [file.name for file in folder.iterdir()]
         if RESULT in names:
             reading.load(folder / RESULT, awaited=run.id)
@@ -270,57 +274,58 @@ def _look(store: Store, run: Run, words: dict[str, Word] | None) -> None:
         _end(store, run, "failed", one_line(error))
         return
     except (OSError, RequestError) as error:
-        # Such as a full disk: the result stays where it is, for the next look.
+        # For example a full disk: the result stays where it is, for the next attempt.
         _update(store, run, progress={"phase": "finished", "text": f"its result is not stored yet: {one_line(error)}"})
         return
-    now, said = datetime.now(UTC), run.progress or {}
+    now, progress = datetime.now(UTC), run.progress or {}
     word = None if words is None or job is None else words.get(job)
     if words is None:
-        since = said.get("silent_since") or now.isoformat()
+        since = progress.get("silent_since") or now.isoformat()
         if datetime.fromisoformat(since) > now:
             since = now.isoformat()
         if now - datetime.fromisoformat(since) > FORGOTTEN:
             _end(store, run, "interrupted", f"Slurm has not answered since {since}, and there is no result")
         else:
-            unheard = said | {"text": "Slurm does not answer", "position": None, "silent_since": since}
+            unheard = progress | {"text": "Slurm does not answer", "position": None, "silent_since": since}
             _update(store, run, progress={"phase": "queued"} | unheard, heartbeat_at=now)
     elif word is not None and word.state not in ENDED:
         if run.cancel_requested and job is not None:
-            # Asked for where there was no scancel, or before the job could hear it.
+            # The user cancelled on a machine without scancel, or before the job could receive the signal.
             with suppress(RequestError):
                 cancel(job, at_once=False)
         going_on = {"status": "queued", "status_reason": None, "finished_at": None, "heartbeat_at": now}
         _update(store, run, **going_on | _standing(folder, str(job), word))
     elif PROGRESS not in names and word is not None and word.state == "CANCELLED":
-        # It had not begun.
+        # The job had not started.
         _give_up(store, run, word)
     elif (now - _sign(run)).total_seconds() > (LATE_SECONDS if job else 2 * COMMAND_SECONDS):
         _give_up(store, run, word or (accounted(job) if job else None))
 
 
 def _standing(folder: Path, job: str, word: Word) -> dict[str, Any]:
-    """The columns of a run whose job is under way."""
+    """Return the columns to update of a run whose job waits or works."""
     if word.state == "PENDING":
         waiting = f"waiting in Slurm's queue ({word.reason})"
         return {"progress": {"phase": "queued", "text": waiting}}
     host = {"host": f"{HOST} job {job} on {word.node}"}
     try:
-        told = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        columns = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return host | {"progress": {"phase": "queued", "text": f"Slurm job {job} begins"}}
-    return host | told | {"started_at": told["started_at"] and datetime.fromisoformat(told["started_at"])}
+    started_at = columns["started_at"] and datetime.fromisoformat(columns["started_at"])
+    return host | columns | {"started_at": started_at}
 
 
 def _give_up(store: Store, run: Run, word: Word | None) -> None:
-    """The job is gone and has left no result."""
+    """End a run whose job is gone and left no result."""
     job = job_of(run)
     if job is None:
         _end(store, run, "interrupted", "it was not submitted: whoever did so was ended")
         return
     state = word.state if word else "not in the queue any more"
     because = f" ({word.reason})" if word and word.reason not in ("", "None") else ""
-    said = queue.log_tail(run.id, 20).strip().rpartition("\n")[2]
-    last = f"; the last line of its log: {said[:300]}" if said else ""
+    line = queue.log_tail(run.id, 20).strip().rpartition("\n")[2]
+    last = f"; the last line of its log: {line[:300]}" if line else ""
     reason = f"Slurm job {job} is {state}{because} and left no result{last}"
     if run.cancel_requested:
         _end(store, run, "cancelled", f"cancelled by the user; {reason}")
@@ -335,7 +340,7 @@ def _end(store: Store, run: Run, status: str, reason: str) -> None:
 
 
 def _update(store: Store, run: Run, **values: Any) -> None:
-    """Columns of a run whose result is awaited: what has replaced its row meanwhile stays as it is."""
+    """Update columns of a run whose result is awaited. A row that its result has replaced stays as it is."""
     from sqlalchemy import update
 
     from engine.store.models import Run
@@ -345,12 +350,12 @@ def _update(store: Store, run: Run, **values: Any) -> None:
 
 
 def follow() -> None:
-    """Starts the process that follows all submitted runs, unless it is there."""
+    """Start the process that follows all submitted runs, unless it already runs."""
     lock = _lock()
     try:
         lock.acquire(timeout=0)
     except (OSError, NotImplementedError):
-        # Somebody follows, or the file system knows no locks: then whoever looks at runs does it.
+        # A follower runs already, or the file system has no locks: then commands and pages that list runs catch up.
         return
     lock.release()
     with (paths.local_folder("logs") / "slurm.log").open("ab") as log:
@@ -365,7 +370,8 @@ def follow() -> None:
 
 
 def _lock() -> FileLock:
-    """Who follows the runs of this database, on this machine: among what is ours, where nobody else can take it."""
+    """The lock of the follower of this database on this machine. It lies in the user's own data folder, so that no
+    other user can take it."""
     import socket
 
     from filelock import FileLock
@@ -375,10 +381,10 @@ def _lock() -> FileLock:
 
 
 def main() -> None:
-    """`python -m engine.jobs.slurm`: follows submitted runs until none is under way."""
+    """Run `python -m engine.jobs.slurm`: follow submitted runs until none is under way."""
     from engine.store import open_store
 
-    # Another one that is about to end may not have seen the newest run.
+    # Wait for a follower that is about to end: it may not have seen the newest run.
     with suppress(TimeoutError), _lock().acquire(timeout=2 * FOLLOW_SECONDS), open_store(create=False) as store:
         while catch_up(store, silent_s=0.0):
             time.sleep(FOLLOW_SECONDS)

@@ -1,21 +1,19 @@
-"""Slurm's commands, called and read."""
+"""Call Slurm's commands and read their output."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from engine.errors import RequestError, one_line
 
-if TYPE_CHECKING:
-    pass
-
 COMMAND_SECONDS = 60.0
+"""Timeout of one command."""
 
 
 class Word(NamedTuple):
-    """What Slurm says of a job."""
+    """The state of a job as Slurm reports it."""
 
     state: str
     reason: str
@@ -23,7 +21,7 @@ class Word(NamedTuple):
 
 
 def cancel(job: str, at_once: bool) -> None:
-    """Takes a waiting job out of Slurm's queue, and tells one that works to end. Raises RequestError."""
+    """Take a waiting job out of Slurm's queue, or ask a running one to end. Raises RequestError where scancel fails."""
     signal = "INT" if at_once else "USR1"
     for which in (["--state=PENDING"], ["--state=RUNNING", "--batch", f"--signal={signal}"]):
         done = ask("scancel", *which, job)
@@ -34,7 +32,7 @@ def cancel(job: str, at_once: bool) -> None:
 def ask(
     command: str, *arguments: str, stdin: str = "", env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """One of Slurm's commands; its faults are in what comes back."""
+    """Call one of Slurm's commands. A failure is in the returned exit code and stderr."""
     called = [command, *arguments]
     try:
         return subprocess.run(
@@ -47,7 +45,10 @@ def ask(
 
 
 def words() -> dict[str, Word] | None:
-    """What Slurm says of this user's jobs, by number; it forgets one some minutes after its end. None: no answer."""
+    """Return the state of this user's jobs by number; None where Slurm does not answer.
+
+    Slurm forgets a job some minutes after its end.
+    """
     form = "--format=%i|%T|%r|%N"
     done = ask("squeue", "--noheader", "--states=all", f"--user={os.getuid()}", form)
     if done.returncode:
@@ -57,7 +58,7 @@ def words() -> dict[str, Word] | None:
 
 
 def accounted(job: str) -> Word | None:
-    """What Slurm's accounting says of a job that the queue has forgotten; None where there is no accounting."""
+    """Return the state of a job by Slurm's accounting, which keeps ended jobs; None where there is no accounting."""
     done = ask("sacct", f"--jobs={job}", "--allocations", "--noheader", "--parsable2", "--format=State")
     state = done.stdout.split()[:1]
     return Word(state[0], "", "") if state and not done.returncode else None

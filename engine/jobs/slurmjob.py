@@ -1,8 +1,8 @@
-"""What a Slurm job does: measures one run into a database of its own, and leaves it as one file.
+"""The program of a Slurm job: measure one run into a database of its own, and write the run as one file.
 
-`python -m engine.jobs.slurmjob FOLDER`, see `engine.jobs.slurm` for what the folder holds. A process of its own
-measures, so that what it had measured is kept whatever ends it. Nothing but files comes back: the database lies on
-the node, as SQLite over a network file system is unsafe.
+`python -m engine.jobs.slurmjob FOLDER`; `engine.jobs.slurm` describes the folder. A child process measures, so that its
+measurements are kept whatever ends it. The database is on the node, because SQLite is unsafe on a network file system:
+only files come back.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from engine.store import Store
 
 LOOK_SECONDS = 2.0
-"""How often the run's row is looked at, in milliseconds of CPU time."""
+"""Time between two looks at the run's row, each of which takes milliseconds of CPU time."""
 AFTER_THE_ROUND, AT_ONCE, BY_SLURM = signal.SIGUSR1, signal.SIGINT, signal.SIGTERM
-"""The signals that `engine.jobs.slurm_commands.cancel` sends, and Slurm's own, as at a time limit."""
+"""The two signals that `engine.jobs.slurm_commands.cancel` sends, and the one that Slurm sends at a time limit."""
 HEARD = {AFTER_THE_ROUND, AT_ONCE, BY_SLURM, signal.SIGCHLD}
 
 
 def work(folder: Path) -> int:
-    """Measures what the request in `folder` asks for; the exit code."""
+    """Measure what the request in `folder` describes. Return the exit code."""
     asked = json.loads((folder / slurm.REQUEST).read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory(prefix="inference-bench-") as scratch:
         database = Path(scratch) / "bench.sqlite"
@@ -56,7 +56,7 @@ def work(folder: Path) -> int:
 
 
 def _queue(store: Store, asked: dict[str, Any]) -> None:
-    """The row that a queued run has, as `engine.jobs` expects it."""
+    """Store the row of a queued run, which `engine.jobs` expects."""
     import socket
 
     suite = parse_suite(asked["suite"], f"run {asked['run']}", Path(asked["folder"]))
@@ -68,9 +68,9 @@ def _queue(store: Store, asked: dict[str, Any]) -> None:
 
 
 def _measure(store: Store, asked: dict[str, Any], folder: Path) -> tuple[int, set[int]]:
-    """Has a process measure, tells how it goes and passes on what the job is told; exit code, and what it was told.
+    """Start the measuring process, report its progress and pass signals on. Return its exit code and the signals.
 
-    The signals are waited for, so that nothing of this process runs beside a timed call without need.
+    This process waits for signals instead of polling, so that it does not use the CPU beside timed calls.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
     arguments = [asked["run"], asked["folder"], *(["--offline"] if asked["offline"] else [])]
@@ -78,7 +78,7 @@ def _measure(store: Store, asked: dict[str, Any], folder: Path) -> tuple[int, se
         [sys.executable, "-m", "engine.jobs", *arguments],
         cwd=paths.REPOSITORY,
         stdin=subprocess.DEVNULL,
-        # What is blocked here would be in the child, too.
+        # The child would inherit the blocked signals.
         preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD),
     )
     heard: set[int] = set()
@@ -103,7 +103,7 @@ def _ask_to_cancel(store: Store, run_id: str) -> None:
 
 
 def _tell(store: Store, run_id: str, folder: Path, told: str) -> str:
-    """Writes where the run stands, for the submitting side, unless it was `told` the same; what was told."""
+    """Write the run's progress for the submitting side, unless it is the same as `told`. Return what was written."""
     from engine.store import models
 
     with store.session() as session:
@@ -124,7 +124,7 @@ def _tell(store: Store, run_id: str, folder: Path, told: str) -> str:
 
 
 def _close(store: Store, asked: dict[str, Any], heard: set[int]) -> None:
-    """The run's row says truly how it ended, and where it was measured."""
+    """Store how the run ended, and on which node it was measured."""
     from engine.store import interrupted, models
 
     with store.session() as session:

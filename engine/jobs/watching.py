@@ -1,4 +1,4 @@
-"""Waits for a run that a Slurm job measures, and tells how it goes."""
+"""Follow a run that a Slurm job measures until it ends."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def watch(run_id: str, listener: Listener) -> str:
-    """Waits for the end of a submitted run, and tells `listener` how it goes; returns its id.
+    """Wait until a submitted run ends, and report its progress to `listener`. Return the run's id.
 
-    Ctrl-C ends the run, and a second one the waiting. Raises Cancelled where the run was cancelled.
+    The first Ctrl-C cancels the run, the second one stops waiting. Raises Cancelled where the run was cancelled.
     """
     from engine.run.state import Cancelled, Progress
     from engine.store import open_store, runs

@@ -1,4 +1,4 @@
-"""Locks on devices: one user at a time, and turns to be next."""
+"""Device locks: each device has one user at a time, and one process has the turn to be next."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _write(file: Path, words: str) -> None:
 
 
 class _Note(NamedTuple):
-    """What a file among the device locks says."""
+    """The content of a file in the lock folder."""
 
     written_s: float
     """Seconds since 1970."""
@@ -75,7 +75,10 @@ class _Note(NamedTuple):
     """The user whose file it is."""
 
     def lives(self, pid: int, marked: str | None) -> bool | None:
-        """Whether process `pid`, which the file names, is alive and its owner's; None: in another container."""
+        """Whether process `pid`, which the file names, is alive and belongs to the file's owner.
+
+        None where the process is in another container and cannot be seen.
+        """
         if not re.fullmatch(r"[^/\s]*/[^/\s]*/[0-9.]+", marked or "") or processes.restarted(marked):
             return False
         alive = processes.lives(pid, marked)
@@ -83,10 +86,10 @@ class _Note(NamedTuple):
 
 
 def _read(file: Path) -> _Note | None:
-    """What a file among the device locks says; None where it is no plain file.
+    """Return the content of a file in the lock folder; None where it is not a plain file.
 
-    Any user of the machine may have put anything there. So no link is followed, no pipe waited for, no long file read,
-    and only printable characters reach a terminal.
+    Any user of the machine can put anything there. So this follows no link, waits for no pipe, reads no long file, and
+    lets only printable characters reach a terminal.
     """
     try:
         handle = os.open(file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
@@ -106,13 +109,13 @@ def _read(file: Path) -> _Note | None:
 
 
 def holder(device: Device) -> Holder | None:
-    """Who holds `device`; None where no living process does. Costs a look at a file."""
+    """Return the holder of `device`; None where no living process holds it. This reads one small file."""
     process = _living(_lock_file(device))
     return process.holder if process else None
 
 
 def register_warm(device: Device, pid: int) -> Path:
-    """Tell runs that process `pid` keeps a model on `device`; unlink the returned file when it is gone."""
+    """Tell runs that process `pid` keeps a model on `device`. Unlink the returned file when it no longer does."""
     lock = _lock_file(device)
     file = lock.with_name(f"{lock.stem}.warm-{pid}")
     with suppress(OSError):
@@ -121,30 +124,30 @@ def register_warm(device: Device, pid: int) -> Path:
 
 
 def warm_workers(device: Device) -> list[int]:
-    """The processes that keep a model on `device` between calls. What dead ones left is removed.
+    """Return the processes that keep a model on `device` between calls. Remove the files of dead ones.
 
-    Only who says what is true is waited for: another user's process in another container, of which that cannot be
-    told, looks at the lock all the same.
+    A process of another user in another container cannot be checked, so a run does not wait for it. It still looks at
+    the lock and lets its model go.
     """
     lock = _lock_file(device)
     found = []
     for file in lock.parent.glob(f"{lock.stem}.warm-*"):
-        pid, said = file.name.rpartition("-")[2], _read(file)
-        alive = said.lives(int(pid), said.words) if said and re.fullmatch("[1-9][0-9]{0,9}", pid) else False
-        if alive or (alive is None and said and said.owner == processes.user()):
+        pid, note = file.name.rpartition("-")[2], _read(file)
+        alive = note.lives(int(pid), note.words) if note and re.fullmatch("[1-9][0-9]{0,9}", pid) else False
+        if alive or (alive is None and note and note.owner == processes.user()):
             found.append(int(pid))
         elif alive is False:
-            # Another user's stays, in a folder where only they may remove it.
+            # In a folder with the sticky bit only its owner can remove the file.
             with suppress(OSError):
                 file.unlink(missing_ok=True)
     return found
 
 
 def await_eviction(device: Device, timeout_s: float, tell: Callable[[int], None]) -> int:
-    """Wait until no warm worker is left on `device`; returns how many still are after `timeout_s`.
+    """Wait until no warm worker is left on `device`. Return how many are still there after `timeout_s`.
 
-    For who holds the device's lock: owners of warm workers look at it, and let them go. `tell` gets
-    their number once.
+    The caller holds the device's lock: the owners of warm workers look at the lock and end them. `tell` is called once
+    with their number.
     """
     deadline = time.monotonic() + timeout_s
     told = False
@@ -160,10 +163,10 @@ def await_eviction(device: Device, timeout_s: float, tell: Callable[[int], None]
 
 @contextmanager
 def turn(device: Device, waiting: Holder | None = None) -> Iterator[None]:
-    """Be the next to get `device`, before all who ask for it from now on. The turn ends with the process.
+    """Be the next to get `device`, before every process that asks for it later. The turn ends with the process.
 
-    Without it, Classify could keep a run waiting by call after call. `waiting` is who waits, for others to read. Raises
-    DeviceBusy where another process has the turn.
+    Without turns, Classify could delay a run with call after call. `waiting` names the waiting process to others.
+    Raises DeviceBusy where another process has the turn.
     """
     from filelock import FileLock, Timeout
 
@@ -176,7 +179,7 @@ def turn(device: Device, waiting: Holder | None = None) -> Iterator[None]:
             try:
                 lock.acquire(timeout=TURN_S, poll_interval=TURN_S / 10)
             except Timeout:
-                # A process that waits wrote its name. One that only tries the device has the turn for a moment.
+                # A process that waits has written its name. One that only tries the device has the turn for a moment.
                 if _living(file) or _living(_lock_file(device)) or time.monotonic() - began_s > UNNAMED_TURN_S:
                     raise
     except Timeout as error:
@@ -197,8 +200,8 @@ def turn(device: Device, waiting: Holder | None = None) -> Iterator[None]:
 def device_lock(device: Device, holder: Holder, timeout_s: float = 0.0, in_turn: bool = False) -> Iterator[None]:
     """Hold `device`, which has one user at a time. The lock ends with the process.
 
-    `holder` is for others to read. `in_turn`: the caller has the `turn`; without it the device is left to whoever has
-    the turn. Raises DeviceBusy, with the present holder, where the device is still taken after `timeout_s`.
+    `holder` names this process to others. `in_turn`: the caller already has the `turn`; otherwise the device is left to
+    the process that has it. Raises DeviceBusy, with the present holder, where it is still taken after `timeout_s`.
     """
     from filelock import FileLock, Timeout
 
@@ -240,8 +243,8 @@ def _cannot_lock(file: Path, error: OSError) -> RequestError:
 
 @contextmanager
 def _telling(lock_file: Path, holder: Holder | None) -> Iterator[None]:
-    """Write beside a lock who holds it, if `holder` is given; remove it afterwards."""
-    # One file for each user: in a folder with the sticky bit nobody can replace another's.
+    """Write a lock's holder to a file beside it, if `holder` is given. Remove the file afterwards."""
+    # One file for each user: in a folder with the sticky bit no user can replace the file of another.
     file = lock_file.with_suffix(f".{processes.user()}.holder")
     if holder:
         with suppress(OSError):
@@ -255,14 +258,14 @@ def _telling(lock_file: Path, holder: Holder | None) -> Iterator[None]:
 
 
 def _living(lock_file: Path) -> Process | None:
-    """The newest process that wrote itself down as a lock's holder and is alive; a dead one may have left its file."""
+    """Return the newest living process that a file names as a lock's holder. Dead processes may have left files."""
     notes = [_read(path) for path in lock_file.parent.glob(f"{lock_file.stem}.*.holder")]
     for note in sorted(filter(None, notes), reverse=True):
         process = process_of(note.words)
         if process is None:
             continue
         alive = note.lives(process.pid, process.mark)
-        # A process in another container cannot be seen. The user's own file is believed: the harm would be their own.
+        # A process in another container cannot be seen. Trust the user's own file: a false one harms only them.
         if alive or (alive is None and note.owner == processes.user()):
             return process
     return None

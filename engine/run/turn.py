@@ -1,4 +1,4 @@
-"""Waits for the device and locks it."""
+"""Wait for the device of a run and lock it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from engine.run.recorder import Recorder
 from engine.run.state import Cancelled, Listener, Progress
 
 QUEUE_SECONDS = 1.0
+"""Time between two tries for a busy device."""
 CLASSIFY_SECONDS = 600.0
-"""How long any run waits for Classify, which holds a device for one call or to make what it lacks, and for doctor."""
+"""A run waits at least this long for a brief holder, such as Classify with one call or one build, or doctor."""
 CLASSIFY_STEP_SECONDS, CLASSIFY_SOON_SECONDS = 0.1, 5.0
-"""A call is over soon, and looked at often so long; what Classify builds takes longer."""
+"""For the first CLASSIFY_SOON_SECONDS the device is tried every CLASSIFY_STEP_SECONDS, because most calls end soon."""
 EVICTION_SECONDS = 15.0
+"""Time limit for warm workers to leave the device."""
 
 
 def take_device(
@@ -28,7 +30,10 @@ def take_device(
     listener: Listener,
     queued: bool,
 ) -> None:
-    """Lock the device for as long as `stack` lasts. Raises RequestError where it stays busy, Cancelled if asked."""
+    """Lock the device until `stack` ends.
+
+    Raises RequestError where it stays busy for `wait_seconds`, and Cancelled where the user cancels the queued run.
+    """
 
     def evicting(count: int) -> None:
         waiting = Progress("queued", f"waiting until {count} warm workers of Classify have left {device.name}")
