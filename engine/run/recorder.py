@@ -1,4 +1,4 @@
-"""Everything that a run writes to the store: small transactions, each one true when it is made."""
+"""Everything that a run writes to the store, in small transactions that are each consistent."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from engine.suite.plan import Plan
 
 PROGRESS_SECONDS = 1.0
-"""The least time between two writes of progress, which are signs of life too."""
+"""Minimum time between two writes of progress. Each is also a heartbeat."""
 HEARTBEAT_SECONDS = 20.0
-"""The longest time without a sign of life. In ordinary rounds no heartbeat is due, so that it disturbs none."""
+"""Maximum time without a heartbeat. Ordinary rounds write progress more often, so no extra heartbeat disturbs them."""
 LOCKED_SECONDS = 600.0
-"""How long a write waits, over and over, for a database that another process has locked."""
+"""How long a write is retried while another process has locked the database."""
 LOCKED_STEP_SECONDS = 0.05
-"""Between two tries, as a database may be asked not to wait at all."""
+"""Time between two tries: a database may be configured not to wait for a lock at all."""
 EARLIER_RUNS = 50
 """How many earlier runs of a suite are looked at to see whether the machine is as fast as it was."""
 
@@ -55,7 +55,7 @@ T = TypeVar("T")
 
 
 def _patient(method: Callable[Concatenate[Recorder, P], T]) -> Callable[Concatenate[Recorder, P], T]:
-    """A write that is tried again while another process has the database locked: a backup of it costs no run."""
+    """Retry a write while another process has locked the database, so that a backup of it ends no run."""
 
     @wraps(method)
     def tried(self: Recorder, *arguments: P.args, **named: P.kwargs) -> T:
@@ -65,9 +65,9 @@ def _patient(method: Callable[Concatenate[Recorder, P], T]) -> Callable[Concaten
 
 
 def patiently(write: Callable[[], T], patience_s: float | None = None) -> T:
-    """What `write` returns, tried again for `patience_s` (by default LOCKED_SECONDS) while the database is locked.
+    """Call `write` until it succeeds or the database stays locked for `patience_s`. Return its result.
 
-    Raises LockedError, `write`'s own, where it still is then.
+    `patience_s` is LOCKED_SECONDS by default. Raises `write`'s LockedError where the database is still locked then.
     """
     deadline = time.monotonic() + (LOCKED_SECONDS if patience_s is None else patience_s)
     while True:
@@ -80,7 +80,7 @@ def patiently(write: Callable[[], T], patience_s: float | None = None) -> T:
 
 
 class Recorder:
-    """The store, as a run writes to it. Use as a context manager."""
+    """Writes one run to the store. Use as a context manager."""
 
     def __init__(self, url: str | None = None) -> None:
         self._store = open_store(url)
@@ -104,7 +104,7 @@ class Recorder:
         cells: list[Cell],
         suite_path: str | None,
     ) -> None:
-        """The run's row (or the queued one, now begun), its examples, and a pending measurement for each cell."""
+        """Store the run's row (or update the queued one), its examples, and a pending measurement for each cell."""
         suite, device, examples = plan.suite, plan.device, plan.corpus
         with self._store.session() as session:
             add_example_set(
@@ -159,9 +159,9 @@ class Recorder:
 
     @_patient
     def resume(self, run_id: str, cells: list[Cell]) -> models.Run:
-        """An ended run goes on: its row says so, and each cell gets what is stored of it.
+        """Reopen an ended run: update its row, and give each cell what is stored of it.
 
-        A measurement that is whole is `kept` as it is; of any other the timed calls are.
+        A complete measurement is `kept` as it is. Of an incomplete one, only the timed calls are kept.
         """
         with self._store.session() as session:
             run = session.get_one(models.Run, run_id)
@@ -172,7 +172,7 @@ class Recorder:
             for cell in cells:
                 row = rows[cell.variant.name, cell.batching.batch_size]
                 cell.id = row.id
-                # Anew, as it may be tried again.
+                # A new list each time, because this method may be retried.
                 cell.blocks = [Block(**block._asdict()) for block in measurements.latencies(session, row.id)]
                 cell.kept = row.status == "measured"
                 if cell.kept:
@@ -194,7 +194,7 @@ class Recorder:
 
     @contextmanager
     def beating(self, run_id: str) -> Iterator[None]:
-        """Signs of life while the run says nothing else, as when a model is built or loaded."""
+        """Write heartbeats while the run reports no progress, for example while it builds or loads a model."""
         ended = Event()
 
         def beat() -> None:
@@ -213,16 +213,16 @@ class Recorder:
 
     @_patient
     def published(self) -> list[str]:
-        """The rows that a variant may stand beside, as "study/title"."""
+        """Return the published rows that a variant may refer to, as "study/title"."""
         with self._store.session() as session:
             return [f"{row.study}/{row.title}" for row in measurements.published(session)]
 
     @_patient
     def earlier_latencies_s(self, run_id: str) -> dict[tuple[str, int], float]:
-        """(variant, batch size) -> the shortest median of a call in finished runs of the same suite, here, alike.
+        """Return (variant, batch size) -> the shortest median of a call in comparable finished runs of the suite.
 
-        Alike: on this host and device, with the same versions of all libraries. A file may say so of any run: what
-        came as one tells nothing, unless it was a Slurm job's that was submitted here.
+        Comparable: on this host and device, with the same versions of all libraries. Imported files do not count,
+        because a file can claim any host. Results of Slurm jobs that were submitted here do.
         """
         shortest: dict[tuple[str, int], float] = {}
         with self._store.session() as session:
@@ -245,7 +245,7 @@ class Recorder:
 
     @_patient
     def state(self, run_id: str, status: str) -> None:
-        """The run goes on to another state."""
+        """Store the run's new state."""
         self._status = status
         with self._store.session() as session:
             session.execute(
@@ -254,40 +254,40 @@ class Recorder:
 
     @_patient
     def ceilings(self, run_id: str, found: dict[str, Any]) -> None:
-        """What the device reached, measured by `engine.machine.ceilings`."""
+        """Store the device's ceilings, measured by `engine.machine.ceilings`."""
         with self._store.session() as session:
             session.execute(update(models.Run).where(models.Run.id == run_id).values(ceilings=found))
 
     @_patient
     def progress(self, run_id: str, progress: Progress) -> bool:
-        """Where the run stands, at most once a second within a phase; returns whether it is to be cancelled."""
+        """Store the run's progress, at most once a second within a phase. Return whether a user cancelled the run."""
         if progress.phase == self._phase and time.monotonic() - self._told_s < PROGRESS_SECONDS:
             return False
         self._store.check_there()
-        told = {"progress": asdict(progress), "heartbeat_at": _now()}
+        columns = {"progress": asdict(progress), "heartbeat_at": _now()}
         if self._status in models.LIVE:
-            # Who could not see the process may have taken the run for interrupted.
-            told |= {"status": self._status, "status_reason": None, "finished_at": None}
+            # Another machine cannot see this process and may have marked the run as interrupted.
+            columns |= {"status": self._status, "status_reason": None, "finished_at": None}
         with self._store.session(durable=False) as session:
-            session.execute(update(models.Run).where(models.Run.id == run_id).values(**told))
+            session.execute(update(models.Run).where(models.Run.id == run_id).values(**columns))
             asked = bool(session.scalar(select(models.Run.cancel_requested).where(models.Run.id == run_id)))
         self._phase, self._told_s = progress.phase, time.monotonic()
         return asked
 
     @_patient
     def cancel_requested(self, run_id: str) -> bool:
-        """Whether somebody asked the run to end."""
+        """Whether a user has cancelled the run."""
         with self._store.session() as session:
             return bool(session.scalar(select(models.Run.cancel_requested).where(models.Run.id == run_id)))
 
     @_patient
     def models(self, run_id: str, digests: dict[str, str]) -> None:
-        """Variant -> digest of its model's files: by these a run that is resumed knows whether they are the same."""
+        """Store variant -> digest of its model's files. A resumed run compares them with the files of today."""
         self._environment(run_id, models=digests)
 
     @_patient
     def prepared_s(self, run_id: str, seconds: float) -> None:
-        """What it took to have what the workers load, for the estimate of a later run."""
+        """Store the time that preparing the models took, for the estimate of a later run."""
         self._environment(run_id, preparing_s=round(seconds, 1))
 
     def _environment(self, run_id: str, **facts: Any) -> None:
@@ -297,7 +297,7 @@ class Recorder:
 
     @_patient
     def ahead(self, device: str, run_id: str | None = None) -> str | None:
-        """The oldest run that waits for `device` of this host; of those asked for before `run_id`, if it is given."""
+        """Return the oldest run that waits for `device` on this host; with `run_id`, of those queued before it."""
         asked = func.coalesce(models.Run.queued_at, models.Run.created_at)
         waiting = select(models.Run).where(
             models.Run.status == "queued", models.Run.host == socket.gethostname(), models.Run.device == device
@@ -313,8 +313,8 @@ class Recorder:
 
     @_patient
     def blocks(self, made: Iterable[tuple[Cell, Block]]) -> None:
-        """One round's calls."""
-        # No commit waits for the disk beside timed blocks; those that say what came of them do.
+        """Store the calls of one round."""
+        # These commits do not wait for the disk, because timed blocks go on beside them. Those of results do wait.
         with self._store.session(durable=False) as session:
             session.add_all(
                 models.Block(
@@ -333,7 +333,7 @@ class Recorder:
 
     @_patient
     def prediction(self, measurement_id: int, logits: np.ndarray, model_labels: list[str]) -> None:
-        """Every example's logits: float32 [examples, labels]."""
+        """Store the logits of every example: float32 [examples, labels]."""
         with self._store.session() as session:
             session.merge(
                 models.Prediction(
@@ -347,19 +347,19 @@ class Recorder:
 
     @_patient
     def finish(self, measurement_id: int, values: dict[str, Any]) -> None:
-        """A measurement's columns."""
+        """Store columns of a measurement."""
         with self._store.session() as session:
             session.execute(update(models.Measurement).where(models.Measurement.id == measurement_id).values(**values))
 
     @_patient
     def under_load(self, run_id: str) -> set[str]:
-        """The variants whose load a run has: of what failed under load none."""
+        """Return the variants whose load the run has measured. Failed ones are not among them."""
         with self._store.session() as session:
             return {row["variant"] for row in measurements.loads(session, run_id) if row["status"] == "measured"}
 
     @_patient
     def load(self, run_id: str, variant: str, values: dict[str, Any]) -> None:
-        """What a variant gave under load, in the place of what is stored of it; `values`: the row's columns."""
+        """Store a variant's figures under load, in place of earlier ones. `values`: the row's columns."""
         with self._store.session() as session:
             mine = (models.Load.run_id == run_id, models.Load.variant == variant)
             session.execute(delete(models.Load).where(*mine))
@@ -367,13 +367,13 @@ class Recorder:
 
     @_patient
     def forget_blocks(self, measurement_ids: list[int]) -> None:
-        """Drop the calls of an attempt that is made again in another way."""
+        """Delete the calls of an attempt that is repeated in another way."""
         with self._store.session() as session:
             session.execute(delete(models.Block).where(models.Block.measurement_id.in_(measurement_ids)))
 
     def end(self, run_id: str, status: str, reason: str | None) -> None:
-        """The run's last state. Where the database cannot be written, the reason is left to whoever looks next."""
-        # As long after its beginning as it took, whatever was done to the clock meanwhile.
+        """Store the run's final state. Where the database cannot be written, leave the reason in a file."""
+        # Start time plus elapsed time, because the clock may have been set meanwhile.
         at, since_s = self._went_on
         finished = at + timedelta(seconds=_elapsed_s() - since_s)
         values = {"status": status, "status_reason": reason, "finished_at": finished}
@@ -397,7 +397,7 @@ def _words_file(run_id: str) -> Path:
 
 
 def reserve_last_words(run_id: str) -> None:
-    """Keep room for `say_last`."""
+    """Reserve disk space for `say_last`."""
     file = paths.local_folder("logs") / run_id / interrupted.LAST_WORDS
     with suppress(OSError):
         file.parent.mkdir(exist_ok=True)
@@ -407,14 +407,14 @@ def reserve_last_words(run_id: str) -> None:
 
 
 def say_last(run_id: str, reason: str) -> None:
-    """Leave the reason of a run's end where `engine.store.interrupted.mark_interrupted` finds it. Never raises."""
+    """Write why a run ended to a file that `engine.store.interrupted.mark_interrupted` reads. Never raises."""
     words = reason.encode()[: interrupted.WORDS_BYTES]
     try:
         with _words_file(run_id).open("r+b") as file:
-            # Over what was reserved: that needs no room.
+            # Overwrite the reserved bytes: that needs no free space.
             file.write(words.ljust(interrupted.WORDS_BYTES))
     except OSError:
-        # As on a disk that its system has made read-only after an error.
+        # For example, the system has made the disk read-only after an error.
         with suppress(OSError):
             elsewhere = interrupted.words_elsewhere(run_id)
             elsewhere.unlink(missing_ok=True)
@@ -424,12 +424,12 @@ def say_last(run_id: str, reason: str) -> None:
 
 
 def _work(run: models.Run) -> tuple[Any, ...]:
-    """What decides how long a call of a run takes on one machine, but for the machine's own state."""
+    """Everything that decides how long a call takes on one machine, apart from the machine's own state."""
     spec, found = run.suite, run.environment
-    # A key that is not set, and one that an older version did not know, are the same.
+    # Treat a key that is not set like one that an older version did not know.
     tables = [spec.get("workload", {}), *spec.get("variant", []), *spec.get("checkpoint", [])]
-    said = [{key: value for key, value in table.items() if value is not None} for table in tables]
-    return said, found.get("distributions"), found.get("threads")
+    settings = [{key: value for key, value in table.items() if value is not None} for table in tables]
+    return settings, found.get("distributions"), found.get("threads")
 
 
 def _now() -> datetime:
@@ -437,5 +437,5 @@ def _now() -> datetime:
 
 
 def _elapsed_s() -> float:
-    """Seconds by a clock that nobody sets; on Linux it goes on while the machine sleeps."""
+    """Seconds by a monotonic clock. On Linux it goes on while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()

@@ -1,4 +1,4 @@
-"""The state of a run in progress: where it stands, its cells and its variants."""
+"""The state of a run in progress: its progress, its cells and its variants."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from engine.worker.handle import Worker
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands."""
+    """The progress of a run."""
 
     phase: str
     """queued, preparing, loading, answering, timing, serving or finished."""
@@ -44,12 +44,12 @@ Listener = Callable[[Progress], None]
 
 
 class Cancelled(Exception):
-    """Somebody asked the run to stop."""
+    """A user asked the run to stop."""
 
 
 @dataclass
 class Cell:
-    """One measurement in progress: a planned cell, and what is known of it so far."""
+    """One measurement in progress: a planned cell and its results so far."""
 
     planned: PlannedCell
     id: int = 0
@@ -60,7 +60,7 @@ class Cell:
     """Its timed blocks. Warm-up is stored and not kept here."""
     audit: dict[str, Any] | None = None
     kept: bool = False
-    """Whether it is stored as measured. A resumed run measures the others, and times a kept baseline beside them."""
+    """Whether it is stored as measured. A resumed run measures the others and times a kept baseline beside them."""
     disturbed: int = 0
     """Blocks that began while another worker still used the CPU."""
     doubts: list[Doubt] = field(default_factory=list)
