@@ -1,8 +1,6 @@
 """ONNX Runtime: the model exported to ONNX, fused, in FP16 or in INT8, dynamic or static.
 
-Export, fusion and quantisation happen in a build process; the worker needs onnxruntime alone. optimum exports, and
-quantises dynamically. ONNX Runtime's own quantiser, which optimum calls, does so statically: optimum's way to it hands
-on no type for what fused operators give (it ends with an error there), and calibrates no graph that branches.
+Export, fusion and quantisation happen in a build process (`onnx_graphs`). The worker needs onnxruntime alone.
 """
 
 from __future__ import annotations
@@ -11,18 +9,16 @@ import ctypes
 import json
 import os
 import platform
-import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from engine.backends import rewrites
+from engine.backends import onnx_graphs, rewrites
 from engine.backends.base import (
     Audit,
     Backend,
@@ -34,13 +30,13 @@ from engine.backends.base import (
     Snippet,
     calibration_texts,
 )
+from engine.backends.onnx_graphs import MODEL
 from engine.errors import UnavailableError
 from engine.machine import cuda as machine_cuda
 from engine.machine import libraries
 from engine.machine.cuda import TF32_OVERRIDE, version_pair
 from engine.measurement.operators import By, Operator, Profile
 
-MODEL = "model.onnx"
 FACTS = "weights.json"
 LEVELS = {
     "all": "ORT_ENABLE_ALL",
@@ -160,18 +156,18 @@ class OnnxRuntime(Backend):
     @classmethod
     def build(cls, recipe: Recipe, source: Path, target: Path) -> dict[str, Any]:
         if recipe.kind == EXPORT.kind:
-            _export(recipe, source, target)
+            onnx_graphs.export(recipe, source, target)
         else:
             make = {
-                "onnx-fused": _fuse,
-                "onnx-fp16": _halve,
-                "onnx-int8-dynamic": _quantize,
-                "onnx-int8-static": _quantize_static,
+                "onnx-fused": onnx_graphs.fuse,
+                "onnx-fp16": onnx_graphs.halve,
+                "onnx-int8-dynamic": onnx_graphs.quantize_dynamic_graph,
+                "onnx-int8-static": onnx_graphs.quantize_static_graph,
             }[recipe.kind]
             make(recipe, source, target)
             if not (target / "config.json").exists():
                 shutil.copy(source / "config.json", target)
-        facts = _weights(target / MODEL)
+        facts = onnx_graphs.weights_of(target / MODEL)
         if "calibration" in recipe.settings:
             facts |= {"calibration_examples": len(calibration_texts(recipe))}
         (target / FACTS).write_text(json.dumps(facts))
@@ -409,152 +405,3 @@ def export_recipe(options: rewrites.RewriteOptions) -> Recipe:
     names = options.rewrites()
     # As it is without: what was exported before rewriting came stays known by its key.
     return replace(EXPORT, settings={"rewrites": list(names)}) if names else EXPORT
-
-
-def _export(recipe: Recipe, source: Path, target: Path) -> None:
-    import torch
-    from optimum.exporters.onnx import onnx_export_from_model
-    from transformers import AutoModelForSequenceClassification
-
-    model = AutoModelForSequenceClassification.from_pretrained(
-        source, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
-    ).eval()
-    rewrites.rewrite(recipe.settings.get("rewrites", ()), model)
-    onnx_export_from_model(model, target, task="text-classification", device="cpu", do_validation=False)
-
-
-def _fuse(recipe: Recipe, source: Path, target: Path) -> None:
-    from onnxruntime.transformers.optimizer import optimize_model
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-    # Its names for encoders of every family: "bert". What a session fuses by itself is left to the session.
-    model = optimize_model(str(source / MODEL), "bert", config.num_attention_heads, config.hidden_size, opt_level=0)
-    model.save_model_to_file(str(target / MODEL))
-
-
-def _halve(recipe: Recipe, source: Path, target: Path) -> None:
-    import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    # Inputs are integers; logits leave as float32. Scores of masked tokens, the lowest float32, become FP16's.
-    onnx.save(convert_float_to_float16(onnx.load(str(source / MODEL)), keep_io_types=True), str(target / MODEL))
-
-
-def _kept(recipe: Recipe, model: Path) -> list[str]:
-    """The names of the nodes that stay in floating point. Raises ValueError for an expression that finds none."""
-    import onnx
-
-    names = [node.name for node in onnx.load(str(model), load_external_data=False).graph.node]
-    found: list[str] = []
-    for expression in recipe.settings.get("keep") or []:
-        matching = [name for name in names if re.search(expression, name)]
-        if not matching:
-            raise ValueError(f"options.keep: no node of the graph matches {expression!r}")
-        found += matching
-    return found
-
-
-def _without_weights(model: Path) -> list[str]:
-    """The names of the products of two activations."""
-    import onnx
-
-    graph = onnx.load(str(model), load_external_data=False).graph
-    weights = {tensor.name for tensor in graph.initializer}
-    return [node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] not in weights]
-
-
-def _quantize_static(recipe: Recipe, source: Path, target: Path) -> None:
-    import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self._texts = iter(calibration_texts(recipe))
-
-        def get_next(self) -> Batch | None:
-            return next(self._texts, None)
-
-    quantize_static(
-        _loaded(source),
-        target / MODEL,
-        Reader(),
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=recipe.settings["operators"] or ["MatMul", "Gemm"],
-        per_channel=recipe.settings["per_channel"],
-        reduce_range=_reduced(recipe),
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        # Products of two activations stay in floating point: their ranges differ too much from text to text.
-        nodes_to_exclude=[*_kept(recipe, source / MODEL), *_without_weights(source / MODEL)],
-        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
-    )
-    _forget_types(target / MODEL)
-
-
-def _loaded(source: Path) -> Any:
-    """The graph itself: of a path the quantiser leaves files beside it, in a folder that others build from."""
-    import onnx
-
-    return onnx.load(str(source / MODEL))
-
-
-def _quantize(recipe: Recipe, source: Path, target: Path) -> None:
-    from onnxruntime.quantization import QuantFormat, QuantizationMode, QuantType
-    from optimum.onnxruntime import ORTQuantizer
-    from optimum.onnxruntime.configuration import QuantizationConfig
-    from transformers import AutoConfig
-
-    asked = QuantizationConfig(
-        is_static=False,
-        format=QuantFormat.QOperator,
-        mode=QuantizationMode.IntegerOps,
-        weights_dtype=QuantType.QInt8,
-        per_channel=recipe.settings["per_channel"],
-        reduce_range=_reduced(recipe),
-        operators_to_quantize=recipe.settings["operators"] or [],
-        # Products of two activations stay in floating point, as ONNX Runtime's own quantize_dynamic has it.
-        nodes_to_exclude=[*_kept(recipe, source / MODEL), *_without_weights(source / MODEL)],
-    )
-    config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-    with TemporaryDirectory(dir=target.parent) as folder:
-        typed = Path(folder) / MODEL
-        _infer_types(source / MODEL, typed)
-        ORTQuantizer(typed, config).quantize(asked, target, file_suffix=None)
-    _forget_types(target / MODEL)
-
-
-def _infer_types(model: Path, typed: Path) -> None:
-    """The graph with the type of every tensor: of what fused operators give, the quantiser can infer none itself."""
-    import onnx
-    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
-
-    onnx.save(SymbolicShapeInference.infer_shapes(onnx.load(str(model)), auto_merge=True), str(typed))
-
-
-def _forget_types(model: Path) -> None:
-    """Drop what was inferred: a session that reads it plans otherwise, and answers a fifth more slowly."""
-    import onnx
-
-    graph = onnx.load(str(model))
-    del graph.graph.value_info[:]
-    onnx.save(graph, str(model))
-
-
-def _reduced(recipe: Recipe) -> bool:
-    """Whether weights take seven bits: without VNNI, 8-bit products saturate 16-bit sums; those of seven do not."""
-    return recipe.settings["instructions"] == "avx2"
-
-
-def _weights(model: Path) -> dict[str, Any]:
-    """Elements and bytes of the graph's weights by dtype; scalars and shapes are not weights."""
-    import onnx
-
-    elements, size = Counter[str](), Counter[str]()
-    for tensor in onnx.load(str(model), load_external_data=False).graph.initializer:
-        count = int(np.prod(tensor.dims)) if tensor.dims else 1
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        if count > 64 and dtype != np.int64:
-            elements[dtype.name] += count
-            size[dtype.name] += count * dtype.itemsize
-    return {"elements_by_dtype": dict(elements), "bytes_by_dtype": dict(size)}

@@ -102,7 +102,10 @@ class _Evicted(Exception):
 
 
 class WarmPool:
-    """Warm workers of one process; every method may be called from any thread. Close it at the end."""
+    """Warm workers of one process. Every method may be called from any thread. Close it at the end.
+
+    The class is longer than others because one lock guards all of its state, which must not leave it.
+    """
 
     def __init__(self, workers: int = WORKERS, idle_seconds: float = IDLE_SECONDS) -> None:
         self.workers = workers

@@ -26,6 +26,7 @@ from engine.store.examples import add_example_set
 
 if TYPE_CHECKING:
     import numpy as np
+    from sqlalchemy.orm import Session
 
     from engine.run.state import Cell, Progress
     from engine.suite.plan import Plan
@@ -219,29 +220,9 @@ class Recorder:
 
     @_patient
     def earlier_latencies_s(self, run_id: str) -> dict[tuple[str, int], float]:
-        """Return (variant, batch size) -> the shortest median of a call in comparable finished runs of the suite.
-
-        Comparable: on this host and device, with the same versions of all libraries. Imported files do not count,
-        because a file can claim any host. Results of Slurm jobs that were submitted here do.
-        """
-        shortest: dict[tuple[str, int], float] = {}
+        """Return (variant, batch size) -> the shortest median of a call in comparable earlier runs."""
         with self._store.session() as session:
-            run = session.get_one(models.Run, run_id)
-            others = select(models.Run).where(
-                models.Run.suite_name == run.suite_name,
-                models.Run.host == run.host,
-                models.Run.device_name == run.device_name,
-                models.Run.status == "finished",
-                runs.asked_here(),
-            )
-            for other in session.scalars(others.order_by(models.Run.created_at.desc()).limit(EARLIER_RUNS)):
-                if _work(other) != _work(run):
-                    continue
-                for row in measurements.measurements(session, other.id):
-                    if row.latency_p50_s is not None:
-                        key = (row.variant, row.batch_size)
-                        shortest[key] = min(row.latency_p50_s, shortest.get(key, row.latency_p50_s))
-        return shortest
+            return _earlier_latencies_s(session, run_id)
 
     @_patient
     def state(self, run_id: str, status: str) -> None:
@@ -390,6 +371,31 @@ class Recorder:
     def _end(self, run_id: str, values: dict[str, Any]) -> None:
         with self._store.session() as session:
             session.execute(update(models.Run).where(models.Run.id == run_id).values(**values, heartbeat_at=_now()))
+
+
+def _earlier_latencies_s(session: Session, run_id: str) -> dict[tuple[str, int], float]:
+    """Return (variant, batch size) -> the shortest median of a call in comparable finished runs of the suite.
+
+    Comparable: on this host and device, with the same versions of all libraries. Imported files do not count, because
+    a file can claim any host. Results of Slurm jobs that were submitted here do.
+    """
+    shortest: dict[tuple[str, int], float] = {}
+    run = session.get_one(models.Run, run_id)
+    others = select(models.Run).where(
+        models.Run.suite_name == run.suite_name,
+        models.Run.host == run.host,
+        models.Run.device_name == run.device_name,
+        models.Run.status == "finished",
+        runs.asked_here(),
+    )
+    for other in session.scalars(others.order_by(models.Run.created_at.desc()).limit(EARLIER_RUNS)):
+        if _work(other) != _work(run):
+            continue
+        for row in measurements.measurements(session, other.id):
+            if row.latency_p50_s is not None:
+                key = (row.variant, row.batch_size)
+                shortest[key] = min(row.latency_p50_s, shortest.get(key, row.latency_p50_s))
+    return shortest
 
 
 def _words_file(run_id: str) -> Path:

@@ -17,7 +17,7 @@ from pptx.oxml.ns import qn
 
 from dashboard import frame, style
 from dashboard.data import reads
-from dashboard.export import deck
+from dashboard.export import chart_slides, deck
 from dashboard.export import slides as export_slides
 
 
@@ -189,7 +189,7 @@ def test_a_title_keeps_to_its_box(length: int) -> None:
 @pytest.mark.parametrize("count", [3, 40])
 def test_lists_go_on_on_further_slides(count: int, database: str) -> None:
     summary = reads.run(FULL)
-    made = deck._Deck(summary, reads.measurements(summary), reads.published(), style.LIGHT, None, ())
+    made = deck.Deck(summary, reads.measurements(summary), reads.published(), style.LIGHT, None, ())
     made._list("Notes", [("Name: ", "a sentence that says something " * 4)] * count)
     slides = list(made.file.slides)
     assert (len(slides) > 1) == (count == 40)
@@ -197,9 +197,9 @@ def test_lists_go_on_on_further_slides(count: int, database: str) -> None:
 
 
 def test_log_axes_are_labelled_often_enough() -> None:
-    assert deck._log_ends([7.5], [55]) == (4, 64, 2)
-    assert deck._log_ends([0.3], [900]) == (0.1, 1000, 10)
-    assert deck._log_ends([8.0], [8.0]) == (8, 16, 2)
+    assert chart_slides.log_ends([7.5], [55]) == (4, 64, 2)
+    assert chart_slides.log_ends([0.3], [900]) == (0.1, 1000, 10)
+    assert chart_slides.log_ends([8.0], [8.0]) == (8, 16, 2)
 
 
 @pytest.mark.skipif(shutil.which("soffice") is None, reason="no LibreOffice on PATH")
