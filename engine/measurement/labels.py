@@ -61,7 +61,8 @@ class Alignment:
             raise ValueError(f"no predictions: {self.reason}")
         if logits.ndim != 2 or logits.shape[1] != len(self.mapping):
             raise ValueError(f"logits of shape {logits.shape} do not fit {len(self.mapping)} model outputs")
-        return np.asarray(self.mapping, dtype=np.int64)[logits.argmax(axis=1)]
+        answers: np.ndarray = np.asarray(self.mapping, dtype=np.int64)[logits.argmax(axis=1)]
+        return answers
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

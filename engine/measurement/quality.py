@@ -195,7 +195,8 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, count: int) -> np.ndarr
     for values in (labels, predicted):
         if len(values) == 0 or values.min() < 0 or values.max() >= count:
             raise ValueError(f"{len(values)} labels cannot be counted: give at least one, each from 0 to {count - 1}")
-    return confusion_matrix(labels, predicted, labels=np.arange(count)).astype(np.int64)
+    counts: np.ndarray = confusion_matrix(labels, predicted, labels=np.arange(count)).astype(np.int64)
+    return counts
 
 
 @dataclass(frozen=True)
@@ -300,4 +301,6 @@ def _log_probability(logits: np.ndarray, mapping: list[int], labels: np.ndarray)
             f"logits of shape {logits.shape} do not fit {len(labels)} labels and {len(mapping)} model outputs"
         )
     meant = np.asarray(mapping)[None, :] == labels[:, None]
-    return logsumexp(np.where(meant, log_softmax(logits.astype(np.float64), axis=1), -np.inf), axis=1)
+    shares = np.where(meant, log_softmax(logits.astype(np.float64), axis=1), -np.inf)
+    summed: np.ndarray = logsumexp(shares, axis=1)
+    return summed

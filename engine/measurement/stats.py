@@ -196,7 +196,7 @@ def _median_variance(values: np.ndarray) -> float:
     resemblance = min(max(resemblance, 0.0), RESEMBLANCE)
     # The spread of a few values is itself uncertain, as Student's t has it.
     few = (t.ppf(0.975, n - 1) / t.ppf(0.975, math.inf)) ** 2
-    return (math.pi / 2) * sigma**2 / n * few * (1 + resemblance) / (1 - resemblance)
+    return float((math.pi / 2) * sigma**2 / n * few * (1 + resemblance) / (1 - resemblance))
 
 
 def comparison(interval: Interval | None) -> str | None:

@@ -57,4 +57,5 @@ def _sets(first: Stored, second: Stored) -> tuple[str | None, str | None]:
 
 def _right(row: Row, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Which examples a row answers right: bool [examples]."""
-    return np.asarray(Alignment(**row["labels"]).mapping)[outputs] == labels
+    right: np.ndarray = np.asarray(Alignment(**row["labels"]).mapping)[outputs] == labels
+    return right

@@ -65,7 +65,7 @@ def untaught(row: Row) -> bool:
 
 def sound(row: Row) -> bool:
     """Whether anything may be concluded from a row: it was measured, and is not invalid."""
-    return row["status"] == "measured" and row["validity"] != "invalid"
+    return bool(row["status"] == "measured" and row["validity"] != "invalid")
 
 
 def baseline_for(row: Row, rows: Sequence[Row]) -> Row | None:

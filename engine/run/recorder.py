@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from functools import wraps
+from functools import update_wrapper
 from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -58,10 +58,10 @@ T = TypeVar("T")
 def _patient(method: Callable[Concatenate[Recorder, P], T]) -> Callable[Concatenate[Recorder, P], T]:
     """Retry a write while another process has locked the database, so that a backup of it ends no run."""
 
-    @wraps(method)
-    def tried(self: Recorder, *arguments: P.args, **named: P.kwargs) -> T:
+    def tried(self: Recorder, /, *arguments: P.args, **named: P.kwargs) -> T:
         return patiently(lambda: method(self, *arguments, **named), self.patience_s)
 
+    update_wrapper(tried, method)
     return tried
 
 

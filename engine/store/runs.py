@@ -143,7 +143,7 @@ def live_runs(session: Session) -> list[Run]:
 
 def count_runs(session: Session, search: Search | None = None) -> int:
     """How many runs a search finds."""
-    return session.scalars(_searched(select(func.count()).select_from(Run), search or Search())).one()
+    return int(session.scalars(_searched(select(func.count()).select_from(Run), search or Search())).one())
 
 
 def suite_names(session: Session) -> list[str]:
