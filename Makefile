@@ -26,7 +26,7 @@ lint: install-dev
 
 # The command reference, from the commands.
 docs: install
-	@$(PY) -m engine.cli.reference > docs/commands.md
+	@$(PY) -m engine.cli.reference > docs/commands.md.new && mv docs/commands.md.new docs/commands.md
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
