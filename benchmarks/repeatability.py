@@ -25,8 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.measurement import stats, summary
+from engine.measurement.blocks import Block
 from engine.run import runner
 from engine.store import measurements, open_store
+from engine.store.rows import row_of
 from engine.suite.reading import load_suite
 from engine.suite.spec import Suite
 
@@ -52,8 +54,8 @@ def measured(suite: Suite, device: str) -> dict[str, dict[str, Any]]:
     run_id = runner.run(suite, device, offline=True)
     with open_store() as store, store.session() as session:
         rows = {row.variant: row for row in measurements.measurements(session, run_id)}
-        rates = {name: rates_of(measurements.latencies(session, row.id)) for name, row in rows.items()}
-        found = {name: measurements.flat(row) for name, row in rows.items()}
+        rates = {name: rates_of(measurements.blocks(session, row.id)) for name, row in rows.items()}
+        found = {name: row_of(row).to_json() for name, row in rows.items()}
     calm = stats.calm_rounds(list(rates.values()))
     for name, row in found.items():
         pairs = zip(rates[name], rates[suite.baseline], calm, strict=False)
@@ -61,7 +63,7 @@ def measured(suite: Suite, device: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def rates_of(blocks: list[measurements.TimedBlock]) -> list[np.ndarray]:
+def rates_of(blocks: list[Block]) -> list[np.ndarray]:
     """Samples/s: one float64 [rounds] array a process."""
     processes = sorted({block.process for block in blocks})
     return [np.array([b.samples / b.latencies_s.sum() for b in blocks if b.process == p]) for p in processes]

@@ -34,7 +34,7 @@ def rates_of(run_id: str) -> list[list[np.ndarray]]:
     with open_store() as store, store.session() as session:
         found = []
         for row in measurements.measurements(session, run_id):
-            blocks = measurements.latencies(session, row.id)
+            blocks = measurements.blocks(session, row.id)
             processes = sorted({b.process for b in blocks})
             found.append(
                 [

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 import plotly.graph_objects as go
+
+if TYPE_CHECKING:
+    from engine.suite.spec import Suite
 
 FONT = '"Source Sans", "Source Sans 3", "Source Sans Pro", "Helvetica Neue", Arial, sans-serif'
 IMAGE_WIDTH, IMAGE_HEIGHT, IMAGE_SCALE = 1120, 630, 2
@@ -106,35 +109,66 @@ def theme(name: str | None) -> Theme:
     return THEMES.get(name or "", LIGHT)
 
 
-def technique(row: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> str:
+class Marked(Protocol):
+    """What a variant's mark follows from: a row, or whatever else stands for a variant."""
+
+    @property
+    def variant(self) -> str: ...
+    @property
+    def model(self) -> str | None: ...
+    @property
+    def backend(self) -> str | None: ...
+    @property
+    def precision(self) -> str | None: ...
+    @property
+    def baseline(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class OfSuite:
+    """A variant of a suite, which has no row yet, as `Marked`."""
+
+    variant: str
+    model: str
+    backend: str
+    precision: str
+    baseline: bool
+
+    @classmethod
+    def all(cls, suite: Suite) -> list[OfSuite]:
+        """Every variant of a suite, in its order."""
+        return [cls(v.name, v.model, v.backend, v.precision, v.name == suite.baseline) for v in suite.variant]
+
+
+def technique(row: Marked, baseline: Marked | None) -> str:
     """What a variant changes over its baseline, as a key of TECHNIQUES."""
-    if row["baseline"]:
+    if row.baseline:
         return "baseline"
-    if baseline is not None and row["model"] != baseline["model"]:
+    if baseline is not None and row.model != baseline.model:
         return "model"
-    precision = row["precision"]
-    if baseline is None or precision != baseline["precision"]:
+    precision = row.precision
+    if baseline is None or precision != baseline.precision:
         if precision in ("nf4", "fp4"):
             return "four-bit"
         if precision == "int8":
             return "eight-bit"
         if precision in ("fp16", "bf16", "tf32"):
             return "half"
-    if baseline is not None and row["backend"] != baseline["backend"]:
+    if baseline is not None and row.backend != baseline.backend:
         return "runtime"
     return "options"
 
 
-def marks(rows: Iterable[Mapping[str, Any]], look: Theme) -> dict[str, Mark]:
+def marks(rows: Iterable[Marked], look: Theme) -> dict[str, Mark]:
     """Variant -> mark. Variants of one technique on one runtime get shades of the same hue."""
-    first: dict[str, Mapping[str, Any]] = {}
+    first: dict[str, Marked] = {}
     for row in rows:
-        first.setdefault(row["variant"], row)
-    baseline = next((row for row in first.values() if row["baseline"]), None)
+        first.setdefault(row.variant, row)
+    baseline = next((row for row in first.values() if row.baseline), None)
     symbols = dict(RUNTIME_SYMBOLS)
     alike: dict[tuple[str, str], list[str]] = {}
     for name, row in first.items():
-        runtime = row["backend"]
+        runtime = row.backend or ""
         if runtime not in symbols:
             spare = len(symbols) - len(RUNTIME_SYMBOLS)
             symbols[runtime] = OTHER_SYMBOLS[spare % len(OTHER_SYMBOLS)]

@@ -54,18 +54,22 @@ def between(low: float | None, high: float | None, show: object = significant) -
     return f"{show(low)} to {show(high)}"
 
 
-def times(ratio: float) -> str:
-    return f"{significant(ratio)}×"
+def times(ratio: float | None) -> str:
+    """ "2.5×"; an en dash for None."""
+    return NOTHING if ratio is None else f"{significant(ratio)}×"
 
 
-def points(share: float) -> str:
-    """A difference of shares in percentage points, with its sign."""
+def points(share: float | None) -> str:
+    """A difference of shares in percentage points, with its sign; an en dash for None."""
+    if share is None:
+        return NOTHING
     said = f"{share * 100:+.1f}".replace("-", "−")
     return "0.0" if said[1:] == "0.0" else said
 
 
-def point_interval(low: float, high: float) -> str:
-    return f"{points(low)} to {points(high)}"
+def point_interval(low: float | None, high: float | None) -> str:
+    """ "low to high" in percentage points, or an empty string."""
+    return between(low, high, points)
 
 
 def price_per_million(hourly_price: float, samples_per_s: float | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def outputs(wrong: int, seed: int) -> np.ndarray:
 
 def run(answers: dict[str, np.ndarray], names: list[str] = NEWS, **changes: Any) -> tuple[Any, Any]:
     labels = align(names, NEWS).to_json()
-    rows = [BASE | {"labels": labels}] + [
+    rows = [replace(BASE, labels=labels)] + [
         row(variant=name, title=name, labels=labels, accuracy=float((mine == LABELS).mean()), **changes)
         for name, mine in answers.items()
     ]
@@ -43,13 +44,13 @@ def test_the_same_variant_is_paired_over_the_same_examples():
     raw = []
     for key, pair in found.items():
         before, after = a[key] == LABELS, b[key] == LABELS
-        assert pair["accuracy_difference"] == pytest.approx(after.mean() - before.mean())
+        assert pair.accuracy_difference == pytest.approx(after.mean() - before.mean())
         gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
-        assert (pair["accuracy_gained"], pair["accuracy_lost"], pair["examples"]) == (gained, lost, 400)
+        assert (pair.accuracy_gained, pair.accuracy_lost, pair.examples) == (gained, lost, 400)
         raw.append(float(mcnemar([[0, gained], [lost, 0]], exact=True).pvalue))
     corrected = multipletests(raw, method="holm")[1]
-    assert [pair["accuracy_p"] for pair in found.values()] == pytest.approx(corrected.tolist())
-    assert [pair["accuracy_comparison"] for pair in found.values()] == ["worse", "no_difference"]
+    assert [pair.accuracy_p for pair in found.values()] == pytest.approx(corrected.tolist())
+    assert [pair.accuracy_comparison for pair in found.values()] == ["worse", "no_difference"]
 
 
 def test_answers_are_compared_by_what_they_mean():
@@ -59,7 +60,7 @@ def test_answers_are_compared_by_what_they_mean():
     first, a = run({"x": right})
     second, b = run({"x": turned}, TURNED)
     found = between.accuracies(first, second, (a, b), LABELS)["x", 8]
-    assert (found["accuracy_gained"], found["accuracy_lost"]) == (0, 0)
+    assert (found.accuracy_gained, found.accuracy_lost) == (0, 0)
 
 
 def test_what_is_not_the_same_is_not_paired():
@@ -70,6 +71,6 @@ def test_what_is_not_the_same_is_not_paired():
     nowhere = (RUN | {"example_set_id": None}, first[1])
     assert between.accuracies(nowhere, nowhere, (a, a), LABELS) == {}
     for changes in ({"validity": "invalid"}, {"status": "failed"}, {"accuracy": None}):
-        broken = (RUN, [second[1][0], second[1][1] | changes])
+        broken = (RUN, [second[1][0], replace(second[1][1], **changes)])
         assert between.accuracies(first, broken, (a, b), LABELS) == {}
         assert between.accuracies(broken, first, (b, a), LABELS) == {}

@@ -83,11 +83,22 @@ def everything(run_id: str) -> dict[str, Any]:
         rows = measurements.measurements(session, run.id)
         return {
             "run": {key: value for key, value in runs.run_summary(run).items() if key not in anew},
-            "rows": [measurements.flat(row) for row in rows],
-            "scenarios": measurements.loads(session, run.id),
+            "rows": [row.to_json() for row in measurements.rows(session, run.id)],
+            "scenarios": [load.to_json() for load in measurements.loads(session, run.id)],
             "positions": [row.position for row in rows],
             "blocks": [
-                [(*block[:6], block.latencies_s.tolist()) for block in measurements.latencies(session, row.id, kind)]
+                [
+                    (
+                        block.process,
+                        block.round,
+                        block.started_s,
+                        block.samples,
+                        block.tokens,
+                        block.padded_tokens,
+                        block.latencies_s.tolist(),
+                    )
+                    for block in measurements.blocks(session, row.id, kind)
+                ]
                 for row in rows
                 for kind in ("warmup", "timed")
             ],

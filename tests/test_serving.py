@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from row_builder import stored_row
 from sqlalchemy import delete
 
 from engine.report import exports, load, markup, tables
 from engine.report.load import joined
 from engine.store import open_store
 from engine.store.models import Load, Measurement, Run
+from engine.store.rows import LoadRow
 
 
 def trial(rate_per_s: float, holds: bool) -> dict[str, Any]:
@@ -21,7 +24,7 @@ def trial(rate_per_s: float, holds: bool) -> dict[str, Any]:
     return found | {"p99_s": 0.04 if holds else 0.2, "mean_batch": 2.5, "holds": holds}
 
 
-def loaded(variant: str, held: float | None, failing: list[float], **changes: Any) -> dict[str, Any]:
+def loaded(variant: str, held: float | None, failing: list[float], **changes: Any) -> LoadRow:
     """A row as `engine.store.measurements.loads` gives it: each rate of `failing` failed twice."""
     row = {
         "variant": variant, "status": "measured", "status_reason": None, "validity": "valid", "validity_reason": None,
@@ -30,18 +33,16 @@ def loaded(variant: str, held: float | None, failing: list[float], **changes: An
         "trials": [*([trial(held, True)] if held else []), *(trial(rate, False) for rate in failing * 2)],
         "conditions": {"seconds": 60.0}, "measured_at": "2026-03-01T12:00:00.000+00:00",
     }  # fmt: skip
-    return row | changes
+    return LoadRow(**row | changes)
 
 
 FAILED = {"status": "failed", "status_reason": "the worker was ended by SIGSEGV", "trials": []} | dict.fromkeys(
     ("validity", "single_texts", "single_p90_s", "offline_texts_per_s", "server_texts_per_s", "conditions")
 )
-MEASURED = [
-    {"variant": name, "title": name.upper(), "baseline": name == "fp32", "batch_size": 8} for name in ("fp32", "int8")
-]
+MEASURED = [stored_row(variant=name, title=name.upper(), baseline=name == "fp32") for name in ("fp32", "int8")]
 
 
-def beside(base: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+def beside(base: LoadRow, other: LoadRow) -> load.JoinedLoad:
     return joined([base, other], MEASURED)[1]
 
 
@@ -60,18 +61,18 @@ def beside(base: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 )
 def test_a_rate_lies_between_what_held_and_what_did_not(base, other, comparison, ratio):
     row = beside(loaded("fp32", *base), loaded("int8", *other))
-    assert row["comparison"] == comparison
-    found = row["ratio"], row["ratio_low"], row["ratio_high"]
+    assert row.comparison == comparison
+    found = row.ratio, row.ratio_low, row.ratio_high
     assert found == ratio if ratio[0] is None else found == pytest.approx(ratio)
 
 
 def test_a_rate_that_failed_once_bounds_nothing():
     row = loaded("int8", 100.0, [116.0])
-    row["trials"].append(trial(110.0, False))
+    row.trials.append(trial(110.0, False))
     assert load.beyond(row) == 116.0
-    row["trials"].remove(trial(116.0, False))
+    row.trials.remove(trial(116.0, False))
     assert load.beyond(row) is None
-    assert beside(loaded("fp32", 50.0, [60.0]), row)["ratio_high"] == 120 / 50
+    assert beside(loaded("fp32", 50.0, [60.0]), row).ratio_high == 120 / 50
 
 
 def test_the_headline_says_no_more_than_the_bounds_show():
@@ -84,26 +85,26 @@ def test_the_headline_says_no_more_than_the_bounds_show():
     assert say(base, loaded("int8", 20.0, [30.0])).endswith("the most of all, and it is the baseline.")
     none = loaded("fp32", None, [9.0])
     assert say(none, loaded("int8", 20.0, [30.0])).endswith("the baseline held no rate that was tried.")
-    assert say(base | FAILED, loaded("int8", 20.0, [30.0])).endswith("the baseline was not put under load.")
+    assert say(replace(base, **FAILED), loaded("int8", 20.0, [30.0])).endswith("the baseline was not put under load.")
     assert say(none) == "No variant held p99 within 50.0 ms at any rate that was tried."
-    assert say(base | FAILED) == "No variant could be put under load."
+    assert say(replace(base, **FAILED)) == "No variant could be put under load."
 
 
 def test_a_headline_in_doubt_says_so():
     unstable = {"validity": "unstable", "validity_reason": "others"}
     base, other = loaded("fp32", 50.0, [60.0]), loaded("int8", 100.0, [110.0])
     assert load.doubt(joined([base, other], MEASURED)) == ""
-    both = joined([base | unstable, other | unstable], MEASURED)
+    both = joined([replace(base, **unstable), replace(other, **unstable)], MEASURED)
     assert load.doubt(both) == "In doubt, by what the machine did meanwhile: FP32 and INT8."
     # Neither the best nor the baseline: the headline does not speak of it.
-    third = [*MEASURED, {"variant": "nf4", "title": "NF4", "baseline": False, "batch_size": 8}]
+    third = [*MEASURED, stored_row(variant="nf4", title="NF4")]
     assert load.doubt(joined([base, other, loaded("nf4", 10.0, [20.0], **unstable)], third)) == ""
-    assert load.doubt(joined([base | FAILED], MEASURED)) == ""
+    assert load.doubt(joined([replace(base, **FAILED)], MEASURED)) == ""
 
 
 def test_doubts_and_failures_are_noted():
-    rows = joined([loaded("fp32", 50.0, [60.0], validity="unstable", validity_reason="others"), loaded("int8", 1.0, [])
-                   | FAILED], MEASURED)  # fmt: skip
+    doubted = loaded("fp32", 50.0, [60.0], validity="unstable", validity_reason="others")
+    rows = joined([doubted, replace(loaded("int8", 1.0, []), **FAILED)], MEASURED)
     assert load.notes(rows) == [
         "FP32: unstable under load: others", "INT8: failed under load: the worker was ended by SIGSEGV",
     ]  # fmt: skip
@@ -116,7 +117,7 @@ def test_the_table_has_a_line_a_variant_with_its_bounds():
     first, second = markup.markdown(part.rows, part.columns).splitlines()[2:]
     assert first.split(" | ") == ["| FP32", "10.0", "120", "50.0", "60.0", "1 (baseline)", " |"]
     assert second.split(" | ") == ["| INT8", "10.0", "120", "none", "40.0", "–", "▼ holds less |"]
-    failed = joined([loaded("fp32", 50.0, [60.0]), loaded("int8", 1.0, []) | FAILED], MEASURED)
+    failed = joined([loaded("fp32", 50.0, [60.0]), replace(loaded("int8", 1.0, []), **FAILED)], MEASURED)
     assert markup.markdown(failed, tables.LOAD).splitlines()[-1] == "| INT8 | – | – | – | – | – | ✗ failed |"
     own = joined([loaded("fp32", 50.0, [60.0]), loaded("int8", 1.0, [2.0], max_batch=8)], MEASURED)
     assert "batches of each variant's own" in tables.parts([], loads=own)[1].title
@@ -145,7 +146,7 @@ def stored(tmp_path, monkeypatch) -> str:
         named = {"variant": name, "title": name.upper(), "baseline": name == "fp32", "position": position}
         run.measurements.append(Measurement(**usual | named))
     for made in (loaded("int8", 100.0, [110.0]), loaded("fp32", 50.0, [60.0])):
-        run.loads.append(Load(**made | {"measured_at": now}))
+        run.loads.append(Load(**made.to_json() | {"measured_at": now}))
     with open_store() as store, store.session() as session:
         session.add(run)
     return run.id

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.measurement import quality, stats
+from engine.measurement.blocks import Block
 from engine.measurement.doubts import Code, Doubt, doubt, in_words, of_json, slowdown_of
 from engine.measurement.labels import align
 from engine.measurement.summary import (
-    Block,
+    Difference,
     Raw,
     agreement,
     answers,
@@ -240,36 +241,37 @@ def test_accuracy_beside_the_baselines_on_the_same_examples():
     base, mine = labels.copy(), labels.copy()
     base[:5], mine[:20] = (labels[:5] + 1) % 4, (labels[:20] + 1) % 4
     mine[0] = labels[0]
-    found = paired(logits_of(mine.tolist()), align(NEWS, NEWS), logits_of(base.tolist()), align(NEWS, NEWS), labels)
-    assert found["accuracy_difference"] == pytest.approx(-0.14)
-    assert (found["accuracy_gained"], found["accuracy_lost"]) == (1, 15)
-    assert found["accuracy_difference_low"] < -0.14 < found["accuracy_difference_high"] < 0
-    assert found["flip_kinds"] == {"right_to_wrong": 15, "wrong_to_right": 1, "wrong_to_wrong": 0}
-    corrected([found])
-    assert found["detectable_difference"] == quality.smallest_detectable(16, 100)
+    pair = paired(logits_of(mine.tolist()), align(NEWS, NEWS), logits_of(base.tolist()), align(NEWS, NEWS), labels)
+    assert pair is not None
+    found, kinds = pair
+    assert found.accuracy_difference == pytest.approx(-0.14)
+    assert (found.examples, found.accuracy_gained, found.accuracy_lost) == (100, 1, 15)
+    assert found.accuracy_difference_low < -0.14 < found.accuracy_difference_high < 0
+    assert kinds == {"right_to_wrong": 15, "wrong_to_right": 1, "wrong_to_wrong": 0}
+    (made,) = corrected([found])
+    assert made.detectable_difference == quality.smallest_detectable(16, 100)
     other = align(["NEGATIVE", "POSITIVE"], NEWS)
-    assert paired(logits_of([0], 2), other, logits_of([0]), align(NEWS, NEWS), np.array([0])) == {}
-    assert paired(logits_of([0]), align(NEWS, None), logits_of([0]), align(NEWS, None), None) == {}
+    assert paired(logits_of([0], 2), other, logits_of([0]), align(NEWS, NEWS), np.array([0])) is None
+    alone = align(NEWS, None)
+    assert paired(logits_of([0]), alone, logits_of([0]), alone, np.array([0])) is None
 
 
 def test_holm_counts_the_variants_of_an_experiment():
-    def row(p: float, gained: int = 0, lost: int = 9) -> dict:
-        return {"accuracy_p": p, "accuracy_gained": gained, "accuracy_lost": lost, "examples": 400}
+    def row(p: float | None, gained: int = 0, lost: int = 9) -> Difference:
+        return Difference(400, 0.0, 0.0, 0.0, gained, lost, p)
 
-    rows = [{}, row(0.01), row(0.03), row(0.04, 9, 0), {"accuracy_p": None}]
-    corrected(rows)
-    assert [r.get("accuracy_p") for r in rows] == [None, 0.03, 0.06, 0.06, None]
-    assert [r.get("accuracy_comparison") for r in rows] == [None, "worse", "no_difference", "no_difference", None]
+    rows = corrected([row(None), row(0.01), row(0.03), row(0.04, 9, 0), row(None)])
+    assert [r.accuracy_p for r in rows] == [None, 0.03, 0.06, 0.06, None]
+    assert [r.accuracy_comparison for r in rows] == [None, "worse", "no_difference", "no_difference", None]
     # What would have been shown, too, is what three variants beside each other show.
-    assert [r.get("detectable_difference") for r in rows] == [
+    assert [r.detectable_difference for r in rows] == [
         None,
         *[pytest.approx(quality.smallest_detectable(9, 400, 3))] * 3,
         None,
     ]
-    rows = [row(0.001, 9, 0)]
-    corrected(rows)
-    assert rows[0]["accuracy_comparison"] == "better"
-    assert rows[0]["detectable_difference"] == quality.smallest_detectable(9, 400)
+    (alone,) = corrected([row(0.001, 9, 0)])
+    assert alone.accuracy_comparison == "better"
+    assert alone.detectable_difference == quality.smallest_detectable(9, 400)
 
 
 def test_answers_that_change_with_the_batch_are_counted():

@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from row_builder import stored_row
 
 from engine.report import markup, tables, words
-from engine.store.measurements import DERIVED_FIELDS, FIXED_FIELDS, FURTHER_FIELDS
+from engine.store.rows import COLUMNS, Row
 from engine.units import NOTHING, between, megabytes, milliseconds, percent, significant, whole
 
 quick = settings(deadline=None)
@@ -32,7 +34,7 @@ RUN = {
 }
 
 
-def row(**changes: Any) -> dict[str, Any]:
+def row(**changes: Any) -> Row:
     """A measurement as `engine.store.measurements.flat` gives it."""
     measured = {
         "variant": "fp32",
@@ -63,13 +65,12 @@ def row(**changes: Any) -> dict[str, Any]:
         "load_s": 0.456,
         "schedule": "interleaved",
     }
-    assert set(measured | changes) <= set(FIXED_FIELDS + FURTHER_FIELDS + DERIVED_FIELDS)
-    return dict.fromkeys(FIXED_FIELDS + FURTHER_FIELDS + DERIVED_FIELDS) | measured | changes
+    return stored_row(**measured | changes)
 
 
-def unmeasured(status: str, **changes: Any) -> dict[str, Any]:
-    kept = {"variant", "title", "baseline", "batch_size", "max_length"}
-    nothing = {key: None for key in row() if key not in kept}
+def unmeasured(status: str, **changes: Any) -> Row:
+    kept = {"variant", "title", "baseline", "batch_size", "max_length", "model", "backend", "precision", "device"}
+    nothing = {key: None for key in COLUMNS if key not in kept}
     return row(**nothing | {"status": status, "status_reason": "it needs a GPU"} | changes)
 
 
@@ -290,7 +291,7 @@ def test_texts_that_were_cut_are_said_once_where_all_cut_the_same():
 
 
 def test_the_caption_says_what_was_measured_where_and_how():
-    said = tables.caption(RUN, [BASELINE | {"padding": "max_length"}, row(padding="max_length")])
+    said = tables.caption(RUN, [replace(BASELINE, padding="max_length"), row(padding="max_length")])
     for part in (
         RUN["id"],
         "a [fast] processor (cpu, 2 threads)",

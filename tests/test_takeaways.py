@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from row_builder import stored_row
 
 from engine.measurement import summary
 from engine.report import changes as report_changes
 from engine.report import takeaways
-from engine.store.measurements import DERIVED_FIELDS, FIXED_FIELDS, FURTHER_FIELDS
+from engine.store.rows import Row
 from engine.units import point_interval
 
 RUN = {"id": "A", "suite": "tiny", "device_name": "a processor", "host": "here", "example_set_id": "e"}
 
 
-def row(**changes: Any) -> dict[str, Any]:
+def row(**changes: Any) -> Row:
     """A measurement that shows no difference to the baseline, but for `changes`."""
     measured = {
         "variant": "other",
@@ -37,8 +39,7 @@ def row(**changes: Any) -> dict[str, Any]:
         "ram_peak_bytes": 500_000_000,
         "weights_bytes": 90_000_000,
     }
-    assert set(measured | changes) <= set(FIXED_FIELDS + FURTHER_FIELDS + DERIVED_FIELDS)
-    return dict.fromkeys(FIXED_FIELDS + FURTHER_FIELDS + DERIVED_FIELDS) | measured | changes
+    return stored_row(**measured | changes)
 
 
 BASE = row(variant="base", title="Base", baseline=True, speedup=1.0, speedup_low=1.0, speedup_high=1.0, comparison=None)
@@ -46,7 +47,7 @@ FASTER = {"speedup": 1.5, "speedup_low": 1.2, "speedup_high": 1.8, "comparison":
 SLOWER = {"speedup": 0.5, "speedup_low": 0.4, "speedup_high": 0.6, "comparison": "worse"}
 
 
-def said(*rows: dict[str, Any], shown: bool | None = None) -> list[str]:
+def said(*rows: Row, shown: bool | None = None) -> list[str]:
     found = takeaways.takeaways([BASE, *rows])
     return [item.sentence for item in found if shown is None or item.shown is shown]
 
@@ -110,7 +111,7 @@ def test_answers_memory_energy_and_batching():
     assert one(invariance=seen) == (
         "Other's answers depend on the batch: 3 of 256 under batch 1 differ from those at its own."
     )
-    cold = BASE | {"energy_j_per_1000_examples": 20.0, "vram_peak_bytes": 100, "ram_peak_bytes": None}
+    cold = replace(BASE, energy_j_per_1000_examples=20.0, vram_peak_bytes=100, ram_peak_bytes=None)
     found = takeaways.takeaways([cold, row(energy_j_per_1000_examples=5.0, vram_peak_bytes=100)])
     assert [item.sentence for item in found if item.shown] == [
         "Other takes 0.250× the energy of Base: 5.00 J for 1,000 examples, Base 20.0 J, idle power subtracted."
@@ -121,28 +122,22 @@ def test_limits_and_labels_speak_for_themselves():
     assert one(limits={"sentence": "bound by compute."}) == "Other: bound by compute."
     flag = {"kind": "permuted", "sentence": "the labels look permuted", "figures": {}}
     assert one(quality={"flags": [flag]}) == "Other: the labels look permuted"
-    base = BASE | {"quality": {"flags": [flag]}}
+    base = replace(BASE, quality={"flags": [flag]})
     assert [item.sentence for item in takeaways.takeaways([base])] == ["Base: the labels look permuted"]
 
 
 def test_nothing_is_concluded_from_what_is_not_there():
-    failed = dict.fromkeys(row()) | {
-        "variant": "x",
-        "title": "X",
-        "batch_size": 8,
-        "status": "failed",
-        "status_reason": "it died",
-    }
+    failed = stored_row(variant="x", title="X", status="failed", status_reason="it died", validity=None)
     assert said(failed) == ["X was not measured: failed: it died."]
-    assert said(failed | {"status": "pending", "status_reason": None}) == ["X was not measured: pending."]
-    invalid = row(**FASTER, flips=3) | {"validity": "invalid", "validity_reason": "weights in float16"}
+    assert said(replace(failed, status="pending", status_reason=None)) == ["X was not measured: pending."]
+    invalid = replace(row(**FASTER, flips=3), validity="invalid", validity_reason="weights in float16")
     assert said(invalid) == ["Other is invalid, and nothing is concluded from it: weights in float16."]
-    broken = [BASE | {"validity": "invalid", "validity_reason": "NaN"}, row(**FASTER)]
+    broken = [replace(BASE, validity="invalid", validity_reason="NaN"), row(**FASTER)]
     assert [item.name for item in takeaways.takeaways(broken)] == ["Base"]
 
 
 def test_several_batch_sizes_are_told_apart():
-    rows = [BASE, BASE | {"batch_size": 1}, row(**FASTER), row(**SLOWER, batch_size=1)]
+    rows = [BASE, replace(BASE, batch_size=1), row(**FASTER), row(**SLOWER, batch_size=1)]
     shown = [item.sentence for item in takeaways.takeaways(rows)]
     assert shown[0].startswith("Other @ 8 answers") and shown[1].startswith("Other @ 1 is slower")
 
@@ -177,13 +172,12 @@ def test_differences_of_two_runs():
     ]
 
 
-def pair(gained: int, lost: int, n: int = 400, **changes: Any) -> dict[str, Any]:
-    """The accuracy columns of one comparison, as a run or `engine.report.between` draws them."""
+def pair(gained: int, lost: int, n: int = 400, **changes: Any) -> summary.Difference:
+    """The accuracy of one comparison, as a run or `engine.report.between` draws them."""
     right, base = np.zeros(n, bool), np.zeros(n, bool)
     right[:gained], base[gained : gained + lost] = True, True
-    found = summary.difference(right, base)
-    summary.corrected([found])
-    return found | changes
+    (found,) = summary.corrected([summary.difference(right, base)])
+    return replace(found, **changes)
 
 
 LOST, NOISE, ONE = pair(3, 43), pair(11, 14), pair(0, 1)
@@ -203,7 +197,7 @@ def test_accuracy_between_runs_is_told_where_it_is_shown():
 
 
 def units_of(found: dict[str, Any]) -> str:
-    return point_interval(found["accuracy_difference_low"], found["accuracy_difference_high"])
+    return point_interval(found.accuracy_difference_low, found.accuracy_difference_high)
 
 
 def test_memory_between_runs_is_told_from_a_tenth_on():
@@ -224,10 +218,10 @@ def test_memory_between_runs_is_told_from_a_tenth_on():
 
 def test_unlike_baselines_have_no_speedups_to_compare():
     first = (RUN, [BASE, row(**FASTER)])
-    second = (RUN, [BASE | {"precision": "bf16"}, row(**SLOWER)])
+    second = (RUN, [replace(BASE, precision="bf16"), row(**SLOWER)])
     assert report_changes.differences(first, second) == ["different baselines: speed-ups are not comparable"]
     assert report_changes.regressions_between(first, second, 0.0) == []
-    turned = (RUN, [BASE | {"baseline": False, **SLOWER}, row() | {"baseline": True}])
+    turned = (RUN, [replace(BASE, baseline=False, **SLOWER), replace(row(), baseline=True)])
     assert report_changes.differences(first, turned) == ["different baselines: speed-ups are not comparable"]
 
 
@@ -240,16 +234,16 @@ def test_a_threshold_counts_only_what_is_shown():
 
 
 def test_an_accuracy_is_lost_by_more_than_a_threshold_where_its_interval_lies_beyond_it():
-    high = -LOST["accuracy_difference_high"]
-    assert 0.05 < high < 0.1 == pytest.approx(-LOST["accuracy_difference"])
-    [found] = report_changes.regressions([BASE, row(**LOST)], 0.05)
+    high = -LOST.accuracy_difference_high
+    assert 0.05 < high < 0.1 == pytest.approx(-LOST.accuracy_difference)
+    [found] = report_changes.regressions([BASE, row(**asdict(LOST))], 0.05)
     assert found.sentence == f"Other loses more than 5.0 points of accuracy: −10.0 points ({units_of(LOST)})"
     # The estimate lies beyond it, but not all of the interval: a loss is shown, of more than this it is not.
-    assert report_changes.regressions([BASE, row(**LOST)], high + 0.01) == []
-    assert report_changes.regressions([BASE, row(**LOST | {"accuracy_comparison": "no_difference"})], 0.0) == []
+    assert report_changes.regressions([BASE, row(**asdict(LOST))], high + 0.01) == []
+    assert report_changes.regressions([BASE, row(**asdict(LOST) | {"accuracy_comparison": "no_difference"})], 0.0) == []
     assert (
-        report_changes.regressions([BASE, row(**NOISE)], 0.0)
-        == report_changes.regressions([BASE, row(**ONE)], 0.0)
+        report_changes.regressions([BASE, row(**asdict(NOISE))], 0.0)
+        == report_changes.regressions([BASE, row(**asdict(ONE))], 0.0)
         == []
     )
 
@@ -264,7 +258,7 @@ def test_a_threshold_between_two_runs():
         " its accuracy fell by more than 3.0 points on the same examples",
     ]
     assert report_changes.regressions_between(second, first, 0.0) == []
-    high = -LOST["accuracy_difference_high"]
+    high = -LOST.accuracy_difference_high
     assert report_changes.regressions_between(first, first, high + 0.01, {("other", 8): LOST}) == []
 
 
@@ -277,28 +271,28 @@ def test_one_example_more_or_less_is_no_regression():
 
 
 def test_of_invalid_rows_nothing_is_a_regression_but_that():
-    worse = row(**SLOWER, **LOST)
-    [only] = report_changes.regressions([BASE, worse | NAN], 0.0)
+    worse = row(**SLOWER, **asdict(LOST))
+    [only] = report_changes.regressions([BASE, replace(worse, **NAN)], 0.0)
     assert only.sentence == "Other is invalid: NaN"
-    [base] = report_changes.regressions([BASE | NAN, worse], 0.0)
+    [base] = report_changes.regressions([replace(BASE, **NAN), worse], 0.0)
     assert base.sentence == "Base is invalid: NaN"
     answers = {("other", 8): LOST}
-    good, bad = (RUN, [BASE, row(**FASTER)]), (RUN, [BASE, worse | NAN])
+    good, bad = (RUN, [BASE, row(**FASTER)]), (RUN, [BASE, replace(worse, **NAN)])
     [became] = report_changes.regressions_between(good, bad, 0.0, answers)
     assert became.sentence == "Other became invalid: NaN"
     # What was invalid before is no measure of what is now.
-    assert (
-        report_changes.regressions_between((RUN, [BASE, row(**FASTER) | NAN]), (RUN, [BASE, worse]), 0.0, answers) == []
-    )
+    now = (RUN, [BASE, worse])
+    broken = (RUN, [BASE, replace(row(**FASTER), **NAN)])
+    assert report_changes.regressions_between(broken, now, 0.0, answers) == []
     # Beside an invalid baseline there is no speed-up; the variant's own answers are what they are.
-    found = report_changes.regressions_between((RUN, [BASE | NAN, row(**FASTER)]), (RUN, [BASE, worse]), 0.0, answers)
+    found = report_changes.regressions_between((RUN, [replace(BASE, **NAN), row(**FASTER)]), now, 0.0, answers)
     assert [item.sentence.partition(" by")[0] for item in found] == ["Other: its accuracy fell"]
-    found = report_changes.regressions_between(good, (RUN, [BASE | NAN, row(**SLOWER)]), 0.0)
+    found = report_changes.regressions_between(good, (RUN, [replace(BASE, **NAN), row(**SLOWER)]), 0.0)
     assert [item.sentence for item in found] == ["Base became invalid: NaN"]
 
 
 def test_of_invalid_rows_no_difference_is_told_but_that():
-    heavy = row(**SLOWER, ram_peak_bytes=5_000_000_000) | NAN
+    heavy = replace(row(**SLOWER, ram_peak_bytes=5_000_000_000), **NAN)
     answers = {("other", 8): LOST}
     first = (RUN, [BASE, row(**FASTER)])
     words = "and nothing is concluded from it: NaN"
@@ -309,7 +303,8 @@ def test_of_invalid_rows_no_difference_is_told_but_that():
         f"Other: is invalid in A, {words}"
     ]
     # Of a speed-up over an invalid baseline nothing is.
-    assert report_changes.differences(first, (RUN, [BASE | NAN, row(**SLOWER)])) == [f"Base: is invalid in B, {words}"]
+    second = (RUN, [replace(BASE, **NAN), row(**SLOWER)])
+    assert report_changes.differences(first, second) == [f"Base: is invalid in B, {words}"]
 
 
 @settings(deadline=None)

@@ -16,7 +16,7 @@ from dashboard.controls import choices, link, widgets
 from dashboard.data import reads
 from dashboard.export import sheets
 from dashboard.findings import headlines
-from dashboard.style import marks
+from dashboard.style import OfSuite, marks
 from dashboard.tables import answers
 from engine.classify import answering, warm
 from engine.classify.answering import Answer
@@ -350,17 +350,7 @@ def _say_problem(request: Asked, status: Any) -> None:
 def _show(request: Asked, slots: Slots, waiting: dict[str, str], done: bool = False) -> None:
     """Tables of what is there so far; headline, caption and download once it is `done`."""
     suite = request.suite
-    rows = [
-        {
-            "variant": v.name,
-            "model": v.model,
-            "backend": v.backend,
-            "precision": v.precision,
-            "baseline": v.name == suite.baseline,
-        }
-        for v in suite.variant
-    ]
-    shades = marks(rows, widgets.look())
+    shades = marks(OfSuite.all(suite), widgets.look())
     about = {v.name: f"{v.backend} {v.precision}" for v in suite.variant}
     parts = {v.name: request.parts[v.name] for v in answering.in_order(suite) if v.name in request.parts}
     found = [answering.joined(answered) for answered in parts.values()]

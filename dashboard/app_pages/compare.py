@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard import figures, frame
+from dashboard import figures, run_rows
 from dashboard.controls import charts, run_choice, widgets
 from dashboard.data import reads
 from dashboard.figures import base
 from dashboard.findings import comparing, headlines, settings
 from dashboard.findings.comparing import Evidence, Side
-from dashboard.frame import Row
+from dashboard.run_rows import Row
 from dashboard.style import Theme
 from dashboard.tables import comparison, facts
 from engine.report import words
@@ -45,7 +46,7 @@ def _comparison(run_ids: list[str]) -> None:
     rows = comparing.against(rows, everything, baseline, evidence := _evidence(sides, everything, rows, baseline))
     look = widgets.look()
     _answer(sides, rows, look)
-    if not any(row["status"] == "measured" for row in rows):
+    if not any(row.status == "measured" for row in rows):
         st.stop()
     _how_compared(rows)
     _charts(sides, everything, rows, evidence, look)
@@ -74,7 +75,7 @@ def _other_runs(run_id: str) -> list[str]:
 
 def _side(letter: str, run_id: str) -> Side:
     summary = reads.run(run_id)
-    return Side(letter, summary, frame.rows_of(reads.measurements(summary)))
+    return Side(letter, summary, reads.measurements(summary))
 
 
 def _choices(everything: list[Row]) -> tuple[list[int], str, list[str]]:
@@ -123,13 +124,13 @@ def _evidence(sides: list[Side], everything: list[Row], rows: list[Row], baselin
     raws: dict[int, Any] = {}
     outputs: dict[int, Any] = {}
     labels: dict[str, Any] = {}
-    phases = {(row["run"], row["phase"]) for row in rows}
+    phases = {(row.run, row.phase) for row in rows}
     answers = comparing.needs_answers(rows, baseline)
     for side in sides:
         ids = tuple(
-            row["id"]
+            row.id
             for row in everything
-            if row["run"] == side.letter and (row["run"], row["phase"]) in phases and row["status"] == "measured"
+            if row.run == side.letter and (row.run, row.phase) in phases and row.status == "measured"
         )
         if not ids:
             continue
@@ -138,7 +139,7 @@ def _evidence(sides: list[Side], everything: list[Row], rows: list[Row], baselin
         if answers and set_id is not None:
             if len(sides) > 1:
                 # What changed between runs is told of every batch size.
-                ids = tuple(row["id"] for row in side.stored if row["status"] == "measured")
+                ids = tuple(row.id for row in side.stored if row.status == "measured")
             outputs |= reads.outputs(side.summary["id"], ids)
             labels[set_id] = reads.labels(set_id)
     return Evidence(raws, outputs, labels)
@@ -156,7 +157,7 @@ def _answer(sides: list[Side], rows: list[Row], look: Theme) -> None:
 
 
 def _how_compared(rows: list[Row]) -> None:
-    differences = [row for row in rows if row["accuracy_p"] is not None]
+    differences = [row for row in rows if row.accuracy_p is not None]
     among = f" over the {len(differences)} rows here" if len(differences) > 1 else ""
     st.caption(
         f"Parentheses and ranges: 95% intervals. Speed-up: samples/s over the baseline's {words.rounds_words(rows)}. "
@@ -164,42 +165,41 @@ def _how_compared(rows: list[Row]) -> None:
         "without an interval: no verdict is drawn from them."
         + (
             " †: of another run: its speed-up over its own run's baseline, over that of the baseline here; not paired."
-            if any(row["beside"] is not None for row in rows)
+            if any(row.across is not None for row in rows)
             else ""
         )
     )
 
 
 def _charts(sides: list[Side], everything: list[Row], rows: list[Row], evidence: Evidence, look: Theme) -> None:
-    shown = comparing.table(rows)
     naming = Naming(
         charts.stem(sides[0].summary),
         "; ".join(
             f"{side.letter}: " * (len(sides) > 1)
-            + base.source(side.summary, [row for row in rows if row["run"] == side.letter])
+            + base.source(side.summary, [row for row in rows if row.run == side.letter])
             for side in sides
         ),
     )
     st.subheader("Latency of every timed call", anchor=False)
-    timed = {row["id"]: evidence.raws[row["id"]].latencies_s() for row in rows if row["id"] in evidence.raws}
+    timed = {row.id: evidence.raws[row.id].latencies_s() for row in rows if row.id in evidence.raws}
     _chart(
-        figures.ecdf(shown, timed, look),
+        figures.ecdf(rows, timed, look),
         "ecdf",
         naming,
-        "; ".join(comparing.distribution_words(row) for row in rows if row["id"] in timed),
+        "; ".join(comparing.distribution_words(row) for row in rows if row.id in timed),
     )
-    others = [row for row in rows if not row["baseline"]]
+    others = [row for row in rows if not row.baseline]
     draw: list[tuple[str, go.Figure]] = []
-    if any(row["speedup"] is not None or row["beside"] is not None for row in others):
-        draw.append(("speedup", figures.speedups(shown, look)))
-    if any(row["accuracy_difference"] is not None for row in others):
-        draw.append(("accuracy", figures.accuracy_differences(shown, look)))
-    if any(row["memory_bytes"] is not None for row in rows):
-        draw.append(("memory", figures.memory(shown, look)))
+    if any(row.speedup is not None or row.across is not None for row in others):
+        draw.append(("speedup", figures.speedups(rows, look)))
+    if any(row.accuracy_difference is not None for row in others):
+        draw.append(("accuracy", figures.accuracy_differences(rows, look)))
+    if any(row.memory_bytes is not None for row in rows):
+        draw.append(("memory", figures.memory(rows, look)))
     st.subheader("Speed, accuracy, memory", anchor=False)
     _two_by_two(draw, naming)
-    sized = comparing.table(comparing.over_sizes(everything, rows))
-    if not sized.empty:
+    sized = comparing.over_sizes(everything, rows)
+    if sized:
         st.subheader("Over batch size", anchor=False)
         _two_by_two(
             [
@@ -209,8 +209,8 @@ def _charts(sides: list[Side], everything: list[Row], rows: list[Row], evidence:
             naming,
         )
     # What was published stands against its own baseline, so the measured rows do here, too.
-    names = {row["id"]: row["name"] for row in rows}
-    own = comparing.table([row | {"name": names[row["id"]]} for row in everything if row["id"] in names])
+    names = {row.id: row.name for row in rows}
+    own = [replace(row, name=names[row.id]) for row in everything if row.id in names]
     reported = reads.published()
     if figures.pairs(own, reported):
         st.subheader("Measured beside published", anchor=False)
@@ -241,8 +241,8 @@ class Naming(NamedTuple):
 
 def _changes(sides: list[Side], rows: list[Row], evidence: Evidence) -> None:
     shown, unshown = comparing.changes(sides, rows, evidence)
-    baseline = frame.baseline_of(rows)
-    alone = f" against {baseline['title']}" if baseline and len(sides) == 1 else ""
+    baseline = run_rows.baseline_of(rows)
+    alone = f" against {baseline.title}" if baseline and len(sides) == 1 else ""
     if shown or unshown:
         st.subheader(headlines.literal(f"What changes{alone}" if alone else "What changed"), anchor=False)
     widgets.sentences(shown, unshown)

@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import figures, frame
+from dashboard import figures, run_rows
 from dashboard.controls import charts, choices, widgets
 from dashboard.data import reads
 from dashboard.findings import deciding, decision_words, headlines
@@ -38,7 +38,7 @@ def main() -> None:
 def _decision(run_id: str, size: int | None) -> None:
     """All that follows from the limits, of what the run holds by now."""
     summary = reads.run(run_id)
-    rows = frame.rows_of(frame.at_batch(reads.measurements(summary), size))
+    rows = run_rows.at_batch(reads.measurements(summary), size)
     if not rows:
         st.header("This run holds no measurements.")
         st.stop()
@@ -52,15 +52,15 @@ def _decision(run_id: str, size: int | None) -> None:
     charts.save_charts(f"{charts.stem(summary)}-decide")
 
 
-def _controls(rows: list[frame.Row]) -> tuple[Limits, bool]:
+def _controls(rows: list[run_rows.Row]) -> tuple[Limits, bool]:
     """A number a limit, empty for none, with the range that this run measured."""
     given: dict[str, float] = {}
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         for key, quantity in deciding.quantities(rows).items():
-            found = [figure.estimate for row in rows if frame.usable(row) and (figure := quantity.read(row))]
+            found = [figure.estimate for row in rows if run_rows.usable(row) and (figure := quantity.read(row))]
             if key == "energy_j_per_1000_examples" and not found and KEYS[key] not in st.query_params:
                 continue  # no counter here, and nobody asks
-            others = [row for row in rows if frame.usable(row) and not row["baseline"]]
+            others = [row for row in rows if run_rows.usable(row) and not row.baseline]
             if key == "accuracy_lost" and not any(quantity.read(row) for row in others):
                 found = []  # the baseline's own, which is none by definition
             measured = f"{quantity.text(min(found))} to {quantity.text(max(found))}" if found else "not measured"
@@ -99,7 +99,7 @@ def _answer(summary: dict[str, Any], decided: Decision) -> None:
         for loosening in decided.loosenings:
             key = loosening.quantity.key
             amount = loosening.quantity.counted(significant(loosening.shown))
-            name = headlines.literal(loosening.row["name"])
+            name = headlines.literal(loosening.row.name)
             st.button(
                 f"{loosening.quantity.label} {amount}: {name} remains",
                 key=f"loosen_{key}",
@@ -110,11 +110,11 @@ def _answer(summary: dict[str, Any], decided: Decision) -> None:
             for row in [decided.fastest, *(rival for rival, _ in decided.rivals)][:3]:
                 st.page_link(
                     SHIP,
-                    label=f":primary[→ Ship {headlines.literal(row['name'])}]",
+                    label=f":primary[→ Ship {headlines.literal(row.name)}]",
                     query_params={
                         "run": summary["id"],
-                        "variant": row["variant"],
-                        "batch": choices.batch_words(row["batch_size"]),
+                        "variant": row.variant,
+                        "batch": choices.batch_words(row.batch_size),
                     },
                 )
 
@@ -139,7 +139,7 @@ def _evidence(summary: dict[str, Any], decided: Decision, look: Theme) -> None:
                 "The fastest without this one limit, and its samples/s over those of the fastest now, in the rounds "
                 "that both share (95%)."
             )
-    others = [j.row for j in decided.judged if j.row["status"] == "measured" and not j.row["baseline"]]
+    others = [j.row for j in decided.judged if j.row.status == "measured" and not j.row.baseline]
     known = [
         key
         for key, quantity in decided.quantities.items()
@@ -158,9 +158,9 @@ def _alt(decided: Decision, key: str) -> str:
     said, quantity = [], decided.quantities[key]
     for judged in decided.judged:
         figure = quantity.read(judged.row)
-        if figure is not None and judged.row["latency_p50_s"] is not None:
+        if figure is not None and judged.row.latency_p50_s is not None:
             state = "remains" if judged.remains else "out"
-            said.append(f"{judged.row['name']}: {quantity.text(figure.estimate)} {quantity.unit}, {state}")
+            said.append(f"{judged.row.name}: {quantity.text(figure.estimate)} {quantity.unit}, {state}")
     return f"{decision_words.title(decided, key)}. {'; '.join(said)}."
 
 

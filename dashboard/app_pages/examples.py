@@ -12,7 +12,7 @@ from zlib import crc32
 import numpy as np
 import streamlit as st
 
-from dashboard import frame
+from dashboard import run_rows
 from dashboard.controls import choices, run_choice, widgets
 from dashboard.controls.link import moved
 from dashboard.data import reads
@@ -43,7 +43,7 @@ def main() -> None:
     left, right = st.columns([8, 3], vertical_alignment="center")
     summary, measured, size = choices.choose_measurements(left, right)
     widgets.state_of(summary)
-    rows = frame.rows_of(frame.at_batch(measured, size))
+    rows = run_rows.at_batch(measured, size)
     found = reads.answers(summary, rows)
     if not found.ids:
         _nothing(summary, found)
@@ -75,17 +75,17 @@ def _left_out(found: Answers) -> None:
         st.caption(headlines.literal(f"○ {name} is left out: {reason}."))
 
 
-def _columns(rows: list[frame.Row], found: Answers) -> list[Column]:
+def _columns(rows: list[run_rows.Row], found: Answers) -> list[Column]:
     """The variants that can be compared, the baseline first."""
-    by_id = {row["id"]: row for row in rows}
+    by_id = {row.id: row for row in rows}
     shades = marks(rows, widgets.look())
-    times = Counter(row["name"] for row in rows)
+    times = Counter(row.name for row in rows)
     made = []
     for at, measurement_id in enumerate(found.ids):
         row = by_id[measurement_id]
-        name = row["name"] if times[row["name"]] == 1 else f"{row['name']} ({row['variant']})"
-        made.append(Column(at, name, row, shades[row["variant"]]))
-    return sorted(made, key=lambda column: not column.row["baseline"])
+        name = row.name if times[row.name] == 1 else f"{row.name} ({row.variant})"
+        made.append(Column(at, name, row, shades[row.variant]))
+    return sorted(made, key=lambda column: not column.row.baseline)
 
 
 def _compared(columns: list[Column]) -> tuple[Column, list[Column]]:
@@ -98,7 +98,7 @@ def _compared(columns: list[Column]) -> tuple[Column, list[Column]]:
     against = right.selectbox("Against", names, key=FROM, bind="query-params")
     reference = next(column for column in columns if column.name == against)
     offered = [column for column in columns if column is not reference]
-    usable = [headlines.literal(column.name) for column in offered if frame.usable(column.row)]
+    usable = [headlines.literal(column.name) for column in offered if run_rows.usable(column.row)]
     if len(offered) > MANY:
         # So many of a choice would fill the screen.
         every = [headlines.literal(column.name) for column in offered]
@@ -117,11 +117,11 @@ def _compared(columns: list[Column]) -> tuple[Column, list[Column]]:
     return reference, [column for column in offered if headlines.literal(column.name) in wanted]
 
 
-def _context(summary: dict[str, Any], found: Answers, rows: list[frame.Row]) -> str:
+def _context(summary: dict[str, Any], found: Answers, rows: list[run_rows.Row]) -> str:
     dataset = summary["spec"]["workload"]["dataset"].rsplit("/", 1)[-1]
-    sizes = ", ".join(str(size) for size in sorted({row["batch_size"] for row in rows if row["id"] in found.ids}))
+    sizes = ", ".join(str(size) for size in sorted({row.batch_size for row in rows if row.id in found.ids}))
     labels = "" if found.truth is not None else " · unlabelled: what is right is not known"
-    if frame.untaught(rows):
+    if run_rows.untaught(rows):
         labels += " · random weights: what is right is chance"
     return (
         f"{len(found.answers):,} texts of {dataset} · batch {sizes} · {summary['device_name']} "
@@ -135,7 +135,7 @@ def _link(run_id: str, size: int | None, reference: Column, **choice: Any) -> st
     kept = {
         run_choice.PARAMETER: run_id,
         **({"batch": f"batch {size}"} if size else {}),
-        **({} if reference.row["baseline"] else {FROM: reference.name}),
+        **({} if reference.row.baseline else {FROM: reference.name}),
     }
     return "examples?" + urlencode(kept | choice)
 

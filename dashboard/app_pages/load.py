@@ -7,12 +7,13 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import figures, frame
+from dashboard import figures
 from dashboard.controls import charts, run_choice, widgets
 from dashboard.data import reads
 from dashboard.findings import headlines
 from dashboard.tables import load as tables_load
 from engine.report import load
+from engine.report.load import JoinedLoad
 from engine.suite.spec import suite_files
 from engine.units import milliseconds
 
@@ -53,10 +54,10 @@ def main() -> None:
     charts.save_charts(f"{stem}-load")
 
 
-def _context(summary: dict[str, Any], loads: list[frame.Row]) -> str:
+def _context(summary: dict[str, Any], loads: list[JoinedLoad]) -> str:
     """How the texts came, and where."""
-    waits = sorted({row["max_wait_s"] for row in loads})
-    most = sorted({row["max_batch"] for row in loads})
+    waits = sorted({row.max_wait_s for row in loads})
+    most = sorted({row.max_batch for row in loads})
     waiting = f"waiting at most {milliseconds(waits[-1])} ms" if any(waits) else "going as soon as the server is free"
     quick = "A first look: fewer and shorter trials. " if summary["spec"].get("protocol", {}).get("quick") else ""
     return (
@@ -83,8 +84,8 @@ def _how_to(summary: dict[str, Any]) -> None:
     st.code(f"python -m engine run {suite} --set load.p99_ms={USUAL_MS}", language="bash", wrap_lines=True)
 
 
-def _trials(loads: list[frame.Row]) -> None:
-    done = {row["variant"]: row for row in loads if row["trials"]}
+def _trials(loads: list[JoinedLoad]) -> None:
+    done = {row.variant: row for row in loads if row.trials}
     if not done:
         return
     st.subheader("The rates that were tried", anchor=False)
@@ -92,7 +93,7 @@ def _trials(loads: list[frame.Row]) -> None:
         chosen = st.selectbox(
             "Trials of",
             list(done),
-            format_func=lambda name: headlines.literal(done[name]["name"]),
+            format_func=lambda name: headlines.literal(done[name].name),
             key="variant",
             bind="query-params",
         )

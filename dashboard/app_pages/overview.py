@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard import figures, frame
+from dashboard import figures, run_rows
 from dashboard.controls import charts, choices, run_choice, widgets
 from dashboard.data import reads
 from dashboard.export import report
 from dashboard.findings import headlines
+from dashboard.run_rows import Row
 from dashboard.style import Theme
 from dashboard.tables import comparison, facts, scorecard
 from engine.report import takeaways
@@ -37,26 +37,25 @@ def main() -> None:
     left, middle, right = st.columns([6, 3, 2], vertical_alignment="center")
     summary, measured, size = choices.choose_measurements(left, middle)
     look = widgets.look()
-    shown = frame.at_batch(measured, size)
-    rows = frame.rows_of(shown)
+    rows = run_rows.at_batch(measured, size)
     with right:
         _downloads(summary, measured, size, look)
     widgets.state_of(summary)
     if not rows:
         st.header("This run holds no measurements.")
         st.stop()
-    _first_screen(summary, shown, rows, look)
-    if any(row["status"] == "measured" for row in rows):
+    _first_screen(summary, rows, look)
+    if any(row.status == "measured" for row in rows):
         _takeaways(rows)
-        _comparisons(summary, measured, shown, look)
+        _comparisons(summary, measured, rows, look)
         _evidence(summary["id"], rows, look)
         _by_label(summary["id"], rows, look)
-        _published(summary, shown, look)
+        _published(summary, rows, look)
         _notes(rows)
         charts.save_charts(charts.stem(summary))
 
 
-def _first_screen(summary: dict[str, Any], shown: pd.DataFrame, rows: list[frame.Row], look: Theme) -> None:
+def _first_screen(summary: dict[str, Any], rows: list[Row], look: Theme) -> None:
     said = headlines.headline(rows)
     st.header(headlines.literal(said.finding), anchor=False)
     if said.detail:
@@ -64,22 +63,21 @@ def _first_screen(summary: dict[str, Any], shown: pd.DataFrame, rows: list[frame
     st.caption(headlines.literal(headlines.context(summary, rows)))
     if summary["suite"] == choices.FIRST:
         widgets.small_models(rows)
-    if not any(row["status"] == "measured" for row in rows):
+    if not any(row.status == "measured" for row in rows):
         st.html(scorecard.scorecard(rows, look))
         return
     left, right = charts.table_and_charts("tradeoff")
     with left:
         st.html(scorecard.scorecard(rows, look))
     with right:
-        charts.chart(figures.tradeoff(shown, look), "tradeoff", f"{charts.stem(summary)}-tradeoff")
+        charts.chart(figures.tradeoff(rows, look), "tradeoff", f"{charts.stem(summary)}-tradeoff")
 
 
-def _comparisons(summary: dict[str, Any], measured: pd.DataFrame, shown: pd.DataFrame, look: Theme) -> None:
-    rows = frame.rows_of(shown)
+def _comparisons(summary: dict[str, Any], measured: Sequence[Row], rows: Sequence[Row], look: Theme) -> None:
     # Of random weights the answers say nothing.
-    energy = frame.untaught(rows) and any(row[headlines.ENERGY] is not None for row in rows)
+    energy = run_rows.untaught(rows) and any(row.figure(headlines.ENERGY) is not None for row in rows)
     st.subheader(f"Latency, throughput, memory, {'energy' if energy else 'accuracy'}", anchor=False)
-    draw: list[tuple[str, Callable[[pd.DataFrame, Theme], go.Figure]]] = [
+    draw: list[tuple[str, Callable[[Sequence[Row], Theme], go.Figure]]] = [
         ("latency", figures.latency),
         ("throughput", figures.throughput),
         ("memory", figures.memory),
@@ -90,12 +88,12 @@ def _comparisons(summary: dict[str, Any], measured: pd.DataFrame, shown: pd.Data
         for pair in (draw[:2], draw[2:]):
             with st.grid(2, min_column_width=520, gap="medium"):
                 for name, make in pair:
-                    charts.chart(make(shown, look), name, f"{charts.stem(summary)}-{name}")
-    if frame.swept(frame.rows_of(measured), "throughput_samples_per_s"):
+                    charts.chart(make(rows, look), name, f"{charts.stem(summary)}-{name}")
+    if run_rows.swept(measured, "throughput_samples_per_s"):
         charts.chart(figures.over_batch_size(measured, look), "batches", f"{charts.stem(summary)}-batch-size")
 
 
-def _takeaways(rows: list[frame.Row]) -> None:
+def _takeaways(rows: list[run_rows.Row]) -> None:
     found = takeaways.takeaways(headlines.ranked(rows))
     # What binds a variant stands with the figures that say so.
     shown = headlines.told([item for item in found if item.shown and item.kind not in ("state", "limit")])
@@ -105,7 +103,7 @@ def _takeaways(rows: list[frame.Row]) -> None:
     widgets.sentences(shown, unshown)
 
 
-def _evidence(run_id: str, rows: list[frame.Row], look: Theme) -> None:
+def _evidence(run_id: str, rows: list[run_rows.Row], look: Theme) -> None:
     st.subheader("What the figures carry", anchor=False)
     with st.container(width=260):
         price = st.number_input(
@@ -123,11 +121,11 @@ def _evidence(run_id: str, rows: list[frame.Row], look: Theme) -> None:
         "examples show with 80% power at Holm's first step. "
     )
     st.caption(
-        f"{paired if any(row['accuracy_p'] is not None for row in rows) else ''}"
+        f"{paired if any(row.accuracy_p is not None for row in rows) else ''}"
         "Batch flips: answers that change when asked alone or under the other padding. "
         "Of the limit: the share of what this device was measured to do. The page Method has the formulas."
     )
-    if any(row["limits"] for row in rows):
+    if any(row.limits for row in rows):
         st.page_link(
             ROOFLINE,
             label=":primary[→ How near each comes to this device's limit, and what binds it]",
@@ -135,22 +133,22 @@ def _evidence(run_id: str, rows: list[frame.Row], look: Theme) -> None:
         )
 
 
-def _by_label(run_id: str, rows: list[frame.Row], look: Theme) -> None:
+def _by_label(run_id: str, rows: list[run_rows.Row], look: Theme) -> None:
     table = scorecard.by_label(rows, look)
     if not table:
         return
     with st.expander("By label: F1, precision, recall, confusion"):
         st.html(table)
-        known = [row for row in rows if (row["quality"] or {}).get("confusion")]
+        known = [row for row in rows if (row.quality or {}).get("confusion")]
         with st.grid(2, min_column_width=420, gap="medium"):
             for row in known:
                 with st.container():
-                    st.caption(f"{headlines.literal(row['name'])}: a line a label, a column an answer")
+                    st.caption(f"{headlines.literal(row.name)}: a line a label, a column an answer")
                     st.html(scorecard.confusion(row))
         st.page_link(EXAMPLES, label="The texts behind these counts", query_params={run_choice.PARAMETER: run_id})
 
 
-def _published(summary: dict[str, Any], shown: pd.DataFrame, look: Theme) -> None:
+def _published(summary: dict[str, Any], shown: Sequence[Row], look: Theme) -> None:
     st.subheader("Measured beside published", anchor=False)
     reported = reads.published()
     if not figures.pairs(shown, reported):
@@ -158,14 +156,14 @@ def _published(summary: dict[str, Any], shown: pd.DataFrame, look: Theme) -> Non
         return
     charts.chart(figures.published(shown, reported, look), "published", f"{charts.stem(summary)}-published")
     found = figures.pairs(shown, reported)
-    remarks = dict.fromkeys(filter(None, (theirs["remark"] for _, theirs, _ in found)))
-    with st.expander(headlines.literal(f"What was published, and what to make of it ({found[0][1]['source']})")):
+    remarks = dict.fromkeys(filter(None, (theirs.remark for _, theirs, _ in found)))
+    with st.expander(headlines.literal(f"What was published, and what to make of it ({found[0][1].source})")):
         st.html(scorecard.published_table(found))
         for remark in remarks:
             st.caption(headlines.literal(remark))
 
 
-def _notes(rows: list[frame.Row]) -> None:
+def _notes(rows: list[run_rows.Row]) -> None:
     said = headlines.notes(rows)
     if not said:
         return
@@ -173,7 +171,7 @@ def _notes(rows: list[frame.Row]) -> None:
     st.html(facts.notes_table(said))
 
 
-def _downloads(summary: dict[str, Any], measured: pd.DataFrame, size: int | None, look: Theme) -> None:
+def _downloads(summary: dict[str, Any], measured: Sequence[Row], size: int | None, look: Theme) -> None:
     stem = charts.stem(summary)
     with st.popover("Download", width="stretch"):
         for label, suffix, make in (
@@ -205,14 +203,14 @@ def _downloads(summary: dict[str, Any], measured: pd.DataFrame, size: int | None
         )
 
 
-def _deck(summary: dict[str, Any], measured: pd.DataFrame, size: int | None, look: Theme) -> bytes:
+def _deck(summary: dict[str, Any], measured: Sequence[Row], size: int | None, look: Theme) -> bytes:
     # python-pptx is loaded by the first who asks for slides.
     from dashboard.export import deck
 
     return deck.build(summary, measured, reads.published(), look, size, reads.loads(summary, measured))
 
 
-def _report(summary: dict[str, Any], measured: pd.DataFrame, size: int | None, look: Theme) -> str:
+def _report(summary: dict[str, Any], measured: Sequence[Row], size: int | None, look: Theme) -> str:
     return report.build(summary, measured, reads.published(), look, size, reads.loads(summary, measured))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import figures, frame
+from dashboard import figures, run_rows
 from dashboard.controls import charts, choices, widgets
 from dashboard.data import reads
 from dashboard.figures import operators as drawn
@@ -22,10 +22,10 @@ from engine.measurement import operators
 def main() -> None:
     left, right = st.columns([6, 5], vertical_alignment="center")
     summary, measured, size = choices.choose_measurements(left, right)
-    rows = frame.rows_of(frame.at_batch(measured, size))
+    rows = run_rows.at_batch(measured, size)
     look = widgets.look()
     widgets.state_of(summary)
-    known = [row for row in rows if row["status"] == "measured"]
+    known = [row for row in rows if row.status == "measured"]
     if not known:
         st.header("This run holds no measurements.")
         st.stop()
@@ -47,39 +47,39 @@ def main() -> None:
     charts.save_charts(f"{stem}-roofline")
 
 
-def _profiles(summary: dict[str, Any], rows: list[frame.Row], look: Theme, stem: str) -> None:
+def _profiles(summary: dict[str, Any], rows: list[run_rows.Row], look: Theme, stem: str) -> None:
     st.subheader("What a call's time goes to", anchor=False)
     profiled = [row for row in rows if drawn.of(row)]
     if profiled:
         charts.chart(figures.by_kind(profiled, look), "kinds", f"{stem}-operators")
-    names = {row["variant"]: row for row in rows}
+    names = {row.variant: row for row in rows}
     with st.container(width=360):
         chosen = st.selectbox(
             "Operators of",
             list(names),
-            format_func=lambda name: headlines.literal(names[name]["name"]),
+            format_func=lambda name: headlines.literal(names[name].name),
             key="variant",
             bind="query-params",
         )
     row = names[str(chosen)]
     found = drawn.of(row)
     if found is None:
-        reason = ((row["audit"] or {}).get("operators") or {}).get("reason")
+        reason = ((row.audit or {}).get("operators") or {}).get("reason")
         why = f": {reason}" if reason else ": it is older than that"
-        st.write(headlines.literal(f"This run holds no operators of {row['name']}{why}."))
+        st.write(headlines.literal(f"This run holds no operators of {row.name}{why}."))
     else:
         both = st.grid(2, min_column_width=520, gap="large")
         with both.cell():
-            charts.chart(figures.by_operator(row, look), "operators", f"{stem}-{row['variant']}-operators")
+            charts.chart(figures.by_operator(row, look), "operators", f"{stem}-{row.variant}-operators")
         with both.cell():
             st.html(roofline.profile(found))
             st.caption(headlines.literal(operators.caption(found)))
     _trace(summary, row)
 
 
-def _trace(summary: dict[str, Any], row: frame.Row) -> None:
+def _trace(summary: dict[str, Any], row: run_rows.Row) -> None:
     """The trace to download, and the ways to make one."""
-    variant, size = row["variant"], row["batch_size"]
+    variant, size = row.variant, row.batch_size
     try:
         made = reads.trace(summary["id"], variant, size)
         if st.session_state.pop("profile_now", None) == (summary["id"], variant, size):

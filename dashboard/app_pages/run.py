@@ -13,7 +13,7 @@ import streamlit as st
 from dashboard.controls import choices, link, run_choice, widgets
 from dashboard.data import live, plan, reads
 from dashboard.findings import headlines
-from dashboard.style import Theme, marks
+from dashboard.style import OfSuite, Theme, marks
 from dashboard.tables import html
 from dashboard.tables import live as tables_live
 from engine.errors import RequestError, one_line
@@ -426,27 +426,17 @@ def _start(choice: Choice) -> None:
 
 def plan_table(found: list[plan.Chance], suite: Suite, look: Theme) -> str:
     """Each variant's chances as HTML."""
-    rows = [
-        {
-            "variant": chance.variant.name,
-            "model": chance.variant.model,
-            "backend": chance.variant.backend,
-            "precision": chance.variant.precision,
-            "baseline": chance.variant.name == suite.baseline,
-            "status": "measured" if chance.state not in (plan.UNAVAILABLE, plan.WRONG) else chance.state,
-            "validity": None,
-        }
-        for chance in found
-    ]
-    shades = marks(rows, look)
+    shades = marks(OfSuite.all(suite), look)
     body = ""
-    for chance, row in zip(found, rows, strict=True):
+    for chance in found:
         variant = chance.variant
-        about = f"{'baseline · ' if row['baseline'] else ''}{variant.backend} {variant.precision}"
+        is_baseline = variant.name == suite.baseline
+        is_solid = chance.state not in (plan.UNAVAILABLE, plan.WRONG)
+        about = f"{'baseline · ' if is_baseline else ''}{variant.backend} {variant.precision}"
         reason = f"<span class=ib-sub>{escape(chance.reason)}</span>" if chance.reason else ""
         body += (
-            f"<tr{' class=ib-base' if row['baseline'] else ''}>"
-            f'<th scope="row">{html.glyph(shades[variant.name], row)}{escape(variant.shown)}'
+            f"<tr{' class=ib-base' if is_baseline else ''}>"
+            f'<th scope="row">{html.glyph(shades[variant.name], is_solid)}{escape(variant.shown)}'
             f"<span class=ib-sub>{escape(about)}</span></th>"
             f'<td class="ib-left ib-why">{escape(variant.model)}</td>'
             f'<td class="ib-left ib-why">{SIGNS[chance.state]}{reason}</td></tr>'

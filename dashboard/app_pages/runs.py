@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import frame
+from dashboard import run_rows
 from dashboard.controls import charts, run_choice, widgets
 from dashboard.data import reads
 from dashboard.findings import headlines
@@ -267,8 +267,7 @@ def _delete(run_id: str) -> None:
 
 
 def _details(summary: dict[str, Any]) -> None:
-    measured = reads.measurements(summary)
-    rows = frame.rows_of(measured)
+    rows = reads.measurements(summary)
     with st.container(horizontal=True, horizontal_alignment="distribute"):
         with st.container(horizontal=True, width="content"):
             _downloads(summary, rows)
@@ -301,7 +300,7 @@ def _suite(summary: dict[str, Any]) -> None:
     st.code(json.dumps(summary["spec"], indent=2), language="json", height=520)
 
 
-def _downloads(summary: dict[str, Any], rows: list[frame.Row]) -> None:
+def _downloads(summary: dict[str, Any], rows: list[run_rows.Row]) -> None:
     run_id, stem = summary["id"], charts.stem(summary)
     live = summary["status"] in reads.LIVE
     measurements = "The run's measurements"
@@ -315,7 +314,7 @@ def _downloads(summary: dict[str, Any], rows: list[frame.Row]) -> None:
             "text/csv",
             partial(_answers, run_id),
             "CSV: every example's answer and logits by each variant",
-            not any(row["examples"] for row in rows),
+            not any(row.examples for row in rows),
         ),
         (
             "Run file",
@@ -345,7 +344,7 @@ def _answers(run_id: str) -> str:
         return f"{error}\n"
 
 
-def _audit(rows: list[frame.Row]) -> None:
+def _audit(rows: list[run_rows.Row]) -> None:
     """What each variant was asked to be, and what it was found to be after its warm-up."""
     if not rows:
         st.caption("This run holds no measurements.")
@@ -353,16 +352,15 @@ def _audit(rows: list[frame.Row]) -> None:
     st.html(facts.audit_table(rows))
 
 
-def _fields(rows: list[frame.Row]) -> None:
+def _fields(rows: list[run_rows.Row]) -> None:
     """Everything that is stored of one measurement."""
     if not rows:
         st.caption("This run holds no measurements.")
         return
-    chosen = st.selectbox("All fields of", [row["name"] for row in rows], key="audit_variant", bind="query-params")
-    row = next((row for row in rows if row["name"] == chosen), rows[0])
-    kept = {key: value for key, value in row.items() if key not in frame.DERIVED and key != "id"}
+    chosen = st.selectbox("All fields of", [row.name for row in rows], key="audit_variant", bind="query-params")
+    row = next((row for row in rows if row.name == chosen), rows[0])
     # Without colours: these are thousands of elements, for which the whole page would wait.
-    st.code(json.dumps(kept, indent=2, default=str), language=None, height=420)
+    st.code(json.dumps(row.to_json(), indent=2, default=str), language=None, height=420)
 
 
 def _environment(summary: dict[str, Any]) -> None:

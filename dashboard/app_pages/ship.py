@@ -9,13 +9,14 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import frame
+from dashboard import run_rows
 from dashboard.controls import choices, widgets
 from dashboard.data import reads
 from dashboard.findings import headlines
 from dashboard.tables import decision, scorecard
 from engine.errors import RequestError, one_line
 from engine.report import takeaways, words
+from engine.store.rows import present
 from engine.units import between, megabytes, point_interval, points, times
 
 BROWSER_BYTES = 500_000_000
@@ -30,8 +31,8 @@ PROMISE = (
 def main() -> None:
     left, middle, right = st.columns([6, 3, 2], vertical_alignment="center")
     summary, measured, size = choices.choose_measurements(left, right)
-    rows = frame.rows_of(frame.at_batch(measured, size))
-    shippable = [row for row in rows if frame.usable(row)]
+    rows = run_rows.at_batch(measured, size)
+    shippable = [row for row in rows if run_rows.usable(row)]
     with middle:
         row = _choose(shippable)
     widgets.state_of(summary)
@@ -43,17 +44,17 @@ def main() -> None:
         st.stop()
     st.header(headlines.literal(_headline(row, rows)), anchor=False)
     st.caption(headlines.literal(_context(summary, row)))
-    st.html(scorecard.scorecard([r for r in rows if r["baseline"] and r is not row] + [row], widgets.look()))
+    st.html(scorecard.scorecard([r for r in rows if r.baseline and r is not row] + [row], widgets.look()))
     _folder(summary, row)
 
 
-def _choose(rows: list[frame.Row]) -> frame.Row | None:
+def _choose(rows: list[run_rows.Row]) -> run_rows.Row | None:
     """The variant to ship: the URL's, else the first that is not the baseline."""
-    by_name = {row["variant"]: row for row in rows}
+    by_name = {row.variant: row for row in rows}
     if not by_name:
         return None
-    ahead = [row["variant"] for row in rows if row["comparison"] == "better"]
-    fastest = max(ahead, key=lambda name: by_name[name]["speedup"]) if ahead else next(iter(by_name))
+    ahead = [row.variant for row in rows if row.comparison == "better"]
+    fastest = max(ahead, key=lambda name: present(by_name[name].speedup)) if ahead else next(iter(by_name))
     chosen = st.selectbox(
         "Variant",
         list(by_name),
@@ -65,44 +66,44 @@ def _choose(rows: list[frame.Row]) -> frame.Row | None:
     return by_name.get(str(chosen))
 
 
-def _headline(row: frame.Row, rows: list[frame.Row]) -> str:
-    baseline = frame.baseline_of(rows, row)
-    if row["baseline"] or baseline is None or row["speedup"] is None:
+def _headline(row: run_rows.Row, rows: list[run_rows.Row]) -> str:
+    baseline = run_rows.baseline_of(rows, row)
+    if row.baseline or baseline is None or row.speedup is None:
         doubt = " for its speed and memory alone: its weights are random" if takeaways.untaught(row) else ""
-        return f"Ship {row['name']}{doubt}."
-    limits = between(row["speedup_low"], row["speedup_high"])
-    said = f"{times(row['speedup'])} ({limits}) the samples/s of {baseline['title']}"
-    if row["comparison"] == "no_difference":
+        return f"Ship {row.name}{doubt}."
+    limits = between(row.speedup_low, row.speedup_high)
+    said = f"{times(row.speedup)} ({limits}) the samples/s of {baseline.title}"
+    if row.comparison == "no_difference":
         said += ", no difference shown"
     if takeaways.untaught(row):
         said += "; its weights are random, so its answers say nothing"
-    elif row["accuracy_difference"] is not None:
+    elif row.accuracy_difference is not None:
         verdict = {"worse": "it loses accuracy", "better": "it gains accuracy"}.get(
-            row["accuracy_comparison"], "no difference in accuracy is shown"
+            row.accuracy_comparison or "", "no difference in accuracy is shown"
         )
-        limits = point_interval(row["accuracy_difference_low"], row["accuracy_difference_high"])
-        said += f"; {verdict}: {points(row['accuracy_difference'])} ({limits}) points{takeaways.alone(row)}"
-    return f"Ship {row['name']}: {said}."
+        limits = point_interval(row.accuracy_difference_low, row.accuracy_difference_high)
+        said += f"; {verdict}: {points(row.accuracy_difference)} ({limits}) points{takeaways.alone(row)}"
+    return f"Ship {row.name}: {said}."
 
 
-def _context(summary: dict[str, Any], row: frame.Row) -> str:
+def _context(summary: dict[str, Any], row: run_rows.Row) -> str:
     threads = summary["environment"].get("threads")
-    padded = words.padding_words([row], row["max_length"])
+    padded = words.padding_words([row], row.max_length)
     return (
         f"Measured on {summary['device_name']} ({summary['device']}{f', {threads} threads' if threads else ''}) in "
         f"batches of {words.batch_words(row)} {padded} · run …{summary['id'][-6:]}"
     )
 
 
-def _folder(summary: dict[str, Any], row: frame.Row) -> None:
+def _folder(summary: dict[str, Any], row: run_rows.Row) -> None:
     try:
         with st.spinner("Looking for what the run loaded …", show_time=True):
-            shipment, checksums = reads.shipment(summary, row["variant"], row["batch_size"])
+            shipment, checksums = reads.shipment(summary, row.variant, row.batch_size)
     except RequestError as error:
         st.warning(headlines.literal(f"It cannot be shipped from here. {one_line(error)}."))
         return
     total = sum(shipment.sizes.values())
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{summary['suite']}-{row['variant']}-{summary['id'][-6:].lower()}")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{summary['suite']}-{row.variant}-{summary['id'][-6:].lower()}")
     both = st.grid(2, min_column_width=560, gap="large")
     with both.cell():
         st.subheader("Loaded in a few lines, without the bench", anchor=False)
@@ -120,12 +121,12 @@ def _folder(summary: dict[str, Any], row: frame.Row) -> None:
             st.code(shipment.made["README.md"], language="markdown", wrap_lines=True)
 
 
-def _take(summary: dict[str, Any], row: frame.Row, name: str, total: int) -> None:
+def _take(summary: dict[str, Any], row: run_rows.Row, name: str, total: int) -> None:
     """The ways to get the folder: through the browser, or from a terminal, which copies nothing through it."""
     if total <= BROWSER_BYTES:
         st.download_button(
             f"Make and download it (.zip, {megabytes(total)} MB)",
-            data=partial(reads.shipped_zip, summary["id"], row["variant"], row["batch_size"], name),
+            data=partial(reads.shipped_zip, summary["id"], row.variant, row.batch_size, name),
             file_name=f"{name}.zip",
             mime="application/zip",
             on_click="ignore",
@@ -136,8 +137,8 @@ def _take(summary: dict[str, Any], row: frame.Row, name: str, total: int) -> Non
         st.caption("Or on the machine itself, with nothing through the browser:")
     else:
         st.write(f"{megabytes(total)} MB are too much for a download through the browser. On the machine itself:")
-    command = f"python -m engine ship {summary['id']} {shlex.quote(row['variant'])} {name}"
-    st.code(f"{command} --batch-size {row['batch_size']}", language="bash", wrap_lines=True)
+    command = f"python -m engine ship {summary['id']} {shlex.quote(row.variant)} {name}"
+    st.code(f"{command} --batch-size {row.batch_size}", language="bash", wrap_lines=True)
 
 
 widgets.behind_the_door()

@@ -17,7 +17,6 @@ from dashboard.controls.widgets import LIVE_SECONDS, look
 from dashboard.data import reads
 from dashboard.export import images
 from dashboard.figures import base, keeping
-from dashboard.frame import rows_of
 from engine import paths
 
 FORMAT = "image_format"
@@ -71,7 +70,7 @@ def _source() -> str:
 @st.cache_data(ttl=LIVE_SECONDS, max_entries=64, show_spinner=False)
 def _source_of(url: str, run_id: str) -> str:
     summary = reads.run(run_id)
-    return base.source(summary, rows_of(reads.measurements(summary)))
+    return base.source(summary, reads.measurements(summary))
 
 
 def _drawn() -> Charts:

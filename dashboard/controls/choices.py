@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import pandas as pd
 import streamlit as st
 
 from dashboard.controls import link, run_choice
 from dashboard.data import plan, reads
 from dashboard.findings import headlines
+from dashboard.run_rows import Row
 from engine.errors import RequestError, one_line
 from engine.suite.reading import load_suite
 from engine.suite.spec import Suite, suite_files
@@ -109,8 +109,8 @@ def choose_device() -> str:
     )
 
 
-def choose_measurements(run: Any, batch: Any) -> tuple[dict[str, Any], pd.DataFrame, int | None]:
-    """The run chosen in the place `run`, its frame, and the batch size chosen in the place `batch`."""
+def choose_measurements(run: Any, batch: Any) -> tuple[dict[str, Any], list[Row], int | None]:
+    """The run chosen in the place `run`, its rows, and the batch size chosen in the place `batch`."""
     with run:
         run_id = run_choice.choose_run()
     summary = reads.run(run_id)
@@ -119,12 +119,9 @@ def choose_measurements(run: Any, batch: Any) -> tuple[dict[str, Any], pd.DataFr
         return summary, measured, choose_batch(measured)
 
 
-def choose_batch(measured: pd.DataFrame) -> int | None:
+def choose_batch(measured: Sequence[Row]) -> int | None:
     """The batch size to show; a control only where the run has several."""
-    if measured.empty:
-        return None
-    baseline = measured[measured["baseline"].astype(bool)]
-    sizes = sorted(baseline["batch_size"].unique()) if not baseline.empty else []
+    sizes = sorted({row.batch_size for row in measured if row.baseline})
     if len(sizes) < 2:
         return None
     return st.segmented_control(

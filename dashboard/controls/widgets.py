@@ -12,7 +12,7 @@ from dashboard import style
 from dashboard.controls.run_choice import PARAMETER, RUN
 from dashboard.data import reads
 from dashboard.findings import headlines
-from dashboard.frame import Row, baseline_of
+from dashboard.run_rows import Row, baseline_of
 from dashboard.server import door
 from dashboard.tables import scorecard
 from engine.errors import RequestError, one_line
@@ -56,10 +56,9 @@ def small_models(rows: Sequence[Row]) -> None:
     """Says plainly what the demo's models are, and leads on to suites whose models are not small."""
     baseline = baseline_of(rows)
     size = "."
-    if baseline is not None and baseline["weights_bytes"]:
+    if baseline is not None and baseline.weights_bytes:
         size = (
-            f": {megabytes(baseline['weights_bytes'])} MB of weights, DistilBERT-base "
-            f"{megabytes(DISTILBERT_BASE_BYTES)}."
+            f": {megabytes(baseline.weights_bytes)} MB of weights, DistilBERT-base {megabytes(DISTILBERT_BASE_BYTES)}."
         )
     # In one line with its links at 1440 px: the first screen has no room for two.
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):

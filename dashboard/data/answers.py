@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dashboard.frame import Row
+from dashboard.run_rows import Row
 from engine.measurement import summary
 from engine.measurement.labels import Alignment
 
@@ -43,7 +43,7 @@ def build(
     """
     aligned = [_alignment(row) for row in rows]
     by_data_set = bool(label_names) and any(a.mapping is not None for a in aligned)
-    first = next((a for a, row in zip(aligned, rows, strict=True) if row["baseline"]), aligned[0] if aligned else None)
+    first = next((a for a, row in zip(aligned, rows, strict=True) if row.baseline), aligned[0] if aligned else None)
     if by_data_set or first is None:
         names = list(label_names or [])
     else:
@@ -62,12 +62,12 @@ def build(
             reason = f"{found.shape[1]} outputs do not fit {len(mapping)} labels"
             mapping = None
         if mapping is None or found is None:
-            left_out.append((row["name"], reason or "its labels were not aligned"))
+            left_out.append((row.name, reason or "its labels were not aligned"))
             continue
         answer = np.asarray(mapping, np.int16)[found.argmax(axis=1)]
         columns.append(answer)
         shares.append(_confidence(found, mapping, answer, len(names)))
-        ids.append(row["id"])
+        ids.append(row.id)
     empty = np.zeros((size, 0))
     return Answers(
         names,
@@ -80,7 +80,7 @@ def build(
 
 
 def _alignment(row: Row) -> Alignment:
-    return Alignment(**row["labels"]) if row["labels"] else Alignment(None, None, "its labels were not stored", [])
+    return Alignment(**row.labels) if row.labels else Alignment(None, None, "its labels were not stored", [])
 
 
 def _by_model(mine: Alignment, first: Alignment, names: list[str]) -> tuple[list[int] | None, str | None]:

@@ -40,18 +40,6 @@ class Lane:
     rates: np.ndarray
     """Samples/s: float64 [rounds over all processes]."""
 
-    def row(self) -> dict[str, Any]:
-        """As `dashboard.style` and the scorecard's marks read it; nothing is judged before the end."""
-        return {
-            "variant": self.variant,
-            "model": self.model,
-            "backend": self.backend,
-            "precision": self.precision,
-            "baseline": self.baseline,
-            "status": "measured" if self.status in ("measured", "pending") else self.status,
-            "validity": None,
-        }
-
 
 def current() -> list[dict[str, Any]]:
     """The runs that are under way or queued: those that work before those that wait, then the oldest first."""

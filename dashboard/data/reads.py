@@ -14,16 +14,19 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from dashboard import frame
+from dashboard import run_rows
 from dashboard.data import answers as answers_of
 from dashboard.data.answers import Answers
+from dashboard.run_rows import Row
 from engine import paths
 from engine.errors import RequestError, one_line
 from engine.jobs import slurm
-from engine.measurement.summary import Block, Raw
+from engine.measurement.summary import Raw
 from engine.report import exports, load
+from engine.report.load import JoinedLoad
 from engine.store import Store, examples, history, interrupted, models, open_store
 from engine.store import measurements as store_measurements
+from engine.store.rows import LoadRow, PublishedRow
 from engine.store.runfile import reading, writing
 from engine.store.runs import Search, count_runs, get_run, list_runs, named_runs, run_summary, suite_names, tag_names
 
@@ -163,8 +166,8 @@ def run(run_id: str) -> dict[str, Any]:
         return run_summary(get_run(session, run_id))
 
 
-def measurements(summary: dict[str, Any]) -> pd.DataFrame:
-    """The frame of a run (see `dashboard.frame`), given what `run` said of it.
+def measurements(summary: dict[str, Any]) -> list[Row]:
+    """The rows of a run (see `dashboard.run_rows`), given what `run` said of it.
 
     A run that has ended is read once; one that is under way, at most every two seconds.
     """
@@ -175,63 +178,55 @@ def measurements(summary: dict[str, Any]) -> pd.DataFrame:
 
 
 @st.cache_data(ttl=2, max_entries=8, show_spinner=False)
-def _live_measurements(url: str, run_id: str) -> pd.DataFrame:
+def _live_measurements(url: str, run_id: str) -> list[Row]:
     return _read_measurements(url, run_id)
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
 def _ended_measurements(
     url: str, run_id: str, status: str, finished_at: str | None, imported_at: str | None
-) -> pd.DataFrame:
+) -> list[Row]:
     return _read_measurements(url, run_id)
 
 
-def _read_measurements(url: str, run_id: str) -> pd.DataFrame:
+def _read_measurements(url: str, run_id: str) -> list[Row]:
     with _store(url).session() as session:
-        return frame.build(
-            [store_measurements.flat(row) | {"id": row.id} for row in store_measurements.measurements(session, run_id)]
-        )
+        return run_rows.build(store_measurements.rows(session, run_id))
 
 
-def loads(summary: dict[str, Any], measured: pd.DataFrame) -> list[frame.Row]:
-    """What a run's variants gave under a service's load (`engine.report.load.joined`), given its summary and frame."""
+def loads(summary: dict[str, Any], measured: Sequence[Row]) -> list[JoinedLoad]:
+    """What a run's variants gave under a service's load (`engine.report.load.joined`), given its summary and rows."""
     url, run_id = paths.database_url(), summary["id"]
     if summary["status"] in LIVE:
         found = _live_loads(url, run_id)
     else:
         found = _ended_loads(url, run_id, summary["status"], summary["finished_at"], summary["imported_at"])
-    return load.joined(found, frame.rows_of(measured))
+    return load.joined(found, measured)
 
 
 @st.cache_data(ttl=2, max_entries=8, show_spinner=False)
-def _live_loads(url: str, run_id: str) -> list[dict[str, Any]]:
+def _live_loads(url: str, run_id: str) -> list[LoadRow]:
     return _read_loads(url, run_id)
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def _ended_loads(
-    url: str, run_id: str, status: str, finished_at: str | None, imported_at: str | None
-) -> list[dict[str, Any]]:
+def _ended_loads(url: str, run_id: str, status: str, finished_at: str | None, imported_at: str | None) -> list[LoadRow]:
     return _read_loads(url, run_id)
 
 
-def _read_loads(url: str, run_id: str) -> list[dict[str, Any]]:
+def _read_loads(url: str, run_id: str) -> list[LoadRow]:
     with _store(url).session() as session:
         return store_measurements.loads(session, run_id)
 
 
 @st.cache_data(ttl=60, max_entries=4, show_spinner=False)
-def _published(url: str) -> pd.DataFrame:
+def _published(url: str) -> list[PublishedRow]:
     with _store(url).session() as session:
-        made = [
-            {column.name: getattr(row, column.name) for column in row.__table__.columns}
-            for row in store_measurements.published(session)
-        ]
-    return pd.DataFrame(made, dtype=object)
+        return store_measurements.published(session)
 
 
-def published() -> pd.DataFrame:
-    """What others reported: the columns of the table `published`."""
+def published() -> list[PublishedRow]:
+    """What others reported."""
     return _published(paths.database_url())
 
 
@@ -274,8 +269,8 @@ def raws(run_id: str, ids: tuple[int, ...]) -> dict[int, Raw]:
 def _raws(url: str, run_id: str, ids: tuple[int, ...]) -> dict[int, Raw]:
     # The run's id is part of the key, as SQLite gives a deleted measurement's id to another.
     with _store(url).session() as session:
-        found = store_measurements.all_latencies(session, ids)
-    return {key: Raw([Block(**block._asdict()) for block in blocks]) for key, blocks in found.items()}
+        found = store_measurements.all_blocks(session, ids)
+    return {key: Raw(blocks) for key, blocks in found.items()}
 
 
 def outputs(run_id: str, ids: tuple[int, ...]) -> dict[int, np.ndarray]:
@@ -300,20 +295,20 @@ def _labels(url: str, set_id: str) -> np.ndarray | None:
         return examples.example_labels(session, set_id)
 
 
-def answers(summary: dict[str, Any], rows: list[frame.Row]) -> Answers:
+def answers(summary: dict[str, Any], rows: list[run_rows.Row]) -> Answers:
     """What the measured `rows` of a run answer to each of its examples; no text is read for it."""
-    measured = [row for row in rows if row["status"] == "measured"]
-    key = (summary["status"], summary["finished_at"], *(row["id"] for row in measured))
+    measured = [row for row in rows if row.status == "measured"]
+    key = (summary["status"], summary["finished_at"], *(row.id for row in measured))
     return _answers(paths.database_url(), summary["id"], key, measured)
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
-def _answers(url: str, run_id: str, key: tuple[Any, ...], _rows: list[frame.Row]) -> Answers:
+def _answers(url: str, run_id: str, key: tuple[Any, ...], _rows: list[run_rows.Row]) -> Answers:
     with _store(url).session() as session:
         example_set = get_run(session, run_id).example_set
         truth = examples.example_labels(session, example_set.id) if example_set else None
-        found = store_measurements.all_logits(session, [row["id"] for row in _rows])
-        logits = [found.get(row["id"]) for row in _rows]
+        found = store_measurements.all_logits(session, [row.id for row in _rows])
+        logits = [found.get(row.id) for row in _rows]
         return answers_of.build(_rows, logits, truth, example_set.label_names if example_set else None)
 
 
@@ -337,15 +332,15 @@ def examples_at(set_id: str, positions: Sequence[int] | np.ndarray) -> list[dict
         ]
 
 
-def rates(summary: dict[str, Any], rows: list[frame.Row]) -> dict[int, list[np.ndarray]]:
+def rates(summary: dict[str, Any], rows: list[run_rows.Row]) -> dict[int, list[np.ndarray]]:
     """The samples/s of each round, by measurement id, of the rows whose rounds were those of the workload's rows.
 
     One float64 [rounds] array a process, NaN for a round without a block. `rows`: one batch size of an ended run, with
     the variants that keep a batching of their own, whose rounds belong to the largest batch size.
     """
-    base = frame.baseline_of(rows)
-    peers = [row for row in rows if base is None or row["experiment"] == base["experiment"]]
-    same = [row["id"] for row in peers if frame.usable(row)]
+    base = run_rows.baseline_of(rows)
+    peers = [row for row in rows if base is None or row.experiment == base.experiment]
+    same = [row.id for row in peers if run_rows.usable(row)]
     return {found: raw.rates() for found, raw in raws(summary["id"], tuple(same)).items()}
 
 

@@ -7,12 +7,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pandas as pd
 from pptx.chart.data import CategoryChartData, XyChartData
 from pptx.enum.chart import XL_CHART_TYPE, XL_TICK_LABEL_POSITION
 from pptx.util import Pt
 
-from dashboard import frame
+from dashboard import run_rows
 from dashboard.export import images, native
 from dashboard.export.slides import (
     COLUMNS,
@@ -30,16 +29,18 @@ from dashboard.figures.roofline import points as points_below
 from dashboard.figures.roofline import roofs
 from dashboard.figures.tradeoff import important
 from dashboard.findings import headlines
-from dashboard.frame import Row
 from dashboard.metrics import METRICS, Better, Metric
+from dashboard.run_rows import Row
 from dashboard.style import Theme, marks
+from engine.report.load import JoinedLoad
+from engine.store.rows import present
 from engine.units import megabytes, points, share_percent, significant
 
 
 class ChartSlides(Slides):
     """The slides of a run that hold a chart of its measurements."""
 
-    def __init__(self, summary: dict[str, Any], rows: list[Row], every: pd.DataFrame, look: Theme) -> None:
+    def __init__(self, summary: dict[str, Any], rows: list[Row], every: Sequence[Row], look: Theme) -> None:
         super().__init__(summary, rows, look)
         self.every = every
         """The run's frame at all batch sizes."""
@@ -47,18 +48,22 @@ class ChartSlides(Slides):
     def _dots(self, metric: Metric, title: str) -> None:
         log = metric.scale == "log"
         # Idle power subtracted, a light variant's energy may be no more than nothing.
-        known = [row for row in self.measured if row[metric.key] is not None and not (log and row[metric.key] <= 0)]
+        known = [
+            row
+            for row in self.measured
+            if row.figure(metric.key) is not None and not (log and row.figure(metric.key) <= 0)
+        ]
         rows = foremost_rows(known, metric.key, metric.better)
         if not rows:
             return
         data = CategoryChartData()
         data.categories = category_names(rows)
-        values = [row[metric.key] * metric.factor for row in rows]
+        values = [row.figure(metric.key) * metric.factor for row in rows]
         data.add_series(metric.header, values)
         alt = f"{title}. " + "; ".join(
-            f"{row['title']}: {headlines.interval_words(row, metric.key)} {metric.unit}" for row in rows
+            f"{row.title}: {headlines.interval_words(row, metric.key)} {metric.unit}" for row in rows
         )
-        missing = [row["title"] for row in self.rows if row not in known]
+        missing = [row.title for row in self.rows if row not in known]
         notes = f"{metric.explanation}" + (f"\nWithout a figure: {headlines.joined(missing)}." if missing else "")
         notes += left_out_words(known, rows, lambda row: f"{headlines.interval_words(row, metric.key)} {metric.unit}")
         footer = self._footer("bars: 95% intervals" if metric.low else "one reading, no interval", of=(rows, known))
@@ -76,10 +81,12 @@ class ChartSlides(Slides):
             self.look.line,
         )
         for index, row in enumerate(rows):
-            mark = self.marks[row["variant"]]
-            native.marker(series.points[index], mark.symbol, mark.color, 11, self._pale(frame.usable(row)))
+            mark = self.marks[row.variant]
+            native.marker(series.points[index], mark.symbol, mark.color, 11, self._pale(run_rows.usable(row)))
             signed = metric.key == "accuracy_difference"
-            self._label(series.points[index], points(row[metric.key]) if signed else metric.text(row[metric.key]))
+            self._label(
+                series.points[index], points(row.figure(metric.key)) if signed else metric.text(row.figure(metric.key))
+            )
         suffix = ", log scale" if log else ""
         self._axis(chart.value_axis, f"{metric.header}{suffix}", grid=True)
         self._axis(chart.category_axis, None, grid=False)
@@ -92,10 +99,10 @@ class ChartSlides(Slides):
             set_scale(chart.value_axis, *ends)
 
     def _memory(self) -> None:
-        known = [row for row in self.measured if row["memory_bytes"] is not None]
+        known = [row for row in self.measured if row.memory_bytes is not None]
         if not known:
             return
-        kind = "VRAM" if known[0]["memory_kind"] == "vram" else "RAM"
+        kind = "VRAM" if known[0].memory_kind == "vram" else "RAM"
         metric = METRICS[f"{kind.lower()}_peak_bytes"]
         rows = foremost_rows(known, "memory_bytes", "lower")
         names = {"imports": "libraries alone", "weights": "weights", "rest": "the rest of the peak"}
@@ -105,8 +112,8 @@ class ChartSlides(Slides):
         for part in used:
             data.add_series(names[part], [parts(row)[part] / 1e6 for row in rows])
         title = headlines.memory_title(self.rows)
-        alt = f"{title}. " + "; ".join(f"{row['title']}: {megabytes(row['memory_bytes'])} MB" for row in rows)
-        notes = metric.explanation + left_out_words(known, rows, lambda row: f"{megabytes(row['memory_bytes'])} MB")
+        alt = f"{title}. " + "; ".join(f"{row.title}: {megabytes(row.memory_bytes)} MB" for row in rows)
+        notes = metric.explanation + left_out_words(known, rows, lambda row: f"{megabytes(row.memory_bytes)} MB")
         slide = self._slide(title, self._footer("one reading, no interval", of=(rows, known)), notes)
         chart = self._chart(slide, XL_CHART_TYPE.COLUMN_STACKED, data, alt)
         self._legend(chart)
@@ -123,15 +130,15 @@ class ChartSlides(Slides):
 
     def _tradeoff(self, gain: str) -> None:
         metric = METRICS[gain]
-        rows = [row for row in self.measured if row["latency_p50_s"] is not None and row[gain] is not None]
-        cost = METRICS[frame.cost_key(rows)]
-        rows = [row for row in rows if row[cost.key] is not None]
+        rows = [row for row in self.measured if row.latency_p50_s is not None and row.figure(gain) is not None]
+        cost = METRICS[run_rows.cost_key(rows)]
+        rows = [row for row in rows if row.figure(cost.key) is not None]
         if not rows:
             return
-        front = frame.pareto(rows, cost.key, gain)
+        front = run_rows.pareto(rows, cost.key, gain)
         title = headlines.tradeoff_title(rows, gain)
         alt = f"{title}. " + "; ".join(
-            f"{row['title']}: {headlines.interval_words(row, cost.key)} ms, {headlines.interval_words(row, gain)}%"
+            f"{row.title}: {headlines.interval_words(row, cost.key)} ms, {headlines.interval_words(row, gain)}%"
             for row in rows
         )
         notes = "Upper left is better. Pale: another was measured faster and better, or the row is not valid."
@@ -141,12 +148,12 @@ class ChartSlides(Slides):
         if len(front) > 1:
             line = data.add_series("Pareto front")
             for index, row in enumerate(front):
-                x, y = row[cost.key] * cost.factor, row[gain] * 100
+                x, y = row.figure(cost.key) * cost.factor, row.figure(gain) * 100
                 if index:
-                    line.add_data_point(x, front[index - 1][gain] * 100)
+                    line.add_data_point(x, front[index - 1].figure(gain) * 100)
                 line.add_data_point(x, y)
         for row in rows:
-            data.add_series(row["title"]).add_data_point(row[cost.key] * cost.factor, row[gain] * 100)
+            data.add_series(row.title).add_data_point(row.figure(cost.key) * cost.factor, row.figure(gain) * 100)
         chart = self._chart(slide, XL_CHART_TYPE.XY_SCATTER_LINES_NO_MARKERS, data, alt)
         drawn = list(chart.plots[0].series)
         if len(front) > 1:
@@ -155,12 +162,12 @@ class ChartSlides(Slides):
             step.format.line.width = Pt(1.5)
             step.smooth = False
         for row, series in zip(rows, drawn, strict=True):
-            mark = self.marks[row["variant"]]
+            mark = self.marks[row.variant]
             series.format.line.fill.background()
             native.marker(series, mark.symbol, mark.color, int(MARKER), self._pale(row in front))
             for direction, key in (("y", metric), ("x", cost)):
                 (low,), (high,) = interval_ends([row], key)
-                value = row[key.key] * key.factor
+                value = row.figure(key.key) * key.factor
                 native.error_bars(series, [high - value], [value - low], direction, self.look.line)
         self._axis(chart.value_axis, metric.header, grid=True)
         half = ", p50" if cost.key == "latency_p50_s" else ""
@@ -172,12 +179,12 @@ class ChartSlides(Slides):
         set_scale(chart.value_axis, bottom, top, step)
         centres = [
             (
-                PLOT[0] * math.log(row[cost.key] * cost.factor / left) / math.log(right / left),
-                PLOT[1] * (top - row[gain] * 100) / (top - bottom),
+                PLOT[0] * math.log(row.figure(cost.key) * cost.factor / left) / math.log(right / left),
+                PLOT[1] * (top - row.figure(gain) * 100) / (top - bottom),
             )
             for row in rows
         ]
-        names = [labels.shortened(row["title"]) for row in rows]
+        names = [labels.shortened(row.title) for row in rows]
         corners = [centres[rows.index(row)] for row in front]
         steps = [(x, y - 1, to, y + 1) for (x, y), (to, _) in itertools.pairwise(corners)]
         first = important(rows, front, cost.key)
@@ -185,24 +192,21 @@ class ChartSlides(Slides):
 
     def _batches(self) -> None:
         metric = METRICS["throughput_samples_per_s"]
-        if not frame.swept(frame.rows_of(self.every), metric.key):
+        if not run_rows.swept(self.every, metric.key):
             return
-        rows = [r for r in frame.rows_of(self.every) if frame.usable(r) and r[metric.key] is not None]
-        sizes = sorted({row["batch_size"] for row in rows})
+        rows = [r for r in self.every if run_rows.usable(r) and r.figure(metric.key) is not None]
+        sizes = sorted({row.batch_size for row in rows})
         if len(sizes) < 2:
             return
         title = images.words(over_batch_size(self.every, self.look))[0]
-        lines = {
-            v: {r["batch_size"]: r for r in rows if r["variant"] == v}
-            for v in dict.fromkeys(r["variant"] for r in rows)
-        }
+        lines = {v: {r.batch_size: r for r in rows if r.variant == v} for v in dict.fromkeys(r.variant for r in rows)}
         data = CategoryChartData()
         data.categories = [str(size) for size in sizes]
         for line in lines.values():
-            name = next(iter(line.values()))["title"]
-            data.add_series(name, [line[size][metric.key] if size in line else None for size in sizes])
+            name = next(iter(line.values())).title
+            data.add_series(name, [line[size].figure(metric.key) if size in line else None for size in sizes])
         alt = f"{title}. " + "; ".join(
-            f"{row['title']} at batch {row['batch_size']}: {headlines.interval_words(row, metric.key)} {metric.unit}"
+            f"{row.title} at batch {row.batch_size}: {headlines.interval_words(row, metric.key)} {metric.unit}"
             for row in rows
         )
         footer = self._footer("bars: 95% intervals", sizes)
@@ -211,7 +215,7 @@ class ChartSlides(Slides):
         shades = marks(rows, self.look)
         ends = [line[max(line)] for line in lines.values()]
         low, high, base = log_ends(*interval_ends(rows, metric))
-        places = sorted(PLOT[1] * math.log(row[metric.key] / low) / math.log(high / low) for row in ends)
+        places = sorted(PLOT[1] * math.log(row.figure(metric.key) / low) / math.log(high / low) for row in ends)
         # Names stand at the lines' ends where they have room.
         named = all(upper - lower > LABEL_HEIGHT for lower, upper in itertools.pairwise(places))
         if not named:
@@ -224,11 +228,11 @@ class ChartSlides(Slides):
             native.marker(series, mark.symbol, mark.color, 9, None)
             lows, highs = interval_ends(list(line.values()), metric)
             ends_at = dict(zip(line, zip(lows, highs, strict=True), strict=True))
-            ups = [ends_at[size][1] - line[size][metric.key] if size in line else None for size in sizes]
-            downs = [line[size][metric.key] - ends_at[size][0] if size in line else None for size in sizes]
+            ups = [ends_at[size][1] - line[size].figure(metric.key) if size in line else None for size in sizes]
+            downs = [line[size].figure(metric.key) - ends_at[size][0] if size in line else None for size in sizes]
             native.error_bars(series, ups, downs, "y", mark.color)
             if named:
-                self._label(series.points[sizes.index(max(line))], shortened(line[max(line)]["title"], 28))
+                self._label(series.points[sizes.index(max(line))], shortened(line[max(line)].title, 28))
         self._axis(chart.value_axis, f"{metric.header}, log scale", grid=True)
         self._axis(chart.category_axis, "Batch size (examples)", grid=False)
         chart.category_axis.tick_label_position = XL_TICK_LABEL_POSITION.LOW
@@ -243,10 +247,8 @@ class ChartSlides(Slides):
             return
         bound = headlines.limit_detail(self.measured)
         title = bound or headlines.limit_title(self.measured)
-        alt = "; ".join(
-            f"{p.row['title']}: {share_percent(p.row['limit_share'])}%, {binding_words(p.row)}" for p in drawn
-        )
-        notes = "\n".join(f"{p.row['title']}: {p.row['limits']['sentence']}" for p in drawn)
+        alt = "; ".join(f"{p.row.title}: {share_percent(p.row.limit_share)}%, {binding_words(p.row)}" for p in drawn)
+        notes = "\n".join(f"{p.row.title}: {present(p.row.limits)['sentence']}" for p in drawn)
         slide = self._slide(title, self._footer("one figure each, no interval"), notes)
         top, per_byte = above[-1].operations_per_s, copy["bytes_per_s"]
         xs = [point.intensity for point in drawn] + [0.5 * top / per_byte]
@@ -266,7 +268,7 @@ class ChartSlides(Slides):
             for x, rate in ends:
                 series.add_data_point(x, rate / unit)
         for point in drawn:
-            data.add_series(point.row["title"]).add_data_point(point.intensity, point.operations_per_s / unit)
+            data.add_series(point.row.title).add_data_point(point.intensity, point.operations_per_s / unit)
         chart = self._chart(slide, XL_CHART_TYPE.XY_SCATTER_LINES_NO_MARKERS, data, f"{title}. {alt}")
         every = list(chart.plots[0].series)
         for series in every[: len(lines)]:
@@ -283,11 +285,11 @@ class ChartSlides(Slides):
         centres = starts + [spot(point.intensity, point.operations_per_s) for point in drawn]
         flat = [(x, y - 2, PLOT[0], y + 2) for x, y in starts[1:]]
         for point, series in zip(drawn, every[len(lines) :], strict=True):
-            mark = self.marks[point.row["variant"]]
+            mark = self.marks[point.row.variant]
             series.format.line.fill.background()
-            native.marker(series, mark.symbol, mark.color, int(MARKER), self._pale(frame.usable(point.row)))
+            native.marker(series, mark.symbol, mark.color, int(MARKER), self._pale(run_rows.usable(point.row)))
         names = [name for name, *_ in lines]
-        names += [f"{labels.shortened(p.row['title'])} {share_percent(p.row['limit_share'])}%" for p in drawn]
+        names += [f"{labels.shortened(p.row.title)} {share_percent(p.row.limit_share)}%" for p in drawn]
         sizes = [NO_MARKER] * len(lines) + [MARKER] * len(drawn)
         first = [*range(len(lines)), *(len(lines) + i for i in important([point.row for point in drawn], []))]
         self._name_marks(slide, chart, every, names, centres, sizes, first, flat)
@@ -301,10 +303,10 @@ def foremost_rows(rows: Sequence[Row], key: str, better: Better) -> list[Row]:
     """Of more than COLUMNS the baseline, the best by column `key`, and the fastest, in the order of `rows`."""
     if len(rows) <= COLUMNS:
         return list(rows)
-    best = (max if better == "higher" else min)(rows, key=lambda row: row[key])
-    fastest = sorted(rows, key=lambda row: row["speedup"] or 0.0, reverse=True)
+    best = (max if better == "higher" else min)(rows, key=lambda row: row.figure(key))
+    fastest = sorted(rows, key=lambda row: row.speedup or 0.0, reverse=True)
     chosen: list[Row] = []
-    for row in (*(row for row in rows if row["baseline"]), best, *fastest):
+    for row in (*(row for row in rows if row.baseline), best, *fastest):
         if len(chosen) < COLUMNS and row not in chosen:
             chosen.append(row)
     return [row for row in rows if row in chosen]
@@ -312,26 +314,26 @@ def foremost_rows(rows: Sequence[Row], key: str, better: Better) -> list[Row]:
 
 def left_out_words(known: Sequence[Row], shown: Sequence[Row], say: Callable[[Row], str]) -> str:
     """The figures of the rows that a chart has no room for, as a paragraph of the notes."""
-    rest = [f"{row['title']}: {say(row)}" for row in known if row not in shown]
+    rest = [f"{row.title}: {say(row)}" for row in known if row not in shown]
     return f"\nNot on the chart: {'; '.join(rest)}." if rest else ""
 
 
-def category_names(rows: Sequence[Row]) -> list[str]:
+def category_names(rows: Sequence[Row | JoinedLoad]) -> list[str]:
     """Names below a chart, each in two or three lines of its share of the width; numbered where two become alike."""
     limit = max(12, int(3 * PLOT[0] / len(rows) / 8))
-    names = [shortened(row["title"], limit) for row in rows]
+    names = [shortened(row.title, limit) for row in rows]
     return [f"{name} ({names[:i].count(name) + 1})" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
 def binding_words(row: Row) -> str:
-    return row["binds"] or "bound by something else"
+    return row.binds or "bound by something else"
 
 
 def interval_ends(rows: Sequence[Row], metric: Metric) -> tuple[list[float], list[float]]:
     """The ends of each row's interval in the shown unit; its value where it has none."""
 
     def end(row: Row, key: str | None) -> float:
-        value = row[key] if key and row[key] is not None else row[metric.key]
+        value = row.figure(key) if key and row.figure(key) is not None else row.figure(metric.key)
         return value * metric.factor
 
     return [end(row, metric.low) for row in rows], [end(row, metric.high) for row in rows]

@@ -11,7 +11,11 @@ from engine import files
 from engine.errors import RequestError, did_you_mean, one_line
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from collections.abc import Sequence
+
+    from dashboard.run_rows import Row
+    from engine.report.load import JoinedLoad
+    from engine.store.rows import PublishedRow
 
 TABLES = {".csv": "csv", ".json": "json", ".md": "markdown", ".tex": "latex"}
 RUNS = (".pptx", ".html")
@@ -79,9 +83,9 @@ def make(reference: str, ending: str, chart: str | None, dark: bool, batch_size:
 
 def _chart(
     summary: dict[str, Any],
-    measured: pd.DataFrame,
-    reported: pd.DataFrame,
-    loads: list[dict[str, Any]],
+    measured: Sequence[Row],
+    reported: Sequence[PublishedRow],
+    loads: list[JoinedLoad],
     look: Any,
     batch_size: int | None,
     name: str,
@@ -97,7 +101,7 @@ def _chart(
     return images.files([(name, made[name])], form)
 
 
-def _check_batch_size(measured: pd.DataFrame, batch_size: int | None) -> None:
+def _check_batch_size(measured: Sequence[Row], batch_size: int | None) -> None:
     from dashboard.export import content
 
     sizes = content.batch_sizes(measured)
@@ -106,23 +110,17 @@ def _check_batch_size(measured: pd.DataFrame, batch_size: int | None) -> None:
         raise RequestError(f"--batch-size {batch_size}: the baseline was not measured there; allowed: {allowed}")
 
 
-def _read(reference: str) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame, list[dict[str, Any]]]:
+def _read(reference: str) -> tuple[dict[str, Any], list[Row], list[PublishedRow], list[JoinedLoad]]:
     """A run, its measurements, what was published, and what the run gave under load.
 
     Not through `dashboard.data`, which is Streamlit's cache.
     """
-    import pandas as pd
-
-    from dashboard import frame
+    from dashboard import run_rows
     from engine.report import load
     from engine.store import measurements, open_store, runs
 
     with open_store(create=False) as store, store.session() as session:
         found = runs.get_run(session, reference)
-        rows = [measurements.flat(row) | {"id": row.id} for row in measurements.measurements(session, found.id)]
-        reported = [
-            {column.name: getattr(row, column.name) for column in row.__table__.columns}
-            for row in measurements.published(session)
-        ]
+        rows = measurements.rows(session, found.id)
         loads = load.joined(measurements.loads(session, found.id), rows)
-        return runs.run_summary(found), frame.build(rows), pd.DataFrame(reported, dtype=object), loads
+        return runs.run_summary(found), run_rows.build(rows), measurements.published(session), loads

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard import figures, frame
+from dashboard import figures, run_rows
 from dashboard.figures import base
 from dashboard.figures.operators import of as profiled
 from dashboard.findings import headlines
+from dashboard.run_rows import Row
 from dashboard.style import Theme
+from engine.report.load import JoinedLoad
+from engine.store.rows import PublishedRow
 
 METHOD = (
     "Every variant works in a process of its own; in each round every variant, in shuffled order, answers the "
@@ -24,56 +26,55 @@ METHOD = (
 )
 
 
-def batch_sizes(measured: pd.DataFrame) -> list[int]:
+def batch_sizes(measured: Sequence[Row]) -> list[int]:
     """The baseline's batch sizes: those that a run can be shown at."""
-    return sorted({row["batch_size"] for row in frame.rows_of(measured) if row["baseline"]})
+    return sorted({row.batch_size for row in measured if row.baseline})
 
 
-def at(measured: pd.DataFrame, batch_size: int | None) -> pd.DataFrame:
+def at(measured: Sequence[Row], batch_size: int | None) -> list[Row]:
     """The run at `batch_size`; at the baseline's largest where none is asked for."""
     sizes = batch_sizes(measured)
-    return frame.at_batch(measured, batch_size if batch_size is not None else sizes[-1] if sizes else None)
+    return run_rows.at_batch(measured, batch_size if batch_size is not None else sizes[-1] if sizes else None)
 
 
 def charts(
     summary: dict[str, Any],
-    measured: pd.DataFrame,
-    reported: pd.DataFrame,
+    measured: Sequence[Row],
+    reported: Sequence[PublishedRow],
     look: Theme,
     batch_size: int | None = None,
-    loads: Sequence[frame.Row] = (),
+    loads: Sequence[JoinedLoad] = (),
 ) -> dict[str, go.Figure]:
     """The run's charts by name, signed; empty where nothing was measured.
 
     `reported`: what others published; `loads`: what the run gave under load, as `engine.report.load.joined` has it.
     """
-    shown = at(measured, batch_size)
-    rows = frame.rows_of(shown)
-    if not any(row["status"] == "measured" for row in rows):
+    rows = at(measured, batch_size)
+    if not any(row.status == "measured" for row in rows):
         return {}
-    draw: dict[str, Callable[[pd.DataFrame, Theme], go.Figure]] = {
+    draw: dict[str, Callable[[Sequence[Row], Theme], go.Figure]] = {
         "tradeoff": figures.tradeoff,
         "latency": figures.latency,
         "throughput": figures.throughput,
         "memory": figures.memory,
         "accuracy": figures.accuracy,
     }
-    if any(row[headlines.ENERGY] is not None for row in rows):
+    if any(row.figure(headlines.ENERGY) is not None for row in rows):
         draw["energy"] = figures.energy
-        if frame.untaught(rows):
+        if run_rows.untaught(rows):
             del draw["accuracy"]
-    made = {name: make(shown, look) for name, make in draw.items()}
-    if (summary["ceilings"] or {}).get("products") and any(row["limit_share"] is not None for row in rows):
-        size = next((row["batch_size"] for row in rows if row["baseline"]), None)
+    made = {name: make(rows, look) for name, make in draw.items()}
+    if (summary["ceilings"] or {}).get("products") and any(row.limit_share is not None for row in rows):
+        size = next((row.batch_size for row in rows if row.baseline), None)
         made["roofline"] = figures.roofline(measured, summary["ceilings"], look, size)
     if any(profiled(row) for row in rows):
         made["operators"] = figures.by_kind(rows, look)
     if loads:
         made["load"] = figures.load_rates(measured, loads, look)
         made["load-p99"] = figures.load_trials(measured, loads, look)
-    if frame.swept(frame.rows_of(measured), "throughput_samples_per_s"):
+    if run_rows.swept(measured, "throughput_samples_per_s"):
         made["batches"] = figures.over_batch_size(measured, look)
-    if figures.pairs(shown, reported):
-        made["published"] = figures.published(shown, reported, look)
+    if figures.pairs(rows, reported):
+        made["published"] = figures.published(rows, reported, look)
     source = base.source(summary, rows)
     return {name: base.sign(figure, look, source) for name, figure in made.items()}

@@ -7,12 +7,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pandas as pd
 from pptx.chart.data import CategoryChartData
 from pptx.enum.chart import XL_CHART_TYPE, XL_LABEL_POSITION, XL_TICK_LABEL_POSITION
 from pptx.util import Emu, Pt
 
-from dashboard import frame
+from dashboard import run_rows
 from dashboard.export import content, native
 from dashboard.export.chart_slides import (
     ChartSlides,
@@ -36,20 +35,22 @@ from dashboard.export.slides import (
 from dashboard.figures.accuracy import gain_key
 from dashboard.figures.published import pairs
 from dashboard.findings import headlines
-from dashboard.frame import Row
 from dashboard.metrics import METRICS
+from dashboard.run_rows import Row
 from dashboard.style import LIGHT, Theme
 from engine.report import load, takeaways
+from engine.report.load import JoinedLoad
+from engine.store.rows import PublishedRow, present
 from engine.units import between, megabytes, milliseconds, point_interval, share_percent, significant
 
 
 def build(
     summary: dict[str, Any],
-    measured: pd.DataFrame,
-    published: pd.DataFrame,
+    measured: Sequence[Row],
+    published: Sequence[PublishedRow],
     look: Theme = LIGHT,
     batch_size: int | None = None,
-    loads: Sequence[Row] = (),
+    loads: Sequence[JoinedLoad] = (),
 ) -> bytes:
     """The deck of a run as a .pptx file, at one batch size: the baseline's largest where none is given.
 
@@ -64,15 +65,14 @@ class Deck(ChartSlides):
     def __init__(
         self,
         summary: dict[str, Any],
-        measured: pd.DataFrame,
-        published: pd.DataFrame,
+        measured: Sequence[Row],
+        published: Sequence[PublishedRow],
         look: Theme,
         batch_size: int | None,
-        loads: Sequence[Row],
+        loads: Sequence[JoinedLoad],
     ) -> None:
         shown = content.at(measured, batch_size)
-        rows = frame.rows_of(shown)
-        rows = [*(r for r in rows if r["baseline"]), *(r for r in rows if not r["baseline"])]
+        rows = sorted(shown, key=lambda row: not row.baseline)
         super().__init__(summary, rows, measured, look)
         self.loads = loads
         self.pairs = pairs(shown, published)
@@ -86,7 +86,7 @@ class Deck(ChartSlides):
             gain = gain_key(self.rows)
             self._takeaways()
             # Of random weights the answers say nothing.
-            untaught = frame.untaught(self.rows)
+            untaught = run_rows.untaught(self.rows)
             if not untaught:
                 self._tradeoff(gain)
             self._dots(METRICS["latency_p50_s"], headlines.latency_title(self.rows))
@@ -100,7 +100,7 @@ class Deck(ChartSlides):
             self._limits()
             self._roofline()
             self._load()
-            if any(not row["baseline"] for row, _, _ in self.pairs):
+            if any(not row.baseline for row, _, _ in self.pairs):
                 self._published()
         notes = [(f"{name}: {kind}. ", text) for name, kind, text in headlines.notes(self.rows)]
         if notes:
@@ -110,16 +110,16 @@ class Deck(ChartSlides):
         return out.getvalue()
 
     def _scorecard(self, said: headlines.Headline) -> None:
-        labelled = any(row["accuracy"] is not None for row in self.rows)
-        kind = "VRAM" if any(row["memory_kind"] == "vram" for row in self.rows) else "RAM"
+        labelled = any(row.accuracy is not None for row in self.rows)
+        kind = "VRAM" if any(row.memory_kind == "vram" for row in self.rows) else "RAM"
         answers = METRICS["accuracy" if labelled else "agreement"]
         columns: list[tuple[str, float, Callable[[Row], str]]] = [
-            ("Variant", 2.5, lambda r: r["title"]),
-            ("p50 (ms)", 1.0, lambda r: milliseconds(r["latency_p50_s"])),
-            ("Samples/s", 1.25, lambda r: significant(r["throughput_samples_per_s"])),
+            ("Variant", 2.5, lambda r: r.title),
+            ("p50 (ms)", 1.0, lambda r: milliseconds(r.latency_p50_s)),
+            ("Samples/s", 1.25, lambda r: significant(r.throughput_samples_per_s)),
             ("Speed-up, × (95%)", 2.0, _speedup),
             (f"{answers.header} (95%)", 2.1, lambda r: headlines.interval_words(r, answers.key)),
-            (f"Peak {kind} (MB)", 1.2, lambda r: megabytes(r["memory_bytes"])),
+            (f"Peak {kind} (MB)", 1.2, lambda r: megabytes(r.memory_bytes)),
             ("Against the baseline", 2.2, verdict_words),
         ]
         starts = range(0, max(len(self.rows), 1), TABLE_ROWS)
@@ -132,21 +132,21 @@ class Deck(ChartSlides):
     def _published(self) -> None:
         title = headlines.published_title(self.pairs)
         compared = [
-            (row, base["latency_s"] / theirs["latency_s"])
+            (row, base.latency_s / theirs.latency_s)
             for row, theirs, base in self.pairs
-            if row["speedup"] is not None and theirs["latency_s"] and base["latency_s"]
+            if row.speedup is not None and theirs.latency_s and base.latency_s
         ]
         if not compared:
             return
-        device = self.pairs[0][1]["device_name"]
+        device = self.pairs[0][1].device_name
         data = CategoryChartData()
         data.categories = category_names([row for row, _ in compared])
-        data.add_series(f"measured here ({self.summary['device_name']})", [row["speedup"] for row, _ in compared])
+        data.add_series(f"measured here ({self.summary['device_name']})", [row.speedup for row, _ in compared])
         data.add_series(f"published ({device})", [ratio for _, ratio in compared])
         alt = f"{title}. " + "; ".join(
-            f"{row['title']}: measured {_speedup(row)}, published {significant(ratio)}" for row, ratio in compared
+            f"{row.title}: measured {_speedup(row)}, published {significant(ratio)}" for row, ratio in compared
         )
-        remarks = dict.fromkeys(filter(None, (theirs["remark"] for _, theirs, _ in self.pairs)))
+        remarks = dict.fromkeys(filter(None, (theirs.remark for _, theirs, _ in self.pairs)))
         slide = self._slide(title, self._footer("bars: 95% intervals of what was measured"), "\n".join(remarks))
         chart = self._chart(slide, XL_CHART_TYPE.LINE_MARKERS, data, alt)
         self._legend(chart)
@@ -157,11 +157,11 @@ class Deck(ChartSlides):
             native.marker(series, symbol, color, 11, None)
         rows = [row for row, _ in compared]
         lows, highs = interval_ends(rows, METRICS["speedup"])
-        values = [row["speedup"] for row in rows]
+        values = [present(row.speedup) for row in rows]
         native.error_bars(
             mine,
-            [high - value for high, value in zip(highs, values, strict=True)],
-            [value - low for low, value in zip(lows, values, strict=True)],
+            [present(high) - value for high, value in zip(highs, values, strict=True)],
+            [value - present(low) for low, value in zip(lows, values, strict=True)],
             "y",
             self.look.accent,
         )
@@ -191,20 +191,18 @@ class Deck(ChartSlides):
             self._list("What this run shows" + (", and what it does not" if unshown else ""), items)
 
     def _limits(self) -> None:
-        known = [row for row in self.measured if row["limit_share"] is not None]
+        known = [row for row in self.measured if row.limit_share is not None]
         rows = foremost_rows(known, "limit_share", "higher")
         if not rows:
             return
         data = CategoryChartData()
         data.categories = category_names(rows)
-        data.add_series("Share of the limit (%)", [row["limit_share"] * 100 for row in rows])
-        most = max(row["limit_share"] for row in rows)
+        data.add_series("Share of the limit (%)", [present(row.limit_share) * 100 for row in rows])
+        most = max(present(row.limit_share) for row in rows)
         title = headlines.limit_title(rows)
-        said = [f"{row['title']}: {row['limits']['sentence']}" for row in rows if row["limits"]]
-        alt = f"{title}. " + "; ".join(
-            f"{r['title']}: {share_percent(r['limit_share'])}%, {binding_words(r)}" for r in rows
-        )
-        left_out = left_out_words(known, rows, lambda row: f"{share_percent(row['limit_share'])}%")
+        said = [f"{row.title}: {row.limits['sentence']}" for row in rows if row.limits]
+        alt = f"{title}. " + "; ".join(f"{r.title}: {share_percent(r.limit_share)}%, {binding_words(r)}" for r in rows)
+        left_out = left_out_words(known, rows, lambda row: f"{share_percent(row.limit_share)}%")
         footer = self._footer("one figure each, no interval", of=(rows, known))
         slide = self._slide(title, footer, "\n".join(said) + left_out)
         chart = self._chart(slide, XL_CHART_TYPE.COLUMN_CLUSTERED, data, alt)
@@ -213,8 +211,8 @@ class Deck(ChartSlides):
         for index, row in enumerate(rows):
             point = plot.series[0].points[index]
             point.format.fill.solid()
-            point.format.fill.fore_color.rgb = native.rgb(self.marks[row["variant"]].color)
-            share = f"{share_percent(row['limit_share'])}%"
+            point.format.fill.fore_color.rgb = native.rgb(self.marks[row.variant].color)
+            share = f"{share_percent(row.limit_share)}%"
             label = f"{share}, {binding_words(row)}" if len(rows) < 9 else share
             self._label(point, label, XL_LABEL_POSITION.OUTSIDE_END)
         self._axis(chart.value_axis, "Share of the device's measured limit (%)", grid=True)
@@ -223,16 +221,16 @@ class Deck(ChartSlides):
 
     def _load(self) -> None:
         """The highest rate that each variant holds under load, beside what it answers offline."""
-        rows = [row for row in self.loads if row["status"] == "measured"]
+        rows = [row for row in self.loads if row.status == "measured"]
         if not rows:
             return
-        held = [row["server_texts_per_s"] for row in rows]
+        held = [row.server_texts_per_s for row in rows]
         data = CategoryChartData()
         data.categories = category_names(rows)
         data.add_series(f"holds {load.limit_words(rows)}", held)
-        data.add_series("offline", [row["offline_texts_per_s"] for row in rows])
+        data.add_series("offline", [row.offline_texts_per_s for row in rows])
         title = load.headline(rows)
-        alt = f"{title} " + "; ".join(f"{row['title']}: {_holds(row)}" for row in rows)
+        alt = f"{title} " + "; ".join(f"{row.title}: {_holds(row)}" for row in rows)
         said = load.notes(self.loads)
         slide = self._slide(title, self._load_footer(rows), "\n".join(said))
         chart = self._chart(slide, XL_CHART_TYPE.LINE_MARKERS, data, alt)
@@ -243,7 +241,7 @@ class Deck(ChartSlides):
             series.smooth = False
             native.marker(series, symbol, color, 11, None)
         ups = [
-            row["beyond_texts_per_s"] - rate if rate and row["beyond_texts_per_s"] else None
+            row.beyond_texts_per_s - rate if rate and row.beyond_texts_per_s else None
             for row, rate in zip(rows, held, strict=True)
         ]
         native.error_bars(mine, ups, [None] * len(rows), "y", self.look.accent)
@@ -253,15 +251,15 @@ class Deck(ChartSlides):
         self._axis(chart.value_axis, "Texts a second, log scale", grid=True)
         self._axis(chart.category_axis, None, grid=False)
         chart.category_axis.tick_label_position = XL_TICK_LABEL_POSITION.LOW
-        every = [rate for row in rows for rate in (row["server_texts_per_s"], row["offline_texts_per_s"]) if rate]
+        every = [rate for row in rows for rate in (row.server_texts_per_s, row.offline_texts_per_s) if rate]
         native.log_axis(chart.value_axis, *log_ends(every, every))
 
-    def _load_footer(self, rows: Sequence[Row]) -> str:
-        trials = sorted(trial["answered"] for row in rows for trial in row["trials"] if trial["holds"])
+    def _load_footer(self, rows: Sequence[JoinedLoad]) -> str:
+        trials = sorted(trial["answered"] for row in rows for trial in row.trials if trial["holds"])
         many = f"{trials[0]:,} to {trials[-1]:,} arrivals a trial that held" if trials else "no trial held"
-        examples = sorted({row["examples"] for row in self.measured if row["examples"]})
+        examples = sorted({row.examples for row in self.measured if row.examples})
         n = f"n = {examples[-1]:,} examples, {many}" if examples else many
-        most = sorted({row["max_batch"] for row in rows})
+        most = sorted({row.max_batch for row in rows})
         return (
             f"{self.summary['device_name']} ({self.summary['device']}) · batches of at most "
             f"{' or '.join(map(str, most))} · {n} · bars: the interval up to the lowest rate that failed twice · "
@@ -304,37 +302,39 @@ class Deck(ChartSlides):
 
 def _difference_title(rows: Sequence[Row]) -> str:
     """What the paired tests of accuracy show."""
-    compared = [row for row in rows if row["accuracy_comparison"] is not None]
-    baseline = frame.baseline_of(rows)
+    compared = [row for row in rows if row.accuracy_comparison is not None]
+    baseline = run_rows.baseline_of(rows)
     if not compared or baseline is None:
         return "Accuracy against the baseline"
     said = []
     for verdict, one, several in (("worse", "loses", "lose"), ("better", "gains", "gain")):
-        found = [row for row in compared if row["accuracy_comparison"] == verdict]
+        found = [row for row in compared if row.accuracy_comparison == verdict]
         if len(found) == 1:
-            limits = point_interval(found[0]["accuracy_difference_low"], found[0]["accuracy_difference_high"])
-            said.append(f"{found[0]['name']} {one} {abs(found[0]['accuracy_difference']) * 100:.1f} points ({limits})")
+            limits = point_interval(found[0].accuracy_difference_low, found[0].accuracy_difference_high)
+            said.append(
+                f"{found[0].name} {one} {abs(present(found[0].accuracy_difference)) * 100:.1f} points ({limits})"
+            )
         elif found:
-            said.append(f"{headlines.joined([row['name'] for row in found])} {several} accuracy")
-    against = f" against {baseline['title']}"
+            said.append(f"{headlines.joined([row.name for row in found])} {several} accuracy")
+    against = f" against {baseline.title}"
     if said:
-        rest = [row["name"] for row in compared if row["accuracy_comparison"] == "no_difference"]
+        rest = [row.name for row in compared if row.accuracy_comparison == "no_difference"]
         others = headlines.joined(rest) if len(rest) < 3 else f"the {len(rest)} others"
         return "; ".join(said) + against + (f"; no difference is shown for {others}" if rest else "")
-    could = [row["detectable_difference"] for row in compared if row["detectable_difference"] is not None]
+    could = [row.detectable_difference for row in compared if row.detectable_difference is not None]
     least = f"; {takeaways.would_show(max(could))}" if could else ""
     return f"No difference in accuracy{against} is shown{least}"
 
 
-def _holds(row: Row) -> str:
-    rate, beyond = row["server_texts_per_s"], row["beyond_texts_per_s"]
+def _holds(row: JoinedLoad) -> str:
+    rate, beyond = row.server_texts_per_s, row.beyond_texts_per_s
     said = f"holds {significant(rate)} texts/s" if rate else "holds no rate that was tried"
     said += f", not {significant(beyond)}" if beyond else ""
-    return f"{said}, offline {significant(row['offline_texts_per_s'])}"
+    return f"{said}, offline {significant(row.offline_texts_per_s)}"
 
 
 def _speedup(row: Row) -> str:
-    if row["baseline"]:
+    if row.baseline:
         return "1 (baseline)"
-    limits = between(row["speedup_low"], row["speedup_high"])
-    return f"{significant(row['speedup'])} ({limits})" if limits else significant(row["speedup"])
+    limits = between(row.speedup_low, row.speedup_high)
+    return f"{significant(row.speedup)} ({limits})" if limits else significant(row.speedup)

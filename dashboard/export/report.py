@@ -8,18 +8,18 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
-import pandas as pd
-
-from dashboard import figures, frame
+from dashboard import figures
 from dashboard.export import content, images
 from dashboard.findings import headlines
-from dashboard.frame import Row
+from dashboard.run_rows import Row
 from dashboard.style import DARK, FONT, LIGHT, Theme
 from dashboard.tables import comparison, load, scorecard
 from dashboard.tables import html as tables_html
 from dashboard.tables.facts import notes_table
 from engine.report import load as report_load
 from engine.report import takeaways
+from engine.report.load import JoinedLoad
+from engine.store.rows import PublishedRow
 
 WIDE = ("tradeoff", "roofline", "operators", "load-p99", "batches", "published")
 """The charts that take the whole width."""
@@ -27,19 +27,18 @@ WIDE = ("tradeoff", "roofline", "operators", "load-p99", "batches", "published")
 
 def build(
     summary: dict[str, Any],
-    measured: pd.DataFrame,
-    reported: pd.DataFrame,
+    measured: Sequence[Row],
+    reported: Sequence[PublishedRow],
     look: Theme | None = None,
     batch_size: int | None = None,
-    loads: Sequence[Row] = (),
+    loads: Sequence[JoinedLoad] = (),
 ) -> str:
     """The report of a run at one batch size, the baseline's largest where none is given.
 
     It opens in the reader's own appearance, or as `look`; a button changes that, and paper is always light.
     `reported`: what others published; `loads`: what the run gave under load, as `engine.report.load.joined` has it.
     """
-    shown = content.at(measured, batch_size)
-    rows = frame.rows_of(shown)
+    rows = content.at(measured, batch_size)
     said = headlines.headline(rows) if rows else headlines.Headline("This run holds no measurements.", "")
     charts = content.charts(summary, measured, reported, LIGHT, batch_size, loads)
     found = takeaways.takeaways(rows)
@@ -58,12 +57,12 @@ def build(
         body.append(_section("Under a service's load", words + table))
     if labels := scorecard.by_label(rows, LIGHT):
         body.append(_section("By label", _looks(lambda theme: scorecard.by_label(rows, theme)) if labels else ""))
-    if limits := [(r["name"], r["binds"] or "unknown", r["limits"]["sentence"]) for r in rows if r["limits"]]:
+    if limits := [(r.name, r.binds or "unknown", r.limits["sentence"]) for r in rows if r.limits]:
         body.append(_section("How near each comes to this device's limit", _plain(notes_table(limits))))
-    if pairs := figures.pairs(shown, reported):
-        remarks = dict.fromkeys(filter(None, (theirs["remark"] for _, theirs, _ in pairs)))
+    if pairs := figures.pairs(rows, reported):
+        remarks = dict.fromkeys(filter(None, (theirs.remark for _, theirs, _ in pairs)))
         below = "".join(f"<p class=small>{escape(remark)}</p>" for remark in remarks)
-        title = f"What was published ({pairs[0][1]['source']})"
+        title = f"What was published ({pairs[0][1].source})"
         body.append(_section(title, _plain(scorecard.published_table(pairs)) + below))
     if notes := headlines.notes(rows):
         body.append(_section("Notes", _plain(notes_table(notes))))
@@ -78,11 +77,11 @@ def build(
 
 def _drawings(
     summary: dict[str, Any],
-    measured: pd.DataFrame,
-    reported: pd.DataFrame,
+    measured: Sequence[Row],
+    reported: Sequence[PublishedRow],
     look: Theme,
     batch_size: int | None,
-    loads: Sequence[Row],
+    loads: Sequence[JoinedLoad],
 ) -> dict[str, Any]:
     made = content.charts(summary, measured, reported, look, batch_size, loads)
     return {name: json.loads(figure.to_json()) for name, figure in made.items()}

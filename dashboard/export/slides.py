@@ -13,7 +13,7 @@ from pptx.util import Emu, Inches, Length, Pt
 
 from dashboard.export import content, native
 from dashboard.figures import labels
-from dashboard.frame import Row
+from dashboard.run_rows import Row
 from dashboard.style import Theme, marks
 from engine.report.words import ACCURACY_VERDICTS, SPEED_VERDICTS
 
@@ -84,7 +84,7 @@ class Slides:
 
     def __init__(self, summary: dict[str, Any], rows: list[Row], look: Theme) -> None:
         self.summary, self.rows, self.look = summary, rows, look
-        self.measured = [row for row in rows if row["status"] == "measured"]
+        self.measured = [row for row in rows if row.status == "measured"]
         self.marks = marks(rows, look)
         self.file = Presentation()
         self.file.slide_width, self.file.slide_height = WIDTH, HEIGHT
@@ -120,11 +120,11 @@ class Slides:
     ) -> str:
         """`sizes`: the batch sizes, where they are not the rows'; `of`: what is shown, and what there is."""
         few = f"{len(of[0])} of {len(of[1])} variants, the rest in the notes · " if len(of[0]) < len(of[1]) else ""
-        examples = sorted({row["examples"] for row in self.measured if row["examples"]})
+        examples = sorted({row.examples for row in self.measured if row.examples})
         n = f"n = {examples[-1]:,} examples" if len(examples) == 1 else "n differs between variants"
-        calls = [row["calls"] for row in self.measured if row["calls"]]
+        calls = [row.calls for row in self.measured if row.calls]
         many = f", at least {min(calls):,} timed calls a variant" if calls else ""
-        batch = ", ".join(str(size) for size in sizes or sorted({row["batch_size"] for row in self.rows}))
+        batch = ", ".join(str(size) for size in sizes or sorted({row.batch_size for row in self.rows}))
         return (
             f"{self.summary['device_name']} ({self.summary['device']}) · batch {batch} · {n}{many} · "
             f"{few}{interval} · run {self.summary['id'][-6:]}"
@@ -157,12 +157,12 @@ class Slides:
         height = min(Inches(0.62), int(Inches(4.9)) // (len(rows) + 1))
         size = (len(rows) + 1, len(columns), MARGIN, Inches(1.75), BODY[2], Emu(height * (len(rows) + 1)))
         shape = slide.shapes.add_table(*size)
-        native.describe(shape, "Scorecard: " + "; ".join(f"{r['title']}: {verdict_words(r)}" for r in rows))
+        native.describe(shape, "Scorecard: " + "; ".join(f"{r.title}: {verdict_words(r)}" for r in rows))
         native.plain_table(shape)
         table = shape.table
         small = 0 if len(rows) < 10 else 2
         # Two lines of a long name in a low row.
-        name_size = 9 if small and any(len(row["title"]) > NAME_IN_LINE for row in rows) else 13 - small
+        name_size = 9 if small and any(len(row.title) > NAME_IN_LINE for row in rows) else 13 - small
         total = sum(width for _, width, _ in columns)
         for index, (header, width, show) in enumerate(columns):
             table.columns[index].width = Emu(int(BODY[2] * width / total))
@@ -172,7 +172,7 @@ class Slides:
                 cell = table.cell(position, index)
                 text = show(row) if index else shortened(show(row), 52 if small else 44)
                 points_high = name_size if index == 0 else 13 - small
-                self._cell(cell, text, side, points_high, bold=index == 0, base=row["baseline"])
+                self._cell(cell, text, side, points_high, bold=index == 0, base=row.baseline)
 
     def _cell(
         self, cell: Any, text: str, side: Any, size: int, head: bool = False, bold: bool = False, base: bool = False
@@ -230,13 +230,13 @@ class Slides:
 
 
 def verdict_words(row: Row) -> str:
-    if row["status"] != "measured":
-        return row["status"]
-    if row["baseline"]:
+    if row.status != "measured":
+        return row.status
+    if row.baseline:
         return "baseline"
-    said = [SPEED_VERDICTS.get(row["comparison"], "")]
-    if row["accuracy_comparison"] in ("better", "worse"):
-        said.append(ACCURACY_VERDICTS[row["accuracy_comparison"]])
-    if row["validity"] in ("invalid", "unstable"):
-        said.append(row["validity"])
+    said = [SPEED_VERDICTS.get(row.comparison or "", "")]
+    if row.accuracy_comparison in ("better", "worse"):
+        said.append(ACCURACY_VERDICTS[row.accuracy_comparison])
+    if row.validity in ("invalid", "unstable"):
+        said.append(row.validity)
     return ", ".join(filter(None, said))

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from collections.abc import Sequence
+
 import plotly.graph_objects as go
 
 from dashboard.figures import base
 from dashboard.figures.keeping import kept
 from dashboard.findings import headlines
-from dashboard.frame import Row, baseline_of, rows_of
 from dashboard.metrics import METRICS
+from dashboard.run_rows import Row, baseline_of
 from dashboard.style import Theme, marks
 
 
 def gain_key(rows: list[Row]) -> str:
     """What a run says of its answers: accuracy, or agreement where no accuracy is known."""
-    return "accuracy" if any(row["accuracy"] is not None for row in rows) else "agreement"
+    return "accuracy" if any(row.accuracy is not None for row in rows) else "agreement"
 
 
 @kept
-def accuracy(frame: pd.DataFrame, look: Theme) -> go.Figure:
+def accuracy(rows: Sequence[Row], look: Theme) -> go.Figure:
     """A row a measurement: the share as its mark, a bar for Wilson's 95% interval."""
-    rows = rows_of(frame)
-    key = gain_key(rows)
+    key = gain_key(list(rows))
     metric = METRICS[key]
-    counts = sorted({row["examples"] for row in rows if row["examples"]})
+    counts = sorted({row.examples for row in rows if row.examples})
     n = f"n = {counts[-1]:,} examples, the same for all" if len(counts) == 1 else "n differs between variants"
     tested = " Differences are tested in pairs (McNemar, Holm)." if key == "accuracy" else ""
     figure = base.titled(
@@ -35,9 +35,9 @@ def accuracy(frame: pd.DataFrame, look: Theme) -> go.Figure:
     )
 
     def why(row: Row) -> str:
-        if row["status"] != "measured":
-            return row["status"]
-        return "no accuracy: see the notes" if row["accuracy_reason"] else "not known"
+        if row.status != "measured":
+            return row.status
+        return "no accuracy: see the notes" if row.accuracy_reason else "not known"
 
     reference = baseline_of(rows) if key == "accuracy" else None
     drawn = base.dots(figure, rows, marks(rows, look), look, metric, why, reference)

@@ -12,9 +12,10 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboard.figures.kernel_names import fitted
-from dashboard.frame import Row, usable
 from dashboard.metrics import Metric
+from dashboard.run_rows import Row, usable
 from dashboard.style import Mark, Theme, template
+from engine.report.load import JoinedLoad
 
 ROW_HEIGHT = 36
 TITLE_CHARACTERS = 68
@@ -81,7 +82,7 @@ def titled(look: Theme, title: str, subtitle: str, body_height: int, share: floa
 
 def source(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
     """Where a chart's figures are from, in one line: device, n, suite and run."""
-    counts = sorted({row["examples"] for row in rows if row["examples"]})
+    counts = sorted({row.examples for row in rows if row.examples})
     n = "" if not counts else f"n = {' to '.join(f'{count:,}' for count in dict.fromkeys((counts[0], counts[-1])))}"
     parts = [
         f"{summary['device_name']} ({summary['device']})",
@@ -177,7 +178,7 @@ def log_axis(low: float, high: float, letters: int | None = None) -> dict[str, A
     }
 
 
-def filled(row: Row, mark: Mark, look: Theme, solid: bool = True, size: float = 11) -> dict[str, Any]:
+def filled(row: Row | JoinedLoad, mark: Mark, look: Theme, solid: bool = True, size: float = 11) -> dict[str, Any]:
     """A marker: hollow where the row is not valid, or where `solid` is off."""
     is_solid = solid and usable(row)
     return {
@@ -285,23 +286,23 @@ def dots(
     # Added at once: Plotly checks all that are there again with each one more.
     notes: list[dict[str, Any]] = []
     widest = 0
-    if reference is not None and reference[metric.key] is not None:
+    if reference is not None and reference.figure(metric.key) is not None:
         figure.add_vline(
-            x=reference[metric.key] * metric.factor,
+            x=reference.figure(metric.key) * metric.factor,
             line={"color": look.line, "width": 1, "dash": "dot"},
             layer="below",
         )
     for position, row in enumerate(rows):
-        value = row[metric.key]
+        value = row.figure(metric.key)
         if value is None:
             notes.append(note_at_row(look, position, why_missing(row)))
             continue
         shown = value * metric.factor
-        mark = marks[row["variant"]]
+        mark = marks[row.variant]
         bar = None
         drawn.append(shown)
-        low = row[metric.low] if metric.low else None
-        high = row[metric.high] if metric.high else None
+        low = row.figure(metric.low) if metric.low else None
+        high = row.figure(metric.high) if metric.high else None
         limits = ""
         if low is not None and high is not None and low < high:
             limits = metric.interval(low, high)
@@ -313,12 +314,12 @@ def dots(
                 x=[shown],
                 y=[position],
                 mode="markers",
-                name=row["name"],
+                name=row.name,
                 marker=filled(row, mark, look),
                 error_x=bar,
                 cliponaxis=False,
                 hovertemplate=(
-                    f"<b>{escape(row['name'])}</b><br>{metric.text(value)} {metric.unit}"
+                    f"<b>{escape(row.name)}</b><br>{metric.text(value)} {metric.unit}"
                     + (f"<br>95%: {limits}" if limits else "")
                     + "<extra></extra>"
                 ),
@@ -328,18 +329,18 @@ def dots(
         widest = max(widest, 9 * len(metric.text(value)) + 7 * len(limits))
     figure.add_traces(traces)
     figure.update_layout(margin={"r": 26 + max(widest, 40)}, annotations=notes)
-    name_rows(figure, [row["name"] for row in rows])
+    name_rows(figure, [row.name for row in rows])
     return drawn
 
 
 def missing(row: Row) -> str:
     """Why a row has no figure, in a few words."""
-    return row["status"] if row["status"] != "measured" else "not measured"
+    return row.status if row.status != "measured" else "not measured"
 
 
 def n_words(rows: Sequence[Row]) -> str:
     """How many calls the timings rest on."""
-    counts = sorted({row["calls"] for row in rows if row["calls"]})
+    counts = sorted({row.calls for row in rows if row.calls})
     if not counts:
         return "no calls"
     if len(counts) == 1:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-import pandas as pd
 import plotly.graph_objects as go
 
 from dashboard.figures import base
 from dashboard.figures.keeping import kept
-from dashboard.frame import Row, rows_of, usable
 from dashboard.metrics import METRICS
+from dashboard.run_rows import Row, usable
 from dashboard.style import Theme, fade, marks
 from engine.report.sweep import NEAR, Sweep, sweep
 from engine.units import times
@@ -19,11 +19,11 @@ SWEPT = "throughput_samples_per_s"
 
 
 @kept
-def over_batch_size(frame: pd.DataFrame, look: Theme, key: str = SWEPT) -> go.Figure:
+def over_batch_size(measured: Sequence[Row], look: Theme, key: str = SWEPT) -> go.Figure:
     """`key` of each variant at each of a run's batch sizes."""
-    rows = [row for row in rows_of(frame) if usable(row) and row[key] is not None]
+    rows = [row for row in measured if usable(row) and row.figure(key) is not None]
     metric = METRICS[key]
-    sizes = sorted({row["batch_size"] for row in rows})
+    sizes = sorted({row.batch_size for row in rows})
     figure = base.titled(
         look,
         _title(rows, sizes, key),
@@ -33,16 +33,16 @@ def over_batch_size(frame: pd.DataFrame, look: Theme, key: str = SWEPT) -> go.Fi
     )
     if not rows:
         return figure
-    shades = marks(rows_of(frame), look)
+    shades = marks(measured, look)
     values: list[float] = []
     ends = []
-    for variant in dict.fromkeys(row["variant"] for row in rows):
-        line = sorted((row for row in rows if row["variant"] == variant), key=lambda row: row["batch_size"])
+    for variant in dict.fromkeys(row.variant for row in rows):
+        line = sorted((row for row in rows if row.variant == variant), key=lambda row: row.batch_size)
         mark = shades[variant]
-        xs = [row["batch_size"] for row in line]
-        ys = [row[key] * metric.factor for row in line]
-        lows = [(row[metric.low] or row[key]) * metric.factor for row in line if metric.low]
-        highs = [(row[metric.high] or row[key]) * metric.factor for row in line if metric.high]
+        xs = [row.batch_size for row in line]
+        ys = [row.figure(key) * metric.factor for row in line]
+        lows = [(row.figure(metric.low) or row.figure(key)) * metric.factor for row in line if metric.low]
+        highs = [(row.figure(metric.high) or row.figure(key)) * metric.factor for row in line if metric.high]
         values += ys + lows + highs
         if lows and highs:
             figure.add_trace(
@@ -61,15 +61,15 @@ def over_batch_size(frame: pd.DataFrame, look: Theme, key: str = SWEPT) -> go.Fi
                 x=xs,
                 y=ys,
                 mode="lines+markers",
-                name=line[0]["title"],
+                name=line[0].title,
                 line={"color": mark.color, "width": 2},
                 marker={"symbol": mark.symbol, "size": 9, "color": mark.color},
                 hovertemplate=(
-                    f"<b>{base.escape(line[0]['title'])}</b><br>batch %{{x}}: %{{y:.3s}} {metric.unit}<extra></extra>"
+                    f"<b>{base.escape(line[0].title)}</b><br>batch %{{x}}: %{{y:.3s}} {metric.unit}<extra></extra>"
                 ),
             )
         )
-        ends.append((xs[-1], ys[-1], line[0]["title"]))
+        ends.append((xs[-1], ys[-1], line[0].title))
         if key == SWEPT and (found := sweep(line)) is not None:
             _mark(figure, found, metric.factor, mark.color)
     low, high = base.log_range(values)
@@ -92,8 +92,8 @@ def _mark(figure: go.Figure, found: Sweep, factor: float, color: str) -> None:
     for row, symbol, size in ((found.best, "star", 15), (found.knee, "circle-open", 19)):
         figure.add_trace(
             go.Scatter(
-                x=[row["batch_size"]],
-                y=[row[SWEPT] * factor],
+                x=[row.batch_size],
+                y=[row.figure(SWEPT) * factor],
                 mode="markers",
                 marker={"symbol": symbol, "size": size, "color": color, "line": {"width": 2}},
                 hoverinfo="skip",
@@ -125,14 +125,14 @@ def _label_ends(figure: go.Figure, look: Theme, ends: list[tuple[int, float, str
 def _title(rows: list[Row], sizes: list[int], key: str) -> str:
     if not rows:
         return "No batch size was measured"
-    baseline = [row for row in rows if row["baseline"]]
+    baseline = [row for row in rows if row.baseline]
     if len(sizes) > 1 and baseline:
-        first = min(baseline, key=lambda row: row["batch_size"])
-        last = max(baseline, key=lambda row: row["batch_size"])
-        said = f"From batch {first['batch_size']} to {last['batch_size']}, {first['title']}"
+        first = min(baseline, key=lambda row: row.batch_size)
+        last = max(baseline, key=lambda row: row.batch_size)
+        said = f"From batch {first.batch_size} to {last.batch_size}, {first.title}"
         if first is last:
             return f"{METRICS[key].label} over batch size"
-        ratio = times(last[key] / first[key])
+        ratio = times(last.figure(key) / first.figure(key))
         if METRICS[key].better == "lower":
             return f"{said} takes {ratio} as long for a batch"
         return f"{said} answers {ratio} as many samples/s"

@@ -13,7 +13,7 @@ from dashboard.figures.keeping import kept
 from dashboard.figures.tradeoff import AXES, PLOT_WIDTH, tall, text_time_words
 from dashboard.findings import decision_words
 from dashboard.findings.deciding import Decision, Judged, Quantity
-from dashboard.frame import cost_key
+from dashboard.run_rows import cost_key
 from dashboard.style import Theme, fade, marks
 from engine.measurement.stats import Interval
 
@@ -32,13 +32,13 @@ def decision(decided: Decision, look: Theme, against: str) -> go.Figure:
     better, else down is.
     """
     quantity = decided.quantities[against]
-    tails = any(judged.row["latency_p95_s"] is not None for judged in decided.judged)
+    tails = any(judged.row.latency_p95_s is not None for judged in decided.judged)
     x_key = "latency_p95_s" if tails else "latency_p50_s"
-    measured = [judged.row for judged in decided.judged if judged.row[x_key] is not None]
+    measured = [judged.row for judged in decided.judged if judged.row.figure(x_key) is not None]
     # A limit on latency is drawn where latency is.
     by_text = cost_key(measured) == "text_s" and decided.limits.latency_p95_s is None
     x_key = "text_s" if by_text else x_key
-    drawn = [j for j in decided.judged if j.row[x_key] is not None and quantity.read(j.row) is not None]
+    drawn = [j for j in decided.judged if j.row.figure(x_key) is not None and quantity.read(j.row) is not None]
     sign = -1.0 if against == "accuracy_lost" else 1.0
     label = "Accuracy beside the baseline's (points)" if sign < 0 else f"{quantity.label} ({quantity.unit})"
     height = tall(len(drawn))
@@ -48,7 +48,7 @@ def decision(decided: Decision, look: Theme, against: str) -> go.Figure:
         figure.update_xaxes(visible=False)
         figure.update_yaxes(visible=False)
         return figure
-    xs = [j.row[x_key] * 1e3 for j in drawn]
+    xs = [j.row.figure(x_key) * 1e3 for j in drawn]
     ys = [_bounds(quantity.read(j.row), quantity.factor * sign) for j in drawn]
     allowed = decided.limits.given.get(against)
     y_limit = None if allowed is None else allowed * quantity.factor * sign
@@ -64,14 +64,14 @@ def decision(decided: Decision, look: Theme, against: str) -> go.Figure:
     # Added at once: Plotly checks all that are there again with each one more.
     traces: list[go.Scatter] = []
     for judged, x, (low, value, high) in zip(drawn, xs, ys, strict=True):
-        mark = shades[judged.row["variant"]]
+        mark = shades[judged.row.variant]
         color = mark.color if judged.remains else look.muted
         traces.append(
             go.Scatter(
                 x=[x],
                 y=[value],
                 mode="markers",
-                name=judged.row["name"],
+                name=judged.row.name,
                 marker={
                     "symbol": mark.symbol,
                     "size": SIZE,
@@ -80,7 +80,7 @@ def decision(decided: Decision, look: Theme, against: str) -> go.Figure:
                 },
                 error_y=base.error_bar(low, value, high, fade(color, 0.6), 1.4) if low < high else None,
                 hovertemplate=(
-                    f"<b>{base.escape(judged.row['name'])}</b><br>{quantity.show(x)} ms<br>{quantity.show(value)}"
+                    f"<b>{base.escape(judged.row.name)}</b><br>{quantity.show(x)} ms<br>{quantity.show(value)}"
                     f" {quantity.unit}<br>{'remains' if judged.remains else 'out'}<extra></extra>"
                 ),
             )
@@ -115,12 +115,12 @@ def _subtitle(
     if any(not judged.remains for judged in drawn):
         said.append("Hollow and grey: out.")
     if sign < 0:
-        counts = sorted({j.row["examples"] for j in drawn if j.row["examples"]})
+        counts = sorted({j.row.examples for j in drawn if j.row.examples})
         n = f", n = {counts[-1]:,} examples" if counts else ""
         said.append(f"Bars: paired 95% intervals{n}.")
     else:
         said.append("One reading each, without an interval.")
-    measured = sum(j.row["status"] == "measured" for j in decided.judged)
+    measured = sum(j.row.status == "measured" for j in decided.judged)
     if left := measured - len(drawn):
         said.append(f"{left} without {quantity.label.lower()} or latency left out.")
     return " ".join(said)
@@ -194,8 +194,8 @@ def _labels(
         )
         for x, y in zip(xs, ys, strict=True)
     ]
-    names = [labels.shortened(judged.row["name"]) for judged in drawn]
-    important = [index for index, judged in enumerate(drawn) if judged.row is decided.fastest or judged.row["baseline"]]
+    names = [labels.shortened(judged.row.name) for judged in drawn]
+    important = [index for index, judged in enumerate(drawn) if judged.row is decided.fastest or judged.row.baseline]
     important += [index for index, judged in enumerate(drawn) if judged.remains]
     notes = []
     placed = labels.arrange(names, centres, [SIZE] * len(drawn), (PLOT_WIDTH, height), important)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-import pandas as pd
 import plotly.graph_objects as go
 
 from dashboard.figures import base
 from dashboard.figures.keeping import kept
 from dashboard.findings import headlines
-from dashboard.frame import Row, baseline_of, paired, rows_of
 from dashboard.metrics import METRICS
+from dashboard.run_rows import Row, baseline_of, paired
 from dashboard.style import Theme, marks
+from engine.store.rows import present
 from engine.units import points
 
 
 @kept
-def speedups(frame: pd.DataFrame, look: Theme) -> go.Figure:
+def speedups(rows: Sequence[Row], look: Theme) -> go.Figure:
     """A row a measurement of `comparing.against`: its speed-up; of another run's row, marked, what stands beside it."""
-    rows = rows_of(frame)
     apart = ""
-    if any(row["beside"] is not None for row in rows):
+    if any(row.across is not None for row in rows):
         apart = " †: of another run, not paired."
     figure = base.titled(
         look,
@@ -32,7 +32,7 @@ def speedups(frame: pd.DataFrame, look: Theme) -> go.Figure:
         "Dotted: baseline.",
         base.ROW_HEIGHT * len(rows),
     )
-    shown = [_beside(row) for row in rows]
+    shown = [_marked_across(row) for row in rows]
     metric = METRICS["speedup"]
     drawn = base.dots(figure, shown, marks(rows, look), look, metric, _why_no_speedup, baseline_of(shown))
     if drawn:
@@ -40,24 +40,25 @@ def speedups(frame: pd.DataFrame, look: Theme) -> go.Figure:
     return figure
 
 
-def _beside(row: Row) -> Row:
-    if row["beside"] is None:
+def _marked_across(row: Row) -> Row:
+    """The row with what it has across runs as its speed-up, marked as such."""
+    if row.across is None:
         return row
-    found = {"speedup": row["beside"], "speedup_low": row["beside_low"], "speedup_high": row["beside_high"]}
-    return row | found | {"name": f"{row['name']} †"}
+    across = row.across
+    name = f"{row.name} †"
+    return replace(row, speedup=across.ratio, speedup_low=across.low, speedup_high=across.high, name=name)
 
 
 def _why_no_speedup(row: Row) -> str:
-    if row["status"] != "measured":
-        return str(row["status"])
-    return f"baseline of {row['run']}" if row["own_baseline"] else "shares no rounds with the baseline"
+    if row.status != "measured":
+        return str(row.status)
+    return f"baseline of {row.run}" if row.own_baseline else "shares no rounds with the baseline"
 
 
 @kept
-def accuracy_differences(frame: pd.DataFrame, look: Theme) -> go.Figure:
+def accuracy_differences(rows: Sequence[Row], look: Theme) -> go.Figure:
     """A row a measurement: accuracy less the baseline's on the same examples, in points, with the paired interval."""
-    rows = rows_of(frame)
-    counts = sorted({row["examples"] for row in rows if row["accuracy_difference"] is not None})
+    counts = sorted({present(row.examples) for row in rows if row.accuracy_difference is not None})
     n = f"n = {counts[-1]:,} examples" if len(counts) == 1 else "n differs between rows"
     figure = base.titled(
         look,
@@ -81,8 +82,8 @@ def _signed(value: float | None) -> str:
 
 
 def _why_no_difference(row: Row) -> str:
-    if row["baseline"]:
+    if row.baseline:
         return "baseline"
-    if row["status"] != "measured":
-        return str(row["status"])
-    return "no accuracy: see the notes" if row["accuracy"] is None else "not on the baseline's examples"
+    if row.status != "measured":
+        return str(row.status)
+    return "no accuracy: see the notes" if row.accuracy is None else "not on the baseline's examples"

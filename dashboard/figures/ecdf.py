@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 
 from dashboard.figures import base
 from dashboard.figures.keeping import kept
 from dashboard.findings import headlines
-from dashboard.frame import Row, paired, rows_of
+from dashboard.run_rows import Row, paired
 from dashboard.style import Mark, Theme, fade, marks
 from engine.measurement import stats
 from engine.units import milliseconds
@@ -37,13 +36,13 @@ AXIS = (-2.0, 102.0)
 
 
 @kept
-def ecdf(frame: pd.DataFrame, latencies_s: Mapping[int, np.ndarray], look: Theme) -> go.Figure:
+def ecdf(measured: Sequence[Row], latencies_s: Mapping[int, np.ndarray], look: Theme) -> go.Figure:
     """A step line a measurement with p50, p95 and p99 on it, its name beside it.
 
-    `latencies_s`: measurement id -> float64 [calls], the timed ones. `frame` may have a column `run`, which the
-    lines' dashes tell apart.
+    `latencies_s`: measurement id -> float64 [calls], the timed ones. The lines' dashes tell the
+    rows' runs apart.
     """
-    rows = [row for row in rows_of(frame) if len(latencies_s.get(row["id"], ()))]
+    rows = [row for row in measured if len(latencies_s.get(row.id, ()))]
     height = tall(len(rows))
     marked = {"dash: p95": 0.95, "cross: p99": 0.99}
     carried = ", ".join(name for name, q in marked.items() if _any(rows, latencies_s, q))
@@ -57,25 +56,25 @@ def ecdf(frame: pd.DataFrame, latencies_s: Mapping[int, np.ndarray], look: Theme
     )
     if not rows:
         return figure
-    shades = marks(rows_of(frame), look)
-    runs = list(dict.fromkeys(row.get("run") for row in rows))
+    shades = marks(measured, look)
+    runs = list(dict.fromkeys(row.run for row in rows))
     names = []
     traces: list[go.Scatter] = []
-    low = min(float(latencies_s[row["id"]].min()) for row in rows) * 1e3
-    high = max(float(np.quantile(latencies_s[row["id"]], SHOWN)) for row in rows) * 1e3
+    low = min(float(latencies_s[row.id].min()) for row in rows) * 1e3
+    high = max(float(np.quantile(latencies_s[row.id], SHOWN)) for row in rows) * 1e3
     for row in rows:
-        latencies = latencies_s[row["id"]]
+        latencies = latencies_s[row.id]
         x, y = steps(latencies)
-        mark = shades[row["variant"]]
+        mark = shades[row.variant]
         traces.append(
             go.Scatter(
                 x=x * 1e3,
                 y=y * 100,
                 mode="lines",
-                name=row["name"],
-                line={"color": mark.color, "width": 2, "shape": "hv", "dash": DASHES[runs.index(row.get("run"))]},
+                name=row.name,
+                line={"color": mark.color, "width": 2, "shape": "hv", "dash": DASHES[runs.index(row.run)]},
                 hovertemplate=(
-                    f"<b>{base.escape(row['name'])}</b><br>%{{y:.1f}}% of calls within %{{x:.3g}} ms<extra></extra>"
+                    f"<b>{base.escape(row.name)}</b><br>%{{y:.1f}}% of calls within %{{x:.3g}} ms<extra></extra>"
                 ),
             )
         )
@@ -85,7 +84,7 @@ def ecdf(frame: pd.DataFrame, latencies_s: Mapping[int, np.ndarray], look: Theme
     figure.add_traces(traces)
     figure.update_layout(annotations=_labels(look, names, height))
     low, high = base.log_range([low, high], pad=0.02)
-    longest = max(len(row["name"]) for row, _ in names)
+    longest = max(len(row.name) for row, _ in names)
     # Names stand to the right of their lines: room for that of the slowest.
     span = math.log(high / low)
     high *= math.exp(span * min(0.35, 7.2 * longest / 900))
@@ -106,7 +105,7 @@ def _percentiles(row: Row, latencies_s: np.ndarray, mark: Mark, look: Theme) -> 
         x=[value * 1e3 for value in values.values()],
         y=[q * 100 for q in values],
         mode="markers",
-        name=f"{row['name']}, percentiles",
+        name=f"{row.name}, percentiles",
         marker={
             "symbol": [each["symbol"] for each in looks],
             "size": [each["size"] for each in looks],
@@ -114,7 +113,7 @@ def _percentiles(row: Row, latencies_s: np.ndarray, mark: Mark, look: Theme) -> 
             "line": {key: [each["line"][key] for each in looks] for key in ("color", "width")},
         },
         text=[f"p{round(q * 100)}: {milliseconds(value)} ms" for q, value in values.items()],
-        hovertemplate=f"<b>{base.escape(row['name'])}</b><br>%{{text}}<extra></extra>",
+        hovertemplate=f"<b>{base.escape(row.name)}</b><br>%{{text}}<extra></extra>",
     )
 
 
@@ -136,7 +135,7 @@ def steps(latencies_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _any(rows: Sequence[Row], latencies_s: Mapping[int, np.ndarray], q: float) -> bool:
-    return any(len(latencies_s[row["id"]]) >= stats.PERCENTILE_CALLS[q] for row in rows)
+    return any(len(latencies_s[row.id]) >= stats.PERCENTILE_CALLS[q] for row in rows)
 
 
 def tall(count: int) -> int:
@@ -157,7 +156,7 @@ def _labels(look: Theme, named: Sequence[tuple[Row, np.ndarray]], height_px: int
         {
             "x": math.log10(float(np.quantile(latencies, height)) * 1e3),
             "y": 100 * height,
-            "text": f"<b>{base.escape(row['name'])}</b>" if row["baseline"] else base.escape(row["name"]),
+            "text": f"<b>{base.escape(row.name)}</b>" if row.baseline else base.escape(row.name),
             "showarrow": False,
             "xanchor": "left",
             "xshift": 6,

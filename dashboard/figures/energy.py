@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from collections.abc import Sequence
+
 import plotly.graph_objects as go
 
 from dashboard.figures import base
 from dashboard.figures.keeping import kept
 from dashboard.findings import headlines
-from dashboard.frame import baseline_of, rows_of
 from dashboard.metrics import METRICS
+from dashboard.run_rows import Row, baseline_of
 from dashboard.style import Theme, marks
 
 
 @kept
-def energy(frame: pd.DataFrame, look: Theme) -> go.Figure:
+def energy(rows: Sequence[Row], look: Theme) -> go.Figure:
     """A row a measurement: joules as its mark."""
-    rows = rows_of(frame)
     figure = base.titled(
         look,
         headlines.energy_title(rows),

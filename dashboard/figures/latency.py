@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from collections.abc import Sequence
+
 import plotly.graph_objects as go
 
 from dashboard.figures import base
 from dashboard.figures.keeping import kept
 from dashboard.findings import headlines
-from dashboard.frame import baseline_of, rows_of
 from dashboard.metrics import METRICS
+from dashboard.run_rows import Row, baseline_of
 from dashboard.style import Theme, marks
 
 
 @kept
-def latency(frame: pd.DataFrame, look: Theme) -> go.Figure:
+def latency(rows: Sequence[Row], look: Theme) -> go.Figure:
     """A row a measurement: p50 as its mark, a bar for the interval, a tick at p95."""
-    rows = rows_of(frame)
     metric = METRICS["latency_p50_s"]
-    tails = [row for row in rows if row["latency_p95_s"] is not None]
+    tails = [row for row in rows if row.latency_p95_s is not None]
     tick = "; tick: 95th percentile" if tails else "; too few calls for a 95th percentile"
     figure = base.titled(
         look,
@@ -29,24 +29,24 @@ def latency(frame: pd.DataFrame, look: Theme) -> go.Figure:
     drawn = base.dots(figure, rows, marks(rows, look), look, metric, base.missing, baseline_of(rows))
     shades = marks(rows, look)
     for position, row in enumerate(rows):
-        if row["latency_p95_s"] is None:
+        if row.latency_p95_s is None:
             continue
-        value = row["latency_p95_s"] * metric.factor
+        value = row.latency_p95_s * metric.factor
         drawn.append(value)
         figure.add_trace(
             go.Scatter(
                 x=[value],
                 y=[position],
                 mode="markers",
-                name=f"{row['name']}, p95",
+                name=f"{row.name}, p95",
                 marker={
                     "symbol": "line-ns",
                     "size": 12,
-                    "line": {"color": shades[row["variant"]].color, "width": 2},
+                    "line": {"color": shades[row.variant].color, "width": 2},
                 },
                 hovertemplate=(
-                    f"<b>{base.escape(row['name'])}</b><br>95th percentile: "
-                    f"{metric.text(row['latency_p95_s'])} ms<extra></extra>"
+                    f"<b>{base.escape(row.name)}</b><br>95th percentile: "
+                    f"{metric.text(row.latency_p95_s)} ms<extra></extra>"
                 ),
             )
         )

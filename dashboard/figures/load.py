@@ -6,15 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
 import plotly.graph_objects as go
 
 from dashboard.figures import base, labels
 from dashboard.figures.keeping import kept
 from dashboard.findings import headlines
-from dashboard.frame import Row, rows_of
+from dashboard.run_rows import Row
 from dashboard.style import Mark, Theme, fade, marks
 from engine.report import load
+from engine.report.load import JoinedLoad
+from engine.store.rows import present
 from engine.units import milliseconds, significant
 
 PLOT_WIDTH, PLOT_HEIGHT = 480, 300
@@ -23,23 +24,23 @@ FAILED = "x"
 OFFLINE = "line-ns"
 
 
-def _trials(row: Row) -> list[dict[str, Any]]:
-    return sorted(row["trials"], key=lambda trial: trial["rate_per_s"])
+def _trials(row: JoinedLoad) -> list[dict[str, Any]]:
+    return sorted(row.trials, key=lambda trial: trial["rate_per_s"])
 
 
-def texts_words(loads: Sequence[Row]) -> str:
+def texts_words(loads: Sequence[JoinedLoad]) -> str:
     """How many texts the trials had, as far as they held."""
-    counts = sorted({trial["answered"] for row in loads for trial in row["trials"] if trial["holds"]})
+    counts = sorted({trial["answered"] for row in loads for trial in row.trials if trial["holds"]})
     if not counts:
         return "no trial held"
     return f"n = {counts[0]:,}{f' to {counts[-1]:,}' if len(counts) > 1 else ''} texts a trial that held"
 
 
 @kept
-def load_rates(measured: pd.DataFrame, loads: Sequence[Row], look: Theme) -> go.Figure:
+def load_rates(measured: Sequence[Row], loads: Sequence[JoinedLoad], look: Theme) -> go.Figure:
     """A row a variant: the highest rate that held the limit, up to the lowest that failed twice, and the offline rate.
 
-    `loads`: rows of `engine.report.load.joined`; `measured`: the run's frame, by which variants have their marks.
+    `loads`: rows of `engine.report.load.joined`; `measured`: the run's rows, by which variants have their marks.
     """
     figure = base.titled(
         look,
@@ -50,25 +51,25 @@ def load_rates(measured: pd.DataFrame, loads: Sequence[Row], look: Theme) -> go.
         else "",
         base.ROW_HEIGHT * len(loads),
     )
-    shades = marks(rows_of(measured), look)
+    shades = marks(measured, look)
     drawn: list[float] = []
     traces: list[go.Scatter] = []
     notes: list[dict[str, Any]] = []
     widest = 0
-    reference = next((row for row in loads if row["baseline"] and row["low_texts_per_s"]), None)
+    reference = next((row for row in loads if row.baseline and row.low_texts_per_s), None)
     if reference is not None:
         figure.add_vline(
-            x=reference["low_texts_per_s"], line={"color": look.line, "width": 1, "dash": "dot"}, layer="below"
+            x=reference.low_texts_per_s, line={"color": look.line, "width": 1, "dash": "dot"}, layer="below"
         )
     for position, row in enumerate(loads):
-        if row["status"] != "measured":
-            notes.append(base.note_at_row(look, position, f"{row['status']} under load"))
+        if row.status != "measured":
+            notes.append(base.note_at_row(look, position, f"{row.status} under load"))
             continue
-        mark = shades[row["variant"]]
-        held, failing, offline = row["server_texts_per_s"], row["beyond_texts_per_s"], row["offline_texts_per_s"]
+        mark = shades[row.variant]
+        held, failing, offline = row.server_texts_per_s, row.beyond_texts_per_s, row.offline_texts_per_s
         shown = held or _lowest(row)
         drawn += [rate for rate in (held, failing, offline) if rate]
-        traces += [_gap(shown, offline, position, mark), _offline(row, position, mark)]
+        traces += [_gap(shown, present(offline), position, mark), _offline(row, position, mark)]
         traces.append(_held(row, position, mark, look))
         value = significant(held) if held else "none held"
         limits = f"not {significant(failing)}" if failing else ""
@@ -76,7 +77,7 @@ def load_rates(measured: pd.DataFrame, loads: Sequence[Row], look: Theme) -> go.
         widest = max(widest, 9 * len(value) + 7 * len(limits))
     figure.add_traces(traces)
     figure.update_layout(margin={"r": 30 + max(widest, 40)}, annotations=notes)
-    base.name_rows(figure, [row["name"] for row in loads])
+    base.name_rows(figure, [row.name for row in loads])
     if drawn:
         figure.update_xaxes(title_text="Texts a second (log scale)", **base.log_axis(*base.log_range(drawn)))
     return figure
@@ -93,28 +94,28 @@ def _gap(shown: float, offline: float, position: int, mark: Mark) -> go.Scatter:
     )
 
 
-def _lowest(row: Row) -> float:
+def _lowest(row: JoinedLoad) -> float:
     """The lowest rate that was tried."""
-    return min(trial["rate_per_s"] for trial in row["trials"])
+    return min(trial["rate_per_s"] for trial in row.trials)
 
 
-def _offline(row: Row, position: int, mark: Mark) -> go.Scatter:
-    rate = row["offline_texts_per_s"]
+def _offline(row: JoinedLoad, position: int, mark: Mark) -> go.Scatter:
+    rate = row.offline_texts_per_s
     return go.Scatter(
         x=[rate],
         y=[position],
         mode="markers",
-        name=row["name"],
+        name=row.name,
         marker={"symbol": OFFLINE, "size": 15, "line": {"color": mark.color, "width": 2.5}},
         hovertemplate=(
-            f"<b>{base.escape(row['name'])}</b><br>offline {significant(rate)} texts/s, batches of {row['max_batch']}"
+            f"<b>{base.escape(row.name)}</b><br>offline {significant(rate)} texts/s, batches of {row.max_batch}"
             "<extra></extra>"
         ),
     )
 
 
-def _held(row: Row, position: int, mark: Mark, look: Theme) -> go.Scatter:
-    held, failing = row["server_texts_per_s"], row["beyond_texts_per_s"]
+def _held(row: JoinedLoad, position: int, mark: Mark, look: Theme) -> go.Scatter:
+    held, failing = row.server_texts_per_s, row.beyond_texts_per_s
     failed = f"{significant(failing)} texts/s failed twice" if failing else "no rate that was tried failed twice"
     if held:
         said = f"holds {significant(held)} texts/s<br>{failed}"
@@ -122,22 +123,22 @@ def _held(row: Row, position: int, mark: Mark, look: Theme) -> go.Scatter:
     else:
         said = f"no rate held<br>the lowest tried: {significant(_lowest(row))} texts/s"
         marker = {"symbol": FAILED, "size": 10, "color": mark.color}
-    doubt = "<br>unstable" if row["validity"] == "unstable" else ""
+    doubt = "<br>unstable" if row.validity == "unstable" else ""
     return go.Scatter(
         x=[held or failing],
         y=[position],
         mode="markers",
-        name=row["name"],
+        name=row.name,
         marker=marker,
         error_x=base.error_bar(held, held, failing, mark.color, thickness=4) if held and failing else None,
-        hovertemplate=f"<b>{base.escape(row['name'])}</b><br>{said}{doubt}<extra></extra>",
+        hovertemplate=f"<b>{base.escape(row.name)}</b><br>{said}{doubt}<extra></extra>",
     )
 
 
 @kept
-def load_trials(measured: pd.DataFrame, loads: Sequence[Row], look: Theme) -> go.Figure:
+def load_trials(measured: Sequence[Row], loads: Sequence[JoinedLoad], look: Theme) -> go.Figure:
     """p99 over the rate offered: a line a variant, a mark a trial, whose shape says whether it held the limit."""
-    done = [row for row in loads if row["trials"]]
+    done = [row for row in loads if row.trials]
     subtitle = (
         "Mark: p99 of one trial's texts, from arrival to answer, at the rate offered; ×: the rate did not hold by 99% "
         "confidence, and ended early: its p99 is that of the texts answered until then. Dashed: the limit; "
@@ -149,16 +150,16 @@ def load_trials(measured: pd.DataFrame, loads: Sequence[Row], look: Theme) -> go
         figure.update_xaxes(visible=False)
         figure.update_yaxes(visible=False)
         return figure
-    shades = marks(rows_of(measured), look)
-    limit_ms = done[0]["p99_limit_s"] * 1e3
-    every = [trial for row in done for trial in row["trials"]]
+    shades = marks(measured, look)
+    limit_ms = done[0].p99_limit_s * 1e3
+    every = [trial for row in done for trial in row.trials]
     x_low, x_high = base.log_range([trial["rate_per_s"] for trial in every])
     y_low, y_high = base.log_range([limit_ms, *(trial["p99_s"] * 1e3 for trial in every)], pad=0.1)
     scale_x, scale_y = PLOT_WIDTH / math.log(x_high / x_low), PLOT_HEIGHT / math.log(y_high / y_low)
     notes, without = _names(done, look, (x_low, y_high), scale_x, scale_y)
     figure = base.titled(look, title, subtitle + without, PLOT_HEIGHT)
     figure.add_hline(y=limit_ms, line={"color": look.muted, "width": 1.5, "dash": "dash"}, layer="below")
-    figure.add_traces([trace for row in done for trace in _curve(row, shades[row["variant"]], look)])
+    figure.add_traces([trace for row in done for trace in _curve(row, shades[row.variant], look)])
     notes.append(
         {
             "x": 1,
@@ -179,12 +180,12 @@ def load_trials(measured: pd.DataFrame, loads: Sequence[Row], look: Theme) -> go
     return figure
 
 
-def _curve(row: Row, mark: Mark, look: Theme) -> list[go.Scatter]:
+def _curve(row: JoinedLoad, mark: Mark, look: Theme) -> list[go.Scatter]:
     """A variant's line, which says what it holds, and its trials' marks."""
     trials = _trials(row)
     xs, ys = [t["rate_per_s"] for t in trials], [t["p99_s"] * 1e3 for t in trials]
-    name = base.escape(row["name"])
-    held, failing = row["server_texts_per_s"], row["beyond_texts_per_s"]
+    name = base.escape(row.name)
+    held, failing = row.server_texts_per_s, row.beyond_texts_per_s
     said = f"holds {significant(held)} texts/s" if held else "no rate held"
     said += f", not {significant(failing)}" if failing else ""
     solid = base.filled(row, mark, look)
@@ -193,7 +194,7 @@ def _curve(row: Row, mark: Mark, look: Theme) -> list[go.Scatter]:
             x=xs,
             y=ys,
             mode="lines",
-            name=row["name"],
+            name=row.name,
             line={"color": fade(mark.color, 0.5), "width": 1.5},
             hovertemplate=f"<b>{name}</b><br>{said}<extra></extra>",
         ),
@@ -201,7 +202,7 @@ def _curve(row: Row, mark: Mark, look: Theme) -> list[go.Scatter]:
             x=xs,
             y=ys,
             mode="markers",
-            name=row["name"],
+            name=row.name,
             text=[trial_words(trial) for trial in trials],
             marker={
                 "symbol": [mark.symbol if trial["holds"] else FAILED for trial in trials],
@@ -225,7 +226,7 @@ def trial_words(trial: dict[str, Any]) -> str:
 
 
 def _names(
-    done: Sequence[Row], look: Theme, corner: tuple[float, float], scale_x: float, scale_y: float
+    done: Sequence[JoinedLoad], look: Theme, corner: tuple[float, float], scale_x: float, scale_y: float
 ) -> tuple[list[dict[str, Any]], str]:
     """Each variant's name at the trial that decides: the highest rate that held, else the lowest; and what to say of
     those that had no room.
@@ -236,8 +237,8 @@ def _names(
         held = [trial for trial in trials if trial["holds"]]
         deciding.append(held[-1] if held else trials[0])
     # The others' marks are in the way, too; their own labels are empty.
-    others = [trial for row in done for trial in row["trials"] if trial not in deciding]
-    names = [labels.shortened(row["name"]) for row in done] + [""] * len(others)
+    others = [trial for row in done for trial in row.trials if trial not in deciding]
+    names = [labels.shortened(row.name) for row in done] + [""] * len(others)
     centres = [
         (scale_x * math.log(t["rate_per_s"] / corner[0]), scale_y * math.log(corner[1] / (t["p99_s"] * 1e3)))
         for t in (*deciding, *others)

@@ -12,7 +12,7 @@ from dashboard.figures import base
 from dashboard.figures.keeping import kept
 from dashboard.figures.kernel_names import fitted, readable
 from dashboard.findings import headlines
-from dashboard.frame import Row
+from dashboard.run_rows import Row
 from dashboard.style import Theme, fade
 from engine.measurement import operators
 from engine.measurement.operators import KINDS
@@ -27,7 +27,7 @@ NAME_AT_BAR, NAME_IN_TITLE = 34, 48
 
 def of(row: Row) -> dict[str, Any] | None:
     """The row's profile, where it has one."""
-    found = (row["audit"] or {}).get("operators")
+    found = (row.audit or {}).get("operators")
     return found if found and not found.get("reason") else None
 
 
@@ -50,7 +50,7 @@ def by_kind(rows: Sequence[Row], look: Theme) -> go.Figure:
 
     Without those of which only the launches were timed: they say nothing about the work.
     """
-    found_of = [(row, of(row)) for row in rows if row["status"] == "measured"]
+    found_of = [(row, of(row)) for row in rows if row.status == "measured"]
     known = [(row, found) for row, found in found_of if found and found["by"] != "launches"]
     figure = base.titled(
         look,
@@ -73,7 +73,7 @@ def by_kind(rows: Sequence[Row], look: Theme) -> go.Figure:
                 name=words,
                 marker={"color": colours.get(key, look.grid), "line": {"width": 1, "color": look.background}},
                 customdata=[
-                    f"<b>{base.escape(row['name'])}</b><br>{words}: {milliseconds(value)} ms, "
+                    f"<b>{base.escape(row.name)}</b><br>{words}: {milliseconds(value)} ms, "
                     f"{percent(value / _whole(found), 0)}%"
                     for (row, found), value in zip(known, seconds, strict=True)
                 ],
@@ -89,7 +89,7 @@ def by_kind(rows: Sequence[Row], look: Theme) -> go.Figure:
         showlegend=True,
         legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "traceorder": "normal"},
     )
-    base.name_rows(figure, [row["name"] for row, _ in known])
+    base.name_rows(figure, [row.name for row, _ in known])
     figure.update_xaxes(title_text="Time of a call (ms)", rangemode="tozero")
     if not known:
         figure.update_xaxes(visible=False)
@@ -113,7 +113,7 @@ def by_operator(row: Row, look: Theme) -> go.Figure:
     first = lines[0]
     figure = base.titled(
         look,
-        f"{row['name']}: {share_percent(first.share)}% of a call is {fitted(readable(first.name), NAME_IN_TITLE)}",
+        f"{row.name}: {share_percent(first.share)}% of a call is {fitted(readable(first.name), NAME_IN_TITLE)}",
         f"Own time of each of its {found['by']} in ms and % of a call, {found['calls']} profiled.",
         26 * len(lines),
     )
@@ -123,7 +123,7 @@ def by_operator(row: Row, look: Theme) -> go.Figure:
             x=[line.seconds * 1e3 for line in lines],
             y=list(range(len(lines))),
             orientation="h",
-            name=row["name"],
+            name=row.name,
             marker={"color": [colours[line.kind] for line in lines]},
             text=[f"{milliseconds(line.seconds)}, {share_percent(line.share)}%" for line in lines],
             textposition="outside",

@@ -4,39 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pandas as pd
 import plotly.graph_objects as go
 
 from dashboard.figures import base
 from dashboard.figures.keeping import kept
 from dashboard.findings import headlines
-from dashboard.frame import Row, baseline_of, rows_of
+from dashboard.run_rows import Row, baseline_of
 from dashboard.style import Theme, marks
+from engine.store.rows import PublishedRow
 from engine.units import points, times
 
-Pair = tuple[Row, Row, Row]
+Pair = tuple[Row, PublishedRow, PublishedRow]
 PANEL_GAP = 0.055
 
 
-def pairs(frame: pd.DataFrame, published: pd.DataFrame) -> list[Pair]:
+def pairs(rows: Sequence[Row], published: Sequence[PublishedRow]) -> list[Pair]:
     """Each measured row that names a published one, with that and the published baseline of its study."""
-    rows = rows_of(published)
-    by_key = {f"{row['study']}/{row['title']}": row for row in rows}
-    bases = {row["study"]: row for row in rows if row["baseline"]}
+    by_key = {f"{theirs.study}/{theirs.title}": theirs for theirs in published}
+    bases = {theirs.study: theirs for theirs in published if theirs.baseline}
     found = []
-    for row in rows_of(frame):
-        theirs = by_key.get(row["published"] or "")
-        if row["status"] == "measured" and theirs is not None and theirs["study"] in bases:
-            found.append((row, theirs, bases[theirs["study"]]))
+    for row in rows:
+        theirs = by_key.get(row.published or "")
+        if row.status == "measured" and theirs is not None and theirs.study in bases:
+            found.append((row, theirs, bases[theirs.study]))
     return found
 
 
 @kept
-def published(frame: pd.DataFrame, reported: pd.DataFrame, look: Theme) -> go.Figure:
+def published(rows: Sequence[Row], reported: Sequence[PublishedRow], look: Theme) -> go.Figure:
     """Three panels: speed-up, memory ratio, accuracy difference; a row a variant."""
-    found = pairs(frame, reported)
-    device = found[0][1]["device_name"] if found else ""
-    meaningless = any(not theirs["accuracy_meaningful"] for _, theirs, _ in found)
+    found = pairs(rows, reported)
+    device = found[0][1].device_name if found else ""
+    meaningless = any(not theirs.accuracy_meaningful for _, theirs, _ in found)
     chance = " Published accuracies are chance: two labels were compared with four." if meaningless else ""
     figure = base.titled(
         look,
@@ -47,8 +46,8 @@ def published(frame: pd.DataFrame, reported: pd.DataFrame, look: Theme) -> go.Fi
         share=1.6,
     )
     width = (1 - 2 * PANEL_GAP) / 3
-    shades = marks(rows_of(frame), look)
-    baseline = baseline_of(rows_of(frame))
+    shades = marks(rows, look)
+    baseline = baseline_of(rows)
     panels = [
         ("Speed-up (×, log scale)", _speed(found)),
         (f"Peak memory, ratio (×, log scale){_kinds(found)}", _memory(found)),
@@ -67,7 +66,7 @@ def published(frame: pd.DataFrame, reported: pd.DataFrame, look: Theme) -> go.Fi
             free = max(0.1 * (high - low), 1)
             axis |= {"range": [min(low, 0) - free, max(high, 0) + free], "nticks": 6}
         figure.update_layout({f"xaxis{suffix}": axis})
-    base.name_rows(figure, [row["name"] for row, _, _ in found])
+    base.name_rows(figure, [row.name for row, _, _ in found])
     if baseline is None or not found:
         figure.update_xaxes(visible=False)
     return figure
@@ -81,12 +80,10 @@ def _speed(found: Sequence[Pair]) -> list[Value]:
     return [
         (
             row,
-            row["speedup"],
-            row["speedup_low"],
-            row["speedup_high"],
-            theirs_base["latency_s"] / theirs["latency_s"]
-            if theirs["latency_s"] and theirs_base["latency_s"]
-            else None,
+            row.speedup,
+            row.speedup_low,
+            row.speedup_high,
+            theirs_base.latency_s / theirs.latency_s if theirs.latency_s and theirs_base.latency_s else None,
         )
         for row, theirs, theirs_base in found
     ]
@@ -96,12 +93,10 @@ def _memory(found: Sequence[Pair]) -> list[Value]:
     return [
         (
             row,
-            row["memory_ratio"],
+            row.memory_ratio,
             None,
             None,
-            theirs["vram_bytes"] / theirs_base["vram_bytes"]
-            if theirs["vram_bytes"] and theirs_base["vram_bytes"]
-            else None,
+            theirs.vram_bytes / theirs_base.vram_bytes if theirs.vram_bytes and theirs_base.vram_bytes else None,
         )
         for row, theirs, theirs_base in found
     ]
@@ -110,19 +105,19 @@ def _memory(found: Sequence[Pair]) -> list[Value]:
 def _accuracy(found: Sequence[Pair]) -> list[Value]:
     values: list[Value] = []
     for row, theirs, theirs_base in found:
-        measured = [row[f"accuracy_difference{end}"] for end in ("", "_low", "_high")]
-        if row["baseline"] and row["accuracy"] is not None:
+        measured = [row.figure(f"accuracy_difference{end}") for end in ("", "_low", "_high")]
+        if row.baseline and row.accuracy is not None:
             measured = [0.0, None, None]
         other = None
-        if theirs["accuracy"] is not None and theirs_base["accuracy"] is not None:
-            other = 100 * (theirs["accuracy"] - theirs_base["accuracy"])
+        if theirs.accuracy is not None and theirs_base.accuracy is not None:
+            other = 100 * (theirs.accuracy - theirs_base.accuracy)
         mine, low, high = (None if value is None else 100 * value for value in measured)
         values.append((row, mine, low, high, other))
     return values
 
 
 def _kinds(found: Sequence[Pair]) -> str:
-    return ": RAM here, VRAM published" if found and found[0][0]["memory_kind"] == "ram" else ""
+    return ": RAM here, VRAM published" if found and found[0][0].memory_kind == "ram" else ""
 
 
 def _panel(figure: go.Figure, look: Theme, axis: str, values: Sequence[Value], shades: dict, log: bool) -> None:
@@ -139,7 +134,7 @@ def _panel(figure: go.Figure, look: Theme, axis: str, values: Sequence[Value], s
         layer="below",
     )
     for position, (row, mine, low, high, theirs) in enumerate(values):
-        mark = shades[row["variant"]]
+        mark = shades[row.variant]
         if mine is not None and theirs is not None:
             figure.add_trace(
                 go.Scatter(
@@ -158,11 +153,9 @@ def _panel(figure: go.Figure, look: Theme, axis: str, values: Sequence[Value], s
                     y=[position],
                     xaxis=axis,
                     mode="markers",
-                    name=f"{row['name']}, published",
+                    name=f"{row.name}, published",
                     marker={"symbol": "x-thin", "size": 9, "line": {"color": look.muted, "width": 2}},
-                    hovertemplate=(
-                        f"<b>{base.escape(row['name'])}</b><br>published: {_text(theirs, log)}<extra></extra>"
-                    ),
+                    hovertemplate=(f"<b>{base.escape(row.name)}</b><br>published: {_text(theirs, log)}<extra></extra>"),
                 )
             )
         if mine is not None:
@@ -176,11 +169,11 @@ def _panel(figure: go.Figure, look: Theme, axis: str, values: Sequence[Value], s
                     y=[position],
                     xaxis=axis,
                     mode="markers",
-                    name=f"{row['name']}, measured",
+                    name=f"{row.name}, measured",
                     marker=base.filled(row, mark, look),
                     error_x=bar,
                     hovertemplate=(
-                        f"<b>{base.escape(row['name'])}</b><br>measured: {_text(mine, log)}{limits}<extra></extra>"
+                        f"<b>{base.escape(row.name)}</b><br>measured: {_text(mine, log)}{limits}<extra></extra>"
                     ),
                 )
             )

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
 import plotly.graph_objects as go
 
 from dashboard.figures import base, labels
 from dashboard.figures.keeping import kept
 from dashboard.findings import headlines
-from dashboard.frame import Row, rows_of
+from dashboard.run_rows import Row
 from dashboard.style import Theme, fade, marks
 from engine.measurement.bounds import DISPROVED, FASTER, operation_rate
+from engine.store.rows import present
 from engine.units import megabytes, share_percent, significant
 
 PLOT_WIDTH, PLOT_HEIGHT = 820, 400
@@ -43,9 +43,9 @@ def points(rows: Sequence[Row], bytes_per_s: float | None) -> list[Point]:
     """The rows that have a place: both a share of a ceiling and bytes."""
     made = []
     for row in rows:
-        found = row["limits"] or {}
+        found = row.limits or {}
         rate, share = found.get("operations_per_s"), found.get("bandwidth_share")
-        if row["limit_share"] is None or not (bytes_per_s and rate and share and found.get("compute_dtype")):
+        if row.limit_share is None or not (bytes_per_s and rate and share and found.get("compute_dtype")):
             continue
         most = max(found.get("traffic_share") or share, share)
         made.append(Point(row, rate, rate / (share * bytes_per_s), rate / (most * bytes_per_s)))
@@ -81,7 +81,7 @@ def roofs(ceilings: Mapping[str, Any], drawn: Sequence[Point]) -> list[Roof]:
     """
     made = []
     for dtype, product in (ceilings.get("products") or {}).items():
-        below = [point for point in drawn if point.row["limits"]["compute_dtype"] == dtype]
+        below = [point for point in drawn if present(point.row.limits)["compute_dtype"] == dtype]
         best = product.get("operations_per_s")
         if not below or not best or best <= 0:
             continue
@@ -90,7 +90,7 @@ def roofs(ceilings: Mapping[str, Any], drawn: Sequence[Point]) -> list[Roof]:
         for library, way in ways.items():
             own = way["operations_per_s"]
             # What no library is named after multiplies with torch.
-            mine = [p for p in below if library == (p.row["backend"] if p.row["backend"] in ways else "torch")]
+            mine = [p for p in below if library == (p.row.backend if p.row.backend in ways else "torch")]
             most = max((point.operations_per_s for point in mine), default=0.0)
             if mine and max(0.0, most / DISPROVED) < own < best / FASTER:
                 made.append(Roof(dtype, own, way, str(library)))
@@ -99,14 +99,14 @@ def roofs(ceilings: Mapping[str, Any], drawn: Sequence[Point]) -> list[Roof]:
 
 @kept
 def roofline(
-    frame: pd.DataFrame, ceilings: Mapping[str, Any] | None, look: Theme, shown: int | None = None
+    measured: Sequence[Row], ceilings: Mapping[str, Any] | None, look: Theme, shown: int | None = None
 ) -> go.Figure:
     """A mark a measurement at its place below the ceilings, its share of them as its label.
 
     `shown`: the batch size whose marks are labelled; others of the same variants are small. All where it is None.
     """
     ceilings = ceilings or {}
-    rows = [row for row in rows_of(frame) if row["status"] == "measured"]
+    rows = [row for row in measured if row.status == "measured"]
     bytes_per_s = (ceilings.get("copy") or {}).get("bytes_per_s") or 0.0
     drawn = points(rows, bytes_per_s)
     height = PLOT_HEIGHT if drawn else 0
@@ -123,17 +123,17 @@ def roofline(
     top = above[-1].operations_per_s if above else max(heights)
     # The slope is to be seen, and its label to its left.
     x_low = min(x_low, 0.2 * top / bytes_per_s)
-    labelled = [shown is None or p.row["batch_size"] == shown or _alone(p, drawn, shown) for p in drawn]
+    labelled = [shown is None or p.row.batch_size == shown or _alone(p, drawn, shown) for p in drawn]
     scale_x, scale_y = (PLOT_WIDTH / math.log(x_high / x_low), PLOT_HEIGHT / math.log(y_high / y_low))
     slope_label = _slope_label(ceilings["copy"], look, top, scale_y)
-    names = [labels.shortened(p.row["name"]) if big else "" for p, big in zip(drawn, labelled, strict=True)]
-    shares = [f"{share_percent(p.row['limit_share'])}%" for p in drawn]
+    names = [labels.shortened(p.row.name) if big else "" for p, big in zip(drawn, labelled, strict=True)]
+    shares = [f"{share_percent(p.row.limit_share)}%" for p in drawn]
     placed = _placed(drawn, names, shares, above, slope_label, (x_low, y_high), (scale_x, scale_y))
     figure = base.titled(look, title, about + labels.unnamed(placed, names), height, share=1.5)
     figure.add_traces(_slope(top, bytes_per_s, look, x_low, y_low))
     figure.add_traces([_roof(roof, bytes_per_s, look, x_high) for roof in above])
-    shades = marks(rows_of(frame), look)
-    figure.add_traces([_mark(p, shades[p.row["variant"]], look, big) for p, big in zip(drawn, labelled, strict=True)])
+    shades = marks(measured, look)
+    figure.add_traces([_mark(p, shades[p.row.variant], look, big) for p, big in zip(drawn, labelled, strict=True)])
     notes = [_name(label, drawn[label.mark], names, shares, look) for label in placed]
     notes += _roof_labels(above, look, y_low, scale_y)
     notes.append(slope_label)
@@ -156,7 +156,7 @@ def roofline(
 
 def _alone(point: Point, drawn: Sequence[Point], shown: int) -> bool:
     """Whether the point's variant has no mark at the batch size that is labelled."""
-    return not any(p.row["variant"] == point.row["variant"] and p.row["batch_size"] == shown for p in drawn)
+    return not any(p.row.variant == point.row.variant and p.row.batch_size == shown for p in drawn)
 
 
 def _subtitle(rows: Sequence[Row], drawn: Sequence[Point], ceilings: Mapping[str, Any]) -> str:
@@ -164,7 +164,7 @@ def _subtitle(rows: Sequence[Row], drawn: Sequence[Point], ceilings: Mapping[str
         "Lines: the fastest products and the copy measured at the run's start. Padding counts, as it is computed. "
         "Bar to the left: had all that operators pass on gone through memory."
     ]
-    cached = [p.row["name"] for p in drawn if (p.row["limits"].get("bytes_per_call") or 0) <= _cache(ceilings)]
+    cached = [p.row.name for p in drawn if (present(p.row.limits).get("bytes_per_call") or 0) <= _cache(ceilings)]
     if cached and len(cached) == len(drawn):
         said.append(f"All weights fit the {megabytes(_cache(ceilings))} MB cache: the slope does not hold them.")
     elif cached:
@@ -206,18 +206,18 @@ def _roof(roof: Roof, bytes_per_s: float, look: Theme, x_high: float) -> go.Scat
 
 
 def _mark(point: Point, mark: Any, look: Theme, big: bool) -> go.Scatter:
-    row, found = point.row, point.row["limits"]
+    row, found = point.row, present(point.row.limits)
     rate = operation_rate(point.operations_per_s, found["compute_dtype"])
     return go.Scatter(
         x=[point.intensity],
         y=[point.operations_per_s],
         mode="markers",
-        name=row["name"],
+        name=row.name,
         marker=base.filled(row, mark, look, size=13 if big else 7),
         error_x=base.error_bar(point.least, point.intensity, point.intensity, fade(mark.color, 0.55), thickness=1.2),
         hovertemplate=(
-            f"<b>{base.escape(row['name'])}</b><br>{rate}: {share_percent(row['limit_share'])}% of its "
-            f"{found['compute_dtype'].upper()} ceiling<br>bound by {row['binds'] or 'what is not known'}<br>"
+            f"<b>{base.escape(row.name)}</b><br>{rate}: {share_percent(row.limit_share)}% of its "
+            f"{found['compute_dtype'].upper()} ceiling<br>bound by {row.binds or 'what is not known'}<br>"
             f"{significant(point.least)} to {significant(point.intensity)} FLOP/B<extra></extra>"
         ),
     )
@@ -241,8 +241,8 @@ def _placed(
     taken = [(0.0, y - ROOF_LINE / 2, float(PLOT_WIDTH), y + ROOF_LINE / 2) for y in heights]
     x, y = spot(10.0 ** slope_label["x"], 10.0 ** slope_label["y"])
     taken.append((x - SLOPE_LABEL_WIDTH, y - SLOPE_LABEL, x, y))
-    fastest = min(range(len(drawn)), key=lambda index: drawn[index].row["latency_p50_s"])
-    first = [*(index for index, point in enumerate(drawn) if point.row["baseline"]), fastest]
+    fastest = min(range(len(drawn)), key=lambda index: present(drawn[index].row.latency_p50_s))
+    first = [*(index for index, point in enumerate(drawn) if point.row.baseline), fastest]
     texts = [f"{name} {share}" if name else "" for name, share in zip(names, shares, strict=True)]
     sizes = [13.0 if name else 7.0 for name in names]
     centres = [spot(point.intensity, point.operations_per_s) for point in drawn]

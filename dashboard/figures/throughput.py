@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from collections.abc import Sequence
+
 import plotly.graph_objects as go
 
 from dashboard.figures import base
 from dashboard.figures.keeping import kept
 from dashboard.findings import headlines
-from dashboard.frame import baseline_of, rows_of
 from dashboard.metrics import METRICS
+from dashboard.run_rows import Row, baseline_of
 from dashboard.style import Theme, marks
 
 
 @kept
-def throughput(frame: pd.DataFrame, look: Theme) -> go.Figure:
+def throughput(rows: Sequence[Row], look: Theme) -> go.Figure:
     """A row a measurement: samples/s as its mark, a bar for the interval."""
-    rows = rows_of(frame)
     figure = base.titled(
         look,
         headlines.throughput_title(rows),

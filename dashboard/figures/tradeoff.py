@@ -6,15 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
 import plotly.graph_objects as go
 
 from dashboard.figures import base, labels
 from dashboard.figures.accuracy import gain_key
 from dashboard.figures.keeping import kept
 from dashboard.findings import headlines
-from dashboard.frame import Row, cost_key, pareto, rows_of, untaught
 from dashboard.metrics import METRICS, Metric
+from dashboard.run_rows import Row, cost_key, pareto, untaught
 from dashboard.style import Theme, fade, marks
 from engine.report import words
 from engine.units import megabytes
@@ -25,7 +24,7 @@ FEW, MORE_HEIGHT, TALLEST = 6, 24, 478
 """With more marks than FEW a plot is that much taller for each, as their names need the room: up to a saved image's."""
 LARGEST = 26
 SMALLEST = 8
-SAVED = "memory_saved"
+SAVED = "saved_bytes"
 """Memory as something of which more is better."""
 AXES = {"latency_p50_s": "Latency of a batch, p50 (ms, log scale)", "text_s": "Time a text (ms, log scale)"}
 
@@ -36,23 +35,22 @@ def tall(count: int) -> int:
 
 
 @kept
-def tradeoff(frame: pd.DataFrame, look: Theme) -> go.Figure:
+def tradeoff(rows: Sequence[Row], look: Theme) -> go.Figure:
     """A mark a measurement: hollow where another is both faster and better, or where it is not valid."""
-    rows = [row | {SAVED: None if row["memory_bytes"] is None else -row["memory_bytes"]} for row in rows_of(frame)]
     gain = axis_key(rows)
     key, metric = gain, METRICS["vram_peak_bytes" if gain == SAVED else gain]
     if gain == SAVED:
         key = "memory_bytes"
-        metric = METRICS[f"{rows[0]['memory_kind']}_peak_bytes"]
-    cost = METRICS[cost_key([row for row in rows if row["latency_p50_s"] is not None and row[key] is not None])]
-    drawn = [row for row in rows if row[cost.key] is not None and row[key] is not None]
-    left_out = len([row for row in rows if row["status"] == "measured"]) - len(drawn)
+        metric = METRICS[f"{rows[0].memory_kind}_peak_bytes"]
+    cost = METRICS[cost_key([row for row in rows if row.latency_p50_s is not None and row.figure(key) is not None])]
+    drawn = [row for row in rows if row.figure(cost.key) is not None and row.figure(key) is not None]
+    left_out = len([row for row in rows if row.status == "measured"]) - len(drawn)
     front = pareto(drawn, cost.key, gain)
     area = ""
-    if gain != SAVED and any(row["memory_bytes"] for row in drawn):
-        kind = "VRAM" if drawn[0]["memory_kind"] == "vram" else "RAM"
+    if gain != SAVED and any(row.memory_bytes for row in drawn):
+        kind = "VRAM" if drawn[0].memory_kind == "vram" else "RAM"
         area = f" Area: peak {kind}."
-    counts = sorted({row["examples"] for row in drawn if row["examples"]})
+    counts = sorted({row.examples for row in drawn if row.examples})
     n = f" n = {counts[-1]:,} examples." if len(counts) == 1 and gain != SAVED else ""
     missing = f" {left_out} without {metric.label.lower()} left out." if left_out else ""
     height = tall(len(drawn))
@@ -64,7 +62,7 @@ def tradeoff(frame: pd.DataFrame, look: Theme) -> go.Figure:
         figure.update_yaxes(visible=False)
         return figure
     shades = marks(rows, look)
-    largest = max((row["memory_bytes"] or 0) for row in drawn)
+    largest = max((row.memory_bytes or 0) for row in drawn)
     xs = [_shown(row, cost.key, cost.low, cost.high, cost.factor) for row in drawn]
     ys = [_shown(row, key, metric.low, metric.high, metric.factor) for row in drawn]
     x_low, x_high = base.log_range([value for x in xs for value in x], pad=0.12)
@@ -76,7 +74,7 @@ def tradeoff(frame: pd.DataFrame, look: Theme) -> go.Figure:
     y_low = max(-max(2.0, 0.12 * y_span), min(min(y) for y in ys) - max(0.12 * y_span, 0.5))
     y_high = max(max(y) for y in ys) + max(0.12 * y_span, 0.5)
     sizes = [_size(row, largest) if area else 12.0 for row in drawn]
-    names = [labels.shortened(row["name"]) for row in drawn]
+    names = [labels.shortened(row.name) for row in drawn]
     centres = [
         (
             PLOT_WIDTH * (math.log(x[1]) - math.log(x_low)) / (math.log(x_high) - math.log(x_low)),
@@ -91,23 +89,23 @@ def tradeoff(frame: pd.DataFrame, look: Theme) -> go.Figure:
     traces: list[go.Scatter] = []
     notes: list[dict[str, Any]] = []
     for row, x, y, size in zip(drawn, xs, ys, sizes, strict=True):
-        mark = shades[row["variant"]]
+        mark = shades[row.variant]
         pale = fade(mark.color, 0.55)
         traces.append(
             go.Scatter(
                 x=[x[1]],
                 y=[y[1]],
                 mode="markers",
-                name=row["name"],
+                name=row.name,
                 marker=base.filled(row, mark, look, solid=row in front, size=size),
                 cliponaxis=False,
                 error_x=base.error_bar(*x, color=pale, thickness=1.2),
                 error_y=base.error_bar(*y, color=pale, thickness=1.2),
                 hovertemplate=(
-                    f"<b>{base.escape(row['name'])}</b><br>"
+                    f"<b>{base.escape(row.name)}</b><br>"
                     f"{cost.label.lower()} {headlines.interval_words(row, cost.key)} ms<br>"
                     + ("" if gain == SAVED else f"{headlines.interval_words(row, gain)}%<br>")
-                    + f"{megabytes(row['memory_bytes'])} MB<extra></extra>"
+                    + f"{megabytes(row.memory_bytes)} MB<extra></extra>"
                 ),
             )
         )
@@ -138,19 +136,19 @@ def tradeoff(frame: pd.DataFrame, look: Theme) -> go.Figure:
 
 def important(rows: Sequence[Row], front: Sequence[Row], cost: str = "latency_p50_s") -> list[int]:
     """Whose names a chart is to keep where not all have room: the baseline's, the fastest's, those of the front."""
-    fastest = min(range(len(rows)), key=lambda index: rows[index][cost], default=0)
-    base_line = [index for index, row in enumerate(rows) if row["baseline"]]
+    fastest = min(range(len(rows)), key=lambda index: rows[index].figure(cost), default=0)
+    base_line = [index for index, row in enumerate(rows) if row.baseline]
     return [*base_line, fastest, *(index for index, row in enumerate(rows) if row in front)] if rows else []
 
 
 def _size(row: Row, largest: float) -> float:
     """A mark's, its area by the peak of memory."""
-    return max(SMALLEST, LARGEST * math.sqrt(row["memory_bytes"] / largest)) if row["memory_bytes"] else 12.0
+    return max(SMALLEST, LARGEST * math.sqrt(row.memory_bytes / largest)) if row.memory_bytes else 12.0
 
 
 def axis_key(rows: Sequence[Row]) -> str:
     """What stands against latency: what a run says of its answers, or SAVED where those say nothing."""
-    return SAVED if untaught(rows) and any(row["memory_bytes"] for row in rows) else gain_key(list(rows))
+    return SAVED if untaught(rows) and any(row.memory_bytes for row in rows) else gain_key(list(rows))
 
 
 def text_time_words(rows: Sequence[Row]) -> str:
@@ -169,11 +167,12 @@ def _directions(gain: str, cost: Metric, drawn: Sequence[Row]) -> str:
     return " ".join(said)
 
 
-def _shown(row: dict, key: str, low: str | None, high: str | None, factor: float) -> tuple[float, float, float]:
-    value = row[key] * factor
-    if low is None or high is None or row[low] is None or row[high] is None:
+def _shown(row: Row, key: str, low: str | None, high: str | None, factor: float) -> tuple[float, float, float]:
+    value = row.figure(key) * factor
+    from_, to = (row.figure(end) if end else None for end in (low, high))
+    if from_ is None or to is None:
         return value, value, value
-    return row[low] * factor, value, row[high] * factor
+    return from_ * factor, value, to * factor
 
 
 def _draw_front(
@@ -184,8 +183,8 @@ def _draw_front(
         return
     figure.add_trace(
         go.Scatter(
-            x=[row[cost[0]] * cost[1] for row in front],
-            y=[row[gain[0]] * gain[1] for row in front],
+            x=[row.figure(cost[0]) * cost[1] for row in front],
+            y=[row.figure(gain[0]) * gain[1] for row in front],
             mode="lines",
             line={"color": look.line, "width": 1.5, "shape": "hv"},
             name="Pareto front",

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from dashboard.findings import headlines
 from dashboard.findings.headlines import Headline
-from dashboard.frame import Row, baseline_of, usable
+from dashboard.run_rows import Across, Row, baseline_of, memory_ratio, usable
 from engine.measurement import quality, stats
 from engine.measurement.doubts import slowdown_of
 from engine.measurement.labels import Alignment
@@ -29,9 +28,6 @@ from engine.units import between, milliseconds, times
 
 LETTERS = "ABCDEF"
 """What tells runs apart, the chosen one first; as many as can be compared at once."""
-BESIDE = ("beside", "beside_low", "beside_high", "beside_comparison", "beside_own")
-"""The speed-up over its own run's baseline, over that of the baseline here: of a row of another run. `beside_own`:
-the baseline here is its own run's, so that this is simply the row's own speed-up."""
 FOUND = "Found after warm-up"
 
 
@@ -43,7 +39,7 @@ class Side:
     summary: dict[str, Any]
     """As `queries.run_summary` gives it."""
     stored: list[Row]
-    """Its rows as `dashboard.frame` gives them: against its own baseline, at every batch size."""
+    """Its rows as `dashboard.run_rows` gives them: against its own baseline, at every batch size."""
 
 
 @dataclass(frozen=True)
@@ -61,53 +57,43 @@ class Evidence:
 def tagged(sides: Sequence[Side]) -> list[Row]:
     """Every row of every run, with what tells it from the rows of others.
 
-    Beside the frame's columns: `run` (the letter), `example_set_id`, `plain` (the variant's own name), `phase` (the
-    batch size of its experiment), `own_baseline` and `label`, the title in lists to choose from; `variant` and `title`
-    become unique over the runs.
+    `run` is the letter of its run; `variant` and `title` become unique over the runs.
     """
     found = []
     for side in sides:
-        titles = list({row["variant"]: row["title"] for row in side.stored}.values())
+        titles = list({row.variant: row.title for row in side.stored}.values())
         for row in side.stored:
-            title = row["title"] if titles.count(row["title"]) == 1 else f"{row['title']} [{row['variant']}]"
-            found.append(
-                row
-                | {
-                    "run": side.letter,
-                    "example_set_id": side.summary["example_set_id"],
-                    "plain": row["variant"],
-                    "phase": row["experiment"],
-                    "own_baseline": row["baseline"],
-                    "variant": f"{side.letter}/{row['variant']}",
-                    "title": f"{title} ({side.letter})" if len(sides) > 1 else title,
-                    # Plain for the first run, so that a choice and a link to it stay when a run joins or leaves.
-                    "label": title if side is sides[0] else f"{title} ({side.letter})",
-                }
+            title = row.title if titles.count(row.title) == 1 else f"{row.title} [{row.variant}]"
+            lettered = f"{title} ({side.letter})"
+            made = replace(
+                row,
+                run=side.letter,
+                example_set_id=side.summary["example_set_id"],
+                variant=f"{side.letter}/{row.variant}",
+                title=lettered if len(sides) > 1 else title,
+                # Plain for the first run, so that a choice and a link to it stay when a run joins or leaves.
+                label=title if side is sides[0] else lettered,
             )
-    if len({row["memory_kind"] for row in found}) > 1:
-        # A run without a GPU has no VRAM to hold beside another's.
-        for row in found:
-            row["memory_kind"], row["memory_bytes"] = "ram", row["ram_peak_bytes"]
-        bases = [row for row in found if row["own_baseline"]]
-        for row in found:
-            row["memory_ratio"] = _memory_ratio(row, _reference(row, [r for r in bases if r["run"] == row["run"]]))
-    return found
-
-
-def _memory_ratio(row: Row, reference: Row | None) -> float | None:
-    if reference is None or not row["memory_bytes"] or not reference["memory_bytes"]:
-        return None
-    return float(row["memory_bytes"] / reference["memory_bytes"])
+            found.append(made)
+    if len({row.memory_kind for row in found}) <= 1:
+        return found
+    # A run without a GPU has no VRAM that another's could be compared with.
+    in_ram = [replace(row, memory_kind="ram", memory_bytes=row.ram_peak_bytes) for row in found]
+    bases = [row for row in in_ram if row.own_baseline]
+    return [
+        replace(row, memory_ratio=memory_ratio(row, _reference(row, [base for base in bases if base.run == row.run])))
+        for row in in_ram
+    ]
 
 
 def sizes_of(rows: Sequence[Row]) -> list[int]:
     """The batch sizes to choose from, ascending: those of experiments, over all runs."""
-    return sorted({row["phase"] for row in rows})
+    return sorted({row.phase for row in rows})
 
 
 def usual_size(rows: Sequence[Row]) -> int | None:
     """The largest batch size that every run has, else the largest of all."""
-    by_run = [{row["phase"] for row in rows if row["run"] == run} for run in dict.fromkeys(r["run"] for r in rows)]
+    by_run = [{row.phase for row in rows if row.run == run} for run in dict.fromkeys(r.run for r in rows)]
     if not by_run:
         return None
     return max(set.intersection(*by_run) or set.union(*by_run))
@@ -115,65 +101,59 @@ def usual_size(rows: Sequence[Row]) -> int | None:
 
 def chosen(rows: Sequence[Row], sizes: Sequence[int], names: Sequence[str], baseline: str) -> list[Row]:
     """The rows of these batch sizes and variants `names`, the baseline first; named by batch size if several."""
-    kept = [row for row in rows if row["phase"] in sizes and row["variant"] in {*names, baseline}]
-    several = len({row["batch_size"] for row in kept}) > 1
-    named = [row | {"name": takeaways.sized(row) if several else row["title"]} for row in kept]
-    return sorted(named, key=lambda row: row["variant"] != baseline)
+    kept = [row for row in rows if row.phase in sizes and row.variant in {*names, baseline}]
+    several = len({row.batch_size for row in kept}) > 1
+    named = [replace(row, name=takeaways.sized(row) if several else row.title) for row in kept]
+    return sorted(named, key=lambda row: row.variant != baseline)
 
 
 def baselines(rows: Sequence[Row]) -> dict[str, str]:
     """Variant -> label of all that may be the baseline: the runs' own ones first, then whatever was measured."""
-    able = [row for row in rows if row["own_baseline"] or row["status"] == "measured"]
-    return {row["variant"]: row["label"] for row in sorted(able, key=lambda row: not row["own_baseline"])}
+    able = [row for row in rows if row.own_baseline or row.status == "measured"]
+    return {row.variant: row.label for row in sorted(able, key=lambda row: not row.own_baseline)}
 
 
 def variants(rows: Sequence[Row]) -> dict[str, str]:
     """Variant -> label, in the order of the runs and their suites."""
-    return {row["variant"]: row["label"] for row in rows}
+    return {row.variant: row.label for row in rows}
 
 
 def needs_answers(rows: Sequence[Row], baseline: str) -> bool:
     """Whether the stored comparison of answers is not the one that is asked for."""
-    own = {row["variant"]: row["own_baseline"] for row in rows}.get(baseline, False)
-    return not own or len({row["run"] for row in rows}) > 1
+    own = {row.variant: row.own_baseline for row in rows}.get(baseline, False)
+    return not own or len({row.run for row in rows}) > 1
 
 
 def against(rows: Sequence[Row], everything: Sequence[Row], baseline: str, evidence: Evidence) -> list[Row]:
     """`rows` compared with variant `baseline`; `everything`: all rows of their runs, as `tagged` gives them.
 
     p-values are corrected by Holm over `rows`. A row that shares no rounds with the baseline has no speed-up, but
-    where it can be had what BESIDE says; one over other examples has no difference in accuracy.
+    `across` where that is known; one over other examples has no difference in accuracy.
     """
     found = []
-    references = [row for row in everything if row["variant"] == baseline]
-    slower = {
-        run: slowdown_of(row.get("doubts") for row in everything if row["run"] == run)
-        for run in {row["run"] for row in rows}
-    }
+    references = [row for row in everything if row.variant == baseline]
+    slower = {run: slowdown_of(row.doubts for row in everything if row.run == run) for run in {row.run for row in rows}}
     calm: dict[tuple[str, int], list[np.ndarray]] = {}
     for row in rows:
         reference = _reference(row, references)
-        made = row | {"baseline": row["variant"] == baseline, **dict.fromkeys(BESIDE)}
-        found.append(made)
-        made["memory_ratio"] = _memory_ratio(row, reference)
-        if reference is not None and reference["own_baseline"] and row["run"] == reference["run"]:
-            if made["accuracy_p"] is not None:
-                made["accuracy_p"] = quality.mcnemar(row["accuracy_gained"], row["accuracy_lost"])
+        made = replace(row, baseline=row.variant == baseline, memory_ratio=memory_ratio(row, reference), across=None)
+        if reference is not None and reference.own_baseline and row.run == reference.run:
+            if made.accuracy_p is not None:
+                made = replace(made, accuracy_p=quality.mcnemar(row.accuracy_gained or 0, row.accuracy_lost or 0))
+            found.append(made)
             continue
-        key = (row["run"], row["phase"])
+        key = (row.run, row.phase)
         if key not in calm:
             calm[key] = stats.calm_rounds(_rates(everything, key, evidence))
-        made |= _speed(row, reference, evidence, calm[key], slower[row["run"]])
-        made |= _beside(row, reference, everything)
-        made |= _answers(row, reference, evidence)
-    corrected(found)
-    return found
+        columns = _speed(row, reference, evidence, calm[key], slower[row.run]) | _answers(row, reference, evidence)
+        found.append(replace(made, across=_across(row, reference, everything), **columns))
+    return corrected(found)
 
 
 def _reference(row: Row, references: Sequence[Row]) -> Row | None:
     """The baseline's row of the same experiment; of another run, at the same batch size; else its last."""
-    same = "phase" if any(r["run"] == row["run"] for r in references) else "batch_size"
-    near = [reference for reference in references if reference[same] == row[same]]
+    same = "phase" if any(r.run == row.run for r in references) else "batch_size"
+    near = [reference for reference in references if reference.figure(same) == row.figure(same)]
     return next(iter(near or references[-1:]), None)
 
 
@@ -182,10 +162,10 @@ def _rates(everything: Sequence[Row], experiment: tuple[str, int], evidence: Evi
     peers = [
         row
         for row in everything
-        if (row["run"], row["phase"]) == experiment and row["status"] == "measured" and row["id"] in evidence.raws
+        if (row.run, row.phase) == experiment and row.status == "measured" and row.id in evidence.raws
     ]
-    peers.sort(key=lambda row: not row["own_baseline"])
-    return [evidence.raws[row["id"]].rates() for row in peers]
+    peers.sort(key=lambda row: not row.own_baseline)
+    return [evidence.raws[row.id].rates() for row in peers]
 
 
 def _speed(
@@ -193,37 +173,37 @@ def _speed(
 ) -> dict[str, Any]:
     shared = (
         reference is not None
-        and (row["run"], row["phase"]) == (reference["run"], reference["phase"])
-        and row["status"] == reference["status"] == "measured"
-        and row["id"] in evidence.raws
-        and reference["id"] in evidence.raws
+        and (row.run, row.phase) == (reference.run, reference.phase)
+        and row.status == reference.status == "measured"
+        and row.id in evidence.raws
+        and reference.id in evidence.raws
     )
     if not shared:
         return dict.fromkeys(("speedup", "speedup_low", "speedup_high", "comparison"))
     assert reference is not None
-    is_baseline = row["id"] == reference["id"]
-    return comparison(evidence.raws[row["id"]], evidence.raws[reference["id"]], is_baseline, calm, slower)
+    is_baseline = row.id == reference.id
+    return comparison(evidence.raws[row.id], evidence.raws[reference.id], is_baseline, calm, slower)
 
 
-def _beside(row: Row, reference: Row | None, everything: Sequence[Row]) -> dict[str, Any]:
-    """BESIDE of a row of another run, where both runs' own baselines are the same variant."""
-    if reference is None or row["run"] == reference["run"] or row["own_baseline"]:
-        return {}
-    if row["batch_size"] != reference["batch_size"] or not usable(row) or not usable(reference):
-        return {}
+def _across(row: Row, reference: Row | None, everything: Sequence[Row]) -> Across | None:
+    """`Row.across` of a row of another run, where both runs' own baselines are the same variant."""
+    if reference is None or row.run == reference.run or row.own_baseline:
+        return None
+    if row.batch_size != reference.batch_size or not usable(row) or not usable(reference):
+        return None
     if not all(_held(r, everything) for r in (row, reference)):
-        return {}
-    own = {r["run"]: (r["plain"], r["backend"], r["precision"]) for r in everything if r["own_baseline"]}
+        return None
+    own = {r.run: (r.plain, r.backend, r.precision) for r in everything if r.own_baseline}
     moved = report_changes.change(reference, row)
-    if moved is None or own.get(row["run"]) != own.get(reference["run"]):
-        return {}
+    if moved is None or own.get(row.run) != own.get(reference.run):
+        return None
     verdict = stats.comparison(stats.Interval(*moved))
-    return dict(zip(BESIDE, (*moved, verdict, reference["own_baseline"]), strict=True))
+    return None if verdict is None else Across(*moved, verdict, reference.own_baseline)
 
 
 def _held(row: Row, everything: Sequence[Row]) -> bool:
     """Whether the baseline of a row's own run is one to be held beside."""
-    base = takeaways.baseline_for(row, [r for r in everything if r["run"] == row["run"]])
+    base = takeaways.baseline_for(row, [r for r in everything if r.run == row.run])
     return base is not None and usable(base)
 
 
@@ -233,21 +213,21 @@ def _answers(row: Row, reference: Row | None, evidence: Evidence) -> dict[str, A
     found: dict[str, Any] = dict.fromkeys(
         (*keys, "accuracy_difference_low", "accuracy_difference_high", "detectable_difference")
     ) | dict.fromkeys(("agreement", "agreement_low", "agreement_high", "flips"))
-    if reference is None or row["example_set_id"] is None or row["example_set_id"] != reference["example_set_id"]:
+    if reference is None or row.example_set_id is None or row.example_set_id != reference.example_set_id:
         return found
-    mine, theirs = (evidence.outputs.get(r["id"]) for r in (row, reference))
-    if mine is None or theirs is None or not row["labels"] or not reference["labels"]:
+    mine, theirs = (evidence.outputs.get(r.id) for r in (row, reference))
+    if mine is None or theirs is None or not row.labels or not reference.labels:
         return found
-    alignment, other = Alignment(**row["labels"]), Alignment(**reference["labels"])
+    alignment, other = Alignment(**row.labels), Alignment(**reference.labels)
     if comparable(alignment, other):
         flips = int((_meaning(mine, alignment) != _meaning(theirs, other)).sum())
         same = stats.wilson(len(mine) - flips, len(mine))
         found |= {"agreement": same.estimate, "flips": flips}
         found |= {"agreement_low": same.low, "agreement_high": same.high}
-    labels = evidence.labels.get(row["example_set_id"])
-    known = None not in (row["accuracy"], reference["accuracy"], alignment.mapping, other.mapping)
-    if labels is not None and known and row["id"] != reference["id"]:
-        found |= difference(_meaning(mine, alignment) == labels, _meaning(theirs, other) == labels)
+    labels = evidence.labels.get(row.example_set_id)
+    known = None not in (row.accuracy, reference.accuracy, alignment.mapping, other.mapping)
+    if labels is not None and known and row.id != reference.id:
+        found |= asdict(difference(_meaning(mine, alignment) == labels, _meaning(theirs, other) == labels))
     return found
 
 
@@ -256,18 +236,13 @@ def _meaning(outputs: np.ndarray, alignment: Alignment) -> np.ndarray:
     return np.asarray(alignment.model_labels if alignment.mapping is None else alignment.mapping)[outputs]
 
 
-def table(rows: Sequence[Row]) -> pd.DataFrame:
-    """The rows as figures take them."""
-    return pd.DataFrame(list(rows), columns=list(rows[0]) if rows else [], dtype=object)
-
-
 def over_sizes(everything: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
     """The variants of `rows` at all their batch sizes, in its order; those that were measured at one alone left out."""
     found = []
-    for variant, is_baseline in {row["variant"]: row["baseline"] for row in rows}.items():
-        line = [row for row in everything if row["variant"] == variant and usable(row)]
+    for variant, is_baseline in {row.variant: row.baseline for row in rows}.items():
+        line = [row for row in everything if row.variant == variant and usable(row)]
         if len(line) > 1:
-            found += [row | {"baseline": is_baseline} for row in line]
+            found += [replace(row, baseline=is_baseline) for row in line]
     return found
 
 
@@ -280,14 +255,12 @@ def headline(sides: Sequence[Side], rows: Sequence[Row]) -> Headline:
     if len(sides) == 1:
         return headlines.headline(rows)
     if len(sides) > 2:
-        named = f", against {baseline['title']}" if baseline else ""
+        named = f", against {baseline.title}" if baseline else ""
         return Headline(f"{len(sides)} runs side by side{named}.", unpaired(sides))
     first, second = sides
-    wanted = {row["plain"] for row in rows}
+    wanted = {row.plain for row in rows}
     stored = (_stored(first), _stored(second))
-    pairs = [
-        (b, report_changes.moved(a, b, *stored)) for a, b in report_changes.pairs(*stored) if a["variant"] in wanted
-    ]
+    pairs = [(b, report_changes.moved(a, b, *stored)) for a, b in report_changes.pairs(*stored) if a.variant in wanted]
     compared = [(row, moved) for row, moved in pairs if moved is not None]
     changed = [(row, moved) for row, moved in compared if not moved[1] <= 1 <= moved[2]]
     changed.sort(key=lambda pair: -abs(math.log(pair[1][0])))
@@ -298,9 +271,10 @@ def headline(sides: Sequence[Side], rows: Sequence[Row]) -> Headline:
         said = f"No speed-up is shown to differ between {names}: {len(compared)} compared."
     else:
         row, moved = changed[0]
+        name = next(r.name for r in second.stored if r.id == row.id)
         said = (
             f"{len(changed)} of {len(compared)} speed-ups differ{'s' if len(changed) == 1 else ''} between {names}; "
-            f"{row['name']}'s is in {second.letter} {times(moved[0])} ({between(moved[1], moved[2])}) of what it is "
+            f"{name}'s is in {second.letter} {times(moved[0])} ({between(moved[1], moved[2])}) of what it is "
             f"in {first.letter}."
         )
     return Headline(said, unpaired(sides))
@@ -329,13 +303,12 @@ def changes(sides: Sequence[Side], rows: Sequence[Row], evidence: Evidence) -> t
         kinds = ("speed", "accuracy", "answers", "memory", "energy")
         found = [item for item in takeaways.takeaways(headlines.ranked(rows)) if item.kind in kinds]
         return headlines.told([item for item in found if item.shown]), [i.sentence for i in found if not i.shown]
-    wanted = {row["plain"] for row in rows}
+    wanted = {row.plain for row in rows}
     said = []
     for other in sides[1:]:
         # Without its baseline a run's speed-ups could not be told.
         stored = [
-            (side.summary, [r for r in side.stored if r["variant"] in wanted or r["baseline"]])
-            for side in (sides[0], other)
+            (side.summary, [r for r in side.stored if r.variant in wanted or r.baseline]) for side in (sides[0], other)
         ]
         letters = (sides[0].letter, other.letter)
         answers = _between(stored[0], stored[1], evidence)
@@ -350,7 +323,7 @@ def changes(sides: Sequence[Side], rows: Sequence[Row], evidence: Evidence) -> t
 
 def _between(first: takeaways.Stored, second: takeaways.Stored, evidence: Evidence) -> takeaways.Answers:
     outputs = [
-        {(r["variant"], r["batch_size"]): evidence.outputs[r["id"]] for r in rows if r["id"] in evidence.outputs}
+        {(r.variant, r.batch_size): evidence.outputs[r.id] for r in rows if r.id in evidence.outputs}
         for _, rows in (first, second)
     ]
     labels = evidence.labels.get(first[0]["example_set_id"])
@@ -360,8 +333,8 @@ def _between(first: takeaways.Stored, second: takeaways.Stored, evidence: Eviden
 def distribution_words(row: Row) -> str:
     """A row's latency percentiles in one line, those that its calls carry."""
     known = [
-        f"p{name} {milliseconds(row[f'latency_p{name}_s'])} ms"
+        f"p{name} {milliseconds(row.figure(f'latency_p{name}_s'))} ms"
         for name in (50, 95, 99)
-        if row[f"latency_p{name}_s"] is not None
+        if row.figure(f"latency_p{name}_s") is not None
     ]
-    return f"{row['name']}: {', '.join(known)}"
+    return f"{row.name}: {', '.join(known)}"

@@ -15,9 +15,10 @@ from typing import Literal
 import numpy as np
 
 from dashboard.findings import headlines
-from dashboard.frame import Row, baseline_of, usable
+from dashboard.run_rows import Row, baseline_of, usable
 from engine.measurement import stats
 from engine.measurement.stats import Interval
+from engine.store.rows import present
 from engine.units import significant
 
 State = Literal["within", "beyond", "not shown", "unknown"]
@@ -59,20 +60,22 @@ class Quantity:
     def read(self, row: Row) -> Interval | None:
         """The row's figure with its limits (the same three times where it has none), or None."""
         if self.key != "accuracy_lost":
-            value = row[self.key]
+            value = row.figure(self.key)
             return None if value is None else Interval(value, value, value)
-        if row["baseline"]:
+        if row.baseline:
             return Interval(0.0, 0.0, 0.0)
-        if row["accuracy_difference"] is None:
+        if row.accuracy_difference is None:
             return None
-        return Interval(-row["accuracy_difference"], -row["accuracy_difference_high"], -row["accuracy_difference_low"])
+        return Interval(
+            -row.accuracy_difference, -present(row.accuracy_difference_high), -present(row.accuracy_difference_low)
+        )
 
     def missing(self, row: Row) -> str:
         """Why the row has no such figure, in a few words."""
-        if self.key == "latency_p95_s" and row["calls"]:
-            return f"{row['calls']} calls, {stats.PERCENTILE_CALLS[0.95]} needed"
-        if self.key == "accuracy_lost" and row["accuracy_reason"]:
-            return str(row["accuracy_reason"])
+        if self.key == "latency_p95_s" and row.calls:
+            return f"{row.calls} calls, {stats.PERCENTILE_CALLS[0.95]} needed"
+        if self.key == "accuracy_lost" and row.accuracy_reason:
+            return str(row.accuracy_reason)
         return "not measured"
 
     def text(self, stored: float) -> str:
@@ -105,7 +108,7 @@ QUANTITIES: dict[str, Quantity] = {
 
 def quantities(rows: Sequence[Row]) -> dict[str, Quantity]:
     """QUANTITIES by the names that they have in a run: its memory is VRAM or RAM."""
-    memory = "Peak VRAM" if any(row["memory_kind"] == "vram" for row in rows) else "Peak RAM"
+    memory = "Peak VRAM" if any(row.memory_kind == "vram" for row in rows) else "Peak RAM"
     return QUANTITIES | {"memory_bytes": replace(QUANTITIES["memory_bytes"], label=memory)}
 
 
@@ -204,8 +207,8 @@ def decide(rows: Sequence[Row], limits: Limits, strict: bool = True, versus: Ver
 
 def _judge(row: Row, limits: Limits, strict: bool, known: Mapping[str, Quantity]) -> Judged:
     problem = None
-    if row["status"] != "measured":
-        problem = row["status"]
+    if row.status != "measured":
+        problem = row.status
     elif not usable(row):
         problem = "invalid"
     elif _pace(row) is None:
@@ -228,15 +231,15 @@ def _at_most(value: float, allowed: float) -> bool:
 
 def _pace(row: Row) -> float | None:
     """What the fastest has the most of: speed-ups, or samples/s where there was no baseline to hold against."""
-    return row["speedup"] if row["speedup"] is not None else row["throughput_samples_per_s"]
+    return row.speedup if row.speedup is not None else row.throughput_samples_per_s
 
 
 def _fastest(remaining: Sequence[Row], versus: Versus) -> tuple[Row | None, list[tuple[Row, Interval | None]]]:
     if not remaining:
         return None, []
-    held = all(row["speedup"] is not None for row in remaining)
+    held = all(row.speedup is not None for row in remaining)
     key = "speedup" if held else "throughput_samples_per_s"
-    first, *rest = sorted(remaining, key=lambda row: -(row[key] or 0.0))
+    first, *rest = sorted(remaining, key=lambda row: -(row.figure(key) or 0.0))
     compared = [(row, versus(first, row)) for row in rest]
     return first, [(row, ratio) for row, ratio in compared if ratio is None or ratio.low <= 1]
 
@@ -284,10 +287,10 @@ def upwards(value: float) -> float:
 
 def from_intervals(row: Row, other: Row) -> Interval | None:
     """The ratio of two rows' speeds by their stored intervals, as if these were independent: wider than by rounds."""
-    if other["baseline"] and row["speedup"] is not None:
-        return Interval(row["speedup"], row["speedup_low"], row["speedup_high"])
-    key = "speedup" if None not in (row["speedup"], other["speedup"]) else "throughput_samples_per_s"
-    figures = [[each[name] for name in (key, f"{key}_low", f"{key}_high")] for each in (row, other)]
+    if other.baseline and row.speedup is not None:
+        return Interval(row.speedup, present(row.speedup_low), present(row.speedup_high))
+    key = "speedup" if None not in (row.speedup, other.speedup) else "throughput_samples_per_s"
+    figures = [[each.figure(name) for name in (key, f"{key}_low", f"{key}_high")] for each in (row, other)]
     if any(not value for each in figures for value in each):
         return None
     half = math.hypot(*(math.log(high / low) / 2 for _, low, high in figures))
@@ -302,19 +305,19 @@ def from_rounds(rows: Sequence[Row], rates: Mapping[int, list[np.ndarray]]) -> V
     compared by their stored intervals. Where the run widened its intervals (a machine slower than it has been), so
     does this.
     """
-    known = [row for row in rows if row["id"] in rates]
-    calm = stats.calm_rounds([rates[row["id"]] for row in known])
+    known = [row for row in rows if row.id in rates]
+    calm = stats.calm_rounds([rates[row.id] for row in known])
     base = baseline_of(known)
     slower = 1.0
     for row in known:
-        if base is not None and row is not base and row["speedup_high"] is not None:
-            again = stats.speed_up(rates[row["id"]], rates[base["id"]], calm)
-            slower = max(slower, row["speedup_high"] / again.high if again else 1.0)
+        if base is not None and row is not base and row.speedup_high is not None:
+            again = stats.speed_up(rates[row.id], rates[base.id], calm)
+            slower = max(slower, row.speedup_high / again.high if again else 1.0)
 
     def versus(row: Row, other: Row) -> Interval | None:
-        if other["baseline"] or row["id"] not in rates or other["id"] not in rates:
+        if other.baseline or row.id not in rates or other.id not in rates:
             return from_intervals(row, other)
-        found = stats.speed_up(rates[row["id"]], rates[other["id"]], calm)
+        found = stats.speed_up(rates[row.id], rates[other.id], calm)
         return found and replace(found, low=found.low / slower, high=found.high * slower)
 
     return versus

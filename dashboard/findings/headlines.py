@@ -1,6 +1,6 @@
 """What a run shows, in sentences: the headline, the titles of charts, the notes.
 
-Pure, over the rows of `dashboard.frame`. No sentence calls a winner where an interval includes 1; where figures are
+Pure, over the rows of `dashboard.run_rows`. No sentence calls a winner where an interval includes 1; where figures are
 ranked as they were measured, it says so, and a peak of memory or energy is one reading.
 """
 
@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dashboard.frame import Row, baseline_of, cost_key, pareto, untaught, usable
 from dashboard.metrics import METRICS
+from dashboard.run_rows import Row, baseline_of, cost_key, pareto, untaught, usable
 from engine.report import load, takeaways, words
+from engine.report.load import JoinedLoad
+from engine.store.rows import PublishedRow, present
 from engine.units import between, megabytes, milliseconds, percent, point_interval, share_percent, significant, times
 
 ENERGY = "energy_j_per_1000_examples"
@@ -37,24 +39,24 @@ def joined(names: Sequence[str]) -> str:
 def headline(rows: Sequence[Row]) -> Headline:
     """What one batch size of a run answers to: which variant should I ship?"""
     baseline = baseline_of(rows)
-    others = [row for row in rows if not row["baseline"]]
-    if baseline is None or not any(row["status"] == "measured" for row in rows):
-        if any(row["status"] == "pending" for row in rows):
+    others = [row for row in rows if not row.baseline]
+    if baseline is None or not any(row.status == "measured" for row in rows):
+        if any(row.status == "pending" for row in rows):
             return Headline("Nothing has been measured yet.", "")
         return Headline("Nothing was measured in this run.", _states(rows))
     if not usable(baseline):
-        why = baseline["status_reason"] or baseline["validity_reason"] or "no reason was stored"
-        return Headline(f"The baseline, {baseline['title']}, gave nothing to compare with.", f"Reason: {why}.")
-    compared = [row for row in others if usable(row) and row["speedup"] is not None]
+        why = baseline.status_reason or baseline.validity_reason or "no reason was stored"
+        return Headline(f"The baseline, {baseline.title}, gave nothing to compare with.", f"Reason: {why}.")
+    compared = [row for row in others if usable(row) and row.speedup is not None]
     if not compared:
-        return Headline(f"Only the baseline, {baseline['title']}, was measured.", _states(others))
-    faster = sorted((r for r in compared if r["comparison"] == "better"), key=lambda r: -r["speedup"])
+        return Headline(f"Only the baseline, {baseline.title}, was measured.", _states(others))
+    faster = sorted((r for r in compared if r.comparison == "better"), key=lambda r: -present(r.speedup))
     if not faster:
         return Headline(_nothing_faster(compared, baseline), _accuracy_overall(compared))
     best = faster[0]
-    limits = between(best["speedup_low"], best["speedup_high"])
+    limits = between(best.speedup_low, best.speedup_high)
     finding = (
-        f"{best['name']} answers {times(best['speedup'])} as many samples/s as {_beside(best, baseline)} "
+        f"{best.name} answers {times(best.speedup)} as many samples/s as {_beside(best, baseline)} "
         f"({limits}){_cost(best)}"
     )
     detail = [_rivals(best, faster[1:]), _lossless(best, faster[1:]), _doubt(best)]
@@ -63,26 +65,26 @@ def headline(rows: Sequence[Row]) -> Headline:
 
 def _beside(row: Row, baseline: Row) -> str:
     """The baseline as it is called beside `row`: with its batch size where that is another one."""
-    return str(baseline["title"] if row["batch_size"] == baseline["batch_size"] else takeaways.sized(baseline))
+    return str(baseline.title if row.batch_size == baseline.batch_size else takeaways.sized(baseline))
 
 
 def _cost(row: Row) -> str:
-    if row["accuracy_difference"] is not None:
-        limits = point_interval(row["accuracy_difference_low"], row["accuracy_difference_high"])
-        if row["accuracy_comparison"] == "no_difference":
+    if row.accuracy_difference is not None:
+        limits = point_interval(row.accuracy_difference_low, row.accuracy_difference_high)
+        if row.accuracy_comparison == "no_difference":
             limits = f"{limits} points{takeaways.alone(row)}"
-            return f"; no difference in accuracy is shown ({limits}, n = {row['examples']})."
-        word = "loses" if row["accuracy_comparison"] == "worse" else "gains"
-        return f" and {word} {abs(row['accuracy_difference']) * 100:.1f} points of accuracy ({limits})."
+            return f"; no difference in accuracy is shown ({limits}, n = {row.examples})."
+        word = "loses" if row.accuracy_comparison == "worse" else "gains"
+        return f" and {word} {abs(row.accuracy_difference) * 100:.1f} points of accuracy ({limits})."
     if takeaways.untaught(row):
         return "; its weights are random, so its answers say nothing."
-    if row["agreement"] is not None:
-        return f" and gives the same answer to {percent(row['agreement'])}% of {row['examples']} texts."
+    if row.agreement is not None:
+        return f" and gives the same answer to {percent(row.agreement)}% of {row.examples} texts."
     return "; its accuracy is not known."
 
 
 def _rivals(best: Row, rest: Sequence[Row]) -> str:
-    near = [row["name"] for row in rest if row["speedup_high"] >= best["speedup_low"]]
+    near = [row.name for row in rest if present(row.speedup_high) >= present(best.speedup_low)]
     if not near:
         return ""
     return f"{joined(near)} may be as fast: the intervals overlap."
@@ -90,28 +92,28 @@ def _rivals(best: Row, rest: Sequence[Row]) -> str:
 
 def _lossless(best: Row, rest: Sequence[Row]) -> str:
     """The fastest variant without a shown loss, where the fastest of all has one."""
-    if best["accuracy_comparison"] != "worse":
+    if best.accuracy_comparison != "worse":
         return ""
     for row in rest:
-        if row["accuracy_comparison"] in ("no_difference", "better"):
-            limits = between(row["speedup_low"], row["speedup_high"])
-            return f"Without a shown loss of accuracy: {row['name']}, {times(row['speedup'])} ({limits})."
+        if row.accuracy_comparison in ("no_difference", "better"):
+            limits = between(row.speedup_low, row.speedup_high)
+            return f"Without a shown loss of accuracy: {row.name}, {times(row.speedup)} ({limits})."
     return "Every faster variant loses accuracy."
 
 
 def _doubt(row: Row) -> str:
-    return f"{row['name']} was not in a steady state: see the notes." if row["validity"] == "unstable" else ""
+    return f"{row.name} was not in a steady state: see the notes." if row.validity == "unstable" else ""
 
 
 def _nothing_faster(compared: Sequence[Row], baseline: Row) -> str:
-    slower = [row["name"] for row in compared if row["comparison"] == "worse"]
+    slower = [row.name for row in compared if row.comparison == "worse"]
     if len(slower) == len(compared):
-        return f"No variant is faster than {baseline['title']}: {joined(slower)} {_are(slower)} slower."
-    return f"No variant is shown to be faster than {baseline['title']}."
+        return f"No variant is faster than {baseline.title}: {joined(slower)} {_are(slower)} slower."
+    return f"No variant is shown to be faster than {baseline.title}."
 
 
 def _accuracy_overall(rows: Sequence[Row]) -> str:
-    known = [row for row in rows if row["accuracy_comparison"] is not None]
+    known = [row for row in rows if row.accuracy_comparison is not None]
     if not known:
         return ""
     return accuracy_title(known)
@@ -125,8 +127,8 @@ def _states(rows: Sequence[Row]) -> str:
     """What became of rows without a measurement, those with one reason together."""
     groups: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        if row["status"] != "measured":
-            groups.setdefault((row["status"], row["status_reason"] or ""), []).append(row["name"])
+        if row.status != "measured":
+            groups.setdefault((row.status, row.status_reason or ""), []).append(row.name)
     said = [
         f"{joined(names)}: {status}" + (f" ({reason})" if reason else "") for (status, reason), names in groups.items()
     ]
@@ -135,63 +137,59 @@ def _states(rows: Sequence[Row]) -> str:
 
 def latency_title(rows: Sequence[Row]) -> str:
     baseline = baseline_of(rows)
-    known = [row for row in rows if usable(row) and row["latency_p50_s"] is not None]
-    faster = [
-        row
-        for row in known
-        if row["comparison"] == "better" and baseline and row["batch_size"] == baseline["batch_size"]
-    ]
+    known = [row for row in rows if usable(row) and row.latency_p50_s is not None]
+    faster = [row for row in known if row.comparison == "better" and baseline and row.batch_size == baseline.batch_size]
     if baseline is None or baseline not in known or len(known) < 2:
         return "Latency of a batch"
-    if all(row["baseline"] or row["batch_size"] != baseline["batch_size"] for row in known):
+    if all(row.baseline or row.batch_size != baseline.batch_size for row in known):
         return f"Latency of batches of {_batch_words(known)} texts, which do not compare"
     if not faster:
-        return f"No variant is shown to answer a batch sooner than {baseline['title']}"
-    best = min(faster, key=lambda row: row["latency_p50_s"])
+        return f"No variant is shown to answer a batch sooner than {baseline.title}"
+    best = min(faster, key=lambda row: present(row.latency_p50_s))
     return (
-        f"{best['name']} answers a batch of {best['batch_size']} in {milliseconds(best['latency_p50_s'])} ms, "
-        f"{baseline['title']} in {milliseconds(baseline['latency_p50_s'])} ms"
+        f"{best.name} answers a batch of {best.batch_size} in {milliseconds(best.latency_p50_s)} ms, "
+        f"{baseline.title} in {milliseconds(baseline.latency_p50_s)} ms"
     )
 
 
 def throughput_title(rows: Sequence[Row]) -> str:
     baseline = baseline_of(rows)
-    compared = [r for r in rows if usable(r) and not r["baseline"] and r["speedup"] is not None]
+    compared = [r for r in rows if usable(r) and not r.baseline and r.speedup is not None]
     if baseline is None or not compared:
         return "Throughput"
-    faster = [row for row in compared if row["comparison"] == "better"]
+    faster = [row for row in compared if row.comparison == "better"]
     if not faster:
-        return f"No speed-up over {baseline['title']} is shown"
-    best = max(faster, key=lambda row: row["speedup"])
-    limits = between(best["speedup_low"], best["speedup_high"])
-    return f"{best['name']}: {times(best['speedup'])} ({limits}) the samples/s of {_beside(best, baseline)}"
+        return f"No speed-up over {baseline.title} is shown"
+    best = max(faster, key=lambda row: present(row.speedup))
+    limits = between(best.speedup_low, best.speedup_high)
+    return f"{best.name}: {times(best.speedup)} ({limits}) the samples/s of {_beside(best, baseline)}"
 
 
 def memory_title(rows: Sequence[Row]) -> str:
     baseline = baseline_of(rows)
-    known = [row for row in rows if usable(row) and row["memory_bytes"] is not None]
+    known = [row for row in rows if usable(row) and row.memory_bytes is not None]
     if not known:
         return "Memory was not measurable in this run"
-    kind = "VRAM" if known[0]["memory_kind"] == "vram" else "RAM"
-    least = min(known, key=lambda row: row["memory_bytes"])
-    said = f"{least['name']} peaks lowest, at {megabytes(least['memory_bytes'])} MB of {kind}"
-    if baseline is not None and least["memory_ratio"] is not None and not least["baseline"]:
-        said += f": {times(least['memory_ratio'])} {_beside(least, baseline)}'s"
+    kind = "VRAM" if known[0].memory_kind == "vram" else "RAM"
+    least = min(known, key=lambda row: present(row.memory_bytes))
+    said = f"{least.name} peaks lowest, at {megabytes(least.memory_bytes)} MB of {kind}"
+    if baseline is not None and least.memory_ratio is not None and not least.baseline:
+        said += f": {times(least.memory_ratio)} {_beside(least, baseline)}'s"
     return said
 
 
 def accuracy_title(rows: Sequence[Row]) -> str:
-    compared = [row for row in rows if row["accuracy_comparison"] is not None]
+    compared = [row for row in rows if row.accuracy_comparison is not None]
     if not compared:
-        if any(row["accuracy"] is not None for row in rows):
+        if any(row.accuracy is not None for row in rows):
             return "Accuracy"
-        if any(row["agreement"] is not None for row in rows):
+        if any(row.agreement is not None for row in rows):
             doubt = ", all of random weights" if untaught(rows) else ""
             return f"How often each variant answers as the baseline does{doubt}"
         return "No variant's accuracy is known"
-    n = max(row["examples"] for row in compared)
-    worse = [row["name"] for row in compared if row["accuracy_comparison"] == "worse"]
-    better = [row["name"] for row in compared if row["accuracy_comparison"] == "better"]
+    n = max(present(row.examples) for row in compared)
+    worse = [row.name for row in compared if row.accuracy_comparison == "worse"]
+    better = [row.name for row in compared if row.accuracy_comparison == "better"]
     said = []
     if worse:
         said.append(f"{joined(worse)} {'loses' if len(worse) == 1 else 'lose'} accuracy")
@@ -203,49 +201,49 @@ def accuracy_title(rows: Sequence[Row]) -> str:
 def energy_title(rows: Sequence[Row]) -> str:
     """Which row takes the least energy for its texts."""
     baseline = baseline_of(rows)
-    known = [row for row in rows if usable(row) and row[ENERGY] is not None]
+    known = [row for row in rows if usable(row) and row.figure(ENERGY) is not None]
     if not known:
         return "Energy was not measurable in this run"
-    least = min(known, key=lambda row: row[ENERGY])
-    said = f"{least['name']} takes the least energy, {significant(least[ENERGY])} J for 1,000 texts"
-    if baseline is not None and baseline in known and not least["baseline"]:
-        said += f"; {_beside(least, baseline)} {significant(baseline[ENERGY])} J"
+    least = min(known, key=lambda row: row.figure(ENERGY))
+    said = f"{least.name} takes the least energy, {significant(least.figure(ENERGY))} J for 1,000 texts"
+    if baseline is not None and baseline in known and not least.baseline:
+        said += f"; {_beside(least, baseline)} {significant(baseline.figure(ENERGY))} J"
     return said
 
 
 def _batch_words(rows: Sequence[Row]) -> str:
-    return joined([f"{size:,}" for size in sorted({row["batch_size"] for row in rows})])
+    return joined([f"{size:,}" for size in sorted({row.batch_size for row in rows})])
 
 
 def tradeoff_title(rows: Sequence[Row], gain: str) -> str:
-    """`gain`: accuracy, agreement, or memory_saved where answers say nothing. The front is of values alone."""
-    word = {"accuracy": "accuracy", "agreement": "agreement", "memory_saved": "memory"}[gain]
+    """`gain`: accuracy, agreement, or saved_bytes where answers say nothing. The front is of values alone."""
+    word = {"accuracy": "accuracy", "agreement": "agreement", "saved_bytes": "memory"}[gain]
     cost = cost_key(rows)
     speed = METRICS[cost].label.lower()
     front = pareto(rows, cost, gain)
     if not front or len(rows) < 2:
         return f"{speed.capitalize()} and {word}: nothing to compare"
-    names = [row["name"] for row in front]
+    names = [row.name for row in front]
     if len(names) == 1:
-        best = "lower" if gain == "memory_saved" else "higher"
+        best = "lower" if gain == "saved_bytes" else "higher"
         return f"No measured {speed} is lower than {names[0]}'s, and no measured {word} {best}"
     return f"Not beaten in both {speed} and {word}, as measured: {joined(names)}"
 
 
-def published_title(pairs: Sequence[tuple[Row, Row, Row]]) -> str:
+def published_title(pairs: Sequence[tuple[Row, PublishedRow, PublishedRow]]) -> str:
     """`pairs`: measured row, its published row, the published baseline."""
     compared = [
-        (row, base["latency_s"] / theirs["latency_s"])
+        (row, base.latency_s / theirs.latency_s)
         for row, theirs, base in pairs
-        if not row["baseline"] and row["speedup"] is not None and theirs["latency_s"] and base["latency_s"]
+        if not row.baseline and row.speedup is not None and theirs.latency_s and base.latency_s
     ]
     if not compared:
         return "Measured beside published"
-    outside = [row for row, ratio in compared if not row["speedup_low"] <= ratio <= row["speedup_high"]]
+    outside = [row for row, ratio in compared if not present(row.speedup_low) <= ratio <= present(row.speedup_high)]
     turned = [
-        row["name"]
+        row.name
         for row, ratio in compared
-        if (row["comparison"] == "better" and ratio < 1) or (row["comparison"] == "worse" and ratio > 1)
+        if (row.comparison == "better" and ratio < 1) or (row.comparison == "worse" and ratio > 1)
     ]
     said = f"{len(outside)} of {len(compared)} published speed-ups lie outside the interval measured here"
     if turned:
@@ -257,7 +255,7 @@ def ranked(rows: Sequence[Row]) -> list[Row]:
     """The suite's order; of more than MANY the fastest first, as more is not read at once."""
     if len(rows) <= MANY:
         return list(rows)
-    return sorted(rows, key=lambda row: row["speedup"] or 0.0, reverse=True)
+    return sorted(rows, key=lambda row: row.speedup or 0.0, reverse=True)
 
 
 def told(items: Sequence[takeaways.Takeaway]) -> list[str]:
@@ -271,7 +269,7 @@ def told(items: Sequence[takeaways.Takeaway]) -> list[str]:
 
 def notes(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
     """Variants, kind and text of each thing that a reader must know about them; what holds for several, once."""
-    measured = [row["name"] for row in rows if row["status"] == "measured"]
+    measured = [row.name for row in rows if row.status == "measured"]
     holders: dict[tuple[str, str], list[str]] = {}
     for name, kind, text in _notes(rows):
         holders.setdefault((kind, text), []).append(name)
@@ -285,16 +283,16 @@ def notes(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
 def _notes(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
     said = []
     for row in rows:
-        name = row["name"]
-        if row["status"] != "measured":
-            said.append((name, row["status"], row["status_reason"] or "no reason was stored"))
+        name = row.name
+        if row.status != "measured":
+            said.append((name, row.status, row.status_reason or "no reason was stored"))
             continue
-        if row["validity"] in ("invalid", "unstable"):
-            said.append((name, row["validity"], row["validity_reason"] or "no reason was stored"))
-        elif row["validity_reason"]:
-            said.append((name, "deviation", row["validity_reason"]))
-        if row["accuracy"] is None and row["accuracy_reason"]:
-            said.append((name, "no accuracy", row["accuracy_reason"]))
+        if row.validity in ("invalid", "unstable"):
+            said.append((name, row.validity, row.validity_reason or "no reason was stored"))
+        elif row.validity_reason:
+            said.append((name, "deviation", row.validity_reason))
+        if row.accuracy is None and row.accuracy_reason:
+            said.append((name, "no accuracy", row.accuracy_reason))
             if (match := takeaways.index_match(row)) is not None:
                 said.append(
                     (
@@ -306,10 +304,10 @@ def _notes(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
                     )
                 )
         said += [(name, "labels", flag["sentence"]) for flag in takeaways.flags(row)]
-        if row["truncated"]:
-            cut = "1 text was" if row["truncated"] == 1 else f"{row['truncated']:,} texts were"
-            said.append((name, "truncated", f"{cut} cut to {row['max_length']} tokens"))
-        if row["schedule"] == "sequential":
+        if row.truncated:
+            cut = "1 text was" if row.truncated == 1 else f"{row.truncated:,} texts were"
+            said.append((name, "truncated", f"{cut} cut to {row.max_length} tokens"))
+        if row.schedule == "sequential":
             said.append((name, "sequential", "measured one after another, not in interleaved rounds"))
     return said
 
@@ -317,7 +315,7 @@ def _notes(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
 def context(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
     """Device, workload and protocol in one line."""
     workload, protocol = summary["spec"]["workload"], summary["spec"]["protocol"]
-    examples = next((row["examples"] for row in rows if row["examples"]), None)
+    examples = next((row.examples for row in rows if row.examples), None)
     sizes = words.batch_sizes(rows)
     threads = summary["environment"].get("threads")
     return (
@@ -342,18 +340,18 @@ def literal(text: str) -> str:
 def interval_words(row: Row, key: str) -> str:
     """The value of metric `key` in its unit with its interval in parentheses."""
     metric = METRICS[key]
-    value = metric.text(row[metric.key])
-    limits = metric.interval(row[metric.low], row[metric.high]) if metric.low and metric.high else ""
+    value = metric.text(row.figure(metric.key))
+    limits = metric.interval(row.figure(metric.low), row.figure(metric.high)) if metric.low and metric.high else ""
     return f"{value} ({limits})" if limits else value
 
 
 def limit_title(rows: Sequence[Row]) -> str:
     """Which row comes nearest to its device's measured limit."""
-    known = [row for row in rows if usable(row) and row["limit_share"] is not None]
+    known = [row for row in rows if usable(row) and row.limit_share is not None]
     if not known:
         return "How near the variants come to this device's limit is not known"
-    most = max(row["limit_share"] for row in known)
-    nearest = [row["name"] for row in known if row["limit_share"] == most]
+    most = max(present(row.limit_share) for row in known)
+    nearest = [row.name for row in known if row.limit_share == most]
     if len(nearest) > 1:
         return f"At most {share_percent(most)}% of what this device was measured to do is reached"
     return f"{nearest[0]} comes nearest to what this device was measured to do: {share_percent(most)}% of it"
@@ -370,43 +368,45 @@ BINDS = {
 
 def limit_detail(rows: Sequence[Row]) -> str:
     """What binds the fastest row; empty where it is not known of any."""
-    timed = [row for row in rows if usable(row) and row["throughput_samples_per_s"]]
-    if not any(row["binds"] for row in timed):
+    timed = [row for row in rows if usable(row) and row.throughput_samples_per_s]
+    if not any(row.binds for row in timed):
         return ""
-    fastest = max(timed, key=lambda row: row["throughput_samples_per_s"])
-    share = fastest["limit_share"]
+    fastest = max(timed, key=lambda row: present(row.throughput_samples_per_s))
+    share = fastest.limit_share
     said = [f"reaches {share_percent(share)}% of its ceiling"] if share is not None else []
-    if fastest["binds"]:
-        said.append(f"waits most for {BINDS[fastest['binds']]}")
-    unknown = "" if fastest["binds"] else " What binds it is not known."
+    if fastest.binds:
+        said.append(f"waits most for {BINDS[fastest.binds]}")
+    unknown = "" if fastest.binds else " What binds it is not known."
     if not said:
-        return f"What binds {fastest['name']}, the fastest as measured, is not known."
-    return f"The fastest as measured, {fastest['name']}, {' and '.join(said)}.{unknown}"
+        return f"What binds {fastest.name}, the fastest as measured, is not known."
+    return f"The fastest as measured, {fastest.name}, {' and '.join(said)}.{unknown}"
 
 
-def load_title(loads: Sequence[Row]) -> str:
+def load_title(loads: Sequence[JoinedLoad]) -> str:
     """How much of what they answer offline the variants hold as texts come; over rows of `report.load.joined`."""
-    done = [row for row in loads if row["status"] == "measured"]
-    shares = [row["server_texts_per_s"] / row["offline_texts_per_s"] for row in done if row["server_texts_per_s"]]
+    done = [row for row in loads if row.status == "measured"]
+    shares = [row.server_texts_per_s / present(row.offline_texts_per_s) for row in done if row.server_texts_per_s]
     if not shares:
         return "No variant held a rate that was tried" if loads else "No variant was put under load"
     low, high = percent(min(shares), 0), percent(max(shares), 0)
-    none = [row["name"] for row in done if not row["server_texts_per_s"]]
+    none = [row.name for row in done if not row.server_texts_per_s]
     rest = "" if not none else f"; none by {joined(none) if len(none) < 3 else f'{len(none)} of them'}"
     return f"Held within the limit: {low if low == high else f'{low} to {high}'}% of the offline rate{rest}"
 
 
-def load_trials_title(loads: Sequence[Row]) -> str:
+def load_trials_title(loads: Sequence[JoinedLoad]) -> str:
     """Between which rates the best variant's p99 leaves the limit."""
-    best = max((row for row in loads if row["server_texts_per_s"]), key=lambda r: r["server_texts_per_s"], default=None)
+    best = max(
+        (row for row in loads if row.server_texts_per_s), key=lambda r: present(r.server_texts_per_s), default=None
+    )
     if best is None:
         return load_title(loads)
-    beyond = best["beyond_texts_per_s"]
+    beyond = best.beyond_texts_per_s
     until = f", and not at {significant(beyond)}" if beyond else ", the most that was tried"
-    rate = significant(best["server_texts_per_s"])
+    rate = significant(best.server_texts_per_s)
     # A chart's title breaks into lines of its own.
     limit = load.limit_words(loads).replace(" ms", "\u00a0ms")
-    return f"{best['name']} keeps {limit} at {rate} texts/s{until}"
+    return f"{best.name} keeps {limit} at {rate} texts/s{until}"
 
 
 def operators_title(rows: Sequence[Row]) -> str:
@@ -414,7 +414,7 @@ def operators_title(rows: Sequence[Row]) -> str:
     if not rows:
         return "Of no variant the work itself was timed"
     row = baseline_of(rows) or rows[0]
-    found = row["audit"]["operators"]
+    found = present(row.audit)["operators"]
     whole_s = max(found["wall_s"], found["seconds"])
     share = (found["kinds"].get("products", 0.0) + found["kinds"].get("attention", 0.0)) / whole_s
-    return f"{row['name']} spends {percent(share, 0)}% of a call on matrix products and attention"
+    return f"{row.name} spends {percent(share, 0)}% of a call on matrix products and attention"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dashboard.findings.comparing import FOUND, Side
-from dashboard.frame import Row
+from dashboard.run_rows import Row
 from engine.units import NOTHING
 
 MOMENTARY = ("preparing_s", "load_average", "available_bytes", "executable", "variables")
@@ -32,14 +32,14 @@ class Setting:
 
 def settings(sides: Sequence[Side], rows: Sequence[Row]) -> list[Setting]:
     """The settings whose values differ among `rows`: of their runs, of themselves, found in them, of their machines."""
-    shown = {row["run"] for row in rows}
+    shown = {row.run for row in rows}
     runs = [side for side in sides if side.letter in shown]
-    measured = [row for row in rows if row["status"] == "measured"]
+    measured = [row for row in rows if row.status == "measured"]
     groups: dict[str, list[tuple[str, dict[str, str]]]] = {
         "Workload": [(f"run {side.letter}", dict(_flat(side.summary["spec"]["workload"]))) for side in runs],
         "Protocol": [(f"run {side.letter}", dict(_flat(side.summary["spec"]["protocol"]))) for side in runs],
-        "Variant": [(row["name"], dict(_asked(row))) for row in rows],
-        FOUND: [(row["name"], dict(_found(row))) for row in measured],
+        "Variant": [(row.name, dict(_asked(row))) for row in rows],
+        FOUND: [(row.name, dict(_found(row))) for row in measured],
         "Environment": [(f"run {side.letter}", dict(_environment(side.summary))) for side in runs],
     }
     differing = []
@@ -58,12 +58,12 @@ def settings(sides: Sequence[Side], rows: Sequence[Row]) -> list[Setting]:
 
 def _asked(row: Row) -> Iterator[tuple[str, str]]:
     for key in ("model", "backend", "precision", "batch_size", "padding", "order", "max_length"):
-        yield key.replace("_", " "), _text(row[key])
-    yield from _flat(row["options"] or {})
+        yield key.replace("_", " "), _text(row.figure(key))
+    yield from _flat(row.options or {})
 
 
 def _found(row: Row) -> Iterator[tuple[str, str]]:
-    for key, value in ((row["audit"] or {}).get("settings") or {}).items():
+    for key, value in ((row.audit or {}).get("settings") or {}).items():
         yield key.replace("_", " "), _text(value)
 
 

@@ -231,7 +231,7 @@ def _head(names: Sequence[str], units: Mapping[str, str]) -> str:
 
 
 def _mark(answer: Answer, mark: Mark) -> str:
-    return html.glyph(mark, {"status": answer.status, "validity": None})
+    return html.glyph(mark, answer.status == "measured")
 
 
 def _name(answer: Answer, mark: Mark, about: str, baseline: bool) -> str:

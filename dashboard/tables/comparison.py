@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from dashboard.findings.settings import Setting
-from dashboard.frame import Row, baseline_of
+from dashboard.run_rows import Row, baseline_of, usable
 from dashboard.style import TECHNIQUES, Theme, marks
 from dashboard.tables.html import cell, glyph, sub_line, table
 from dashboard.tables.scorecard import answers_and_memory, row_html
@@ -30,8 +30,8 @@ LONGEST_VALUE = 240
 def comparison(rows: Sequence[Row], look: Theme) -> str:
     """The table of `comparing.against`: value, ratio and verdict of each row against the first, the baseline."""
     shades = marks(rows, look)
-    kind = "VRAM" if any(row["memory_kind"] == "vram" for row in rows) else "RAM"
-    labelled = any(row["accuracy"] is not None for row in rows)
+    kind = "VRAM" if any(row.memory_kind == "vram" for row in rows) else "RAM"
+    labelled = any(row.accuracy is not None for row in rows)
     heads = [
         ("Variant", ""),
         ("Latency p50", "ms (95%)"),
@@ -51,36 +51,39 @@ def comparison(rows: Sequence[Row], look: Theme) -> str:
     baseline = baseline_of(rows)
     body = ""
     for row in rows:
-        mark = shades[row["variant"]]
+        mark = shades[row.variant]
         about = TECHNIQUES[mark.technique]
-        if baseline is not None and mark.technique == "options" and row["run"] != baseline["run"]:
+        if baseline is not None and mark.technique == "options" and row.run != baseline.run:
             about = "the same in another run"
-        body += row_html(row, row["name"], mark, about, len(heads), _compared(row, labelled))
-    label = f"Each row against {baseline['title']}" if baseline else "Each row"
+        body += row_html(row, row.name, mark, about, len(heads), _compared(row, labelled))
+    label = f"Each row against {baseline.title}" if baseline else "Each row"
     return table(label, head, body)
 
 
 def _compared(row: Row, labelled: bool) -> list[str]:
-    p95, p99 = (NOTHING if row[key] is None else milliseconds(row[key]) for key in ("latency_p95_s", "latency_p99_s"))
+    p95, p99 = (
+        NOTHING if row.figure(key) is None else milliseconds(row.figure(key))
+        for key in ("latency_p95_s", "latency_p99_s")
+    )
     cells = [
         cell(
-            milliseconds(row["latency_p50_s"]),
-            between(row["latency_p50_low_s"], row["latency_p50_high_s"], milliseconds),
+            milliseconds(row.latency_p50_s),
+            between(row.latency_p50_low_s, row.latency_p50_high_s, milliseconds),
         ),
-        cell(p95, "few calls" if row["latency_p99_s"] is None else f"p99 {p99}"),
+        cell(p95, "few calls" if row.latency_p99_s is None else f"p99 {p99}"),
         cell(
-            significant(row["throughput_samples_per_s"]),
-            between(row["throughput_samples_per_s_low"], row["throughput_samples_per_s_high"]),
+            significant(row.throughput_samples_per_s),
+            between(row.throughput_samples_per_s_low, row.throughput_samples_per_s_high),
         ),
     ]
-    if row["baseline"]:
+    if row.baseline:
         cells.append(cell("1", "baseline"))
-    elif row["beside"] is not None:
-        cells.append(cell(f"† {significant(row['beside'])}", between(row["beside_low"], row["beside_high"])))
-    elif row["own_baseline"] and row["speedup"] is None:
-        cells.append(cell(NOTHING, f"baseline of {row['run']}"))
+    elif row.across is not None:
+        cells.append(cell(f"† {significant(row.across.ratio)}", between(row.across.low, row.across.high)))
+    elif row.own_baseline and row.speedup is None:
+        cells.append(cell(NOTHING, f"baseline of {row.run}"))
     else:
-        cells.append(cell(significant(row["speedup"]), between(row["speedup_low"], row["speedup_high"])))
+        cells.append(cell(significant(row.speedup), between(row.speedup_low, row.speedup_high)))
     return [*cells, *answers_and_memory(row, labelled)]
 
 
@@ -110,22 +113,22 @@ def _few(names: Sequence[str]) -> str:
 
 def evidence(rows: Sequence[Row], look: Theme, hourly_price: float | None = None) -> str:
     """What each measured row's figures carry: paired accuracy, calibration, batch, energy, the hardware's limit."""
-    measured = [row for row in rows if row["status"] == "measured"]
-    ordered = [*(row for row in measured if row["baseline"]), *(row for row in measured if not row["baseline"])]
+    measured = [row for row in rows if row.status == "measured"]
+    ordered = [*(row for row in measured if row.baseline), *(row for row in measured if not row.baseline)]
     shades = marks(list(rows), look)
-    energy = any(row["energy_j_per_1000_examples"] is not None for row in measured)
+    energy = any(row.energy_j_per_1000_examples is not None for row in measured)
     columns: list[tuple[str, str, Callable[[Row], str]]] = [
         ("McNemar", "p, Holm", _p),
         ("Lost, gained", "examples", _exchanged),
-        ("Would show", "points, 80% power", lambda r: percent(r["detectable_difference"])),
-        ("Macro F1", "%", lambda r: percent(r["macro_f1"])),
-        ("NLL", "nats", lambda r: significant(r["nll"])),
-        ("ECE", "%", lambda r: percent(r["ece"])),
+        ("Would show", "points, 80% power", lambda r: percent(r.detectable_difference)),
+        ("Macro F1", "%", lambda r: percent(r.macro_f1)),
+        ("NLL", "nats", lambda r: significant(r.nll)),
+        ("ECE", "%", lambda r: percent(r.ece)),
         ("Batch flips", "% of answers", _batch_flips),
-        *([("Energy", "J/1,000", lambda r: significant(r["energy_j_per_1000_examples"]))] if energy else []),
+        *([("Energy", "J/1,000", lambda r: significant(r.energy_j_per_1000_examples))] if energy else []),
         *([("Price", "a million texts", _price(hourly_price))] if hourly_price else []),
-        ("Of the limit", "%", lambda r: share_percent(r["limit_share"])),
-        ("Bound by", "", lambda r: r["binds"] or NOTHING),
+        ("Of the limit", "%", lambda r: share_percent(r.limit_share)),
+        ("Bound by", "", lambda r: r.binds or NOTHING),
     ]
     # A run without labels, or of random weights, has nothing of its answers to carry.
     columns = [column for column in columns if any(column[2](row) not in ("", NOTHING) for row in ordered)]
@@ -140,25 +143,25 @@ def evidence(rows: Sequence[Row], look: Theme, hourly_price: float | None = None
             f"<td{' class=ib-left' if label == 'Bound by' else ''}>{escape(show(row))}</td>"
             for label, _, show in columns
         )
-        css = ' class="ib-base"' if row["baseline"] else ""
-        name = f'<th scope="row">{glyph(shades[row["variant"]], row)}{escape(row["name"])}</th>'
+        css = ' class="ib-base"' if row.baseline else ""
+        name = f'<th scope="row">{glyph(shades[row.variant], usable(row))}{escape(row.name)}</th>'
         body += f"<tr{css}>{name}{cells}</tr>"
     return table("What the figures carry", head, body)
 
 
 def _p(row: Row) -> str:
-    return "" if row["accuracy_p"] is None else p_figure(row["accuracy_p"])
+    return "" if row.accuracy_p is None else p_figure(row.accuracy_p)
 
 
 def _exchanged(row: Row) -> str:
-    return "" if row["accuracy_lost"] is None else f"{row['accuracy_lost']}, {row['accuracy_gained']}"
+    return "" if row.accuracy_lost is None else f"{row.accuracy_lost}, {row.accuracy_gained}"
 
 
 def _batch_flips(row: Row) -> str:
-    ways = (row["invariance"] or {}).values()
+    ways = (row.invariance or {}).values()
     most = max((way["examples"] for way in ways), default=0)
-    return NOTHING if not most else f"{percent(row['batch_flip_rate'])} (n = {most})"
+    return NOTHING if not most else f"{percent(row.batch_flip_rate)} (n = {most})"
 
 
 def _price(hourly_price: float) -> Callable[[Row], str]:
-    return lambda row: significant(price_per_million(hourly_price, row["throughput_samples_per_s"]))
+    return lambda row: significant(price_per_million(hourly_price, row.throughput_samples_per_s))

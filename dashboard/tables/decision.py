@@ -7,7 +7,7 @@ from html import escape
 
 from dashboard.findings.deciding import SIGNS, Cost, Decision, Judged, Quantity
 from dashboard.findings.decision_words import cost_words
-from dashboard.frame import Row
+from dashboard.run_rows import Row, usable
 from dashboard.style import Theme, marks
 from dashboard.tables.html import KINDS, glyph, table
 from engine.units import NOTHING, between, significant
@@ -20,9 +20,9 @@ def verdicts(decision: Decision, look: Theme) -> str:
     shown = [
         quantity
         for key, quantity in decision.quantities.items()
-        if key in decision.limits.given or any(quantity.read(j.row) for j in decision.judged if not j.row["baseline"])
+        if key in decision.limits.given or any(quantity.read(j.row) for j in decision.judged if not j.row.baseline)
     ]
-    ordered = sorted(decision.judged, key=lambda judged: not judged.row["baseline"])
+    ordered = sorted(decision.judged, key=lambda judged: not judged.row.baseline)
     shades = marks([judged.row for judged in ordered], look)
     heads = [
         '<th scope="col">Variant</th>',
@@ -33,13 +33,13 @@ def verdicts(decision: Decision, look: Theme) -> str:
     body = ""
     for judged in ordered:
         row = judged.row
-        name = f'<th scope="row">{glyph(shades[row["variant"]], row)}{escape(row["name"])}</th>'
-        css = ' class="ib-base"' if row["baseline"] else ""
-        if row["status"] != "measured":
-            why = escape(row["status_reason"] or "")
+        name = f'<th scope="row">{glyph(shades[row.variant], usable(row))}{escape(row.name)}</th>'
+        css = ' class="ib-base"' if row.baseline else ""
+        if row.status != "measured":
+            why = escape(row.status_reason or "")
             body += (
                 f'<tr{css}>{name}<td class="ib-left ib-why" colspan="{len(shown) + 2}" title="{why}">'
-                f"{escape(str(KINDS.get(row['status'], row['status'])))}</td></tr>"
+                f"{escape(str(KINDS.get(row.status, row.status)))}</td></tr>"
             )
             continue
         cells = "".join(_cell(quantity, judged) for quantity in shown)
@@ -54,10 +54,10 @@ def _head(quantity: Quantity, decision: Decision) -> str:
 
 
 def _speed(row: Row) -> str:
-    if row["baseline"]:
+    if row.baseline:
         return "<td>1<span class=ib-sub>baseline</span></td>"
-    limits = between(row["speedup_low"], row["speedup_high"])
-    return f"<td>{significant(row['speedup'])}<span class=ib-sub>{limits}</span></td>"
+    limits = between(row.speedup_low, row.speedup_high)
+    return f"<td>{significant(row.speedup)}<span class=ib-sub>{limits}</span></td>"
 
 
 def _cell(quantity: Quantity, judged: Judged) -> str:
@@ -83,9 +83,9 @@ def _cell(quantity: Quantity, judged: Judged) -> str:
 def _remains(judged: Judged, decision: Decision) -> str:
     row = judged.row
     if judged.problem is not None:
-        said, why = str(KINDS.get(judged.problem, judged.problem)), row["validity_reason"] or ""
+        said, why = str(KINDS.get(judged.problem, judged.problem)), row.validity_reason or ""
         return f'<td class="ib-left ib-verdict" title="{escape(why)}">{escape(said)}</td>'
-    sub = "<span class=ib-sub>~ unstable</span>" if row["validity"] == "unstable" else ""
+    sub = "<span class=ib-sub>~ unstable</span>" if row.validity == "unstable" else ""
     if not judged.remains:
         return f'<td class="ib-left ib-verdict">✗ out{sub}</td>'
     rivals = [rival for rival, _ in decision.rivals]
@@ -99,7 +99,7 @@ def costs(decision: Decision) -> str:
     """A row a limit: what it keeps out by itself, and what that costs."""
     columns: list[tuple[str, Callable[[Cost], str]]] = [
         ("At most", lambda cost: cost.quantity.amount(cost.allowed)),
-        ("Keeps out by itself", lambda cost: ", ".join(row["name"] for row in cost.kept_out) or "no variant"),
+        ("Keeps out by itself", lambda cost: ", ".join(row.name for row in cost.kept_out) or "no variant"),
         ("Costs", lambda cost: cost_words(cost, decision.fastest)),
     ]
     head = '<th scope="col">Limit</th>' + "".join(

@@ -11,7 +11,7 @@ import numpy as np
 
 from dashboard.data.answers import Answers
 from dashboard.findings.disagreements import FLIPS, KINDS, Kind
-from dashboard.frame import Row
+from dashboard.run_rows import Row, usable
 from dashboard.style import Mark
 from dashboard.tables import answers, html
 from engine.units import NOTHING, percent, whole
@@ -85,8 +85,9 @@ def texts(shown: Sequence[Text], found: Answers, reference: Column, others: Sequ
     head += '<th scope="col" class="ib-left">Label</th>' if labelled else ""
     for column in (reference, *others):
         about = "compared with" if column is reference else _about(column)
+        glyph = html.glyph(column.mark, usable(column.row))
         head += (
-            f'<th scope="col" class="ib-left ib-wrap">{html.glyph(column.mark, column.row)}{escape(column.name)}'
+            f'<th scope="col" class="ib-left ib-wrap">{glyph}{escape(column.name)}'
             f"<span class=ib-sub>{escape(about)}</span></th>"
         )
     head += '<th scope="col" class="ib-left">Try it</th>'
@@ -140,15 +141,15 @@ def by_variant(
             share = f"<span class=ib-beside>{percent(count[kind] / n)} %</span>" if kind == "other" and n else ""
             cells += f"<td>{_count(count[kind], link(column, kind))}{share}</td>"
         body += (
-            f'<tr><th scope="row">{html.glyph(column.mark, column.row)}{escape(column.name)}'
+            f'<tr><th scope="row">{html.glyph(column.mark, usable(column.row))}{escape(column.name)}'
             f"<span class=ib-beside>{escape(_about(column))}</span></th>{cells}</tr>"
         )
     return _table("Flips by variant", head, body)
 
 
 def _about(column: Column) -> str:
-    doubt = " · ✗ invalid" if column.row["validity"] == "invalid" else ""
-    return f"{column.row['backend']} {column.row['precision']}{doubt}"
+    doubt = " · ✗ invalid" if column.row.validity == "invalid" else ""
+    return f"{column.row.backend} {column.row.precision}{doubt}"
 
 
 def _count(count: int, link: str) -> str:

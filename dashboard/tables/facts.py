@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from dashboard.frame import Row
+from dashboard.run_rows import Row
 from dashboard.tables.html import KINDS, sub_line, table
 from engine.report.words import STATES, batch_words
 from engine.units import (
@@ -72,21 +72,21 @@ def audit_table(rows: Sequence[Row]) -> str:
     head = "".join(f'<th scope="col" class="ib-left">{text}</th>' for text in heads)
     body = ""
     for row in rows:
-        audit = row["audit"] or {}
+        audit = row.audit or {}
         settings = audit.get("settings") or {}
         asked = {
-            "backend": row["backend"],
-            "precision": row["precision"],
+            "backend": row.backend,
+            "precision": row.precision,
             "batch": batch_words(row),
-            "padding": row["padding"],
-            "order": row["order"],
-            **(row["options"] or {}),
+            "padding": row.padding,
+            "order": row.order,
+            **(row.options or {}),
         }
         said = [*(audit.get("wrong") or []), *(audit.get("deviations") or [])]
-        state = str(row["validity"] or STATES.get(row["status"], row["status"]))
-        why = row["validity_reason"] or row["status_reason"] or "; ".join(said)
+        state = str(row.validity or STATES.get(row.status, row.status))
+        why = row.validity_reason or row.status_reason or "; ".join(said)
         body += (
-            f'<tr><th scope="row">{escape(row["name"])}{sub_line(escape(row["model"]))}</th>'
+            f'<tr><th scope="row">{escape(row.name)}{sub_line(escape(row.model))}</th>'
             f'<td class="ib-left ib-asked">{_facts(asked)}</td>'
             f'<td class="ib-left ib-why">{_facts(settings) or NOTHING}</td>'
             f'<td class="ib-left ib-why">{escape(KINDS.get(state, state))}{sub_line(escape(why or ""))}</td></tr>'

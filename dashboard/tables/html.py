@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from html import escape
 
-from dashboard.frame import Row
 from dashboard.style import Mark
 from engine.report.words import STATES
 
@@ -61,10 +60,10 @@ CSS = """
 """
 
 
-def glyph(mark: Mark, row: Row) -> str:
-    """The variant's mark as a coloured character: hollow where the row is not valid or not measured."""
-    solid, hollow = tuple(GLYPHS.get(mark.symbol, "★☆"))
-    shown = solid if row["status"] == "measured" and row["validity"] != "invalid" else hollow
+def glyph(mark: Mark, is_solid: bool) -> str:
+    """The variant's mark as a coloured character, solid or hollow: solid where its row is `usable`."""
+    shapes = GLYPHS.get(mark.symbol, "★☆")
+    shown = shapes[0] if is_solid else shapes[1]
     return f'<span class=ib-mark style="color:{mark.color}" aria-hidden="true">{shown}</span>'
 
 

@@ -21,7 +21,7 @@ def series(found: list[Lane], look: Theme) -> tuple[pd.DataFrame, list[Any]]:
     chosen = [lane for lane in found if len(lane.rates) and (lane.batch_size == size)]
     if not chosen:
         return pd.DataFrame(), []
-    shades = marks([lane.row() for lane in found], look)
+    shades = marks(found, look)
     length = max(len(lane.rates) for lane in chosen)
     columns = {lane.title: np.concatenate([lane.rates, np.full(length - len(lane.rates), np.nan)]) for lane in chosen}
     table = pd.DataFrame(columns, index=pd.RangeIndex(1, length + 1, name="round"))
@@ -46,7 +46,7 @@ def strip(summary: dict[str, Any]) -> str:
 
 def table(summary: dict[str, Any], found: list[Lane], look: Theme) -> str:
     """Variant by variant, what is done and what it gave so far, as HTML."""
-    shades = marks([lane.row() for lane in found], look)
+    shades = marks(found, look)
     several = len({lane.batch_size for lane in found}) > 1
     wanted = rounds(summary)
     heads = ["Variant", *(["Batch"] if several else []), "State", "Rounds", "Calls", "Latency", "Samples/s"]
@@ -65,7 +65,7 @@ def table(summary: dict[str, Any], found: list[Lane], look: Theme) -> str:
 
 
 def _line(summary: dict[str, Any], lane: Lane, mark: Mark, several: bool, wanted: int) -> str:
-    glyph = html.glyph(mark, lane.row())
+    glyph = html.glyph(mark, lane.status in ("measured", "pending"))
     about = f"{'baseline · ' if lane.baseline else ''}{lane.backend} {lane.precision}"
     name = f'<th scope="row">{glyph}{escape(lane.title)}<span class=ib-sub>{escape(about)}</span></th>'
     batch = f"<td>{lane.batch_size}</td>" if several else ""

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-import pandas as pd
-
-from dashboard.frame import Row, rows_of
+from dashboard.run_rows import Row, usable
 from dashboard.style import Mark, Theme, marks
 from dashboard.tables.html import KINDS, glyph, table
 from engine.report import load
+from engine.report.load import JoinedLoad
 from engine.units import NOTHING, between, milliseconds, percent, significant
 
 LEFT = " class=ib-left"
@@ -24,7 +23,7 @@ def _head(heads: Sequence[tuple[str, str, bool]]) -> str:
     )
 
 
-def variants(measured: pd.DataFrame, loads: Sequence[Row], look: Theme) -> str:
+def variants(measured: Sequence[Row], loads: Sequence[JoinedLoad], look: Theme) -> str:
     """A line a variant: single stream, offline, the rates between which it leaves the limit; the baseline's beside."""
     heads = (
         ("Variant", "", True),
@@ -36,37 +35,37 @@ def variants(measured: pd.DataFrame, loads: Sequence[Row], look: Theme) -> str:
         ("To the baseline's", "ratio, its bounds below", False),
         ("Verdict", "", True),
     )
-    shades = marks(rows_of(measured), look)
-    body = "".join(_variant(row, shades[row["variant"]]) for row in loads)
+    shades = marks(measured, look)
+    body = "".join(_variant(row, shades[row.variant]) for row in loads)
     return table("Every variant under a service's load", _head(heads), body)
 
 
-def _variant(row: Row, mark: Mark) -> str:
-    done = row["status"] == "measured"
-    held, offline = row["server_texts_per_s"], row["offline_texts_per_s"]
-    bounds = between(row["ratio_low"], row["ratio_high"])
-    ratio = "1" if row["baseline"] and done else significant(row["ratio"])
+def _variant(row: JoinedLoad, mark: Mark) -> str:
+    done = row.status == "measured"
+    held, offline = row.server_texts_per_s, row.offline_texts_per_s
+    bounds = between(row.ratio_low, row.ratio_high)
+    ratio = "1" if row.baseline and done else significant(row.ratio)
     cells = (
-        milliseconds(row["single_p90_s"]),
+        milliseconds(row.single_p90_s),
         significant(offline),
         (significant(held) if held else "none") if done else NOTHING,
-        significant(row["beyond_texts_per_s"]),
-        percent(held / offline, 0) if held else NOTHING,
-        f"{ratio}<span class=ib-sub>{'baseline' if row['baseline'] and done else bounds}</span>",
+        significant(row.beyond_texts_per_s),
+        percent(held / offline, 0) if held and offline else NOTHING,
+        f"{ratio}<span class=ib-sub>{'baseline' if row.baseline and done else bounds}</span>",
     )
-    verdict = "" if row["baseline"] or not done else load.VERDICTS.get(row["comparison"], NOTHING)
-    state = KINDS.get(row["status"] if not done else row["validity"], "")
-    why = row["status_reason"] if not done else row["validity_reason"]
+    verdict = "" if row.baseline or not done else load.VERDICTS.get(row.comparison or "", NOTHING)
+    state = KINDS.get((row.validity or "") if done else row.status, "")
+    why = row.status_reason if not done else row.validity_reason
     doubt = f"<span class=ib-sub>{escape(f'{state}: {why}' if why else state)}</span>" if state else ""
-    about = f"batches of at most {row['max_batch']}, padding {row['padding']}"
+    about = f"batches of at most {row.max_batch}, padding {row.padding}"
     return (
-        f'<tr{" class=ib-base" if row["baseline"] else ""}><th scope="row">{glyph(mark, row)}{escape(row["name"])}'
+        f'<tr{" class=ib-base" if row.baseline else ""}><th scope="row">{glyph(mark, usable(row))}{escape(row.name)}'
         f"<span class=ib-sub>{escape(about)}</span></th>{''.join(f'<td>{cell}</td>' for cell in cells)}"
         f'<td class="ib-left ib-why">{verdict}{doubt}</td></tr>'
     )
 
 
-def trials(row: Row) -> str:
+def trials(row: JoinedLoad) -> str:
     """A line a rate that was tried with one variant, the lowest first."""
     heads = (
         ("Rate offered", "texts/s", False),
@@ -76,7 +75,7 @@ def trials(row: Row) -> str:
         ("Answered", "of the texts planned", False),
         ("Batch", "texts, on average", False),
     )
-    body = "".join(_trial(trial) for trial in sorted(row["trials"], key=lambda trial: trial["rate_per_s"]))
+    body = "".join(_trial(trial) for trial in sorted(row.trials, key=lambda trial: trial["rate_per_s"]))
     return table("The rates that were tried", _head(heads), body)
 
 

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from dashboard.figures.kernel_names import readable
-from dashboard.frame import Row
+from dashboard.run_rows import Row, usable
 from dashboard.style import Theme, marks
 from dashboard.tables.html import glyph, table
 from engine.measurement import operators
@@ -32,26 +32,26 @@ def shares(rows: Sequence[Row], look: Theme) -> str:
         for label, below, left in heads
     )
     shades = marks(list(rows), look)
-    body = "".join(_share(row, shades[row["variant"]]) for row in rows if row["status"] == "measured")
+    body = "".join(_share(row, shades[row.variant]) for row in rows if row.status == "measured")
     return table("How near each variant comes to its device's limit", head, body)
 
 
 def _share(row: Row, mark: Any) -> str:
-    found = row["limits"] or {}
+    found = row.limits or {}
     dtype = str(found.get("compute_dtype") or "")
     ceiling, read = found.get("ceiling_operations_per_s"), found.get("bandwidth_share")
     cells = (
-        share_percent(row["limit_share"]),
+        share_percent(row.limit_share),
         operation_rate(found.get("operations_per_s"), dtype),
         NOTHING if ceiling is None else f"{dtype.upper()} {operation_rate(ceiling, dtype)}",
         share_percent(read),
     )
     why = found.get("sentence") or "No limits were computed for this row."
-    css = ' class="ib-base"' if row["baseline"] else ""
+    css = ' class="ib-base"' if row.baseline else ""
     return (
-        f'<tr{css}><th scope="row" class="ib-open">{glyph(mark, row)}{escape(row["name"])}</th>'
+        f'<tr{css}><th scope="row" class="ib-open">{glyph(mark, usable(row))}{escape(row.name)}</th>'
         f"{''.join(f'<td class=ib-open>{escape(cell)}</td>' for cell in cells)}"
-        f'<td class="ib-left ib-open">{escape(row["binds"] or "not known")}</td></tr>'
+        f'<td class="ib-left ib-open">{escape(row.binds or "not known")}</td></tr>'
         # Below the figures: a column of its own would be a narrow one.
         f'<tr{css}><td class="ib-left ib-why ib-told" colspan="{len(cells) + 2}">{escape(why)}</td></tr>'
     )

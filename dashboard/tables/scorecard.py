@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from dashboard.frame import Row, baseline_of
+from dashboard.run_rows import Row, baseline_of, usable
 from dashboard.style import TECHNIQUES, Mark, Theme, marks
 from dashboard.tables.html import CSS, cell, glyph, sub_line, table
 from engine.report.words import ACCURACY_VERDICTS, SPEED_VERDICTS, STATES
+from engine.store.rows import PublishedRow, present
 from engine.units import (
     NOTHING,
     between,
@@ -21,7 +22,7 @@ from engine.units import (
     times,
 )
 
-BESIDE_VERDICTS = {
+ACROSS_VERDICTS = {
     "better": "▲ larger speed-up",
     "worse": "▼ smaller speed-up",
     "no_difference": "= speed-up: no difference shown",
@@ -30,10 +31,10 @@ BESIDE_VERDICTS = {
 
 def scorecard(rows: Sequence[Row], look: Theme) -> str:
     """The table of one batch size, the baseline first."""
-    ordered = [*(row for row in rows if row["baseline"]), *(row for row in rows if not row["baseline"])]
+    ordered = [*(row for row in rows if row.baseline), *(row for row in rows if not row.baseline)]
     shades = marks(ordered, look)
-    kind = "VRAM" if any(row["memory_kind"] == "vram" for row in rows) else "RAM"
-    labelled = any(row["accuracy"] is not None for row in rows)
+    kind = "VRAM" if any(row.memory_kind == "vram" for row in rows) else "RAM"
+    labelled = any(row.accuracy is not None for row in rows)
     answers = "Accuracy" if labelled else "Same answer"
     heads = [
         ("Variant", ""),
@@ -50,44 +51,44 @@ def scorecard(rows: Sequence[Row], look: Theme) -> str:
         f"{f'<span class=ib-sub>{unit}</span>' if unit else ''}</th>"
         for label, unit in heads
     )
-    body = "".join(_row(row, shades[row["variant"]], len(heads), labelled) for row in ordered)
+    body = "".join(_row(row, shades[row.variant], len(heads), labelled) for row in ordered)
     baseline = baseline_of(rows)
-    label = f"Each variant against {baseline['title']}" if baseline else "Each variant"
+    label = f"Each variant against {baseline.title}" if baseline else "Each variant"
     return table(label, head, body)
 
 
 def _row(row: Row, mark: Mark, columns: int, labelled: bool) -> str:
     about = TECHNIQUES[mark.technique]
-    return row_html(row, row["title"], mark, about, columns, _figures(row, labelled))
+    return row_html(row, row.title, mark, about, columns, _figures(row, labelled))
 
 
 def row_html(row: Row, name: str, mark: Mark, about: str, columns: int, cells: Sequence[str]) -> str:
     """A line of a scorecard: `name`, then `cells`; the reason across all columns where it was not measured."""
-    about = f"{about} · {row['backend']} {row['precision']}"
-    name = f'<th scope="row">{glyph(mark, row)}{escape(name)}{sub_line(escape(about))}</th>'
-    if row["status"] != "measured":
-        state = str(STATES.get(row["status"], row["status"]))
-        reason = row["status_reason"] or ""
+    about = f"{about} · {row.backend} {row.precision}"
+    name = f'<th scope="row">{glyph(mark, usable(row))}{escape(name)}{sub_line(escape(about))}</th>'
+    if row.status != "measured":
+        state = str(STATES.get(row.status, row.status))
+        reason = row.status_reason or ""
         short = reason if len(reason) <= 110 else reason[:107].rstrip() + "…"
         return (
             f'<tr>{name}<td class="ib-left ib-why" colspan="{columns - 1}" title="{escape(reason)}">'
             f"{escape(state)}{sub_line(escape(short))}</td></tr>"
         )
-    css = ' class="ib-base"' if row["baseline"] else ""
+    css = ' class="ib-base"' if row.baseline else ""
     return f"<tr{css}>{name}{''.join(cells)}</tr>"
 
 
 def _figures(row: Row, labelled: bool) -> list[str]:
-    p95 = "" if row["latency_p95_s"] is None else f"p95 {milliseconds(row['latency_p95_s'])}"
+    p95 = "" if row.latency_p95_s is None else f"p95 {milliseconds(row.latency_p95_s)}"
     cells = [
-        cell(milliseconds(row["latency_p50_s"]), p95 or "p95: few calls"),
+        cell(milliseconds(row.latency_p50_s), p95 or "p95: few calls"),
         cell(
-            significant(row["throughput_samples_per_s"]),
-            between(row["throughput_samples_per_s_low"], row["throughput_samples_per_s_high"]),
+            significant(row.throughput_samples_per_s),
+            between(row.throughput_samples_per_s_low, row.throughput_samples_per_s_high),
         ),
         cell("1", "baseline")
-        if row["baseline"]
-        else cell(significant(row["speedup"]), between(row["speedup_low"], row["speedup_high"])),
+        if row.baseline
+        else cell(significant(row.speedup), between(row.speedup_low, row.speedup_high)),
     ]
     return [*cells, *answers_and_memory(row, labelled)]
 
@@ -96,40 +97,40 @@ def answers_and_memory(row: Row, labelled: bool) -> list[str]:
     """The cells that end a line of a scorecard: accuracy or agreement, memory, verdict."""
     cells = []
     if labelled:
-        cells.append(cell(percent(row["accuracy"]), between(row["accuracy_low"], row["accuracy_high"], percent)))
-        if row["accuracy_difference"] is not None:
-            limits = point_interval(row["accuracy_difference_low"], row["accuracy_difference_high"])
-            cells.append(cell(points(row["accuracy_difference"]), limits))
+        cells.append(cell(percent(row.accuracy), between(row.accuracy_low, row.accuracy_high, percent)))
+        if row.accuracy_difference is not None:
+            limits = point_interval(row.accuracy_difference_low, row.accuracy_difference_high)
+            cells.append(cell(points(row.accuracy_difference), limits))
         else:
-            cells.append(cell("", "") if row["baseline"] else cell(NOTHING, ""))
+            cells.append(cell("", "") if row.baseline else cell(NOTHING, ""))
     else:
-        limits = between(row["agreement_low"], row["agreement_high"], percent)
-        cells.append(cell(percent(row["agreement"]), limits))
-    ratio = "" if row["baseline"] or row["memory_ratio"] is None else times(row["memory_ratio"])
-    cells.append(cell(megabytes(row["memory_bytes"]), ratio))
+        limits = between(row.agreement_low, row.agreement_high, percent)
+        cells.append(cell(percent(row.agreement), limits))
+    ratio = "" if row.baseline or row.memory_ratio is None else times(row.memory_ratio)
+    cells.append(cell(megabytes(row.memory_bytes), ratio))
     cells.append(f'<td class="ib-left ib-verdict">{_verdicts(row)}</td>')
     return cells
 
 
 def _verdicts(row: Row) -> str:
-    doubt = {"invalid": "✗ invalid", "unstable": "~ unstable"}.get(row["validity"] or "", "")
+    doubt = {"invalid": "✗ invalid", "unstable": "~ unstable"}.get(row.validity or "", "")
     if doubt:
-        reason = escape(row["validity_reason"] or "")
+        reason = escape(row.validity_reason or "")
         doubt = f'<span title="{reason}">{doubt}</span>'
-    if row["baseline"]:
+    if row.baseline:
         return f"baseline{sub_line(doubt)}"
-    if row.get("beside") is not None:
-        words = SPEED_VERDICTS if row["beside_own"] else BESIDE_VERDICTS
-        speed = f"{words[row['beside_comparison']]} †"
-    elif row.get("own_baseline") and row["speedup"] is None:
-        speed = f"baseline of {row['run']}"
+    if row.across is not None:
+        words = SPEED_VERDICTS if row.across.is_own else ACROSS_VERDICTS
+        speed = f"{words[row.across.comparison]} †"
+    elif row.own_baseline and row.speedup is None:
+        speed = f"baseline of {row.run}"
     else:
-        speed = SPEED_VERDICTS.get(row["comparison"], NOTHING)
-        if row["comparison"] == "no_difference":
+        speed = SPEED_VERDICTS.get(row.comparison or "", NOTHING)
+        if row.comparison == "no_difference":
             speed = "= speed: no difference shown"
     said = f'<span class="{"ib-strong" if speed[0] in "▲▼" else ""}">{speed}</span>'
-    below = ACCURACY_VERDICTS.get(row["accuracy_comparison"], "")
-    if row["accuracy_comparison"] == "no_difference":
+    below = ACCURACY_VERDICTS.get(row.accuracy_comparison or "", "")
+    if row.accuracy_comparison == "no_difference":
         below = "= accuracy: no difference shown"
     parts = [part for part in (below, doubt) if part]
     return said + "".join(sub_line(part) for part in parts)
@@ -137,12 +138,12 @@ def _verdicts(row: Row) -> str:
 
 def by_label(rows: Sequence[Row], look: Theme) -> str:
     """Each labelled row's precision, recall and F1, label by label; empty where no row has any."""
-    known = [row for row in rows if row["status"] == "measured" and (row["quality"] or {}).get("labels")]
+    known = [row for row in rows if row.status == "measured" and (row.quality or {}).get("labels")]
     if not known:
         return ""
     shades = marks(list(rows), look)
-    names = known[0]["quality"]["names"]
-    support = [score["support"] for score in known[0]["quality"]["labels"]]
+    quality = present(known[0].quality)
+    names, support = quality["names"], [score["support"] for score in quality["labels"]]
     head = '<th scope="col">Variant</th>' + "".join(
         f'<th scope="col">{escape(name)}<span class=ib-sub>F1, n = {n:,}</span></th>'
         for name, n in zip(names, support, strict=True)
@@ -151,16 +152,16 @@ def by_label(rows: Sequence[Row], look: Theme) -> str:
     for row in known:
         cells = "".join(
             cell(percent(score["f1"]), f"P {percent(score['precision'])} · R {percent(score['recall'])}")
-            for score in row["quality"]["labels"]
+            for score in present(row.quality)["labels"]
         )
-        name = f'<th scope="row">{glyph(shades[row["variant"]], row)}{escape(row["name"])}</th>'
-        body += f"<tr{' class=ib-base' if row['baseline'] else ''}>{name}{cells}</tr>"
+        name = f'<th scope="row">{glyph(shades[row.variant], usable(row))}{escape(row.name)}</th>'
+        body += f"<tr{' class=ib-base' if row.baseline else ''}>{name}{cells}</tr>"
     return table("F1, precision and recall by label", head, body)
 
 
 def confusion(row: Row) -> str:
     """One row's confusion matrix: a line a label, a column an answer."""
-    found = row["quality"]
+    found = present(row.quality)
     head = '<th scope="col">Label</th>' + "".join(f'<th scope="col">{escape(name)}</th>' for name in found["names"])
     body = "".join(
         f'<tr><th scope="row">{escape(name)}</th>'
@@ -170,7 +171,7 @@ def confusion(row: Row) -> str:
         + "</tr>"
         for i, name in enumerate(found["names"])
     )
-    return table(f"Confusion matrix of {row['name']}", head, body)
+    return table(f"Confusion matrix of {row.name}", head, body)
 
 
 def sentences(said: Sequence[str], muted: bool = False) -> str:
@@ -179,17 +180,17 @@ def sentences(said: Sequence[str], muted: bool = False) -> str:
     return f"<style>{CSS}</style><ul class='ib-said{' ib-muted' if muted else ''}'>{items}</ul>"
 
 
-def published_table(pairs: Sequence[tuple[Row, Row, Row]]) -> str:
+def published_table(pairs: Sequence[tuple[Row, PublishedRow, PublishedRow]]) -> str:
     """What was published, in its own figures."""
     heads = ("Published", "Latency (ms)", "Padded tokens/s", "VRAM (MB)", "Accuracy (%)", "Beside")
     head = "".join(f'<th scope="col"{" class=ib-left" if text == "Beside" else ""}>{text}</th>' for text in heads)
     body = "".join(
-        f'<tr><th scope="row">{escape(theirs["title"])}</th>'
-        f"<td>{milliseconds(theirs['latency_s'])}</td>"
-        f"<td>{significant(theirs['throughput_padded_tokens_per_s'], 5)}</td>"
-        f"<td>{megabytes(theirs['vram_bytes'])}</td>"
-        f"<td>{percent(theirs['accuracy'])}{'' if theirs['accuracy_meaningful'] else ' (chance)'}</td>"
-        f'<td class="ib-left">{escape(row["title"])}</td></tr>'
+        f'<tr><th scope="row">{escape(theirs.title)}</th>'
+        f"<td>{milliseconds(theirs.latency_s)}</td>"
+        f"<td>{significant(theirs.throughput_padded_tokens_per_s, 5)}</td>"
+        f"<td>{megabytes(theirs.vram_bytes)}</td>"
+        f"<td>{percent(theirs.accuracy)}{'' if theirs.accuracy_meaningful else ' (chance)'}</td>"
+        f'<td class="ib-left">{escape(row.title)}</td></tr>'
         for row, theirs, _ in pairs
     )
     return table("Published results", head, body)

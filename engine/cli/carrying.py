@@ -73,7 +73,7 @@ def ship(
     made = ship_folder.ship(run, variant, folder, batch_size)
     row, sizes = made.shipment.row, made.shipment.sizes
     size = f"{len(sizes) + 2} files, {megabytes(sum(sizes.values()))} MB"
-    print(f"{row['variant']} in batches of {row['batch_size']}: {made.folder} ({size})")
+    print(f"{row.variant} in batches of {row.batch_size}: {made.folder} ({size})")
     print(made.check)
 
 
@@ -98,7 +98,7 @@ def profile(
         check_writable(Path(output))
     made = profiling.profile(run, variant, batch_size)
     console = make_console()
-    console.print(tables.operators_table(made.found, f"{variant} in batches of {made.row['batch_size']}"))
+    console.print(tables.operators_table(made.found, f"{variant} in batches of {made.row.batch_size}"))
     console.print(operators.caption(made.found), markup=False, highlight=False, style="dim", soft_wrap=True)
     if output:
         try:

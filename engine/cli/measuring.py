@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -131,6 +130,7 @@ def _profiles(
 
 def _measure(work: Callable[[Any], str], json_file: str | None) -> None:
     """Does `work`, which measures a run and gives its id, and shows what came of it. Always raises typer.Exit."""
+    from engine.report import exports
     from engine.run import state
 
     try:
@@ -141,15 +141,15 @@ def _measure(work: Callable[[Any], str], json_file: str | None) -> None:
         raise typer.Exit(STOPPED) from None
     summary, rows, loads = stored_rows(run_id)
     if json_file:
-        write_output(json_file, json.dumps({"run": summary, "measurements": rows, "scenarios": loads}, indent=2))
+        write_output(json_file, exports.as_json(summary, rows, loads))
     if json_file != "-":
         print_run(summary, rows, loads)
-    failed = [row for row in rows if row["status"] == "failed"]
+    failed = [row for row in rows if row.status == "failed"]
     for row in failed:
-        print(f"failed: {row['variant']}: {row['status_reason']}", file=sys.stderr)
-    overloaded = [row for row in loads if row["status"] == "failed"]
-    for row in overloaded:
-        print(f"failed under load: {row['variant']}: {row['status_reason']}", file=sys.stderr)
+        print(f"failed: {row.variant}: {row.status_reason}", file=sys.stderr)
+    overloaded = [row for row in loads if row.status == "failed"]
+    for load in overloaded:
+        print(f"failed under load: {load.variant}: {load.status_reason}", file=sys.stderr)
     # Somebody else's process measured it, and could not.
     if summary["status"] != "finished":
         print(f"{summary['status']}: {summary['status_reason']}", file=sys.stderr)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from engine.run.state import Progress
     from engine.store import Store
+    from engine.store.rows import LoadRow, Row
     from engine.suite.spec import Suite
 
     Progress_ = Progress
@@ -97,7 +98,7 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(width=200)
 
 
-def stored_rows(reference: str) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+def stored_rows(reference: str) -> tuple[dict[str, Any], list[Row], list[LoadRow]]:
     """A run, its measurements and its loads as the store has them. Raises RequestError where there is none."""
     from engine.jobs import slurm as jobs_slurm
     from engine.store import interrupted, measurements, open_store
@@ -109,8 +110,7 @@ def stored_rows(reference: str) -> tuple[dict[str, Any], list[dict[str, Any]], l
         with store.session() as session:
             interrupted.mark_interrupted(session)
             found = get_run(session, reference)
-            rows = [measurements.flat(m) for m in measurements.measurements(session, found.id)]
-            return run_summary(found), rows, measurements.loads(session, found.id)
+            return run_summary(found), measurements.rows(session, found.id), measurements.loads(session, found.id)
 
 
 def say_read_only(store: Store) -> None:
@@ -120,8 +120,8 @@ def say_read_only(store: Store) -> None:
 
 def print_run(
     summary: dict[str, Any],
-    rows: list[dict[str, Any]],
-    stored_loads: list[dict[str, Any]],
+    rows: list[Row],
+    stored_loads: list[LoadRow],
     hourly_price: float | None = None,
 ) -> None:
     from engine.report import load, tables

@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
 from engine.measurement import bounds, gate, quality, stats
 from engine.measurement import labels as label_names
+from engine.measurement.blocks import Block
 from engine.measurement.doubts import Code, Doubt, doubt, in_words
 from engine.measurement.labels import RANDOM_WEIGHTS, Alignment
 
 SLOWER_MACHINE = 0.1
 """By how much calls may be slower than in the fastest earlier run before the machine is said to be."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """Timed calls of one round; its first fields are those of `engine.store.measurements.TimedBlock`."""
-
-    process: int
-    round: int
-    started_s: float
-    latencies_s: np.ndarray
-    samples: int
-    tokens: int
-    padded_tokens: int
-    kind: str = "timed"
 
 
 @dataclass(frozen=True)
@@ -172,55 +159,82 @@ def answers(
     }
 
 
+@dataclass(frozen=True)
+class Difference:
+    """A variant's accuracy beside another's on the same examples; the fields are columns of a measurement."""
+
+    examples: int
+    accuracy_difference: float
+    accuracy_difference_low: float
+    accuracy_difference_high: float
+    accuracy_gained: int
+    accuracy_lost: int
+    accuracy_p: float | None
+    """Exact McNemar, two-sided; uncorrected until `corrected`."""
+    accuracy_comparison: str | None = None
+    """better, worse or no_difference, as `detectable_difference` from `corrected`."""
+    detectable_difference: float | None = None
+
+
+def difference(right: np.ndarray, baseline: np.ndarray) -> Difference:
+    """The accuracy beside a baseline: both bool [examples], whether each is answered right."""
+    pair = quality.compare(right, baseline)
+    return Difference(len(right), pair.difference, pair.low, pair.high, pair.gained, pair.lost, pair.p)
+
+
 def paired(
-    logits: np.ndarray, alignment: Alignment, baseline: np.ndarray, other: Alignment, labels: np.ndarray | None
-) -> dict[str, Any]:
-    """A variant's accuracy beside the baseline's on the same examples; empty where either has none.
+    logits: np.ndarray, alignment: Alignment, baseline: np.ndarray, other: Alignment, labels: np.ndarray
+) -> tuple[Difference, dict[str, Any]] | None:
+    """A variant's answers beside the baseline's: the difference in accuracy, and the changed answers by kind.
 
-    `flip_kinds` belongs into `quality`; all else are columns.
-
-    Both logits are float32 [examples, model labels]. `accuracy_p` is uncorrected; `corrected` is for that.
+    Both logits are float32 [examples, model labels]. None where either model's labels are not aligned.
     """
-    if labels is None or alignment.mapping is None or other.mapping is None:
-        return {}
+    if alignment.mapping is None or other.mapping is None:
+        return None
     mine, theirs = alignment.apply(logits), other.apply(baseline)
     flips = quality.flips(mine, theirs, labels, 1 + max(*alignment.mapping, *other.mapping))
-    return {
-        "flip_kinds": {
-            "right_to_wrong": flips.right_to_wrong,
-            "wrong_to_right": flips.wrong_to_right,
-            "wrong_to_wrong": flips.wrong_to_wrong,
-        },
-        **difference(mine == labels, theirs == labels),
+    kinds = {
+        "right_to_wrong": flips.right_to_wrong,
+        "wrong_to_right": flips.wrong_to_right,
+        "wrong_to_wrong": flips.wrong_to_wrong,
     }
+    return difference(mine == labels, theirs == labels), kinds
 
 
-def difference(right: np.ndarray, baseline: np.ndarray) -> dict[str, Any]:
-    """The accuracy columns beside a baseline: both bool [examples], whether each is answered right."""
-    pair = quality.compare(right, baseline)
-    return {
-        "examples": len(right),
-        "accuracy_difference": pair.difference,
-        "accuracy_difference_low": pair.low,
-        "accuracy_difference_high": pair.high,
-        "accuracy_gained": pair.gained,
-        "accuracy_lost": pair.lost,
-        "accuracy_p": pair.p,
-    }
+class _Differing(Protocol):
+    """What `corrected` needs of a row: `Difference` has it, and so has every row of the store."""
+
+    @property
+    def accuracy_p(self) -> float | None: ...
+    @property
+    def accuracy_gained(self) -> int | None: ...
+    @property
+    def accuracy_lost(self) -> int | None: ...
+    @property
+    def examples(self) -> int | None: ...
 
 
-def corrected(rows: list[dict[str, Any]]) -> None:
-    """Correct `accuracy_p` of the rows of one experiment by Holm, in place, and draw the verdict from it.
+D = TypeVar("D", bound=_Differing)
 
-    What so many examples would have shown follows from how many rows are corrected together.
+
+def corrected(rows: Sequence[D]) -> list[D]:
+    """The rows of one experiment with `accuracy_p` corrected by Holm, and the verdict and smallest difference from it.
+
+    What so many examples would have shown follows from how many rows are corrected together. Rows without a p value
+    stay as they are.
     """
-    found = {str(index): row["accuracy_p"] for index, row in enumerate(rows) if row.get("accuracy_p") is not None}
-    for index, p in quality.holm(found).items():
-        row = rows[int(index)]
-        row["accuracy_p"] = p
-        row["accuracy_comparison"] = quality.verdict(row["accuracy_gained"], row["accuracy_lost"], p)
-        pairs = row["accuracy_gained"] + row["accuracy_lost"]
-        row["detectable_difference"] = quality.smallest_detectable(pairs, row["examples"], len(found))
+    made = list(rows)
+    known = {str(index): row.accuracy_p for index, row in enumerate(rows) if row.accuracy_p is not None}
+    for index, p in quality.holm(known).items():
+        row = made[int(index)]
+        gained, lost, examples = row.accuracy_gained or 0, row.accuracy_lost or 0, row.examples or 0
+        made[int(index)] = replace(  # type: ignore[type-var]
+            row,
+            accuracy_p=p,
+            accuracy_comparison=quality.verdict(gained, lost, p),
+            detectable_difference=quality.smallest_detectable(gained + lost, examples, len(known)),
+        )
+    return made
 
 
 def predicted_names(logits: np.ndarray, alignment: Alignment, dataset_labels: list[str] | None) -> list[str]:

@@ -8,8 +8,10 @@ import numpy as np
 
 from engine.measurement import summary
 from engine.measurement.labels import Alignment
+from engine.measurement.summary import Difference
 from engine.report import changes, takeaways
-from engine.report.takeaways import Answers, Key, Row, Stored
+from engine.report.takeaways import Answers, Key, Stored
+from engine.store.rows import Row
 
 Outputs = Mapping[Key, np.ndarray]
 """(variant, batch size) -> int64 [examples]: the index of each answer's largest logit."""
@@ -23,15 +25,14 @@ def accuracies(first: Stored, second: Stored, outputs: tuple[Outputs, Outputs], 
     """
     if labels is None or None in (found := _sets(first, second)) or found[0] != found[1]:
         return {}
-    paired: dict[Key, Row] = {}
+    paired: dict[Key, Difference] = {}
     for a, b in changes.pairs(first, second):
-        key = (a["variant"], a["batch_size"])
+        key = (a.variant, a.batch_size)
         theirs, mine = (known.get(key) for known in outputs)
-        sound = takeaways.sound(a) and takeaways.sound(b) and None not in (a["accuracy"], b["accuracy"])
+        sound = takeaways.sound(a) and takeaways.sound(b) and None not in (a.accuracy, b.accuracy)
         if sound and theirs is not None and mine is not None:
             paired[key] = summary.difference(_right(b, mine, labels), _right(a, theirs, labels))
-    summary.corrected(list(paired.values()))
-    return paired
+    return dict(zip(paired, summary.corrected(list(paired.values())), strict=True))
 
 
 def stored(first: Stored, second: Stored) -> Answers:
@@ -57,5 +58,5 @@ def _sets(first: Stored, second: Stored) -> tuple[str | None, str | None]:
 
 def _right(row: Row, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Which examples a row answers right: bool [examples]."""
-    right: np.ndarray = np.asarray(Alignment(**row["labels"]).mapping)[outputs] == labels
+    right: np.ndarray = np.asarray(Alignment(**(row.labels or {})).mapping)[outputs] == labels
     return right

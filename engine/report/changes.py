@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from engine.report.takeaways import HEAVIER, LIGHTER, Answers, Row, Stored, baseline_for, names, p_words, sound
+from engine.measurement.summary import Difference
+from engine.report.takeaways import HEAVIER, LIGHTER, Answers, Stored, baseline_for, names, p_words, sound
+from engine.store.rows import Row
 from engine.units import between, megabytes, percent, point_interval, points, significant, times
 
 
@@ -20,8 +22,8 @@ class Regression:
 
 def pairs(first: Stored, second: Stored) -> list[tuple[Row, Row]]:
     """The measurements that two runs share, by variant and batch size, whatever became of them."""
-    other = {(row["variant"], row["batch_size"]): row for row in second[1]}
-    return [(row, other[key]) for row in first[1] if (key := (row["variant"], row["batch_size"])) in other]
+    other = {(row.variant, row.batch_size): row for row in second[1]}
+    return [(row, other[key]) for row in first[1] if (key := (row.variant, row.batch_size)) in other]
 
 
 def change(a: Row, b: Row) -> tuple[float, float, float] | None:
@@ -29,10 +31,14 @@ def change(a: Row, b: Row) -> tuple[float, float, float] | None:
 
     The two runs are independent: their intervals' half-widths add as squares, on the logarithm.
     """
-    if any(row[key] is None for row in (a, b) for key in ("speedup", "speedup_low", "speedup_high")):
+    halves = []
+    for row in (a, b):
+        if row.speedup_low is None or row.speedup_high is None:
+            return None
+        halves.append(math.log(row.speedup_high / row.speedup_low) / 2)
+    if a.speedup is None or b.speedup is None:
         return None
-    halves = [math.log(row["speedup_high"] / row["speedup_low"]) / 2 for row in (a, b)]
-    centre, half = math.log(b["speedup"] / a["speedup"]), math.hypot(*halves)
+    centre, half = math.log(b.speedup / a.speedup), math.hypot(*halves)
     return math.exp(centre), math.exp(centre - half), math.exp(centre + half)
 
 
@@ -42,14 +48,14 @@ def moved(a: Row, b: Row, first: Stored, second: Stored) -> tuple[float, float, 
     Both rows and both baselines are sound, and the baselines are the same variant.
     """
     bases = (baseline_for(a, first[1]), baseline_for(b, second[1]))
-    if a["baseline"] or b["baseline"] or not all(row is not None and sound(row) for row in (a, b, *bases)):
+    if a.baseline or b.baseline or not all(row is not None and sound(row) for row in (a, b, *bases)):
         return None
     return change(a, b) if _same_baseline(first, second) else None
 
 
 def _same_baseline(first: Stored, second: Stored) -> bool:
     def known(run: Stored) -> set[tuple[str, str, str]]:
-        return {(row["variant"], row["backend"], row["precision"]) for row in run[1] if row["baseline"]}
+        return {(row.variant, row.backend, row.precision) for row in run[1] if row.baseline}
 
     return known(first) == known(second)
 
@@ -71,19 +77,19 @@ def differences(
     if not _same_baseline(first, second):
         said.append("different baselines: speed-ups are not comparable")
     called = names(first[1])
-    by_key = {(r["variant"], r["batch_size"]): called[i] for i, r in enumerate(first[1])}
+    by_key = {(r.variant, r.batch_size): called[i] for i, r in enumerate(first[1])}
     for a, b in pairs(first, second):
-        key = (a["variant"], a["batch_size"])
+        key = (a.variant, a.batch_size)
         found = [
-            f"is invalid in {letter}, and nothing is concluded from it: {row['validity_reason']}"
+            f"is invalid in {letter}, and nothing is concluded from it: {row.validity_reason}"
             for letter, row in ((one, a), (other, b))
-            if row["validity"] == "invalid"
+            if row.validity == "invalid"
         ]
         if sound(a) and sound(b):
             found = [*_moved_speed(a, b, first, second, letters), *_moved_accuracy((answers or {}).get(key), letters)]
             found += _moved_memory(a, b, letters)
         said += [f"{by_key[key]}: {sentence}" for sentence in found]
-    only = {row["variant"] for row in first[1]} ^ {row["variant"] for row in second[1]}
+    only = {row.variant for row in first[1]} ^ {row.variant for row in second[1]}
     if only:
         said.append(f"in one of the runs only: {', '.join(sorted(only))}")
     return said
@@ -96,26 +102,26 @@ def _moved_speed(a: Row, b: Row, first: Stored, second: Stored, letters: tuple[s
     word = "rose" if found[0] > 1 else "fell"
     yield (
         f"the speed-up {word} to {times(found[0])} ({between(found[1], found[2])}) of what it was: "
-        f"{significant(a['speedup'])} ({letters[0]}), {significant(b['speedup'])} ({letters[1]})"
+        f"{significant(a.speedup)} ({letters[0]}), {significant(b.speedup)} ({letters[1]})"
     )
 
 
-def _moved_accuracy(pair: Row | None, letters: tuple[str, str]) -> Iterator[str]:
-    if pair is None or pair["accuracy_comparison"] == "no_difference":
+def _moved_accuracy(pair: Difference | None, letters: tuple[str, str]) -> Iterator[str]:
+    if pair is None or pair.accuracy_comparison == "no_difference":
         return
-    word = "fell" if pair["accuracy_comparison"] == "worse" else "rose"
-    limits = point_interval(pair["accuracy_difference_low"], pair["accuracy_difference_high"])
+    word = "fell" if pair.accuracy_comparison == "worse" else "rose"
+    limits = point_interval(pair.accuracy_difference_low, pair.accuracy_difference_high)
     yield (
-        f"the accuracy {word} by {abs(pair['accuracy_difference']) * 100:.1f} points from {letters[0]} to {letters[1]} "
-        f"({limits}; McNemar with Holm, p {p_words(pair['accuracy_p'])}): {pair['accuracy_lost']} of the same "
-        f"{pair['examples']:,} examples lost, {pair['accuracy_gained']} gained"
+        f"the accuracy {word} by {abs(pair.accuracy_difference) * 100:.1f} points from {letters[0]} to {letters[1]} "
+        f"({limits}; McNemar with Holm, p {p_words(pair.accuracy_p)}): {pair.accuracy_lost} of the same "
+        f"{pair.examples:,} examples lost, {pair.accuracy_gained} gained"
     )
 
 
 def _moved_memory(a: Row, b: Row, letters: tuple[str, str]) -> Iterator[str]:
     # A run without a GPU has no VRAM to hold beside another's.
-    kind = "ram" if None in (a["vram_peak_bytes"], b["vram_peak_bytes"]) else "vram"
-    before, after = a[f"{kind}_peak_bytes"], b[f"{kind}_peak_bytes"]
+    kind = "ram" if None in (a.vram_peak_bytes, b.vram_peak_bytes) else "vram"
+    before, after = a.figure(f"{kind}_peak_bytes"), b.figure(f"{kind}_peak_bytes")
     if not before or not after or LIGHTER < after / before < HEAVIER:
         return
     yield (
@@ -133,15 +139,15 @@ def regressions(rows: Sequence[Row], threshold: float) -> list[Regression]:
     found, called = [], names(rows)
     for index, row in enumerate(rows):
         name = called[index]
-        if row["status"] == "failed":
-            found.append(Regression(name, f"{name} failed: {row['status_reason']}"))
-        if row["status"] == "measured" and not sound(row):
-            found.append(Regression(name, f"{name} is invalid: {row['validity_reason']}"))
+        if row.status == "failed":
+            found.append(Regression(name, f"{name} failed: {row.status_reason}"))
+        if row.status == "measured" and not sound(row):
+            found.append(Regression(name, f"{name} is invalid: {row.validity_reason}"))
         base = baseline_for(row, rows)
-        if row["baseline"] or not sound(row) or base is None or not sound(base):
+        if row.baseline or not sound(row) or base is None or not sound(base):
             continue
-        if row["speedup_high"] is not None and row["speedup_high"] < 1 - threshold:
-            limits = between(row["speedup_low"], row["speedup_high"])
+        if row.speedup_high is not None and row.speedup_high < 1 - threshold:
+            limits = between(row.speedup_low, row.speedup_high)
             sentence = f"{name} is slower than the baseline by more than {percent(threshold)}%: {limits} its samples/s"
             found.append(Regression(name, sentence))
         if (lost := _lost(row, threshold)) is not None:
@@ -150,12 +156,12 @@ def regressions(rows: Sequence[Row], threshold: float) -> list[Regression]:
     return found
 
 
-def _lost(pair: Row, threshold: float) -> str | None:
+def _lost(pair: Row | Difference, threshold: float) -> str | None:
     """How much accuracy is shown to be lost, in words, where that is more than `threshold`."""
-    high = pair["accuracy_difference_high"]
-    if pair["accuracy_comparison"] != "worse" or high is None or high >= -threshold:
+    high = pair.accuracy_difference_high
+    if pair.accuracy_comparison != "worse" or high is None or high >= -threshold:
         return None
-    return f"{points(pair['accuracy_difference'])} points ({point_interval(pair['accuracy_difference_low'], high)})"
+    return f"{points(pair.accuracy_difference)} points ({point_interval(pair.accuracy_difference_low, high)})"
 
 
 def regressions_between(
@@ -167,14 +173,14 @@ def regressions_between(
     invalid counts as such, and what was invalid before for nothing.
     """
     found, called = [], names(second[1])
-    by_key = {(r["variant"], r["batch_size"]): called[i] for i, r in enumerate(second[1])}
+    by_key = {(r.variant, r.batch_size): called[i] for i, r in enumerate(second[1])}
     for a, b in pairs(first, second):
-        key = (b["variant"], b["batch_size"])
+        key = (b.variant, b.batch_size)
         name = by_key[key]
-        if a["status"] == "measured" and b["status"] == "failed":
-            found.append(Regression(name, f"{name} failed: {b['status_reason']}"))
-        if sound(a) and b["status"] == "measured" and not sound(b):
-            found.append(Regression(name, f"{name} became invalid: {b['validity_reason']}"))
+        if a.status == "measured" and b.status == "failed":
+            found.append(Regression(name, f"{name} failed: {b.status_reason}"))
+        if sound(a) and b.status == "measured" and not sound(b):
+            found.append(Regression(name, f"{name} became invalid: {b.validity_reason}"))
         ratio = moved(a, b, first, second)
         if ratio is not None and ratio[2] < 1 - threshold:
             sentence = (

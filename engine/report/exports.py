@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from engine.errors import RequestError
 from engine.report import load as report_load
 from engine.report import markup, tables
+from engine.store.rows import LoadRow, Row
 
 FORMULA = tuple("=+-@\t\n＝＋－＠")
 """What makes a spreadsheet read a cell of text as a formula."""
@@ -32,11 +34,11 @@ def measurements(reference: str, form: str) -> str:
 
     with open_store(create=False) as store, store.session() as session:
         run = runs.get_run(session, reference)
-        rows = [store_measurements.flat(m) for m in store_measurements.measurements(session, run.id)]
+        rows = store_measurements.rows(session, run.id)
         summary = runs.run_summary(run)
         stored_loads = store_measurements.loads(session, run.id)
     if form == "json":
-        return json.dumps({"run": summary, "measurements": rows, "scenarios": stored_loads}, indent=2)
+        return as_json(summary, rows, stored_loads)
     loads = report_load.joined(stored_loads, rows)
     if form == "latex":
         return tables.document(summary, rows, loads)
@@ -45,10 +47,23 @@ def measurements(reference: str, form: str) -> str:
         if notes := [*tables.notes(rows), *report_load.notes(loads)]:
             parts.append("\n".join(f"- {markup.literal(note)}" for note in notes))
         return "\n\n".join([*parts, markup.literal(tables.caption(summary, rows))])
+    lines = [row.to_json() for row in rows]
     if loads:
-        of = {load["variant"]: load for load in loads}
-        rows = [row | {f"load_{name}": of.get(row["variant"], {}).get(name) for name in LOAD_FIELDS} for row in rows]
-    return _csv([{key: _cell(value) for key, value in row.items()} for row in rows])
+        of = {load.variant: load for load in loads}
+        for line in lines:
+            load = of.get(line["variant"])
+            line |= {f"load_{name}": load.figure(name) if load else None for name in LOAD_FIELDS}
+    return _csv([{key: _cell(value) for key, value in line.items()} for line in lines])
+
+
+def as_json(summary: dict[str, Any], rows: Sequence[Row], loads: Sequence[LoadRow]) -> str:
+    """A run's summary and its flat rows; the list `scenarios` has what its variants gave under load."""
+    found = {
+        "run": summary,
+        "measurements": [row.to_json() for row in rows],
+        "scenarios": [load.to_json() for load in loads],
+    }
+    return json.dumps(found, indent=2)
 
 
 def predictions(reference: str, form: str) -> str:

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from engine.report import takeaways
-from engine.report.takeaways import Row
+from engine.report.load import JoinedLoad
+from engine.store.rows import Row
 
 
-def marked_name(row: Row, several: bool) -> str:
-    mark = {"unstable": " ~", "invalid": " ✗"}.get(row["validity"] or "", "")
-    return f"{takeaways.sized(row) if several else row['title']}{mark}"
+def marked_name(row: AnyRow, several: bool) -> str:
+    mark = {"unstable": " ~", "invalid": " ✗"}.get(row.validity or "", "")
+    return f"{takeaways.sized(row) if several else row.title}{mark}"
 
 
-Column = tuple[str, Callable[[Row], str]]
+AnyRow = Row | JoinedLoad
+R = TypeVar("R", bound=AnyRow)
+Column = tuple[str, Callable[[R], str]]
+"""A heading, and what a row has in the column."""
 WORDS = ("Verdict", "Accuracy", "Bound by", "Batch", "Padding", "Order")
 """Columns of words, which are set to the left."""
 
 
-def several_batch_sizes(rows: list[Row]) -> bool:
-    return len({row["batch_size"] for row in rows}) > 1
+def several_batch_sizes(rows: Sequence[AnyRow]) -> bool:
+    return len({row.batch_size for row in rows}) > 1
 
 
-def markdown(rows: list[Row], columns: list[Column]) -> str:
+def markdown(rows: Sequence[R], columns: list[Column[R]]) -> str:
     """The same as a Markdown table."""
     several = several_batch_sizes(rows)
     lines = [
@@ -84,7 +89,7 @@ def latex_literal(text: str) -> str:
     return "".join(LATEX.get(sign, sign) for sign in re.sub("(?<=-)-", "\0", shown))
 
 
-def latex(rows: list[Row], columns: list[Column], about: str, label: str, remarks: Sequence[str] = ()) -> str:
+def latex(rows: Sequence[R], columns: list[Column[R]], about: str, label: str, remarks: Sequence[str] = ()) -> str:
     """The same as a LaTeX table with booktabs; `about` is its caption, `remarks` stand below it."""
     several = several_batch_sizes(rows)
     sides = "".join("l" if header in WORDS else "r" for header, _ in columns)

@@ -1,14 +1,13 @@
-"""What a sweep over batch sizes says of each variant. Pure, over the flat rows of `engine.store.measurements.flat`."""
+"""What a sweep over batch sizes says of each variant. Pure, over the rows of `engine.store.measurements.rows`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from engine.store.rows import Row
 from engine.units import milliseconds, significant, whole
 
-Row = dict[str, Any]
 NEAR = 0.95
 """The share of the best throughput from which on a larger batch gains little."""
 
@@ -27,34 +26,39 @@ class Sweep:
     def sentence(self) -> str:
         """The three in words."""
         best, knee = self.best, self.knee
-        said = f"{best['title']}: most samples/s ({significant(best['throughput_samples_per_s'])}) "
-        said += f"at batch {whole(best['batch_size'])}"
+        said = f"{best.title}: most samples/s ({significant(best.throughput_samples_per_s)}) "
+        said += f"at batch {whole(best.batch_size)}"
         if knee is not best:
-            share = knee["throughput_samples_per_s"] / best["throughput_samples_per_s"]
+            share = rate(knee) / rate(best)
             said += (
-                f"; the knee is at {whole(knee['batch_size'])} ({share:.0%} of it, "
-                f"{milliseconds(knee['latency_p50_s'])} instead of {milliseconds(best['latency_p50_s'])} ms a call)"
+                f"; the knee is at {whole(knee.batch_size)} ({share:.0%} of it, "
+                f"{milliseconds(knee.latency_p50_s)} instead of {milliseconds(best.latency_p50_s)} ms a call)"
             )
         if self.single is not None:
-            said += f"; one text alone takes {milliseconds(self.single['latency_p50_s'])} ms"
+            said += f"; one text alone takes {milliseconds(self.single.latency_p50_s)} ms"
         return said
+
+
+def rate(row: Row) -> float:
+    """Samples/s of a row, 0 where none were measured."""
+    return row.throughput_samples_per_s or 0.0
 
 
 def sweep(rows: Sequence[Row]) -> Sweep | None:
     """What `rows`, all of one variant, say; None where fewer than two batch sizes gave valid figures."""
-    known = [r for r in rows if r["throughput_samples_per_s"] is not None and r["validity"] != "invalid"]
-    known.sort(key=lambda r: r["batch_size"])
-    if len({r["batch_size"] for r in known}) < 2:
+    known = [r for r in rows if r.throughput_samples_per_s is not None and r.validity != "invalid"]
+    known.sort(key=lambda r: r.batch_size)
+    if len({r.batch_size for r in known}) < 2:
         return None
-    best = max(known, key=lambda r: r["throughput_samples_per_s"])
-    wanted = NEAR * best["throughput_samples_per_s"]
-    reach = [r["throughput_samples_per_s_high"] or r["throughput_samples_per_s"] for r in known]
-    knee = next(r for r, high in zip(known, reach, strict=True) if high >= wanted)
-    return Sweep(best, knee, known[0] if known[0]["batch_size"] == 1 else None)
+    best = max(known, key=rate)
+    near = NEAR * rate(best)
+    reach = [r.throughput_samples_per_s_high or rate(r) for r in known]
+    knee = next(r for r, high in zip(known, reach, strict=True) if high >= near)
+    return Sweep(best, knee, known[0] if known[0].batch_size == 1 else None)
 
 
 def sweeps(rows: Sequence[Row]) -> list[Sweep]:
     """Of every variant that was measured at several batch sizes, in the rows' order."""
-    names = dict.fromkeys(row["variant"] for row in rows)
-    found = (sweep([row for row in rows if row["variant"] == name]) for name in names)
+    names = dict.fromkeys(row.variant for row in rows)
+    found = (sweep([row for row in rows if row.variant == name]) for name in names)
     return [each for each in found if each is not None]

@@ -1,19 +1,21 @@
 """What the command line prints: tables of measurements for people, as rich renderables or Markdown.
 
-Every function takes the flat dictionaries of `engine.store.measurements.flat`.
+Every function takes the rows of `engine.store.measurements.rows`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any, Generic, NamedTuple
 
 from engine.measurement import operators
 from engine.measurement.operators import KINDS
 from engine.report import changes, load, takeaways
-from engine.report.markup import WORDS, Column, latex, marked_name, several_batch_sizes
+from engine.report.load import JoinedLoad
+from engine.report.markup import WORDS, Column, R, latex, marked_name, several_batch_sizes
 from engine.report.sweep import sweeps
-from engine.report.takeaways import Row, Stored
+from engine.report.takeaways import Stored
 from engine.report.words import (
     ACCURACY_VERDICTS,
     QUICK_WORDS,
@@ -26,6 +28,7 @@ from engine.report.words import (
     processes_words,
     rounds_words,
 )
+from engine.store.rows import Row
 from engine.units import (
     NOTHING,
     between,
@@ -42,146 +45,146 @@ from engine.units import (
 
 
 def _speedup(row: Row) -> str:
-    if row["baseline"]:
+    if row.baseline:
         return "1 (baseline)"
-    if row["speedup"] is None:
+    if row.speedup is None:
         return NOTHING
-    return f"{significant(row['speedup'])} ({between(row['speedup_low'], row['speedup_high'])})"
+    return f"{significant(row.speedup)} ({between(row.speedup_low, row.speedup_high)})"
 
 
 def _verdict(row: Row) -> str:
-    if row["status"] != "measured":
-        return STATES.get(row["status"], str(row["status"]))
-    return "" if row["baseline"] else SPEED_VERDICTS.get(row["comparison"], NOTHING)
+    if row.status != "measured":
+        return STATES.get(row.status, str(row.status))
+    return "" if row.baseline else SPEED_VERDICTS.get(row.comparison or "", NOTHING)
 
 
 def _accuracy(row: Row) -> str:
-    if row["accuracy"] is None:
+    if row.accuracy is None:
         return NOTHING
-    return f"{percent(row['accuracy'])} ({between(row['accuracy_low'], row['accuracy_high'], percent)})"
+    return f"{percent(row.accuracy)} ({between(row.accuracy_low, row.accuracy_high, percent)})"
 
 
 def _percentile(row: Row, key: str) -> str:
-    if row[key] is None and row["status"] == "measured":
+    if row.figure(key) is None and row.status == "measured":
         return "n too small"
-    return milliseconds(row[key])
+    return milliseconds(row.figure(key))
 
 
-SPEED: list[Column] = [
-    ("p50 ms", lambda r: milliseconds(r["latency_p50_s"])),
+SPEED: list[Column[Row]] = [
+    ("p50 ms", lambda r: milliseconds(r.latency_p50_s)),
     ("p95 ms", lambda r: _percentile(r, "latency_p95_s")),
-    ("Calls", lambda r: whole(r["calls"])),
-    ("Samples/s", lambda r: significant(r["throughput_samples_per_s"])),
-    ("Tokens/s", lambda r: significant(r["throughput_tokens_per_s"])),
+    ("Calls", lambda r: whole(r.calls)),
+    ("Samples/s", lambda r: significant(r.throughput_samples_per_s)),
+    ("Tokens/s", lambda r: significant(r.throughput_tokens_per_s)),
     ("Speed-up (95%)", _speedup),
     ("Verdict", _verdict),
 ]
-REST: list[Column] = [
+REST: list[Column[Row]] = [
     ("Accuracy % (95%)", _accuracy),
-    ("Macro F1 %", lambda r: percent(r["macro_f1"])),
-    ("Same answer %", lambda r: percent(r["agreement"], 2)),
-    ("Peak RAM MB", lambda r: megabytes(r["ram_peak_bytes"])),
-    ("VRAM MB", lambda r: megabytes(r["vram_peak_bytes"])),
-    ("Weights MB", lambda r: megabytes(r["weights_bytes"])),
-    ("Load s", lambda r: significant(r["load_s"])),
+    ("Macro F1 %", lambda r: percent(r.macro_f1)),
+    ("Same answer %", lambda r: percent(r.agreement, 2)),
+    ("Peak RAM MB", lambda r: megabytes(r.ram_peak_bytes)),
+    ("VRAM MB", lambda r: megabytes(r.vram_peak_bytes)),
+    ("Weights MB", lambda r: megabytes(r.weights_bytes)),
+    ("Load s", lambda r: significant(r.load_s)),
 ]
 
 
 def _difference(row: Row) -> str:
-    if row["accuracy_difference"] is None:
-        return "0 (baseline)" if row["baseline"] and row["accuracy"] is not None else NOTHING
-    limits = point_interval(row["accuracy_difference_low"], row["accuracy_difference_high"])
-    return f"{points(row['accuracy_difference'])} ({limits})"
+    if row.accuracy_difference is None:
+        return "0 (baseline)" if row.baseline and row.accuracy is not None else NOTHING
+    limits = point_interval(row.accuracy_difference_low, row.accuracy_difference_high)
+    return f"{points(row.accuracy_difference)} ({limits})"
 
 
-EVIDENCE: list[Column] = [
+EVIDENCE: list[Column[Row]] = [
     ("Difference, points (95%)", _difference),
-    ("p (McNemar, Holm)", lambda r: NOTHING if r["accuracy_p"] is None else takeaways.p_words(r["accuracy_p"])),
-    ("Would show (80%)", lambda r: percent(r["detectable_difference"])),
-    ("Accuracy", lambda r: "" if r["baseline"] else ACCURACY_VERDICTS.get(r["accuracy_comparison"], NOTHING)),
-    ("NLL", lambda r: significant(r["nll"])),
-    ("ECE %", lambda r: percent(r["ece"])),
-    ("Batch flips %", lambda r: percent(r["batch_flip_rate"], 2)),
-    ("J/1,000", lambda r: significant(r["energy_j_per_1000_examples"])),
-    ("Of the limit %", lambda r: share_percent(r["limit_share"])),
-    ("Bound by", lambda r: r["binds"] or NOTHING),
+    ("p (McNemar, Holm)", lambda r: NOTHING if r.accuracy_p is None else takeaways.p_words(r.accuracy_p)),
+    ("Would show (80%)", lambda r: percent(r.detectable_difference)),
+    ("Accuracy", lambda r: "" if r.baseline else ACCURACY_VERDICTS.get(r.accuracy_comparison or "", NOTHING)),
+    ("NLL", lambda r: significant(r.nll)),
+    ("ECE %", lambda r: percent(r.ece)),
+    ("Batch flips %", lambda r: percent(r.batch_flip_rate, 2)),
+    ("J/1,000", lambda r: significant(r.energy_j_per_1000_examples)),
+    ("Of the limit %", lambda r: share_percent(r.limit_share)),
+    ("Bound by", lambda r: r.binds or NOTHING),
 ]
 
 
 def _real(row: Row) -> str:
-    real, padded = row["throughput_tokens_per_s"], row["throughput_padded_tokens_per_s"]
+    real, padded = row.throughput_tokens_per_s, row.throughput_padded_tokens_per_s
     return percent(None if real is None or not padded else real / padded, 0)
 
 
-BATCHES: list[Column] = [
+BATCHES: list[Column[Row]] = [
     ("Batch", batch_words),
-    ("Padding", lambda r: r["padding"]),
-    ("Order", lambda r: r["order"]),
-    ("Examples/call", lambda r: significant(r["examples_per_call"])),
-    ("Tokens/s", lambda r: significant(r["throughput_tokens_per_s"])),
-    ("With padding", lambda r: significant(r["throughput_padded_tokens_per_s"])),
+    ("Padding", lambda r: r.padding),
+    ("Order", lambda r: r.order),
+    ("Examples/call", lambda r: significant(r.examples_per_call)),
+    ("Tokens/s", lambda r: significant(r.throughput_tokens_per_s)),
+    ("With padding", lambda r: significant(r.throughput_padded_tokens_per_s)),
     ("Real %", _real),
 ]
 
 
-def batched_apart(rows: list[Row]) -> bool:
+def batched_apart(rows: Sequence[Row]) -> bool:
     """Whether variants form their batches in different ways, or by tokens: then BATCHES says more than a caption."""
-    return len({(r["padding"], r["order"], r["max_batch_tokens"]) for r in rows}) > 1 or any(
-        r["max_batch_tokens"] or r["padding"] == "packed" for r in rows
+    return len({(r.padding, r.order, r.max_batch_tokens) for r in rows}) > 1 or any(
+        r.max_batch_tokens or r.padding == "packed" for r in rows
     )
 
 
-def price(hourly_price: float) -> Column:
+def price(hourly_price: float) -> Column[Row]:
     """The column of what a million texts cost at `hourly_price`, in its currency."""
     return (
         "Price/M texts",
-        lambda r: significant(price_per_million(hourly_price, r["throughput_samples_per_s"])),
+        lambda r: significant(price_per_million(hourly_price, r.throughput_samples_per_s)),
     )
 
 
-def _held(row: Row) -> str:
-    if row["status"] != "measured":
+def _held(row: JoinedLoad) -> str:
+    if row.status != "measured":
         return NOTHING
-    return significant(row["server_texts_per_s"]) if row["server_texts_per_s"] else "none"
+    return significant(row.server_texts_per_s) if row.server_texts_per_s else "none"
 
 
-def _ratio(row: Row) -> str:
-    if row["baseline"]:
-        return "1 (baseline)" if row["status"] == "measured" else NOTHING
-    if row["ratio"] is None:
+def _ratio(row: JoinedLoad) -> str:
+    if row.baseline:
+        return "1 (baseline)" if row.status == "measured" else NOTHING
+    if row.ratio is None:
         return NOTHING
-    return f"{significant(row['ratio'])} ({between(row['ratio_low'], row['ratio_high'])})"
+    return f"{significant(row.ratio)} ({between(row.ratio_low, row.ratio_high)})"
 
 
-def _load_verdict(row: Row) -> str:
-    if row["status"] != "measured":
-        return STATES.get(row["status"], str(row["status"]))
-    return "" if row["baseline"] else load.VERDICTS.get(row["comparison"], NOTHING)
+def _load_verdict(row: JoinedLoad) -> str:
+    if row.status != "measured":
+        return STATES.get(row.status, str(row.status))
+    return "" if row.baseline else load.VERDICTS.get(row.comparison or "", NOTHING)
 
 
-LOAD: list[Column] = [
-    ("Single p90 ms", lambda r: milliseconds(r["single_p90_s"])),
-    ("Offline texts/s", lambda r: significant(r["offline_texts_per_s"])),
+LOAD: list[Column[JoinedLoad]] = [
+    ("Single p90 ms", lambda r: milliseconds(r.single_p90_s)),
+    ("Offline texts/s", lambda r: significant(r.offline_texts_per_s)),
     ("Holds texts/s", _held),
-    ("Fails at", lambda r: significant(r["beyond_texts_per_s"])),
+    ("Fails at", lambda r: significant(r.beyond_texts_per_s)),
     ("Ratio (bounds)", _ratio),
     ("Verdict", _load_verdict),
 ]
 """Of the rows of `engine.report.load.joined`."""
 
 
-class Part(NamedTuple):
+class Part(NamedTuple, Generic[R]):
     """One of a run's tables."""
 
     name: str
     title: str
-    columns: list[Column]
-    rows: list[Row]
+    columns: list[Column[R]]
+    rows: Sequence[R]
 
 
-def parts(rows: list[Row], hourly_price: float | None = None, loads: Sequence[Row] = ()) -> list[Part]:
+def parts(rows: Sequence[Row], hourly_price: float | None = None, loads: Sequence[JoinedLoad] = ()) -> list[Part[Any]]:
     """A run's tables; `hourly_price` adds what a million texts cost, `loads` (`report.load.joined`) their table."""
-    found = [
+    found: list[Part[Any]] = [
         Part("speed", "Speed", SPEED if hourly_price is None else [*SPEED, price(hourly_price)], rows),
         *([Part("batches", "Batches", BATCHES, rows)] if batched_apart(rows) else []),
     ]
@@ -195,49 +198,49 @@ def parts(rows: list[Row], hourly_price: float | None = None, loads: Sequence[Ro
     ]
 
 
-def load_batches(loads: Sequence[Row]) -> str:
+def load_batches(loads: Sequence[JoinedLoad]) -> str:
     """How texts under load were batched: in the words of `engine.report.load.batches` where all are alike."""
     ways = list(dict.fromkeys(map(load.batches, loads)))
     return ways[0] if len(ways) == 1 else "batches of each variant's own"
 
 
-def notes(rows: list[Row]) -> list[str]:
+def notes(rows: Sequence[Row]) -> list[str]:
     """One sentence for each thing a reader must know about a row, in the rows' order."""
     several = several_batch_sizes(rows)
     said = []
     for row in rows:
         name = marked_name(row, several)
-        if row["status"] != "measured":
-            said.append(f"{name}: {row['status']}" + (f": {row['status_reason']}" if row["status_reason"] else ""))
-        elif row["validity_reason"]:
-            said.append(f"{name}: {row['validity']}: {row['validity_reason']}")
-        if row["status"] == "measured" and row["accuracy"] is None and row["accuracy_reason"]:
+        if row.status != "measured":
+            said.append(f"{name}: {row.status}" + (f": {row.status_reason}" if row.status_reason else ""))
+        elif row.validity_reason:
+            said.append(f"{name}: {row.validity}: {row.validity_reason}")
+        if row.status == "measured" and row.accuracy is None and row.accuracy_reason:
             beside = ""
             if (match := takeaways.index_match(row)) is not None:
                 beside = f" (comparing index with index would have said {percent(match)}%, which measures nothing)"
-            said.append(f"{name}: no accuracy: {row['accuracy_reason']}{beside}")
+            said.append(f"{name}: no accuracy: {row.accuracy_reason}{beside}")
         said += [f"{name}: {flag['sentence']}" for flag in takeaways.flags(row)]
     said.extend(_cut(rows))
     said.extend(found.sentence() for found in sweeps(rows))
     return said
 
 
-def _cut(rows: list[Row]) -> list[str]:
+def _cut(rows: Sequence[Row]) -> list[str]:
     """How many texts were longer than max_length: one sentence where that is the same for all."""
-    counts = {row["truncated"] for row in rows if row["truncated"] is not None}
+    counts = {row.truncated for row in rows if row.truncated is not None}
     if len(counts) > 1:
         several = several_batch_sizes(rows)
-        found = [(f"{marked_name(row, several)}: ", row) for row in rows if row["truncated"]]
+        found = [(f"{marked_name(row, several)}: ", row) for row in rows if row.truncated]
     else:
-        found = [("", row) for row in rows if row["truncated"]][:1]
+        found = [("", row) for row in rows if row.truncated][:1]
     return [
-        f"{name}{row['truncated']} of {row['examples']} texts {'was' if row['truncated'] == 1 else 'were'} "
-        f"cut to {row['max_length']} tokens"
+        f"{name}{row.truncated} of {row.examples} texts {'was' if row.truncated == 1 else 'were'} "
+        f"cut to {row.max_length} tokens"
         for name, row in found
     ]
 
 
-def table(rows: list[Row], columns: list[Column], title: str) -> Any:
+def table(rows: Sequence[R], columns: list[Column[R]], title: str) -> Any:
     """A rich table: a row a measurement, figures to the right."""
     from rich import box
     from rich.table import Table
@@ -255,7 +258,7 @@ def table(rows: list[Row], columns: list[Column], title: str) -> Any:
     return made
 
 
-def fitting(rows: list[Row], columns: list[Column], title: str, width: int) -> list[Any]:
+def fitting(rows: Sequence[R], columns: list[Column[R]], title: str, width: int) -> list[Any]:
     """The table in as many parts as a terminal of `width` columns needs, each beginning with the variants' names."""
     from rich.console import Console
     from rich.measure import Measurement
@@ -274,7 +277,7 @@ def fitting(rows: list[Row], columns: list[Column], title: str, width: int) -> l
     return [table(rows, columns[:kept], title), *fitting(rows, columns[kept:], more, width)]
 
 
-def document(run: dict[str, Any], rows: list[Row], loads: Sequence[Row] = ()) -> str:
+def document(run: dict[str, Any], rows: Sequence[Row], loads: Sequence[JoinedLoad] = ()) -> str:
     """A run's tables in LaTeX, to be put into a document; its notes stand below the last, of the load below its own."""
     about = caption(run, rows)
     remarks = {"evidence": notes(rows), "load": load.notes(loads)}
@@ -292,10 +295,10 @@ def document(run: dict[str, Any], rows: list[Row], loads: Sequence[Row] = ()) ->
     return "\n\n".join([needs, *made])
 
 
-def caption(run: dict[str, Any], rows: list[Row]) -> str:
+def caption(run: dict[str, Any], rows: Sequence[Row]) -> str:
     """Device, work, protocol and the meaning of the intervals, in one line."""
     workload, protocol = run["spec"]["workload"], run["spec"]["protocol"]
-    examples = next((row["examples"] for row in rows if row["examples"]), None)
+    examples = next((row.examples for row in rows if row.examples), None)
     sizes = batch_sizes(rows)
     return (
         f"{QUICK_WORDS if protocol.get('quick') else ''}"
@@ -327,15 +330,15 @@ def beside(first: Stored, second: Stored) -> Any:
         made.add_column(header, justify="right", no_wrap=True)
     several = several_batch_sizes(first[1])
     for a, b in changes.pairs(first, second):
-        doubt = next((doubt for doubt in ("invalid", "unstable") if doubt in (a["validity"], b["validity"])), None)
+        doubt = next((doubt for doubt in ("invalid", "unstable") if doubt in (a.validity, b.validity)), None)
         made.add_row(
-            Text(marked_name(a | {"validity": doubt}, several)),
-            milliseconds(a["latency_p50_s"]),
-            milliseconds(b["latency_p50_s"]),
+            Text(marked_name(replace(a, validity=doubt), several)),
+            milliseconds(a.latency_p50_s),
+            milliseconds(b.latency_p50_s),
             _speedup(a),
             _speedup(b),
-            percent(a["accuracy"]),
-            percent(b["accuracy"]),
+            percent(a.accuracy),
+            percent(b.accuracy),
         )
     return made
 

@@ -42,7 +42,9 @@ def derive(state: RunState) -> None:
         cell.values |= _figures(state, entry, cell, baseline, calm[cell.experiment])
         cell.values |= _limits(state, entry, cell, baseline)
     for cells in experiments.values():
-        summary.corrected([cell.values for cell in cells])
+        differing = [(cell, cell.difference) for cell in cells if cell.difference is not None]
+        for (cell, _), difference in zip(differing, summary.corrected([d for _, d in differing]), strict=True):
+            cell.values |= asdict(difference)
     for _, cell in measured:
         state.recorder.finish(cell.id, cell.values | {"status": "measured", "status_reason": None})
         cell.kept = True
@@ -114,9 +116,10 @@ def _against_baseline(
         baseline_answers = summary.predicted_names(reference.logits, baseline_alignment, corpus.label_names)
     figures = summary.agreement(answers, baseline_answers)
     if entry is not baseline and None not in (own.get("accuracy"), reference.values.get("accuracy")):
+        assert corpus.labels is not None
         pair = summary.paired(cell.logits, alignment, reference.logits, baseline_alignment, corpus.labels)
-        own["quality"]["flips"] = pair.pop("flip_kinds", None)
-        figures |= pair
+        if pair is not None:
+            cell.difference, own["quality"]["flips"] = pair
     return figures
 
 

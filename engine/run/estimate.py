@@ -71,8 +71,8 @@ def earlier(session: Session, suite_name: str, device_name: str) -> Earlier | No
         float(run.environment.get("preparing_s") or 0.0),
         len({row.variant for row in rows}),
         {(row.variant, row.batch_size): row.latency_p50_s for row in rows if row.latency_p50_s},
-        sum((load["conditions"] or {}).get("seconds") or 0.0 for load in loads),
-        {load["variant"]: min(trial["rate_per_s"] for trial in load["trials"]) for load in loads if load["trials"]},
+        sum((load.conditions or {}).get("seconds") or 0.0 for load in loads),
+        {load.variant: min(trial["rate_per_s"] for trial in load.trials) for load in loads if load.trials},
     )
 
 

@@ -23,6 +23,7 @@ from engine.machine.holders import Holder, Kind
 from engine.measurement import operators
 from engine.run import reopening
 from engine.store.history import TRACES
+from engine.store.rows import Row
 from engine.worker.handle import Worker, WorkerError
 
 CALLS = 5
@@ -37,7 +38,7 @@ class Profiled:
     """What came of it."""
 
     run: dict[str, Any]
-    row: dict[str, Any]
+    row: Row
     found: dict[str, Any]
     """As `engine.measurement.operators.facts`."""
     file: Path
@@ -64,8 +65,8 @@ def profile(reference: str, variant: str, batch_size: int | None = None) -> Prof
     if run["host"] != socket.gethostname():
         raise RequestError(f"{variant}: run {run['id']} was measured on {run['host']}; profile it there")
     device = devices.resolve_device(run["device"])
-    size, padding = min(row["batch_size"], len(again.texts)), row["padding"]
-    file = trace_file(run["id"], variant, row["batch_size"])
+    size, padding = min(row.batch_size, len(again.texts)), row.padding
+    file = trace_file(run["id"], variant, row.batch_size)
     paths.local_folder(TRACES)
     batch = np.arange(size)
     with (
@@ -77,7 +78,7 @@ def profile(reference: str, variant: str, batch_size: int | None = None) -> Prof
         try:
             worker.start()
             worker.finish()
-            worker.load(again.prepared, row["max_length"])
+            worker.load(again.prepared, row.max_length)
             worker.ask("encode", texts=again.texts[:size])
             worker.ask("evaluate", batches=[batch] * WARM_UP_CALLS, padding=padding)
             found = worker.ask("profile", positions=batch, padding=padding, calls=CALLS, trace=True)
@@ -85,7 +86,7 @@ def profile(reference: str, variant: str, batch_size: int | None = None) -> Prof
             raise RequestError(f"{variant}: {one_line(error)}") from error
         if found["reason"]:
             raise RequestError(f"{variant}: {found['reason']}")
-        about = {"run": run["id"], "variant": variant, "batch_size": str(row["batch_size"]), "calls": str(CALLS)}
+        about = {"run": run["id"], "variant": variant, "batch_size": str(row.batch_size), "calls": str(CALLS)}
         _keep(operators.trace(json.loads(Path(found.pop("trace")).read_text()), about), file)
     return Profiled(run, row, found, file)
 

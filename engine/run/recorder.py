@@ -20,7 +20,7 @@ from engine import paths
 from engine.errors import RequestError, one_line
 from engine.machine import environment, processes
 from engine.measurement import doubts
-from engine.measurement.summary import Block
+from engine.measurement.blocks import Block
 from engine.store import LockedError, interrupted, measurements, models, open_store, runs
 from engine.store.examples import add_example_set
 
@@ -174,7 +174,7 @@ class Recorder:
                 row = rows[cell.variant.name, cell.batching.batch_size]
                 cell.id = row.id
                 # A new list each time, because this method may be retried.
-                cell.blocks = [Block(**block._asdict()) for block in measurements.latencies(session, row.id)]
+                cell.blocks = measurements.blocks(session, row.id)
                 cell.kept = row.status == "measured"
                 if cell.kept:
                     cell.logits, cell.audit = measurements.logits(session, row.id), row.audit
@@ -336,7 +336,7 @@ class Recorder:
     def under_load(self, run_id: str) -> set[str]:
         """Return the variants whose load the run has measured. Failed ones are not among them."""
         with self._store.session() as session:
-            return {row["variant"] for row in measurements.loads(session, run_id) if row["status"] == "measured"}
+            return {row.variant for row in measurements.loads(session, run_id) if row.status == "measured"}
 
     @_patient
     def load(self, run_id: str, variant: str, values: dict[str, Any]) -> None:

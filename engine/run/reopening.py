@@ -17,12 +17,11 @@ from engine.artefacts.lanes import BuildLanes
 from engine.artefacts.preparer import Prepared, Preparer
 from engine.errors import RequestError, did_you_mean, one_line
 from engine.machine import environment
+from engine.store.rows import Row
 from engine.suite import batching
 from engine.suite.batching import Batching
 from engine.suite.reading import parse_suite
 from engine.suite.spec import Suite, Variant, suite_files
-
-Row = dict[str, Any]
 
 EXAMPLES = 8
 """The check holds as many whole batches as this many examples need."""
@@ -55,7 +54,7 @@ def again(reference: str, variant: str, batch_size: int | None = None) -> Again:
 
     with open_store(create=False) as store, store.session() as session:
         run = runs.run_summary(stored := runs.get_run(session, reference))
-        rows = {row.id: measurements.flat(row) for row in measurements.measurements(session, stored.id)}
+        rows = {row.id: row for row in measurements.rows(session, stored.id)}
         found = _chosen(rows, variant, batch_size, run["id"])
         row = rows[found]
         logits = measurements.logits(session, found)
@@ -67,49 +66,47 @@ def again(reference: str, variant: str, batch_size: int | None = None) -> Again:
         # With every default written out, as a file may leave them out.
         run["spec"] = finder.suite.model_dump(mode="json")
         prepared = _found(finder, row, run)
-        lengths = _Lengths(finder, row["max_length"])
-        if row["order"] == "length" or any(other["max_batch_tokens"] for other in rows.values()):
+        lengths = _Lengths(finder, row.max_length)
+        if row.order == "length" or any(other.max_batch_tokens for other in rows.values()):
             lengths.texts = [example.text for example in examples.examples(session, stored.example_set_id or "")]
         batches = _batches(run, row, list(rows.values()), lengths, count)
         positions = [int(position) for batch in batches for position in batch]
         texts = [e.text for e in examples.examples_at(session, stored.example_set_id or "", positions)]
         sizes = [len(batch) for batch in batches]
-    return Again(run, row, finder.suite.variants[row["variant"]], prepared, names, texts, logits[positions], sizes)
+    return Again(run, row, finder.suite.variants[row.variant], prepared, names, texts, logits[positions], sizes)
 
 
 def _chosen(rows: dict[int, Row], variant: str, batch_size: int | None, run_id: str) -> int:
     """The id of the measurement to ship. Raises RequestError where there is none, or where nothing follows from it."""
-    of_variant = {found: row for found, row in rows.items() if row["variant"] == variant}
+    of_variant = {found: row for found, row in rows.items() if row.variant == variant}
     if not of_variant:
-        names = list(dict.fromkeys(row["variant"] for row in rows.values()))
+        names = list(dict.fromkeys(row.variant for row in rows.values()))
         raise RequestError(
             f"run {run_id} has no variant {variant!r}; allowed: {', '.join(names) or 'it has none'}"
             + did_you_mean(variant, names)
         )
-    sizes = {row["batch_size"]: found for found, row in of_variant.items()}
+    sizes = {row.batch_size: found for found, row in of_variant.items()}
     if batch_size is not None and batch_size not in sizes:
         allowed = ", ".join(map(str, sorted(sizes)))
         raise RequestError(f"{variant} was not measured in batches of {batch_size}; allowed: {allowed}")
     found = sizes[max(sizes) if batch_size is None else batch_size]
     row = rows[found]
-    if row["status"] != "measured":
-        why = f": {row['status_reason']}" if row["status_reason"] else ""
+    if row.status != "measured":
+        why = f": {row.status_reason}" if row.status_reason else ""
         raise RequestError(
-            f"{variant} was not measured in run {run_id}, so nothing of it can be used: {row['status']}{why}"
+            f"{variant} was not measured in run {run_id}, so nothing of it can be used: {row.status}{why}"
         )
-    if row["validity"] == "invalid":
-        raise RequestError(
-            f"{variant} is invalid in run {run_id}, and nothing follows from it: {row['validity_reason']}"
-        )
+    if row.validity == "invalid":
+        raise RequestError(f"{variant} is invalid in run {run_id}, and nothing follows from it: {row.validity_reason}")
     return found
 
 
 def _check_fitting(run: dict[str, Any], row: Row, rows: Iterable[Row], suite: Suite) -> None:
     """Raises RequestError where a run's rows are not those of its suite: it may have come as a file."""
-    odd = [name for name in dict.fromkeys(other["variant"] for other in rows) if name not in suite.variants]
+    odd = [name for name in dict.fromkeys(other.variant for other in rows) if name not in suite.variants]
     if not odd:
-        variant = suite.variants[row["variant"]]
-        odd = [variant.name] if (variant.backend, variant.precision) != (row["backend"], row["precision"]) else []
+        variant = suite.variants[row.variant]
+        odd = [variant.name] if (variant.backend, variant.precision) != (row.backend, row.precision) else []
     if odd:
         raise RequestError(f"run {run['id']} has figures of {odd[0]!r} that are of no variant of its suite")
     if not run["environment"].get("threads"):
@@ -159,7 +156,7 @@ class _Gone(RequestError):
 
 def _found(finder: _Finder, row: Row, run: dict[str, Any]) -> Prepared:
     """What the run's worker loaded. Raises RequestError where it is gone, or has changed since."""
-    name = row["variant"]
+    name = row.variant
     try:
         prepared = finder.prepare(finder.suite.variants[name])
     except _Gone as error:
@@ -180,7 +177,7 @@ def _found(finder: _Finder, row: Row, run: dict[str, Any]) -> Prepared:
         raise RequestError(
             f"{name}: what run {run['id']} loaded is not here any more ({one_line(error)}); {way}"
         ) from error
-    loaded = (row["audit"] or {}).get("loaded") or {}
+    loaded = (row.audit or {}).get("loaded") or {}
     now_loaded = {"model": prepared.source.digest, "folder": prepared.folder.name}
     if any(loaded.get(key, value) != value for key, value in now_loaded.items()):
         raise RequestError(
@@ -206,12 +203,12 @@ class _Lengths:
 def _batches(run: dict[str, Any], row: Row, rows: list[Row], lengths: _Lengths, count: int) -> list[np.ndarray]:
     """The first full batches in which the run answered, as `engine.run.runner` forms them."""
     # Whoever loaded answered in the same windows, whatever became of it later.
-    peers = [r for r in rows if r["load_s"] is not None and r["experiment"] == row["experiment"]]
+    peers = [r for r in rows if r.load_s is not None and r.experiment == row.experiment]
     how = [_batching(r) for r in peers]
-    reference = next((r for r in peers if r["baseline"]), row)
+    reference = next((r for r in peers if r.baseline), row)
     nothing = np.zeros(count, dtype=np.int64)
-    mine = lengths.of(row["variant"]) if lengths.texts else nothing
-    theirs = lengths.of(reference["variant"]) if lengths.texts else nothing
+    mine = lengths.of(row.variant) if lengths.texts else nothing
+    theirs = lengths.of(reference.variant) if lengths.texts else nothing
     seed = run["spec"]["workload"]["seed"]
     own = _batching(row)
     windows = batching.windows(theirs, how, seed)
@@ -222,4 +219,4 @@ def _batches(run: dict[str, Any], row: Row, rows: list[Row], lengths: _Lengths, 
 
 def _batching(row: Row) -> Batching:
     """How a stored measurement formed its batches."""
-    return Batching(row["batch_size"], row["padding"], row["order"], row["max_batch_tokens"])
+    return Batching(row.batch_size, row.padding, row.order, row.max_batch_tokens)

@@ -9,10 +9,10 @@ put under it.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine import paths
 from engine.errors import RequestError
@@ -21,8 +21,9 @@ from engine.suite.reading import parse_suite
 from engine.suite.spec import Protocol, Suite
 
 if TYPE_CHECKING:
-    from engine.measurement.summary import Block
+    from engine.measurement.blocks import Block
     from engine.store.models import Measurement
+    from engine.store.rows import LoadRow
 
 LEAST_SHARE = 0.2
 """Of a pass: fewer rounds would not tell fresh workers' speed."""
@@ -76,11 +77,11 @@ def resumable(reference: str) -> Resumable:
     return found
 
 
-def lacking_load(suite: Suite, rows: Sequence[Measurement], loads: Sequence[Mapping[str, Any]]) -> list[str]:
+def lacking_load(suite: Suite, rows: Sequence[Measurement], loads: Sequence[LoadRow]) -> list[str]:
     """The measured variants that a run was to put under load, and that have no result of it."""
     if suite.load is None:
         return []
-    there = {row["variant"] for row in loads if row["status"] == "measured"}
+    there = {row.variant for row in loads if row.status == "measured"}
     return [name for name in dict.fromkeys(r.variant for r in rows if r.status == "measured") if name not in there]
 
 

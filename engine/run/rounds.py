@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from engine.machine.conditions import disturbances
-from engine.measurement import summary
+from engine.measurement.blocks import Block
 from engine.measurement.doubts import Code, doubt
 from engine.run import ending
 from engine.run.context import RunState
@@ -53,7 +53,7 @@ def time_experiment(state: RunState, pairs: Pairs, process: int, passes: int, sh
     index = 0
     while True:
         window = windows[index % len(windows)]
-        timed: list[tuple[Cell, summary.Block]] = []
+        timed: list[tuple[Cell, Block]] = []
         for turn in shuffle.permutation(len(pairs)):
             entry, cell = pairs[turn]
             if entry.ended is not None:
@@ -99,7 +99,7 @@ def _warm_up(state: RunState, entry: Entry, cell: Cell, windows: list[np.ndarray
     elif not reply["settled"]:
         cell.doubts.append(doubt(Code.UNSETTLED_WARM_UP, seconds=WARM_UP_MAX_SECONDS))
     began_s = state.since_begin_s(reply["started_ns"])
-    block = summary.Block(process, -1, began_s, reply["latencies_s"], 0, 0, 0, "warmup")
+    block = Block(process, -1, began_s, reply["latencies_s"], 0, 0, 0, "warmup")
     state.recorder.blocks([(cell, block)])
 
 
@@ -112,7 +112,7 @@ def _shapes(entry: Entry, cell: Cell, windows: list[np.ndarray]) -> list[np.ndar
     return list({(len(batch), int(lengths[batch].max()) if longest else 0): batch for batch in batches}.values())
 
 
-def _block(state: RunState, entry: Entry, cell: Cell, window: np.ndarray, process: int, index: int) -> summary.Block:
+def _block(state: RunState, entry: Entry, cell: Cell, window: np.ndarray, process: int, index: int) -> Block:
     """Time one block of a worker over `window`."""
     reply: dict[str, Any] = entry.running().ask(
         "block",
@@ -121,7 +121,7 @@ def _block(state: RunState, entry: Entry, cell: Cell, window: np.ndarray, proces
         seconds=state.plan.suite.protocol.block_seconds,
         untimed_seconds=UNTIMED_SECONDS,
     )
-    return summary.Block(
+    return Block(
         process,
         index,
         state.since_begin_s(reply["started_ns"]),

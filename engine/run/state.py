@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from engine.artefacts.preparer import Prepared
-from engine.measurement import bounds, summary
+from engine.measurement import bounds
+from engine.measurement.blocks import Block
 from engine.measurement.doubts import Doubt
+from engine.measurement.summary import Difference
 from engine.run.position import RoundPosition
 from engine.suite import batching
 from engine.suite.batching import Batching
@@ -56,7 +58,7 @@ class Cell:
     """The key of its row in the store."""
     logits: np.ndarray | None = None
     """float32 [examples, labels]."""
-    blocks: list[summary.Block] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
     """Its timed blocks. Warm-up is stored and not kept here."""
     audit: dict[str, Any] | None = None
     kept: bool = False
@@ -68,6 +70,8 @@ class Cell:
     conditions: list[dict[str, Any]] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
     """Columns that are known before the end."""
+    difference: Difference | None = None
+    """Its accuracy beside the baseline's, p uncorrected; None where either has none."""
     limit_row: bounds.Row | None = None
     limit: bounds.Limits | None = None
 

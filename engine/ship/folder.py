@@ -136,6 +136,6 @@ def check(shipment: Shipment, folder: Path) -> str:
     if shipment.run["host"] != socket.gethostname():
         return f"Not reproduced on this machine, which is not the run's: {last.strip()}."
     raise RequestError(
-        f"{shipment.row['variant']}: the copy does not reproduce the logits that the run stored ({last.strip()}); "
+        f"{shipment.row.variant}: the copy does not reproduce the logits that the run stored ({last.strip()}); "
         "the model's files or the libraries have changed since: measure again"
     )

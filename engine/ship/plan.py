@@ -17,7 +17,8 @@ from engine.artefacts.preparer import Prepared
 from engine.backends.base import Snippet
 from engine.errors import RequestError
 from engine.report import markup, tables, words
-from engine.run.reopening import Row, again
+from engine.run.reopening import again
+from engine.store.rows import Row
 
 TOLERANCES = {"fp32": 1e-4, "tf32": 5e-3, "fp16": 1e-2, "bf16": 5e-2, "nf4": 5e-2, "fp4": 5e-2, "int8": 5e-2}
 """How far a logit may be from the stored one, as a share of the largest stored one: on the machine of the run they
@@ -113,17 +114,17 @@ def plan(reference: str, variant: str, batch_size: int | None = None) -> Shipmen
     """All that a folder for one variant of a run needs. Raises RequestError, one line, where it cannot be shipped."""
     found = again(reference, variant, batch_size)
     run, row, prepared, logits = found.run, found.row, found.prepared, found.logits
-    if row["padding"] == "packed":
+    if row.padding == "packed":
         raise RequestError(f"{variant}: there is no code to ship yet that packs a batch; ship one that pads")
-    device, settings = _device(run), (row["audit"] or {}).get("settings")
+    device, settings = _device(run), (row.audit or {}).get("settings")
     try:
-        snippet = backends.get(row["backend"]).snippet(row["precision"], found.variant.options, device, settings or {})
+        snippet = backends.get(row.backend).snippet(row.precision, found.variant.options, device, settings or {})
     except (KeyError, TypeError) as error:
         raise RequestError(
             f"{variant}: run {run['id']} does not say with which settings it was loaded; measure it anew"
         ) from error
     if snippet is None:
-        raise RequestError(f"{variant}: backend {row['backend']!r} has no loading code to ship yet")
+        raise RequestError(f"{variant}: backend {row.backend!r} has no loading code to ship yet")
     labels = _labels(row, prepared, found.label_names)
     loading = _load(run, row, prepared, snippet, labels)
     answers = [
@@ -133,9 +134,9 @@ def plan(reference: str, variant: str, batch_size: int | None = None) -> Shipmen
     largest = float(np.abs(logits).max())
     expected = {
         "run": run["id"],
-        "variant": row["variant"],
+        "variant": row.variant,
         "batches": found.batches,
-        "tolerance": float(f"{TOLERANCES[row['precision']] * max(largest, 1.0):.2g}"),
+        "tolerance": float(f"{TOLERANCES[row.precision] * max(largest, 1.0):.2g}"),
         "examples": answers,
     }
     copied = _files(prepared, snippet)
@@ -150,7 +151,7 @@ def plan(reference: str, variant: str, batch_size: int | None = None) -> Shipmen
 
 def _labels(row: Row, prepared: Prepared, names: list[str] | None) -> list[str]:
     """What each output means: the data set's labels where they were aligned, else the model's own."""
-    mapping = (row["labels"] or {}).get("mapping")
+    mapping = (row.labels or {}).get("mapping")
     return [str(names[index]) for index in mapping] if mapping and names else [str(x) for x in prepared.labels]
 
 
@@ -174,8 +175,8 @@ def _load(run: dict[str, Any], row: Row, prepared: Prepared, snippet: Snippet, l
         labels=json.dumps(labels),
         device=_device(run),
         threads=int(run["environment"]["threads"]),
-        max_length=int(row["max_length"]),
-        length=int(row["max_length"]) if row["padding"] == "max_length" else None,
+        max_length=int(row.max_length),
+        length=int(row.max_length) if row.padding == "max_length" else None,
         padding_side=', direction="left"' if settings["padding_side"] == "left" else "",
         truncation_side=', direction="left"' if settings["truncation_side"] == "left" else "",
         pad_id=int(pads["input_ids"]),
@@ -221,11 +222,11 @@ def _readme(run: dict[str, Any], row: Row, labels: list[str], expected: dict[str
     files = "".join(f"- `{name}`\n" for name in sorted([*names, "README.md", SUMS, CHECKED]))
     device = f"{literal(run['device_name'])} ({literal(run['device'])}, {run['environment']['threads']} threads)"
     return f"""\
-# {literal(row["title"])}
+# {literal(row.title)}
 
-Variant `{row["variant"]}` of suite {literal(run["suite"])}: {literal(row["model"])} by {row["backend"]} in
-{row["precision"]}, as run `{run["id"]}` measured it on {device},
-in batches of {words.batch_words(row)}, {words.padding_words([row], row["max_length"])}.
+Variant `{row.variant}` of suite {literal(run["suite"])}: {literal(row.model)} by {row.backend} in
+{row.precision}, as run `{run["id"]}` measured it on {device},
+in batches of {words.batch_words(row)}, {words.padding_words([row], row.max_length)}.
 Its labels: {literal(", ".join(labels))}.
 
 ## Use

@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session, load_only
 
 from engine.errors import RequestError
 from engine.store.interrupted import mark_interrupted
-from engine.store.measurements import iso, plain
 from engine.store.models import (
     LIVE,
     STATUSES,
@@ -21,6 +20,7 @@ from engine.store.models import (
     Run,
     RunTag,
 )
+from engine.store.rows import iso, plain
 
 if TYPE_CHECKING:
     pass

@@ -193,6 +193,6 @@ def _engine(url: URL, file: Path | None, hasty: bool = False) -> Engine:
 
 def _json(value: Any) -> str:
     """`value` as a server takes it: SQLite alone keeps NaN."""
-    from engine.store.measurements import plain
+    from engine.store.rows import plain
 
     return json.dumps(plain(value), allow_nan=False)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from dashboard_fill import FULL, fill
 
+from dashboard import run_rows
 from dashboard.data import reads
 from dashboard.server import door
 
@@ -42,6 +42,6 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def full(database: str) -> pd.DataFrame:
-    """The frame of the run that holds one variant of each fate."""
+def full(database: str) -> list[run_rows.Row]:
+    """The rows of the run that holds one variant of each fate."""
     return reads.measurements(reads.run(FULL))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -320,18 +321,21 @@ def _compare(rows: list[Measurement], truth: np.ndarray | None) -> None:
     """Fills in what a row has against the first one, as a run does."""
     every = [_raw(row) for row in rows]
     alignment = labels.Alignment([0, 1, 2, 3], "name", None, LABELS)
-    found = []
+    found, differences = [], {}
     for row, raw in zip(rows, every, strict=True):
         mine, base = (
             summary.predicted_names(of.logits, alignment, LABELS) for of in (raw, every[0]) if of.logits is not None
         )
         values = summary.comparison(raw, every[0], row is rows[0]) | summary.agreement(mine, base)
         if row is not rows[0] and row.accuracy is not None:
-            values |= summary.paired(raw.logits, alignment, every[0].logits, alignment, truth)
-            row.quality = row.quality | {"flips": values.pop("flip_kinds")}
+            difference, kinds = summary.paired(raw.logits, alignment, every[0].logits, alignment, truth)
+            row.quality = row.quality | {"flips": kinds}
+            differences[row.variant, row.batch_size] = difference
         found.append(values)
-    summary.corrected(found)
+    corrected = dict(zip(differences, summary.corrected(list(differences.values())), strict=True))
     for row, values in zip(rows, found, strict=True):
+        if difference := corrected.get((row.variant, row.batch_size)):
+            values |= asdict(difference)
         for name, value in values.items():
             setattr(row, name, value)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 from dashboard_fill import FULL, SIZES, UNLABELLED
 from test_comparing import compared, evidence_of, sides_of
 
-from dashboard import figures, frame, style
+from dashboard import figures, run_rows, style
 from dashboard.figures.ecdf import POINTS, steps
 from dashboard.findings import comparing
 from engine.measurement import stats
@@ -31,20 +30,20 @@ def test_percentiles_stand_on_the_lines_where_the_calls_carry_them(database: str
     rows = list(compared(sides, "A/fp32").values())
     raws = evidence_of(sides).raws
     timed = {key: raw.latencies_s() for key, raw in raws.items()}
-    figure = figures.ecdf(comparing.table(rows), timed, style.LIGHT)
+    figure = figures.ecdf(rows, timed, style.LIGHT)
     traces = {trace.name: trace for trace in figure.data}
     for row in rows:
-        if row["status"] != "measured":
-            assert row["name"] not in traces
+        if row.status != "measured":
+            assert row.name not in traces
             continue
-        assert traces[row["name"]].line.shape == "hv"
-        marked = traces[f"{row['name']}, percentiles"]
+        assert traces[row.name].line.shape == "hv"
+        marked = traces[f"{row.name}, percentiles"]
         # 72 calls carry no 99th percentile.
-        assert row["calls"] < stats.PERCENTILE_CALLS[0.99] and list(marked.y) == [50, 95]
-        assert list(marked.x) == pytest.approx([row["latency_p50_s"] * 1e3, row["latency_p95_s"] * 1e3])
-        assert list(marked.marker.symbol) == [style.RUNTIME_SYMBOLS[row["backend"]], "line-ew"]
-        assert (marked.marker.color == style.LIGHT.background) != frame.usable(row)
-        assert set(marked.marker.line.color) == {traces[row["name"]].line.color}
+        assert row.calls < stats.PERCENTILE_CALLS[0.99] and list(marked.y) == [50, 95]
+        assert list(marked.x) == pytest.approx([row.latency_p50_s * 1e3, row.latency_p95_s * 1e3])
+        assert list(marked.marker.symbol) == [style.RUNTIME_SYMBOLS[row.backend], "line-ew"]
+        assert (marked.marker.color == style.LIGHT.background) != run_rows.usable(row)
+        assert set(marked.marker.line.color) == {traces[row.name].line.color}
         assert [said.split(":")[0] for said in marked.text] == ["p50", "p95"]
     said = figure.layout.title.subtitle.text
     assert "72 calls a variant" in said and "p95" in said and "p99" not in said
@@ -57,30 +56,30 @@ def test_runs_are_told_apart_by_dashes_and_no_row_of_another_is_called_sooner(da
     sides = sides_of(FULL, SIZES)
     rows = list(compared(sides, "A/fp32", names=["B/student"]).values())
     timed = {key: raw.latencies_s() for key, raw in evidence_of(sides).raws.items()}
-    figure = figures.ecdf(comparing.table(rows), timed, style.DARK)
+    figure = figures.ecdf(rows, timed, style.DARK)
     dashes = {trace.name: trace.line.dash for trace in figure.data if trace.mode == "lines"}
     assert dashes == {"DistilBERT FP32 (A)": "solid", "Student FP32 (B)": "dash"}
     assert figure.layout.title.text == "How long the timed calls took"
-    speed = figures.speedups(comparing.table(rows), style.DARK)
+    speed = figures.speedups(rows, style.DARK)
     assert "Student" not in speed.layout.title.text
     (mark,) = [trace for trace in speed.data if trace.name == "Student FP32 (B) †"]
-    assert mark.x[0] == pytest.approx(rows[1]["beside"])
-    assert mark.x[0] - mark.error_x.arrayminus[0] == pytest.approx(rows[1]["beside_low"])
+    assert mark.x[0] == pytest.approx(rows[1].across.ratio)
+    assert mark.x[0] - mark.error_x.arrayminus[0] == pytest.approx(rows[1].across.low)
     assert "not paired" in speed.layout.title.subtitle.text.replace("<br>", " ")
 
 
 def test_differences_are_the_rows(database: str) -> None:
     rows = list(compared(sides_of(FULL), "A/int8").values())
-    speed = {trace.name: trace for trace in figures.speedups(comparing.table(rows), style.LIGHT).data}
-    accuracy = figures.accuracy_differences(comparing.table(rows), style.LIGHT)
+    speed = {trace.name: trace for trace in figures.speedups(rows, style.LIGHT).data}
+    accuracy = figures.accuracy_differences(rows, style.LIGHT)
     marks = {trace.name: trace for trace in accuracy.data}
     for row in rows:
-        if row["speedup"] is not None:
-            assert speed[row["name"]].x[0] == pytest.approx(row["speedup"])
-        if row["accuracy_difference"] is not None:
-            mark = marks[row["name"]]
-            assert mark.x[0] == pytest.approx(100 * row["accuracy_difference"])
-            assert mark.x[0] + mark.error_x.array[0] == pytest.approx(100 * row["accuracy_difference_high"])
+        if row.speedup is not None:
+            assert speed[row.name].x[0] == pytest.approx(row.speedup)
+        if row.accuracy_difference is not None:
+            mark = marks[row.name]
+            assert mark.x[0] == pytest.approx(100 * row.accuracy_difference)
+            assert mark.x[0] + mark.error_x.array[0] == pytest.approx(100 * row.accuracy_difference_high)
     assert "n = 200" in accuracy.layout.title.subtitle.text.replace("<br>", " ")
     assert any(shape.x0 == shape.x1 == 0 for shape in accuracy.layout.shapes), "the line of no difference"
     notes = [note.text for note in accuracy.layout.annotations]
@@ -90,7 +89,7 @@ def test_differences_are_the_rows(database: str) -> None:
 @pytest.mark.parametrize("look", [style.LIGHT, style.DARK], ids=lambda look: look.name)
 def test_figures_without_rows_or_labels_draw_without_error(look: style.Theme, database: str) -> None:
     rows = list(compared(sides_of(UNLABELLED), "A/fp32").values())
-    for drawn in (comparing.table(rows), pd.DataFrame(columns=list(rows[0]), dtype=object)):
+    for drawn in (rows, []):
         for figure in (
             figures.ecdf(drawn, {}, look),
             figures.speedups(drawn, look),
@@ -103,11 +102,9 @@ def test_latency_over_batch_size_says_latency(database: str) -> None:
     sides = sides_of(SIZES)
     everything = comparing.tagged(sides)
     rows = list(compared(sides, "A/fp32", sizes=[32]).values())
-    frame = comparing.table(comparing.over_sizes(everything, rows))
+    frame = comparing.over_sizes(everything, rows)
     figure = figures.over_batch_size(frame, style.LIGHT, "latency_p50_s")
-    first, last = (
-        row["latency_p50_s"] for row in everything if row["plain"] == "fp32" and row["batch_size"] in (1, 32)
-    )
+    first, last = (row.latency_p50_s for row in everything if row.plain == "fp32" and row.batch_size in (1, 32))
     assert (
         figure.layout.title.text == f"From batch 1 to 32, DistilBERT FP32 takes {last / first:.2f}× as long for a batch"
     )

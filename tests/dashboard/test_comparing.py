@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from dashboard_fill import FULL, SIZES, UNLABELLED
 
-from dashboard import frame, style
+from dashboard import style
 from dashboard.data import reads
 from dashboard.findings import comparing
 from dashboard.findings import settings as findings_settings
 from dashboard.findings.comparing import Evidence, Side
-from dashboard.frame import Row
+from dashboard.run_rows import Row
 from dashboard.tables import comparison
 from engine.measurement import stats
 from engine.measurement.doubts import Code, doubt
@@ -23,7 +24,7 @@ from engine.report import between, changes
 
 def sides_of(*runs: str) -> list[Side]:
     return [
-        Side(letter, found := reads.run(run), frame.rows_of(reads.measurements(found)))
+        Side(letter, found := reads.run(run), reads.measurements(found))
         for letter, run in zip(comparing.LETTERS, runs, strict=False)
     ]
 
@@ -33,7 +34,7 @@ def evidence_of(sides: list[Side]) -> Evidence:
     outputs: dict[int, Any] = {}
     labels = {}
     for side in sides:
-        ids = tuple(row["id"] for row in side.stored if row["status"] == "measured")
+        ids = tuple(row.id for row in side.stored if row.status == "measured")
         raws |= reads.raws(side.summary["id"], ids)
         outputs |= reads.outputs(side.summary["id"], ids)
         labels[side.summary["example_set_id"]] = reads.labels(side.summary["example_set_id"])
@@ -47,54 +48,52 @@ def compared(
     everything = comparing.tagged(sides)
     rows = comparing.chosen(everything, sizes or [8], names or list(comparing.variants(everything)), baseline)
     found = comparing.against(rows, everything, baseline, evidence_of(sides))
-    return {
-        f"{row['variant']}@{row['batch_size']}" if sizes and len(sizes) > 1 else row["variant"]: row for row in found
-    }
+    return {f"{row.variant}@{row.batch_size}" if sizes and len(sizes) > 1 else row.variant: row for row in found}
 
 
 def test_the_runs_own_baseline_gives_the_stored_figures(database: str) -> None:
     found = compared(sides_of(FULL), "A/fp32")
-    for row in frame.rows_of(reads.measurements(reads.run(FULL))):
-        mine = found[f"A/{row['variant']}"]
+    for row in reads.measurements(reads.run(FULL)):
+        mine = found[f"A/{row.variant}"]
         for key in ("speedup", "speedup_low", "comparison", "accuracy_difference_low", "accuracy_comparison", "flips"):
-            assert mine[key] == row[key], (row["variant"], key)
-        assert mine["accuracy_p"] == pytest.approx(row["accuracy_p"]) if row["accuracy_p"] else True
+            assert mine.figure(key) == row.figure(key), (row.variant, key)
+        assert mine.accuracy_p == pytest.approx(row.accuracy_p) if row.accuracy_p else True
 
 
 def test_another_baseline_is_compared_from_the_same_rounds(database: str) -> None:
     sides = sides_of(FULL)
     found = compared(sides, "A/int8")
     evidence = evidence_of(sides)
-    rates = {row["variant"]: evidence.raws[row["id"]].rates() for row in sides[0].stored if row["id"] in evidence.raws}
+    rates = {row.variant: evidence.raws[row.id].rates() for row in sides[0].stored if row.id in evidence.raws}
     calm = stats.calm_rounds(list(rates.values()))
     for variant in ("fp32", "nf4", "student", "onnx"):
         logs = np.log(rates[variant][0] / rates["int8"][0])[calm[0]]
-        assert found[f"A/{variant}"]["speedup"] == pytest.approx(np.exp(np.median(logs)))
-    assert found["A/int8"]["speedup"] == 1 and found["A/int8"]["baseline"] and not found["A/fp32"]["baseline"]
+        assert found[f"A/{variant}"].speedup == pytest.approx(np.exp(np.median(logs)))
+    assert found["A/int8"].speedup == 1 and found["A/int8"].baseline and not found["A/fp32"].baseline
     # A division of the stored speed-ups would say something else.
-    stored = {row["variant"]: row["speedup"] for row in sides[0].stored}
-    assert found["A/nf4"]["speedup"] != pytest.approx(stored["nf4"] / stored["int8"], rel=1e-6)
+    stored = {row.variant: row.speedup for row in sides[0].stored}
+    assert found["A/nf4"].speedup != pytest.approx(stored["nf4"] / stored["int8"], rel=1e-6)
     turned = compared(sides, "A/nf4")["A/int8"]
-    assert turned["speedup"] == pytest.approx(1 / found["A/nf4"]["speedup"])
-    assert turned["speedup_low"] == pytest.approx(1 / found["A/nf4"]["speedup_high"])
+    assert turned.speedup == pytest.approx(1 / found["A/nf4"].speedup)
+    assert turned.speedup_low == pytest.approx(1 / found["A/nf4"].speedup_high)
 
 
 def test_another_baseline_is_paired_on_the_same_answers(database: str) -> None:
     found, stored = compared(sides_of(FULL), "A/student"), compared(sides_of(FULL), "A/fp32")
     mine, turned = found["A/fp32"], stored["A/student"]
-    assert (mine["accuracy_gained"], mine["accuracy_lost"]) == (turned["accuracy_lost"], turned["accuracy_gained"])
-    assert mine["accuracy_difference_low"] == pytest.approx(-turned["accuracy_difference_high"])
-    assert mine["accuracy_comparison"] == "better" and turned["accuracy_comparison"] == "worse"
-    assert mine["flips"] == turned["flips"] and mine["agreement"] == turned["agreement"]
-    assert mine["detectable_difference"] == turned["detectable_difference"]
-    assert found["A/sst2"]["accuracy_difference"] is None and found["A/student"]["accuracy_difference"] is None
-    assert found["A/fp32"]["memory_ratio"] == pytest.approx(660 / 400)
+    assert (mine.accuracy_gained, mine.accuracy_lost) == (turned.accuracy_lost, turned.accuracy_gained)
+    assert mine.accuracy_difference_low == pytest.approx(-turned.accuracy_difference_high)
+    assert mine.accuracy_comparison == "better" and turned.accuracy_comparison == "worse"
+    assert mine.flips == turned.flips and mine.agreement == turned.agreement
+    assert mine.detectable_difference == turned.detectable_difference
+    assert found["A/sst2"].accuracy_difference is None and found["A/student"].accuracy_difference is None
+    assert found["A/fp32"].memory_ratio == pytest.approx(660 / 400)
 
 
 def test_holm_corrects_over_the_rows_shown(database: str) -> None:
     sides = sides_of(FULL)
-    alone = compared(sides, "A/fp32", names=["A/int8"])["A/int8"]["accuracy_p"]
-    among = compared(sides, "A/fp32")["A/int8"]["accuracy_p"]
+    alone = compared(sides, "A/fp32", names=["A/int8"])["A/int8"].accuracy_p
+    among = compared(sides, "A/fp32")["A/int8"].accuracy_p
     assert 0 < alone < 1 and among > alone
 
 
@@ -102,33 +101,33 @@ def test_a_slower_machine_widens_another_baselines_interval_too(database: str) -
     sides = sides_of(FULL)
     plain = compared(sides, "A/int8")["A/onnx"]
     doubts = [doubt(Code.SLOWER_MACHINE, factor=1.25).to_json()]
-    slow = [row | {"doubts": doubts} if row["variant"] == "student" else row for row in sides[0].stored]
+    slow = [replace(row, doubts=doubts) if row.variant == "student" else row for row in sides[0].stored]
     wide = compared([Side("A", sides[0].summary, slow)], "A/int8")["A/onnx"]
-    assert wide["speedup"] == plain["speedup"]
-    assert wide["speedup_low"] == pytest.approx(plain["speedup_low"] / 1.25)
-    assert wide["speedup_high"] == pytest.approx(plain["speedup_high"] * 1.25)
+    assert wide.speedup == plain.speedup
+    assert wide.speedup_low == pytest.approx(plain.speedup_low / 1.25)
+    assert wide.speedup_high == pytest.approx(plain.speedup_high * 1.25)
 
 
 def test_each_batch_size_is_an_experiment_of_its_own(database: str) -> None:
     sides = sides_of(SIZES)
     found = compared(sides, "A/student", sizes=[1, 32])
     raws = evidence_of(sides).raws
-    assert [row["name"] for row in found.values()][:2] == ["Student FP32 @ 1", "Student FP32 @ 32"]
+    assert [row.name for row in found.values()][:2] == ["Student FP32 @ 1", "Student FP32 @ 32"]
     assert "A/fp32@8" not in found
     for size in (1, 32):
-        at = {row["variant"]: raws[row["id"]].rates() for row in sides[0].stored if row["batch_size"] == size}
+        at = {row.variant: raws[row.id].rates() for row in sides[0].stored if row.batch_size == size}
         calm = stats.calm_rounds([at["fp32"], at["nf4"], at["student"]])
         expected = stats.speed_up(at["nf4"], at["student"], calm)
-        assert expected and found[f"A/nf4@{size}"]["speedup"] == pytest.approx(expected.estimate)
+        assert expected and found[f"A/nf4@{size}"].speedup == pytest.approx(expected.estimate)
 
 
 def test_a_variant_with_its_own_batching_belongs_to_the_last_experiment(database: str) -> None:
     (side,) = sides_of(SIZES)
-    kept = [row for row in side.stored if row["variant"] != "nf4" or row["batch_size"] == 1]
-    own = [row | {"experiment": 32} if row["variant"] == "nf4" else row for row in kept]
+    kept = [row for row in side.stored if row.variant != "nf4" or row.batch_size == 1]
+    own = [replace(row, experiment=32) if row.variant == "nf4" else row for row in kept]
     side = Side("A", side.summary, own)
     found = compared([side], "A/student", sizes=[32])
-    assert found["A/nf4"]["batch_size"] == 1 and found["A/nf4"]["speedup"] is not None
+    assert found["A/nf4"].batch_size == 1 and found["A/nf4"].speedup is not None
     assert "A/nf4" not in compared([side], "A/student", sizes=[1])
     assert comparing.sizes_of(comparing.tagged([side])) == [1, 8, 32]
 
@@ -137,59 +136,58 @@ def test_runs_share_no_rounds_but_may_share_examples(database: str) -> None:
     sides = sides_of(FULL, SIZES)
     found = compared(sides, "A/nf4")
     other = found["B/student"]
-    assert other["speedup"] is None and other["comparison"] is None
-    rows = {row["variant"]: row for row in sides[0].stored}
-    theirs = {(row["variant"], row["batch_size"]): row for row in sides[1].stored}
+    assert other.speedup is None and other.comparison is None
+    rows = {row.variant: row for row in sides[0].stored}
+    theirs = {(row.variant, row.batch_size): row for row in sides[1].stored}
     expected = changes.change(rows["nf4"], theirs["student", 8])
     assert expected is not None
-    assert tuple(other[key] for key in ("beside", "beside_low", "beside_high")) == pytest.approx(expected)
-    assert found["B/fp32"]["beside"] is None, "its speed-up over its own baseline is 1 by definition"
-    assert found["A/student"]["speedup"] is not None and found["A/student"]["beside"] is None
-    assert other["accuracy_difference"] == pytest.approx(theirs["student", 8]["accuracy"] - rows["nf4"]["accuracy"])
-    assert other["accuracy_p"] is not None
+    assert (other.across.ratio, other.across.low, other.across.high) == pytest.approx(expected)
+    assert found["B/fp32"].across is None, "its speed-up over its own baseline is 1 by definition"
+    assert found["A/student"].speedup is not None and found["A/student"].across is None
+    assert other.accuracy_difference == pytest.approx(theirs["student", 8].accuracy - rows["nf4"].accuracy)
+    assert other.accuracy_p is not None
 
 
 def test_over_other_examples_no_difference_is_drawn(database: str) -> None:
     found = compared(sides_of(FULL, UNLABELLED), "A/fp32")
     for row in found.values():
-        if row["run"] == "B":
-            assert row["accuracy_difference"] is None and row["agreement"] is None and row["flips"] is None
+        if row.run == "B":
+            assert row.accuracy_difference is None and row.agreement is None and row.flips is None
 
 
 def test_unlabelled_text_has_agreement_with_any_baseline(database: str) -> None:
     sides = sides_of(UNLABELLED)
     found, stored = compared(sides, "A/student"), compared(sides, "A/fp32")
-    assert found["A/fp32"]["agreement"] == stored["A/student"]["agreement"] < 1
-    assert found["A/fp32"]["agreement_low"] == pytest.approx(stored["A/student"]["agreement_low"])
-    assert found["A/fp32"]["accuracy_difference"] is None
+    assert found["A/fp32"].agreement == stored["A/student"].agreement < 1
+    assert found["A/fp32"].agreement_low == pytest.approx(stored["A/student"].agreement_low)
+    assert found["A/fp32"].accuracy_difference is None
 
 
 def test_runs_with_unlike_baselines_have_no_speedups_beside_each_other(database: str) -> None:
     first, second = sides_of(FULL, SIZES)
-    stored = [row | {"precision": "bf16"} if row["variant"] == "fp32" else row for row in second.stored]
+    stored = [replace(row, precision="bf16") if row.variant == "fp32" else row for row in second.stored]
     found = compared([first, Side("B", second.summary, stored)], "A/fp32")
-    assert all(row["beside"] is None for row in found.values())
+    assert all(row.across is None for row in found.values())
 
 
 def test_vram_is_not_held_beside_ram(database: str) -> None:
     first, second = sides_of(FULL, SIZES)
     on_gpu = [
-        row | {"memory_kind": "vram", "memory_bytes": 5, "vram_peak_bytes": 5, "memory_ratio": 1.0}
-        for row in second.stored
+        replace(row, memory_kind="vram", memory_bytes=5, vram_peak_bytes=5, memory_ratio=1.0) for row in second.stored
     ]
     found = compared([first, Side("B", second.summary, on_gpu)], "A/fp32")
-    assert {row["memory_kind"] for row in found.values()} == {"ram"}
-    assert found["B/student"]["memory_bytes"] == 400e6
-    assert found["B/student"]["memory_ratio"] == pytest.approx(400 / 660)
+    assert {row.memory_kind for row in found.values()} == {"ram"}
+    assert found["B/student"].memory_bytes == 400e6
+    assert found["B/student"].memory_ratio == pytest.approx(400 / 660)
 
 
 def test_titles_tell_rows_apart(database: str) -> None:
     (side,) = sides_of(FULL)
-    same = [row | {"title": "Twin"} if row["variant"] in ("nf4", "onnx") else row for row in side.stored]
+    same = [replace(row, title="Twin") if row.variant in ("nf4", "onnx") else row for row in side.stored]
     one = comparing.variants(comparing.tagged([Side("A", side.summary, same)]))
     assert one["A/nf4"] == "Twin [nf4]" and one["A/onnx"] == "Twin [onnx]" and one["A/fp32"] == "DistilBERT FP32"
     two = comparing.tagged(sides_of(FULL, SIZES))
-    titles = {row["variant"]: row["title"] for row in two}
+    titles = {row.variant: row.title for row in two}
     assert titles["A/fp32"] == "DistilBERT FP32 (A)" and titles["B/fp32"] == "DistilBERT FP32 (B)"
     labels = comparing.variants(two)
     assert labels["A/fp32"] == "DistilBERT FP32", "the same as before another run joined"
@@ -215,8 +213,8 @@ def test_two_runs_say_what_differs_and_no_more(database: str) -> None:
         "Same device, suite and examples, and no speed-up is shown to differ."
     ]
     faster = [
-        row | {key: row[key] * 2 for key in ("speedup", "speedup_low", "speedup_high")}
-        if row["variant"] == "student" and row["batch_size"] == 8
+        replace(row, **{key: row.figure(key) * 2 for key in ("speedup", "speedup_low", "speedup_high")})
+        if row.variant == "student" and row.batch_size == 8
         else row
         for row in second.stored
     ]
@@ -235,8 +233,8 @@ def test_two_runs_say_what_differs_and_no_more(database: str) -> None:
 def test_what_two_runs_answer_to_the_same_examples_is_told(database: str) -> None:
     first, second = sides_of(FULL, SIZES)
     evidence = evidence_of([first, second])
-    ids = {row["variant"]: row["id"] for row in first.stored}
-    theirs = {row["variant"]: row["id"] for row in second.stored if row["batch_size"] == 8}
+    ids = {row.variant: row.id for row in first.stored}
+    theirs = {row.variant: row.id for row in second.stored if row.batch_size == 8}
     labels = evidence.labels[first.summary["example_set_id"]]
     assert labels is not None
     # In the second run 30 of the student's answers that were right in the first are wrong, and none of the wrong right.
@@ -255,7 +253,7 @@ def test_the_commands_pair_the_same_answers_as_the_page(database: str) -> None:
     assert {key for key in found if key[1] == 8} == {("fp32", 8), ("nf4", 8), ("student", 8)} == set(found)
     evidence = evidence_of(sides_of(FULL, SIZES))
     outputs = [
-        {(r["variant"], r["batch_size"]): evidence.outputs[r["id"]] for r in rows if r["id"] in evidence.outputs}
+        {(r.variant, r.batch_size): evidence.outputs[r.id] for r in rows if r.id in evidence.outputs}
         for _, rows in (first, second)
     ]
     labels = evidence.labels[first[0]["example_set_id"]]
@@ -266,12 +264,10 @@ def test_the_commands_pair_the_same_answers_as_the_page(database: str) -> None:
 
 def test_of_an_invalid_row_of_another_run_nothing_is_concluded(database: str) -> None:
     first, second = sides_of(SIZES, SIZES)
-    broken = [
-        row | {"validity": "invalid", "validity_reason": "NaN"} if row["baseline"] else row for row in second.stored
-    ]
+    broken = [replace(row, validity="invalid", validity_reason="NaN") if row.baseline else row for row in second.stored]
     second = Side("B", second.summary, broken)
     rows = list(compared([first, second], "A/student").values())
-    assert all(row["beside"] is None for row in rows)
+    assert all(row.across is None for row in rows)
     assert "share no variant with a speed-up in both" in comparing.headline([first, second], rows).finding
     said = comparing.changes([first, second], rows, Evidence({}))[0]
     assert said and all("is invalid in B, and nothing is concluded from it: NaN." in sentence for sentence in said)
@@ -280,14 +276,14 @@ def test_of_an_invalid_row_of_another_run_nothing_is_concluded(database: str) ->
 def test_a_baseline_that_is_not_shown_still_carries_the_speedups(database: str) -> None:
     first, second = sides_of(SIZES, SIZES)
     faster = [
-        row | {key: row[key] * 2 for key in ("speedup", "speedup_low", "speedup_high")}
-        if row["variant"] == "student"
+        replace(row, **{key: row.figure(key) * 2 for key in ("speedup", "speedup_low", "speedup_high")})
+        if row.variant == "student"
         else row
         for row in second.stored
     ]
     second = Side("B", second.summary, faster)
     rows = list(compared([first, second], "A/student", names=["A/student", "B/student"]).values())
-    assert all("student" in row["variant"] for row in rows)
+    assert all("student" in row.variant for row in rows)
     said = comparing.changes([first, second], rows, Evidence({}))[0]
     assert len(said) == 3 and all("the speed-up rose to 2.00×" in sentence for sentence in said)
 
@@ -341,11 +337,11 @@ def test_what_only_one_backend_has_a_word_for_is_told_apart(database: str) -> No
     (side,) = sides_of(FULL)
     settings = {"nf4": {"threads": 4, "compute dtype": "bf16"}, "onnx": {"threads": 2}}
     stored = [
-        row | {"audit": {"settings": settings[row["variant"]]}} if row["variant"] in settings else row
+        replace(row, audit={"settings": settings[row.variant]}) if row.variant in settings else row
         for row in side.stored
     ]
     side = Side("A", side.summary, stored)
-    rows = [row for row in compared([side], "A/fp32").values() if row["plain"] in settings]
+    rows = [row for row in compared([side], "A/fp32").values() if row.plain in settings]
     found = {
         setting.name: setting.partial
         for setting in findings_settings.settings([side], rows)

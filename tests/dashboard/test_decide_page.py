@@ -122,7 +122,7 @@ def shipment(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """A shipment of the fixture's INT8 row, whose files are made up."""
     model = tmp_path / "model.onnx"
     model.write_bytes(b"weights")
-    row = next(r for r in reads.measurements(reads.run(FULL)).to_dict("records") if r["variant"] == "int8")
+    row = next(r for r in reads.measurements(reads.run(FULL)) if r.variant == "int8")
     made = {
         "load.py": "print('hello')\n",
         "README.md": "# <b>\n",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from dashboard_fill import FULL, SIZES, UNLABELLED
+from row_builder import shown_row
 
-from dashboard import figures, frame, style
+from dashboard import figures, run_rows, style
 from dashboard.data import reads
 from dashboard.findings import deciding, decision_words
 from dashboard.findings.deciding import Limits, decide
@@ -17,9 +18,9 @@ from dashboard.tables import decision
 from engine.measurement.stats import Interval
 
 
-def row(name: str, speed: float, spread: float = 0.05, **more: Any) -> dict[str, Any]:
+def row(name: str, speed: float, spread: float = 0.05, **more: Any) -> run_rows.Row:
     """A measured row: `speed` times the baseline, its interval that share to both sides."""
-    return {
+    figures = {
         "id": sum(map(ord, name)),
         "variant": name,
         "name": name,
@@ -54,8 +55,8 @@ def row(name: str, speed: float, spread: float = 0.05, **more: Any) -> dict[str,
         "accuracy_difference_high": None if name == "base" else 0.001,
         "accuracy_comparison": None if name == "base" else "no_difference",
         "energy_j_per_1000_examples": None,
-        **more,
     }
+    return shown_row(**figures | more)
 
 
 BASE = row("base", 1.0, 0.0)
@@ -64,12 +65,12 @@ MIDDLE = row("middle", 2.0, memory_bytes=300e6)
 ROWS = [BASE, FAST, MIDDLE]
 
 
-def names(rows: list[dict[str, Any]]) -> list[str]:
-    return [row["name"] for row in rows]
+def names(rows: list[run_rows.Row]) -> list[str]:
+    return [row.name for row in rows]
 
 
 def states(found: deciding.Decision, name: str) -> dict[str, str]:
-    (judged,) = [judged for judged in found.judged if judged.row["name"] == name]
+    (judged,) = [judged for judged in found.judged if judged.row.name == name]
     return {key: judgement.state for key, judgement in judged.judgements.items()}
 
 
@@ -187,7 +188,7 @@ def test_nothing_remains_names_the_limit_to_loosen_and_by_how_much() -> None:
     found = decide(ROWS, limits)
     assert found.fastest is None and names(found.remaining) == []
     (loosening,) = found.loosenings
-    assert (loosening.quantity.key, loosening.shown, loosening.row["name"]) == ("memory_bytes", 300.0, "middle")
+    assert (loosening.quantity.key, loosening.shown, loosening.row.name) == ("memory_bytes", 300.0, "middle")
     assert "peak RAM of 300\u00a0MB lets middle in" in decision_words.answer(found)[1]
     again = decide(ROWS, Limits(memory_bytes=loosening.shown * 1e6, latency_p95_s=0.007))
     assert names(again.remaining) == ["middle"], "what it says is enough"
@@ -197,7 +198,7 @@ def test_a_loosening_of_accuracy_reaches_to_the_end_of_the_interval() -> None:
     only = row("only", 2.0, accuracy_difference_low=-0.00612345)
     found = decide([row("base", 1.0, 0.0, memory_bytes=2e9), only], Limits(memory_bytes=1e9, accuracy_lost=0.001))
     memory, loosening = found.loosenings
-    assert memory.shown == 2000 and memory.row["name"] == "base", "twice as much is the smaller step"
+    assert memory.shown == 2000 and memory.row.name == "base", "twice as much is the smaller step"
     assert loosening.shown == 0.613
     assert names(decide([only], Limits(accuracy_lost=loosening.shown / 100)).remaining) == ["only"]
 
@@ -226,16 +227,16 @@ def test_rows_without_a_baseline_are_held_against_each_other_by_throughput() -> 
 
 
 def test_two_variants_are_compared_over_the_rounds_that_they_share() -> None:
-    rows = [BASE, FAST | {"speedup_low": 3.0, "speedup_high": 5.0}, row("near", 3.6, 0.25)]
+    rows = [BASE, replace(FAST, speedup_low=3.0, speedup_high=5.0), row("near", 3.6, 0.25)]
     generator = np.random.default_rng(0)
     common = np.exp(generator.normal(0, 0.3, 60))  # the machine's state, which both suffer
     rates = {
-        each["id"]: [100 * speed * common * np.exp(generator.normal(0, 0.005, 60))]
+        each.id: [100 * speed * common * np.exp(generator.normal(0, 0.005, 60))]
         for each, speed in zip(rows, (1.0, 4.0, 3.6), strict=True)
     }
     apart = deciding.from_intervals(rows[1], rows[2])
     assert apart is not None and apart.low < 1
-    versus = deciding.from_rounds([r | {"speedup_high": None} for r in rows], rates)
+    versus = deciding.from_rounds([replace(r, speedup_high=None) for r in rows], rates)
     paired = versus(rows[1], rows[2])
     assert paired is not None and paired.estimate == pytest.approx(4 / 3.6, rel=0.01) and paired.low > 1
     assert versus(rows[1], BASE) == Interval(4.0, 3.0, 5.0), "against the baseline the run's own figure stands"
@@ -246,16 +247,16 @@ def test_two_variants_are_compared_over_the_rounds_that_they_share() -> None:
 def test_the_rounds_of_a_stored_run_give_its_own_figures_again(database: str) -> None:
     for run in (FULL, SIZES):
         summary = reads.run(run)
-        rows = frame.rows_of(frame.at_batch(reads.measurements(summary), 8 if run == SIZES else None))
+        rows = run_rows.at_batch(reads.measurements(summary), 8 if run == SIZES else None)
         rates = reads.rates(summary, rows)
-        base = frame.baseline_of(rows)
-        assert base is not None and all(frame.usable(r) == (r["id"] in rates) for r in rows)
+        base = run_rows.baseline_of(rows)
+        assert base is not None and all(run_rows.usable(r) == (r.id in rates) for r in rows)
         # The fixture takes all rounds, a run the calm ones: the same within the interval.
-        versus = deciding.from_rounds([r | {"baseline": False, "speedup_high": None} for r in rows], rates)
+        versus = deciding.from_rounds([replace(r, baseline=False, speedup_high=None) for r in rows], rates)
         for r in rows:
-            if r["id"] in rates and r is not base:
-                found = versus(r, base | {"baseline": False})
-                assert found is not None and r["speedup_low"] < found.estimate < r["speedup_high"]
+            if r.id in rates and r is not base:
+                found = versus(r, replace(base, baseline=False))
+                assert found is not None and r.speedup_low < found.estimate < r.speedup_high
 
 
 # As it is shown
@@ -265,23 +266,23 @@ def test_the_rounds_of_a_stored_run_give_its_own_figures_again(database: str) ->
 @pytest.mark.parametrize("against", ["accuracy_lost", "memory_bytes", "energy_j_per_1000_examples"])
 @pytest.mark.parametrize("limits", [Limits(), Limits(400e6, 0.03, 0.01)], ids=["none", "set"])
 def test_the_chart_draws_what_remains_solid_and_what_is_out_hollow(
-    limits: Limits, against: str, look: style.Theme, full: pd.DataFrame
+    limits: Limits, against: str, look: style.Theme, full: list[run_rows.Row]
 ) -> None:
-    found = decide(frame.rows_of(full), limits)
+    found = decide(full, limits)
     figure = figures.decision(found, look, against)
     assert figure.layout.template.layout.paper_bgcolor == look.background and figure.layout.title.text
     drawn = {trace.name: trace for trace in figure.data}
     for judged in found.judged:
-        if judged.row["name"] in drawn:
-            hollow = drawn[judged.row["name"]].marker.color == look.background
-            assert hollow != judged.remains, judged.row["name"]
-            assert drawn[judged.row["name"]].x[0] == pytest.approx(1e3 * judged.row["latency_p95_s"])
+        if judged.row.name in drawn:
+            hollow = drawn[judged.row.name].marker.color == look.background
+            assert hollow != judged.remains, judged.row.name
+            assert drawn[judged.row.name].x[0] == pytest.approx(1e3 * judged.row.latency_p95_s)
     assert bool(figure.layout.shapes) == bool(limits.given) or not drawn
     assert "SST-2 head" not in drawn or against != "accuracy_lost"
 
 
-def test_the_chart_shades_beyond_the_limits_and_names_who_is_there(full: pd.DataFrame) -> None:
-    found = decide(frame.rows_of(full), Limits(latency_p95_s=0.03, memory_bytes=300e6))
+def test_the_chart_shades_beyond_the_limits_and_names_who_is_there(full: list[run_rows.Row]) -> None:
+    found = decide(full, Limits(latency_p95_s=0.03, memory_bytes=300e6))
     figure = figures.decision(found, style.LIGHT, "memory_bytes")
     boxes = [shape for shape in figure.layout.shapes if shape.type == "rect"]
     assert {box.x0 for box in boxes} == {30.0, 0} and {box.y0 for box in boxes} == {0, 300.0}
@@ -289,11 +290,10 @@ def test_the_chart_shades_beyond_the_limits_and_names_who_is_there(full: pd.Data
     assert "300\u00a0MB: DistilBERT FP32" in title and "30\u00a0ms" in title
 
 
-def test_what_takes_many_times_less_does_not_all_lie_on_the_axis(full: pd.DataFrame) -> None:
+def test_what_takes_many_times_less_does_not_all_lie_on_the_axis(full: list[run_rows.Row]) -> None:
     spent = iter([161.0, 22.4, 20.6, 23.0, 10.3, 29.6])
     rows = [
-        row | {"energy_j_per_1000_examples": next(spent, None) if frame.usable(row) else None}
-        for row in frame.rows_of(full)
+        replace(row, energy_j_per_1000_examples=next(spent, None) if run_rows.usable(row) else None) for row in full
     ]
     found = decide(rows, Limits(energy_j_per_1000_examples=50.0))
     figure = figures.decision(found, style.LIGHT, "energy_j_per_1000_examples")
@@ -304,8 +304,8 @@ def test_what_takes_many_times_less_does_not_all_lie_on_the_axis(full: pd.DataFr
     assert max(ys) == pytest.approx(161.0) and min(ys) == pytest.approx(10.3)
 
 
-def test_the_table_says_sign_word_and_value_and_no_markup_of_others(full: pd.DataFrame) -> None:
-    found = decide(frame.rows_of(full), Limits(memory_bytes=200e6, accuracy_lost=0.01))
+def test_the_table_says_sign_word_and_value_and_no_markup_of_others(full: list[run_rows.Row]) -> None:
+    found = decide(full, Limits(memory_bytes=200e6, accuracy_lost=0.01))
     html = decision.verdicts(found, style.LIGHT)
     assert "✓ 160" in html and "✗ 660" in html and "at most 200\u00a0MB" in html
     assert "not shown to be within" in html and "A &lt;b&gt;model&lt;/b&gt; that fails" in html
@@ -315,7 +315,7 @@ def test_the_table_says_sign_word_and_value_and_no_markup_of_others(full: pd.Dat
 
 
 def test_unlabelled_text_has_no_accuracy_to_lose(database: str) -> None:
-    rows = frame.rows_of(reads.measurements(reads.run(UNLABELLED)))
+    rows = reads.measurements(reads.run(UNLABELLED))
     found = decide(rows, Limits(accuracy_lost=0.01))
     assert names(found.remaining) == ["DistilBERT FP32"]
     assert "the workload is unlabelled" in decision_words.answer(found)[1]

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from row_builder import shown_row
 
+from dashboard import run_rows
 from dashboard.data import answers
 from dashboard.data.answers import Answers
 from dashboard.findings import disagreements
@@ -21,14 +23,15 @@ INT8 = [0, 1, 1, 0, 1, 2]
 NF4 = [0, 0, 0, 1, 0, 2]
 
 
-def row(number: int, labels: list[str], mapping: list[int] | None, **columns: Any) -> dict[str, Any]:
+def row(number: int, labels: list[str], mapping: list[int] | None, **columns: Any) -> run_rows.Row:
     alignment = {
         "mapping": mapping,
         "how": "name" if mapping else None,
         "reason": None if mapping else "they do not fit",
         "model_labels": labels,
     }
-    return {"id": number, "name": f"Variant {number}", "baseline": number == 1, "labels": alignment} | columns
+    name = f"Variant {number}"
+    return shown_row(**{"id": number, "name": name, "baseline": number == 1, "labels": alignment} | columns)
 
 
 def logits(answers: list[int], outputs: int = 3) -> np.ndarray:

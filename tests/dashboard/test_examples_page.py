@@ -13,9 +13,9 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 from dashboard_fill import CANCELLED, FAILED, FULL, INTERRUPTED, RUNNING, SIZES, UNLABELLED
+from row_builder import shown_row
 from streamlit.testing.v1 import AppTest
 
-from dashboard import frame
 from dashboard.data import reads
 from dashboard.data.answers import Answers
 from dashboard.export import sheets
@@ -75,15 +75,15 @@ def test_runs_without_answers(run: str, word: str, database: str) -> None:
 
 def test_the_headline_counts_what_the_store_counts(database: str) -> None:
     test = page(FULL)
-    rows = {row["title"]: row for row in frame.rows_of(reads.measurements(reads.run(FULL)))}
+    rows = {row.title: row for row in reads.measurements(reads.run(FULL))}
     said = test.header[0].value.replace("\\", "")
     for title in ("Student FP32", "DistilBERT 4-bit", "ONNX FP32"):
-        flips = rows[title]["flips"]
+        flips = rows[title].flips
         assert (f"{flips} by {title}" if flips else "none by the other") in said
     test = choose(test, "flip_of", ["ONNX INT8"])
-    lost, gained = rows["ONNX INT8"]["accuracy_lost"], rows["ONNX INT8"]["accuracy_gained"]
+    lost, gained = rows["ONNX INT8"].accuracy_lost, rows["ONNX INT8"].accuracy_gained
     said = test.header[0].value.replace("\\", "")
-    assert said.startswith(f"ONNX INT8 answers {rows['ONNX INT8']['flips']} of 200 texts otherwise than Distil")
+    assert said.startswith(f"ONNX INT8 answers {rows['ONNX INT8'].flips} of 200 texts otherwise than Distil")
     assert f": {lost} right to wrong, {gained} wrong to right" in said
 
 
@@ -169,11 +169,11 @@ def test_a_batch_size_can_be_chosen(database: str) -> None:
 
 def test_confusion_matrices_are_the_stored_ones(database: str) -> None:
     test = page(FULL)
-    row = next(r for r in frame.rows_of(reads.measurements(reads.run(FULL))) if r["title"] == "Student FP32")
+    row = next(r for r in reads.measurements(reads.run(FULL)) if r.title == "Student FP32")
     table = next(b for b in html(test).split("<style>") if 'aria-label="Student FP32 against the labels"' in b)
     body = table.split("<tbody>")[1].split("<tr>")[1:]
     shown = [[int(unescape(cell).split(">")[-1]) for cell in _cells(line)] for line in body]
-    assert shown == row["quality"]["confusion"]
+    assert shown == row.quality["confusion"]
 
 
 def _cells(line: str) -> list[str]:
@@ -201,7 +201,7 @@ MARK = Mark("#1f5f8b", "circle", "baseline", "pytorch")
 
 
 def column(at: int, name: str) -> Column:
-    return Column(at, name, {"status": "measured", "validity": "valid", "backend": "b", "precision": "p"}, MARK)
+    return Column(at, name, shown_row(backend="b", precision="p"), MARK)
 
 
 @pytest.fixture

@@ -9,13 +9,12 @@ import subprocess
 import textwrap
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from dashboard_fill import CANCELLED, FAILED, FULL, RUNNING, SIZES, UNLABELLED
 from pptx import Presentation
 from pptx.oxml.ns import qn
 
-from dashboard import frame, style
+from dashboard import run_rows, style
 from dashboard.data import reads
 from dashboard.export import chart_slides, deck
 from dashboard.export import slides as export_slides
@@ -59,13 +58,13 @@ def test_charts_and_tables_have_text_alternatives(made: Presentation) -> None:
                 assert shape._element.xpath(".//p:cNvPr")[0].get("descr")
 
 
-def test_native_charts_hold_the_databases_figures(made: Presentation, full: pd.DataFrame) -> None:
+def test_native_charts_hold_the_databases_figures(made: Presentation, full: list[run_rows.Row]) -> None:
     found = charts(made)
     assert len(found) == 10
-    rows = [row for row in frame.rows_of(full) if row["latency_p50_s"] is not None]
+    rows = [row for row in full if row.latency_p50_s is not None]
     latency = found[1].plots[0]
-    assert list(latency.categories) == [row["title"] for row in rows]
-    assert list(latency.series[0].values) == pytest.approx([row["latency_p50_s"] * 1e3 for row in rows])
+    assert list(latency.categories) == [row.title for row in rows]
+    assert list(latency.series[0].values) == pytest.approx([row.latency_p50_s * 1e3 for row in rows])
 
 
 def test_under_load_the_highest_rates_stand_beside_the_offline_ones(made: Presentation) -> None:
@@ -80,14 +79,14 @@ def test_under_load_the_highest_rates_stand_beside_the_offline_ones(made: Presen
     assert "Under" not in " ".join(s.shapes.title.text for s in opened(SIZES).slides), "a run without has no such slide"
 
 
-def test_error_bars_reach_the_intervals(made: Presentation, full: pd.DataFrame) -> None:
+def test_error_bars_reach_the_intervals(made: Presentation, full: list[run_rows.Row]) -> None:
     series = charts(made)[1].plots[0].series[0]._element
     bars = series.find(qn("c:errBars"))
     order = [child.tag for child in series]
     assert order.index(qn("c:errBars")) < order.index(qn("c:cat")), "the schema's order of elements"
     plus = [float(v.text) for v in bars.find(qn("c:plus")).iter(qn("c:v"))]
-    rows = [row for row in frame.rows_of(full) if row["latency_p50_s"] is not None]
-    assert plus == pytest.approx([1e3 * (row["latency_p50_high_s"] - row["latency_p50_s"]) for row in rows])
+    rows = [row for row in full if row.latency_p50_s is not None]
+    assert plus == pytest.approx([1e3 * (row.latency_p50_high_s - row.latency_p50_s) for row in rows])
 
 
 def test_log_axes(made: Presentation) -> None:
@@ -112,38 +111,38 @@ def test_takeaways_have_a_slide_that_says_what_is_not_shown(made: Presentation) 
     assert "Not shown: ONNX FP32: no difference in speed" in said
 
 
-def test_accuracy_differences_stand_with_their_paired_intervals(made: Presentation, full: pd.DataFrame) -> None:
+def test_accuracy_differences_stand_with_their_paired_intervals(made: Presentation, full: list[run_rows.Row]) -> None:
     (slide,) = [slide for slide in made.slides if slide.shapes.title.text.startswith("Student FP32 loses 16.0 points")]
     assert slide.shapes.title.text.endswith("no difference is shown for the 4 others")
     (chart,) = [shape.chart for shape in slide.shapes if shape.has_chart]
-    rows = [row for row in frame.rows_of(full) if row["accuracy_difference"] is not None]
+    rows = [row for row in full if row.accuracy_difference is not None]
     series = chart.plots[0].series[0]
-    assert list(series.values) == pytest.approx([100 * row["accuracy_difference"] for row in rows])
+    assert list(series.values) == pytest.approx([100 * row.accuracy_difference for row in rows])
     minus = [float(v.text) for v in series._element.find(qn("c:errBars")).find(qn("c:minus")).iter(qn("c:v"))]
-    assert minus == pytest.approx([100 * (r["accuracy_difference"] - r["accuracy_difference_low"]) for r in rows])
+    assert minus == pytest.approx([100 * (r.accuracy_difference - r.accuracy_difference_low) for r in rows])
     assert chart.value_axis.minimum_scale < -20 and chart.value_axis.maximum_scale >= 0
 
 
-def test_limits_of_the_hardware(made: Presentation, full: pd.DataFrame) -> None:
+def test_limits_of_the_hardware(made: Presentation, full: list[run_rows.Row]) -> None:
     (slide,) = [slide for slide in made.slides if "what this device was measured to do" in slide.shapes.title.text]
     (chart,) = [shape.chart for shape in slide.shapes if shape.has_chart]
-    rows = {row["title"]: row for row in frame.rows_of(full) if row["limit_share"] is not None}
+    rows = {row.title: row for row in full if row.limit_share is not None}
     assert sorted(chart.plots[0].series[0].values) == pytest.approx(
-        sorted(100 * row["limit_share"] for row in rows.values())
+        sorted(100 * row.limit_share for row in rows.values())
     )
     assert "It reaches 40% of <b>FP32</b>" in slide.notes_slide.notes_text_frame.text
 
 
-def test_the_roofline_has_a_line_a_ceiling_and_a_mark_a_variant(made: Presentation, full: pd.DataFrame) -> None:
+def test_the_roofline_has_a_line_a_ceiling_and_a_mark_a_variant(made: Presentation, full: list[run_rows.Row]) -> None:
     (slide,) = [slide for slide in made.slides if "waits most for its products" in slide.shapes.title.text]
     (chart,) = [shape.chart for shape in slide.shapes if shape.has_chart]
     series = {found.name: list(found.values) for found in chart.plots[0].series}
     assert series["FP32 400 GFLOP/s"] == pytest.approx([400, 400])
     assert max(series["Copy 42.0 GB/s"]) == pytest.approx(400)
-    rows = [row for row in frame.rows_of(full) if row["limit_share"] is not None]
+    rows = [row for row in full if row.limit_share is not None]
     assert len(series) == len(rows) + 2
     for row in rows:
-        assert series[row["title"]] == pytest.approx([row["limits"]["operations_per_s"] / 1e9])
+        assert series[row.title] == pytest.approx([row.limits["operations_per_s"] / 1e9])
     assert chart.value_axis.minimum_scale <= min(map(min, series.values()))
 
 
@@ -152,9 +151,9 @@ def test_batch_sizes_have_a_line_a_variant(database: str) -> None:
     (slide,) = [slide for slide in deck.slides if slide.shapes.title.text.startswith("From batch 1 to 32")]
     (chart,) = [shape.chart for shape in slide.shapes if shape.has_chart]
     assert list(chart.plots[0].categories) == ["1", "8", "32"]
-    rows = frame.rows_of(reads.measurements(reads.run(SIZES)))
+    rows = reads.measurements(reads.run(SIZES))
     for series in chart.plots[0].series:
-        stored = [row["throughput_samples_per_s"] for row in rows if row["title"] == series.name]
+        stored = [row.throughput_samples_per_s for row in rows if row.title == series.name]
         assert list(series.values) == pytest.approx(stored)
     assert "batch 1, 8, 32" in texts(slide)
 

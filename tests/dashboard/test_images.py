@@ -10,6 +10,7 @@ import struct
 import time
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -126,8 +127,8 @@ def test_a_chrome_that_does_not_draw_is_given_up(
 
 
 def test_html_holds_all_it_needs_and_reads_no_title_as_markup(database: str) -> None:
-    measured = reads.measurements(reads.run(FULL)).copy()
-    measured["title"] = measured["name"] = [HOSTILE, *measured["title"][1:]]
+    measured = reads.measurements(reads.run(FULL))
+    measured[0] = replace(measured[0], title=HOSTILE, name=HOSTILE)
     figure = base.sign(figures.latency(measured, style.DARK), style.DARK, HOSTILE)
     page = images.html(figure)
     assert "default-src 'none'" in page and "#12161b" in page

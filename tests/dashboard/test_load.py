@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import html
+from dataclasses import replace
 from typing import Any
 
-import pandas as pd
 import pytest
 from dashboard_fill import CANCELLED, FULL, RUNNING, SIZES
 from test_pages import page, text
 
-from dashboard import figures, frame, style
+from dashboard import figures, run_rows, style
 from dashboard.data import reads
 from dashboard.export import images
 from dashboard.tables import load
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 @pytest.fixture
-def loads(full: pd.DataFrame) -> list[Row]:
+def loads(full: list[run_rows.Row]) -> list[Row]:
     return reads.loads(reads.run(FULL), full)
 
 
@@ -34,18 +34,18 @@ def at(figure: Any, name: str, symbol: str | None = None) -> list[Any]:
 
 @pytest.mark.parametrize("look", [style.LIGHT, style.DARK], ids=lambda look: look.name)
 def test_a_mark_stands_at_what_is_held_and_its_bar_ends_at_what_is_not(
-    look: style.Theme, full: pd.DataFrame, loads: list[Row]
+    look: style.Theme, full: list[run_rows.Row], loads: list[Row]
 ) -> None:
     figure = figures.load_rates(full, loads, look)
-    shades = style.marks(frame.rows_of(full), look)
+    shades = style.marks(full, look)
     for position, row in enumerate(loads[:4]):
-        (mark,) = at(figure, row["name"], shades[row["variant"]].symbol)
-        assert (mark.x[0], mark.y[0]) == (row["server_texts_per_s"], position)
-        failing = min(trial["rate_per_s"] for trial in row["trials"] if not trial["holds"])
+        (mark,) = at(figure, row.name, shades[row.variant].symbol)
+        assert (mark.x[0], mark.y[0]) == (row.server_texts_per_s, position)
+        failing = min(trial["rate_per_s"] for trial in row.trials if not trial["holds"])
         assert mark.x[0] + mark.error_x.array[0] == failing and mark.error_x.arrayminus[0] == 0
-        assert mark.marker.line.color == shades[row["variant"]].color
-        (offline,) = at(figure, row["name"], "line-ns")
-        assert offline.x[0] == row["offline_texts_per_s"] > failing
+        assert mark.marker.line.color == shades[row.variant].color
+        (offline,) = at(figure, row.name, "line-ns")
+        assert offline.x[0] == row.offline_texts_per_s > failing
     (none,) = at(figure, "ONNX INT8", "x")
     assert none.x[0] == 91.0 and none.error_x.array is None, "no rate held: the lowest that was tried"
     assert not at(figure, "SST-2 head")
@@ -61,16 +61,16 @@ def test_a_mark_stands_at_what_is_held_and_its_bar_ends_at_what_is_not(
 
 @pytest.mark.parametrize("look", [style.LIGHT, style.DARK], ids=lambda look: look.name)
 def test_every_trial_has_a_mark_whose_shape_says_whether_it_held(
-    look: style.Theme, full: pd.DataFrame, loads: list[Row]
+    look: style.Theme, full: list[run_rows.Row], loads: list[Row]
 ) -> None:
     figure = figures.load_trials(full, loads, look)
-    shades = style.marks(frame.rows_of(full), look)
+    shades = style.marks(full, look)
     for row in loads[:5]:
-        (marks,) = at(figure, row["name"])
-        trials = sorted(row["trials"], key=lambda trial: trial["rate_per_s"])
+        (marks,) = at(figure, row.name)
+        trials = sorted(row.trials, key=lambda trial: trial["rate_per_s"])
         assert list(marks.x) == [trial["rate_per_s"] for trial in trials]
         assert list(marks.y) == pytest.approx([trial["p99_s"] * 1e3 for trial in trials])
-        own = shades[row["variant"]].symbol
+        own = shades[row.variant].symbol
         assert list(marks.marker.symbol) == [own if trial["holds"] else "x" for trial in trials] and own != "x"
         verdicts = ["did not hold" not in said for said in marks.text]
         assert verdicts == [trial["holds"] for trial in trials]
@@ -83,17 +83,16 @@ def test_every_trial_has_a_mark_whose_shape_says_whether_it_held(
     )
 
 
-def test_the_alternatives_say_what_each_variant_holds(full: pd.DataFrame, loads: list[Row]) -> None:
+def test_the_alternatives_say_what_each_variant_holds(full: list[run_rows.Row], loads: list[Row]) -> None:
     for make in (figures.load_rates, figures.load_trials):
         said = images.alternative(make(full, loads, style.LIGHT))
         assert "DistilBERT FP32, holds 153 texts/s, " in said and "160" in said and "no rate held" in said
         assert "%{" not in said and "<" not in said
 
 
-def test_markup_in_names_is_text(full: pd.DataFrame, loads: list[Row]) -> None:
+def test_markup_in_names_is_text(full: list[run_rows.Row], loads: list[Row]) -> None:
     odd = "<b>x</b> %{y}"
-    for row in loads:
-        row["name"] = row["title"] = odd
+    loads = [replace(row, title=odd) for row in loads]
     for make in (figures.load_rates, figures.load_trials):
         figure = make(full, loads, style.LIGHT)
         shown = [trace.hovertemplate or "" for trace in figure.data] + [n.text for n in figure.layout.annotations]
@@ -103,10 +102,10 @@ def test_markup_in_names_is_text(full: pd.DataFrame, loads: list[Row]) -> None:
     assert html.escape(odd) in table and odd not in table
 
 
-def test_nothing_to_draw_is_a_figure_that_says_nothing(full: pd.DataFrame, loads: list[Row]) -> None:
+def test_nothing_to_draw_is_a_figure_that_says_nothing(full: list[run_rows.Row], loads: list[Row]) -> None:
     assert not figures.load_trials(full, [], style.LIGHT).data
     assert not figures.load_rates(full, [], style.LIGHT).data
-    assert figures.load_trials(full, [row for row in loads if row["status"] == "failed"], style.LIGHT).to_json()
+    assert figures.load_trials(full, [row for row in loads if row.status == "failed"], style.LIGHT).to_json()
 
 
 def test_the_page_says_which_holds_most_and_by_how_much(database: str) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
-import pandas as pd
 import pytest
 from dashboard_fill import FULL
 from pptx import Presentation
 from pptx.enum.chart import XL_CHART_TYPE
 
-from dashboard import figures, frame, style
+from dashboard import figures, run_rows, style
 from dashboard.data import reads
 from dashboard.export import deck
 from dashboard.export import slides as export_slides
@@ -24,9 +24,9 @@ LONG = "OpenVINO INT8, FP32 where unsure, first token alone, sorted"
 
 
 @pytest.fixture
-def many(full: pd.DataFrame) -> pd.DataFrame:
+def many(full: list[run_rows.Row]) -> list[run_rows.Row]:
     """36 variants of two batch sizes, each with a name of about 60 letters; the last is the fastest."""
-    first = frame.rows_of(full)[0]
+    first = full[0]
     rows = []
     for at in range(36):
         size = 32 if at % 2 else 8
@@ -34,19 +34,19 @@ def many(full: pd.DataFrame) -> pd.DataFrame:
             "variant": f"v{at}", "title": f"{LONG} {at}", "name": f"{LONG} {at} @ {size}", "batch_size": size,
             "baseline": at == 0, "published": None, "speedup": 1.0 + at / 100,
             "latency_p50_s": size / (1000.0 + 10 * at),
-            "throughput_samples_per_s": 1000.0 + 10 * at, "text_s": 1 / (1000.0 + 10 * at),
-            "text_low_s": None, "text_high_s": None, "latency_p50_low_s": None, "latency_p50_high_s": None,
+            "throughput_samples_per_s": 1000.0 + 10 * at, "throughput_samples_per_s_low": None,
+            "throughput_samples_per_s_high": None, "latency_p50_low_s": None, "latency_p50_high_s": None,
         }  # fmt: skip
-        rows.append(first | faster)
-    return pd.DataFrame(rows, dtype=object)
+        rows.append(replace(first, **faster))
+    return rows
 
 
 @pytest.mark.parametrize("make", [figures.latency, figures.throughput, figures.memory, figures.accuracy])
-def test_long_names_leave_a_chart_most_of_its_width(make, many: pd.DataFrame) -> None:
+def test_long_names_leave_a_chart_most_of_its_width(make, many: list[run_rows.Row]) -> None:
     figure = make(many, style.LIGHT)
     # The narrowest column of a page is 520 px wide.
     assert figure.layout.margin.l + figure.layout.margin.r < 0.8 * 520
-    for name, shown in zip(many["name"], figure.layout.yaxis.ticktext, strict=True):
+    for name, shown in zip([row.name for row in many], figure.layout.yaxis.ticktext, strict=True):
         lines = shown.split("<br>")
         assert len(lines) <= 2 and all(len(line) <= base.NAME for line in lines)
         # What tells it from the others is kept, and a size stays with its sign.
@@ -54,20 +54,20 @@ def test_long_names_leave_a_chart_most_of_its_width(make, many: pd.DataFrame) ->
         assert "…" in shown and name.startswith(lines[0].rstrip(" …"))
 
 
-def test_where_batches_differ_the_time_a_text_is_compared(many: pd.DataFrame) -> None:
+def test_where_batches_differ_the_time_a_text_is_compared(many: list[run_rows.Row]) -> None:
     figure = figures.tradeoff(many, style.LIGHT)
     assert figure.layout.xaxis.title.text == "Time a text (ms, log scale)"
     at = {trace.name: trace for trace in figure.data}
-    for row in frame.rows_of(many):
-        assert at[row["name"]].x[0] == pytest.approx(1e3 / row["throughput_samples_per_s"])
+    for row in many:
+        assert at[row.name].x[0] == pytest.approx(1e3 / row.throughput_samples_per_s)
     # All are equally accurate, so that the fastest alone is not beaten.
     solid = [name for name, trace in at.items() if trace.marker.color != style.LIGHT.background]
     assert solid == [f"{LONG} 35 @ 32"]
     assert figure.layout.title.text.replace("<br>", " ").startswith(f"No measured time a text is lower than {LONG} 35")
 
 
-def test_a_decision_between_unlike_batches_is_drawn_by_the_time_a_text(many: pd.DataFrame) -> None:
-    rows = frame.rows_of(many)
+def test_a_decision_between_unlike_batches_is_drawn_by_the_time_a_text(many: list[run_rows.Row]) -> None:
+    rows = many
     free = figures.decision(deciding.decide(rows, deciding.Limits()), style.LIGHT, "memory_bytes")
     assert free.layout.xaxis.title.text == "Time a text (ms, log scale)"
     assert "as batches of 8, 32 take unlike times" in free.layout.title.subtitle.text.replace("<br>", " ")
@@ -76,9 +76,9 @@ def test_a_decision_between_unlike_batches_is_drawn_by_the_time_a_text(many: pd.
     assert held.layout.xaxis.title.text == "Latency of a batch, p95 (ms, log scale)"
 
 
-def test_the_fastest_of_many_are_told_first(many: pd.DataFrame) -> None:
-    rows = frame.rows_of(many)
-    assert [row["variant"] for row in headlines.ranked(rows)[:2]] == ["v35", "v34"]
+def test_the_fastest_of_many_are_told_first(many: list[run_rows.Row]) -> None:
+    rows = many
+    assert [row.variant for row in headlines.ranked(rows)[:2]] == ["v35", "v34"]
     assert headlines.ranked(rows[: headlines.MANY]) == rows[: headlines.MANY], "few stay in the suite's order"
 
 
@@ -90,7 +90,9 @@ def test_a_setting_of_many_variants_names_the_first_and_keeps_the_rest_as_a_tool
     assert "variant 19" in table
 
 
-def test_slides_of_many_show_the_foremost_and_name_the_rest_in_their_notes(many: pd.DataFrame, database: str) -> None:
+def test_slides_of_many_show_the_foremost_and_name_the_rest_in_their_notes(
+    many: list[run_rows.Row], database: str
+) -> None:
     slides = Presentation(io.BytesIO(deck.build(reads.run(FULL), many, reads.published()))).slides
     charts = {}
     for slide in slides:

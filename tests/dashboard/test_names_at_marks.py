@@ -6,17 +6,17 @@ import io
 import itertools
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from dashboard_fill import FULL
 from pptx import Presentation
 from pptx.oxml.ns import qn
 
-from dashboard import figures, frame, style
+from dashboard import figures, run_rows, style
 from dashboard.data import reads
 from dashboard.export import deck, slides
 from dashboard.figures import labels
@@ -44,24 +44,26 @@ def around(x: float, y: float, width: float, height: float = labels.HEIGHT) -> B
 
 
 @pytest.fixture(params=[(count, spots) for count in COUNTS for spots in (count, 3)], ids="{0[0]}-at-{0[1]}".format)
-def many(request: pytest.FixtureRequest, full: pd.DataFrame) -> pd.DataFrame:
+def many(request: pytest.FixtureRequest, full: list[run_rows.Row]) -> list[run_rows.Row]:
     """So many variants, each at a place of its own or near one of a few."""
     count, spots = request.param
-    measured = [row for row in frame.rows_of(full) if row["limit_share"] is not None and row["accuracy"] is not None]
-    base = next(row for row in measured if row["baseline"])
+    measured = [row for row in full if row.limit_share is not None and row.accuracy is not None]
+    base = next(row for row in measured if row.baseline)
     rows = [base]
     for index in range(1, count):
         like = measured[index % len(measured)]
         place, near = random.Random(index % spots), random.Random(index)
         slower = place.uniform(0.3, 3) * near.uniform(0.98, 1.02)
         better = place.uniform(-0.1, 0.05) + near.uniform(-0.002, 0.002)
-        name = f"{index} {like['title']} {ENDINGS[index % 4]}"
-        row = like | {"variant": f"v{index}", "title": name, "name": name, "baseline": False}
-        row |= {key: base[key] * slower for key in ("latency_p50_s", "latency_p50_low_s", "latency_p50_high_s")}
-        row |= {key: min(1, base[key] + better) for key in ("accuracy", "accuracy_low", "accuracy_high")}
-        rate = base["limits"]["operations_per_s"] / slower
-        rows.append(row | {"limits": base["limits"] | {"operations_per_s": rate, "bandwidth_share": 0.3 / slower}})
-    return pd.DataFrame(rows, dtype=object)
+        name = f"{index} {like.title} {ENDINGS[index % 4]}"
+        row = replace(like, variant=f"v{index}", title=name, name=name, baseline=False)
+        times = ("latency_p50_s", "latency_p50_low_s", "latency_p50_high_s")
+        row = replace(row, **{key: base.figure(key) * slower for key in times})
+        shares = ("accuracy", "accuracy_low", "accuracy_high")
+        row = replace(row, **{key: min(1, base.figure(key) + better) for key in shares})
+        rate = base.limits["operations_per_s"] / slower
+        rows.append(replace(row, limits=base.limits | {"operations_per_s": rate, "bandwidth_share": 0.3 / slower}))
+    return rows
 
 
 def drawn(figure: go.Figure, width: float, height: float) -> dict[str, Box]:
@@ -88,18 +90,18 @@ def plot_of_an_image(figure: go.Figure) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("width", [420, 700, 1040, 1600, None])
-def test_none_lies_on_another_in_the_tradeoff(width: int | None, many: pd.DataFrame) -> None:
+def test_none_lies_on_another_in_the_tradeoff(width: int | None, many: list[run_rows.Row]) -> None:
     figure = figures.tradeoff(many, style.LIGHT)
     boxes = drawn(figure, *((width, tall(len(many))) if width else plot_of_an_image(figure)))
-    assert any(name.startswith(many["title"][0]) for name in boxes), "the baseline's is there"
+    assert any(name.startswith(many[0].title) for name in boxes), "the baseline's is there"
     assert not meeting(boxes)
-    unnamed = [title for title in many["title"] if not any(labels.shortened(title) in name for name in boxes)]
+    unnamed = [title for title in [row.title for row in many] if not any(labels.shortened(title) in name for name in boxes)]
     said = figure.layout.title.subtitle.text.replace("<br>", " ")
     assert (f" {len(unnamed)} of {len(many)} names had no room." in said) == bool(unnamed)
 
 
 @pytest.mark.parametrize("width", [520, 820, 1040, 1600, None])
-def test_none_lies_on_another_below_the_roof(width: int | None, many: pd.DataFrame) -> None:
+def test_none_lies_on_another_below_the_roof(width: int | None, many: list[run_rows.Row]) -> None:
     figure = figures.roofline(many, reads.run(FULL)["ceilings"], style.LIGHT)
     boxes = drawn(figure, *((width, PLOT_HEIGHT) if width else plot_of_an_image(figure)))
     assert boxes and not meeting(boxes)
@@ -115,34 +117,32 @@ def missing(figure: go.Figure, titles: list[str]) -> int:
 
 
 @pytest.mark.parametrize("against", ["accuracy_lost", "memory_bytes"])
-def test_who_has_no_room_beside_the_limits_is_counted(against: str, many: pd.DataFrame) -> None:
-    rows = frame.rows_of(many)
-    for index, row in enumerate(rows):
-        row |= {"latency_p95_s": 1.1 * row["latency_p50_s"], "host_peak_rss_bytes": 3e8 + 1e6 * (index % 7)}
+def test_who_has_no_room_beside_the_limits_is_counted(against: str, many: list[run_rows.Row]) -> None:
+    rows = [replace(row, latency_p95_s=1.1 * row.latency_p50_s) for row in many]
     drawn_rows = [row for row in rows if deciding.quantities(rows)[against].read(row) is not None]
     figure = figures.decision(deciding.decide(rows, deciding.Limits()), style.LIGHT, against)
-    left = missing(figure, [row["name"] for row in drawn_rows])
+    left = missing(figure, [row.name for row in drawn_rows])
     assert left < len(drawn_rows) and (left or len(rows) < max(COUNTS))
 
 
-def test_who_has_no_room_among_the_trials_is_counted(full: pd.DataFrame) -> None:
+def test_who_has_no_room_among_the_trials_is_counted(full: list[run_rows.Row]) -> None:
     measured = reads.loads(reads.run(FULL), full)
-    held = next(row for row in measured if row["trials"] and row["server_texts_per_s"])
-    loads = [held | {"name": f"{index} {held['name']}, of a longer name"} for index in range(30)]
-    # Not quite on one spot: those would share a label.
-    for index, row in enumerate(loads):
-        scale = 1 + 0.04 * index
-        row["trials"] = [trial | {"rate_per_s": trial["rate_per_s"] * scale} for trial in row["trials"]]
-    assert missing(figures.load_trials(full, loads, style.LIGHT), [row["name"] for row in loads])
+    held = next(row for row in measured if row.trials and row.server_texts_per_s)
+    loads = []
+    for index in range(30):
+        # Not quite on one spot: those would share a label.
+        trials = [trial | {"rate_per_s": trial["rate_per_s"] * (1 + 0.04 * index)} for trial in held.trials]
+        loads.append(replace(held, title=f"{index} {held.title}, of a longer name", trials=trials))
+    assert missing(figures.load_trials(full, loads, style.LIGHT), [row.name for row in loads])
 
 
 @pytest.mark.parametrize("count", [2, 14, 36])
-def test_every_line_has_its_name_at_a_height_of_its_own(count: int, full: pd.DataFrame) -> None:
-    base = frame.rows_of(full)[0]
+def test_every_line_has_its_name_at_a_height_of_its_own(count: int, full: list[run_rows.Row]) -> None:
+    base = full[0]
     random = np.random.default_rng(count)
-    rows = [base | {"id": i, "variant": f"v{i}", "name": f"Variant {i}", "baseline": i == 0} for i in range(count)]
-    timed = {row["id"]: random.lognormal(-3 + 0.02 * row["id"], 0.1, 200) for row in rows}
-    figure = figures.ecdf(pd.DataFrame(rows, dtype=object), timed, style.LIGHT)
+    rows = [replace(base, id=i, variant=f"v{i}", name=f"Variant {i}", baseline=i == 0) for i in range(count)]
+    timed = {row.id: random.lognormal(-3 + 0.02 * row.id, 0.1, 200) for row in rows}
+    figure = figures.ecdf(rows, timed, style.LIGHT)
     low, high = figure.layout.yaxis.range
     margin = figure.layout.margin
     per_percent = (figure.layout.height - margin.t - margin.b) / (high - low)
@@ -187,7 +187,7 @@ def on_slide(chart: Any) -> dict[str, Box]:
     return found
 
 
-def test_none_lies_on_another_on_a_slide(many: pd.DataFrame) -> None:
+def test_none_lies_on_another_on_a_slide(many: list[run_rows.Row]) -> None:
     made = deck.build(reads.run(FULL), many, reads.published())
     scatters = 0
     for slide in Presentation(io.BytesIO(made)).slides:
@@ -199,7 +199,7 @@ def test_none_lies_on_another_on_a_slide(many: pd.DataFrame) -> None:
             assert boxes and not meeting(boxes)
             assert all(box[0] >= 0 and box[2] <= slides.CHART[0] for box in boxes.values()), "on the slide"
             said = " ".join(boxes)
-            missing = [title for title in many["title"] if labels.shortened(title) not in said]
+            missing = [title for title in [row.title for row in many] if labels.shortened(title) not in said]
             notes = slide.notes_slide.notes_text_frame.text
             assert all(labels.shortened(title) in notes for title in missing)
     assert scatters == 2

@@ -14,7 +14,6 @@ from dashboard_fill import CANCELLED, FAILED, FULL, INTERRUPTED, RUNNING, SIZES,
 from postgres_server import PASSWORD
 from streamlit.testing.v1 import AppTest
 
-from dashboard import frame
 from dashboard.data import reads
 from engine import units
 from engine.errors import RequestError
@@ -181,8 +180,8 @@ def test_the_overview_says_what_the_run_shows_and_what_it_does_not(database: str
 def test_a_price_an_hour_becomes_one_of_a_million_texts(database: str) -> None:
     test = page("overview", FULL)
     test.number_input(key="hourly_price").set_value(3.6).run()
-    rate = next(row for row in frame.rows_of(reads.measurements(reads.run(FULL))) if row["variant"] == "fp32")
-    price = units.significant(3.6 / 3600 / rate["throughput_samples_per_s"] * 1e6)
+    rate = next(row for row in reads.measurements(reads.run(FULL)) if row.variant == "fp32")
+    price = units.significant(3.6 / 3600 / rate.throughput_samples_per_s * 1e6)
     said = text(test)
     assert "a million texts" in said and f">{price}<" in said
 

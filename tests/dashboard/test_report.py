@@ -5,13 +5,13 @@ from __future__ import annotations
 import html
 import json
 import re
+from dataclasses import replace
 
-import pandas as pd
 import pytest
 from dashboard_fill import CANCELLED, FAILED, FULL, INTERRUPTED, RUNNING, SIZES, UNLABELLED
 from reading import Reader
 
-from dashboard import frame, style
+from dashboard import style
 from dashboard.data import reads
 from dashboard.export import images, report
 
@@ -75,10 +75,10 @@ def test_charts_are_there_in_both_appearances_with_alternatives(database: str) -
 
 def test_the_figures_are_the_databases(database: str) -> None:
     latency = drawn(built(SIZES, batch_size=8))["light"]["latency"]
-    rows = [row for row in frame.rows_of(reads.measurements(reads.run(SIZES))) if row["batch_size"] == 8]
+    rows = [row for row in reads.measurements(reads.run(SIZES)) if row.batch_size == 8]
     values = {trace["name"]: trace["x"][0] for trace in latency["data"]}
     for row in rows:
-        assert values[row["title"]] == pytest.approx(1e3 * row["latency_p50_s"])
+        assert values[row.title] == pytest.approx(1e3 * row.latency_p50_s)
 
 
 def test_an_appearance_can_be_chosen(database: str) -> None:
@@ -89,10 +89,11 @@ def test_an_appearance_can_be_chosen(database: str) -> None:
 def test_no_text_is_markup(database: str) -> None:
     summary = reads.run(FULL) | {"device_name": HOSTILE, "suite": HOSTILE, "status": "failed", "status_reason": HOSTILE}
     summary["environment"] = {"threads": 4, "note": HOSTILE}
-    measured = reads.measurements(reads.run(FULL)).copy()
-    for column in ("title", "name", "status_reason", "validity_reason", "accuracy_reason", "binds"):
-        hostile = [HOSTILE if value else value for value in measured[column]]
-        measured[column] = pd.Series(hostile, index=measured.index, dtype=object)
+    columns = ("title", "name", "status_reason", "validity_reason", "accuracy_reason", "binds")
+    measured = [
+        replace(row, **{column: HOSTILE for column in columns if row.figure(column)})
+        for row in reads.measurements(reads.run(FULL))
+    ]
     page = report.build(summary, measured, reads.published())
     read = Reader(page)
     assert read.all("img") == [] and len(read.all("script")) == 2

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -155,12 +156,12 @@ def save(test: AppTest) -> None:
 
 def test_all_that_is_stored_of_a_measurement_is_there(database: str) -> None:
     test = page("runs", FULL, "Fields")
-    stored = {row["name"]: row for row in reads.measurements(reads.run(FULL)).to_dict("records")}
+    stored = {row.name: row for row in reads.measurements(reads.run(FULL))}
     names = test.selectbox(key="audit_variant").options
     assert len(names) == 9
     test.selectbox(key="audit_variant").set_value(names[-1]).run()
     shown = json.loads(test.code[0].value)
-    assert not test.exception and shown["variant"] == stored[names[-1]]["variant"] and "latency_p50_s" in shown
+    assert not test.exception and shown["variant"] == stored[names[-1]].variant and "latency_p50_s" in shown
 
 
 def test_what_cannot_be_written_is_one_line(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +199,7 @@ def test_a_run_under_way_cannot_be_deleted(own: Path) -> None:
 def test_an_imported_run_is_shown_on_every_page(own: Path, empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BENCH_DATABASE_URL")
     content = writing.dump(FULL)[1]
-    before = reads.measurements(reads.run(FULL)).drop(columns="id")
+    before = [replace(row, id=0) for row in reads.measurements(reads.run(FULL))]
     monkeypatch.setenv("BENCH_DATA_DIR", str(own / "other"))
     said = text(page("runs"))
     assert "No runs yet" in said
@@ -206,7 +207,7 @@ def test_an_imported_run_is_shown_on_every_page(own: Path, empty: Path, monkeypa
     upload(test, content)
     assert not test.exception and test.session_state[run_choice.CHOICE] == FULL
     assert "…00000A is imported" in test.toast[0].value.replace("\\", "")
-    assert reads.measurements(reads.run(FULL)).drop(columns="id").equals(before)
+    assert [replace(row, id=0) for row in reads.measurements(reads.run(FULL))] == before
     assert "Imported" in text(page("runs", FULL, "Environment"))
     upload(test, content)
     assert "already here" in test.toast[0].value
@@ -251,7 +252,7 @@ def test_what_was_read_is_forgotten_with_its_run(own: Path) -> None:
     reading.load(content)
     with open_store() as store, store.session() as session:
         numbers = [row.id for row in measurements.measurements(session, FULL)]
-    assert list(reads.measurements(reads.run(FULL))["id"]) == numbers != list(first["id"])
+    assert [row.id for row in reads.measurements(reads.run(FULL))] == numbers != [row.id for row in first]
 
 
 def test_who_follows_a_run_learns_that_its_process_is_gone(own: Path) -> None:

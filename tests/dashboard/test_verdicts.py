@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from row_builder import shown_row
 
 from dashboard.tables import scorecard
 
-ROW = {"validity": "valid", "validity_reason": None, "baseline": False, "speedup": 1.5, "accuracy_comparison": None}
+ROW = shown_row(speedup=1.5)
 
 
 @pytest.mark.parametrize(
@@ -18,7 +21,7 @@ ROW = {"validity": "valid", "validity_reason": None, "baseline": False, "speedup
     ],
 )
 def test_speed(comparison: str, words: str) -> None:
-    shown = scorecard._verdicts(ROW | {"comparison": comparison})
+    shown = scorecard._verdicts(replace(ROW, comparison=comparison))
     assert words in shown
     assert not [other for other in ("▲", "▼", "=") if other != words[0] and f">{other}" in shown]
 
@@ -32,12 +35,12 @@ def test_speed(comparison: str, words: str) -> None:
     ],
 )
 def test_accuracy(comparison: str, words: str) -> None:
-    row = ROW | {"comparison": "better", "accuracy_comparison": comparison}
+    row = replace(ROW, comparison="better", accuracy_comparison=comparison)
     assert f">{words}<" in scorecard._verdicts(row)
 
 
 @pytest.mark.parametrize(("validity", "words"), [("unstable", "~ unstable"), ("invalid", "✗ invalid")])
 def test_a_doubt_stands_beside_the_verdict(validity: str, words: str) -> None:
-    row = ROW | {"comparison": "better", "validity": validity, "validity_reason": "a <reason>"}
+    row = replace(ROW, comparison="better", validity=validity, validity_reason="a <reason>")
     shown = scorecard._verdicts(row)
     assert words in shown and "a &lt;reason&gt;" in shown and "▲ faster" in shown

@@ -22,6 +22,7 @@ import pytest
 
 from engine import paths
 from engine.store import interrupted, measurements, models, open_store, runs
+from engine.store.rows import row_of
 
 pytestmark = pytest.mark.second_tier
 
@@ -152,7 +153,7 @@ def stored(url: str | None = None) -> tuple[dict[str, Any], dict[str, dict[str, 
     """The newest run as its row stands, and variant -> its measurement."""
     with open_store(url, create=False) as store, store.session() as session:
         run = runs.get_run(session, "latest")
-        found = {row.variant: measurements.flat(row) for row in measurements.measurements(session, run.id)}
+        found = {row.variant: row.to_json() for row in measurements.rows(session, run.id)}
         return runs.run_summary(run), found
 
 
@@ -161,7 +162,7 @@ def rounds(url: str | None = None) -> int:
     with open_store(url, create=False) as store, store.session() as session:
         run = runs.get_run(session, "latest")
         ids = [row.id for row in measurements.measurements(session, run.id)]
-        return sum(map(len, measurements.all_latencies(session, ids).values()))
+        return sum(map(len, measurements.all_blocks(session, ids).values()))
 
 
 def test_whatever_ends_a_worker_is_the_reason_of_its_variant_alone(suite, live, is_gone, tmp_path):
@@ -309,8 +310,8 @@ def test_a_power_cut_takes_nothing_that_was_finished_and_the_run_goes_on_after_i
             return {
                 found.run.id: [
                     (
-                        measurements.flat(row),
-                        [block.latencies_s.tolist() for block in measurements.latencies(session, row.id)],
+                        row_of(row).to_json(),
+                        [block.latencies_s.tolist() for block in measurements.blocks(session, row.id)],
                     )
                     for row in measurements.measurements(session, found.run.id)
                 ]

@@ -130,7 +130,7 @@ def test_cancelling_a_run_that_is_timing(suite_of, wait_until, is_gone):
         assert status == "cancelled" and reason
     with open_store(create=False) as store, store.session() as session:
         for measurement in measurements.measurements(session, run_id):
-            assert measurements.latencies(session, measurement.id), "what was timed is kept"
+            assert measurements.blocks(session, measurement.id), "what was timed is kept"
     wait_until(lambda: is_gone(pid) and all(is_gone(child.pid) for child in children), 20)
     with locks.device_lock(devices.resolve_device("cpu"), from_words("a test")):
         pass

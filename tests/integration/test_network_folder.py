@@ -162,7 +162,7 @@ def seen_from(mount: Path) -> dict[str, Any]:
 def blocks(mount: Path) -> int:
     with open_store(f"sqlite:///{mount}/data/bench.sqlite", create=False) as store, store.session() as session:
         ids = [row.id for row in measurements.measurements(session, runs.get_run(session, "latest").id)]
-        return sum(map(len, measurements.all_latencies(session, ids).values()))
+        return sum(map(len, measurements.all_blocks(session, ids).values()))
 
 
 def intact(network: Network) -> bool:

@@ -36,14 +36,14 @@ def rounds_of(run_id: str) -> dict[str, dict[int, list[int]]]:
     found: dict[str, dict[int, list[int]]] = {}
     with open_store(create=False) as store, store.session() as session:
         for row in measurements.measurements(session, run_id):
-            for block in measurements.latencies(session, row.id):
+            for block in measurements.blocks(session, row.id):
                 found.setdefault(row.variant, {}).setdefault(block.process, []).append(block.round)
     return found
 
 
 def rows_of(run_id: str) -> dict[str, dict[str, Any]]:
     with open_store(create=False) as store, store.session() as session:
-        return {row.variant: measurements.flat(row) for row in measurements.measurements(session, run_id)}
+        return {row.variant: row.to_json() for row in measurements.rows(session, run_id)}
 
 
 def newest() -> str:
@@ -56,7 +56,7 @@ def speed_up(run_id: str, variant: str) -> float:
     with open_store(create=False) as store, store.session() as session:
         raws = {}
         for row in measurements.measurements(session, run_id):
-            blocks = [summary.Block(**block._asdict()) for block in measurements.latencies(session, row.id)]
+            blocks = measurements.blocks(session, row.id)
             raws[row.variant] = summary.Raw(blocks)
     calm = stats.calm_rounds([raw.rates() for raw in raws.values()])
     found = stats.speed_up(raws[variant].rates(), raws["fp32"].rates(), calm)
@@ -91,9 +91,7 @@ def test_a_killed_run_goes_on_with_what_it_has(suite, live, bench, wait_until):
     with open_store(create=False) as store, store.session() as session:
         run = runs.get_run(session, run_id)
         assert (run.status, run.status_reason) == ("finished", None)
-        blocks = [
-            b for row in measurements.measurements(session, run_id) for b in measurements.latencies(session, row.id)
-        ]
+        blocks = [b for row in measurements.measurements(session, run_id) for b in measurements.blocks(session, row.id)]
     begun = [[block.started_s for block in blocks if block.process == process] for process in (0, 1)]
     assert max(begun[0]) < min(begun[1]), "its clock goes on"
 

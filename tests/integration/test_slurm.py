@@ -74,7 +74,7 @@ def row_of(run_id: str) -> dict[str, Any]:
         return runs.run_summary(run) | {
             "job": slurm.job_of(run) or run.environment["slurm"].get("job"),
             "measured": [(row.variant, row.status) for row in rows],
-            "calls": sum(len(block.latencies_s) for row in rows for block in measurements.latencies(session, row.id)),
+            "calls": sum(len(block.latencies_s) for row in rows for block in measurements.blocks(session, row.id)),
         }
 
 
@@ -124,7 +124,7 @@ def test_a_run_is_measured_by_a_job_and_comes_back_whole(bench, file_of):
         rows = measurements.measurements(session, run.id)
         assert [(row.variant, row.status) for row in rows] == [("fp32", "measured"), ("int8", "measured")]
         assert all(
-            measurements.latencies(session, row.id) and measurements.logits(session, row.id) is not None for row in rows
+            measurements.blocks(session, row.id) and measurements.logits(session, row.id) is not None for row in rows
         )
         logs = Path(str(run.log_path))
         assert "timing" in queue.log_tail(run.id) and not (logs / "slurm").exists()

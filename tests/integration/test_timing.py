@@ -39,7 +39,7 @@ def pairs_of(run_id: str, names: list[str]) -> list[stats.Interval]:
     with open_store(create=False) as store, store.session() as session:
         raws = {}
         for row in measurements.measurements(session, run_id):
-            blocks = [summary.Block(**block._asdict()) for block in measurements.latencies(session, row.id)]
+            blocks = measurements.blocks(session, row.id)
             raws[row.variant] = summary.Raw(blocks).rates()
     calm = stats.calm_rounds([raws[name] for name in names])
     found = [stats.speed_up(raws[other], raws[one], calm) for one, other in zip(names[::2], names[1::2], strict=True)]
@@ -234,9 +234,9 @@ def test_two_processes_give_blocks_of_two(shaped_models, write_suite, measure, t
     with open_store(create=False) as store, store.session() as session:
         for row in measurements.measurements(session, found.run["id"]):
             for kind in ("timed", "warmup"):
-                blocks = measurements.latencies(session, row.id, kind)
+                blocks = measurements.blocks(session, row.id, kind)
                 assert {block.process for block in blocks} == {0, 1}
-            blocks = measurements.latencies(session, row.id)
+            blocks = measurements.blocks(session, row.id)
             for process in (0, 1):
                 assert len([b for b in blocks if b.process == process]) >= 4, "half of the rounds each"
             # One clock for all: the second process came after the first.
@@ -263,8 +263,7 @@ def test_rounds_visit_the_variants_in_shuffled_order_over_the_same_examples(
     found = measure(suite, predictions=False)
     with open_store(create=False) as store, store.session() as session:
         blocks = {
-            r.variant: measurements.latencies(session, r.id)
-            for r in measurements.measurements(session, found.run["id"])
+            r.variant: measurements.blocks(session, r.id) for r in measurements.measurements(session, found.run["id"])
         }
     rounds = range(len(blocks["one"]))
     assert len(rounds) >= 20 and all([b.round for b in made] == list(rounds) for made in blocks.values())

@@ -44,8 +44,8 @@ def stored(run_id: str = "latest") -> tuple[dict[str, Any], dict[str, dict[str, 
     """A run, variant -> its measurement, variant -> its load."""
     with open_store(create=False) as store, store.session() as session:
         run = runs.get_run(session, run_id)
-        rows = {row.variant: measurements.flat(row) for row in measurements.measurements(session, run.id)}
-        return runs.run_summary(run), rows, {row["variant"]: row for row in measurements.loads(session, run.id)}
+        rows = {row.variant: row.to_json() for row in measurements.rows(session, run.id)}
+        return runs.run_summary(run), rows, {row.variant: row.to_json() for row in measurements.loads(session, run.id)}
 
 
 def check(found: dict[str, Any]) -> None:

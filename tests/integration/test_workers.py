@@ -41,7 +41,7 @@ def stored(suite_name: str) -> tuple[str, str, str | None, dict[str, tuple[str, 
         run = runs.list_runs(session, limit=1, suite=suite_name)[0].run
         found = {}
         for row in measurements.measurements(session, run.id):
-            calls = sum(len(block.latencies_s) for block in measurements.latencies(session, row.id))
+            calls = sum(len(block.latencies_s) for block in measurements.blocks(session, row.id))
             answered = measurements.logits(session, row.id) is not None
             found[row.variant] = (row.status, row.status_reason, calls, answered)
         return run.id, run.status, run.status_reason, found

@@ -21,6 +21,7 @@ from engine.store import Store, examples, measurements, open_store, runs
 from engine.store.measurements import new_block
 from engine.store.migrations import HEAD
 from engine.store.models import Base, Run
+from engine.store.rows import row_of
 from engine.store.schema import MIGRATIONS, bring_up_to_date
 
 
@@ -192,8 +193,8 @@ def test_every_past_schema_migrates_with_its_data_intact(dump: Path, url: str, f
         first, second = measurements.measurements(session, run.id)
         assert (first.variant, first.latency_p50_s, second.accuracy) == ("fp32", 0.0123, 0.5)
         # What the old schema did not know is not made up.
-        assert measurements.flat(first)["accuracy_p"] is None and measurements.flat(first)["limits"] is None
-        [block] = measurements.latencies(session, second.id)
+        assert row_of(first).accuracy_p is None and row_of(first).limits is None
+        [block] = measurements.blocks(session, second.id)
         assert block.latencies_s.tolist() == [0.012, 0.0125]
         assert np.array_equal(measurements.logits(session, first.id), np.array([[1.5, -1], [-0.25, 2]], np.float32))
         assert run.example_set_id is not None

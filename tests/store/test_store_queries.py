@@ -27,14 +27,9 @@ from engine.store import Store
 from engine.store.examples import add_example_set, examples, examples_at, positions_with
 from engine.store.interrupted import mark_interrupted
 from engine.store.measurements import (
-    DERIVED_FIELDS,
-    FIXED_FIELDS,
-    FURTHER_FIELDS,
-    LOAD_FIELDS,
-    all_latencies,
+    all_blocks,
     all_logits,
-    flat,
-    latencies,
+    blocks,
     loads,
     logits,
     measurements,
@@ -42,6 +37,7 @@ from engine.store.measurements import (
     new_prediction,
 )
 from engine.store.models import STATUSES, Block, Example, ExampleSet, Load, Measurement, Prediction, Run, RunTag
+from engine.store.rows import COLUMNS, FIXED_COLUMNS, LOAD_COLUMNS, row_of
 from engine.store.runs import (
     Search,
     add_run,
@@ -105,16 +101,21 @@ def test_arrays_come_back_bit_by_bit(store: Store, new_run: NewRun) -> None:
         assert (stored.dtype, stored.shape) == (np.float32, (1000, 4))
         assert stored.tobytes() == answered.tobytes()
         stored[0] = 0  # writable
-        blocks = latencies(session, measured.id)
-        assert [(b.process, b.round) for b in blocks] == [(p, r) for p in range(2) for r in range(3)]
-        for block in blocks:
+        found = blocks(session, measured.id)
+        assert [(b.process, b.round) for b in found] == [(p, r) for p in range(2) for r in range(3)]
+        for block in found:
             assert block.latencies_s.dtype == np.float64
             assert block.latencies_s.tobytes() == times[block.process, block.round].tobytes()
-            assert block[2:6] == (block.round + 0.25, 136, 9000, 17408)
-        [warm] = latencies(session, measured.id, kind="warmup")
+            assert (block.started_s, block.samples, block.tokens, block.padded_tokens) == (
+                block.round + 0.25,
+                136,
+                9000,
+                17408,
+            )
+        [warm] = blocks(session, measured.id, kind="warmup")
         assert warm.latencies_s.tolist() == [0.5]
         assert logits(session, run.measurements[1].id) is None
-        assert latencies(session, run.measurements[1].id) == []
+        assert blocks(session, run.measurements[1].id) == []
 
 
 def test_arrays_in_another_layout_are_stored_by_value(store: Store, new_run: NewRun) -> None:
@@ -127,7 +128,7 @@ def test_arrays_in_another_layout_are_stored_by_value(store: Store, new_run: New
         identity = run.measurements[0].id
     with store.session() as session:
         assert np.array_equal(logits(session, identity), turned)
-        assert latencies(session, identity)[0].latencies_s.tolist() == [3, 2, 1]
+        assert blocks(session, identity)[0].latencies_s.tolist() == [3, 2, 1]
 
 
 def test_raw_values_of_several_measurements_come_in_one_query(store: Store, new_run: NewRun) -> None:
@@ -140,7 +141,7 @@ def test_raw_values_of_several_measurements_come_in_one_query(store: Store, new_
         add_run(session, run)
         ids = [row.id for row in run.measurements]
     with statements(store) as seen, store.session() as session:
-        blocks, logits_of = all_latencies(session, ids), all_logits(session, ids)
+        blocks, logits_of = all_blocks(session, ids), all_logits(session, ids)
     assert len(seen) == 2
     assert {key: [b.latencies_s.tolist() for b in found] for key, found in blocks.items()} == {
         ids[0]: [[0, 0], [0, 1]],
@@ -442,15 +443,15 @@ def test_measurements_come_in_the_suites_order(store: Store, new_run: NewRun, ne
 
 def test_the_flat_object_holds_every_column(store: Store, new_run: NewRun) -> None:
     columns = {column.name for column in Measurement.__table__.columns}
-    assert set(FIXED_FIELDS + FURTHER_FIELDS) == columns - {"id", "run_id", "position"}
-    assert len(FIXED_FIELDS) == 36
+    assert set(COLUMNS) == columns - {"id", "run_id", "position"}
+    assert len(FIXED_COLUMNS) == 36
     run = new_run(variants=("fp32",))
     with store.session() as session:
         add_run(session, run)
     with store.session() as session:
         [stored] = measurements(session, run.id)
-        found = flat(stored)
-    assert tuple(found) == FIXED_FIELDS + FURTHER_FIELDS + DERIVED_FIELDS
+        found = row_of(stored).to_json()
+    assert tuple(found) == (*COLUMNS, "examples_per_call")
     assert found["latency_p95_s"] is None
     assert found["options"] == {}
     assert found["baseline"] is False
@@ -474,7 +475,7 @@ def test_the_flat_object_keeps_values_and_can_be_json(store: Store, new_run: New
         add_run(session, run)
     with store.session() as session:
         [stored] = measurements(session, run.id)
-        found = flat(stored)
+        found = row_of(stored).to_json()
     assert found["latency_p50_s"] == 0.1 + 0.2
     assert found["vram_peak_bytes"] == 80 * 2**30
     assert found["accuracy"] is None
@@ -530,9 +531,9 @@ def full(store: Store, new_run: NewRun, new_load: Callable[..., Load]) -> Run:
 def test_loads_come_in_the_order_of_the_suite(store: Store, full: Run) -> None:
     with store.session() as session:
         first, second = loads(session, full.id)
-    assert (first["variant"], first["status"], first["status_reason"]) == ("fp32", "failed", "it died")
-    assert second["variant"] == "int8" and second["trials"][0]["late"] == 3
-    assert list(second) == [*LOAD_FIELDS, "measured_at"] and second["measured_at"].endswith("+00:00")
+    assert (first.variant, first.status, first.status_reason) == ("fp32", "failed", "it died")
+    assert second.variant == "int8" and second.trials[0]["late"] == 3
+    assert tuple(second.to_json()) == LOAD_COLUMNS and (second.measured_at or "").endswith("+00:00")
 
 
 def test_a_variant_has_one_result_under_load_in_a_run(store: Store, full: Run, new_load: Callable[..., Load]) -> None:

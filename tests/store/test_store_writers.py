@@ -108,7 +108,7 @@ def test_runs_and_dashboards_at_once(
     with store.session() as session:
         for run_id, key in ids:
             assert store_runs.get_run(session, run_id).status == "finished"
-            assert [block.round for block in measurements.latencies(session, key)] == list(range(20))
+            assert [block.round for block in measurements.blocks(session, key)] == list(range(20))
     with closing(sqlite3.connect(file)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 

@@ -20,6 +20,7 @@ from engine.store import examples as store_examples
 from engine.store import measurements, models, open_store, runs
 from engine.store.migrations import HEAD
 from engine.store.models import Block, Run
+from engine.store.rows import plain
 from engine.store.runfile.schema import (
     ELSEWHERE,
     FORMAT,
@@ -117,7 +118,7 @@ def _columns(row: Any, without: Iterable[str]) -> dict[str, Any]:
 
 
 def _json(value: Any) -> bytes:
-    return json.dumps(measurements.plain(value), separators=(",", ":"), allow_nan=False).encode()
+    return json.dumps(plain(value), separators=(",", ":"), allow_nan=False).encode()
 
 
 def log_tails(log_path: str | None) -> dict[str, str]:
