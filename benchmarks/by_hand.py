@@ -38,7 +38,7 @@ from engine.machine import devices, host
 from engine.suite import corpus
 from engine.suite.reading import load_suite
 from engine.suite.spec import Suite, Variant
-from engine.worker import handle
+from engine.worker import handle, messages
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BLOCK_S = 0.5
@@ -183,9 +183,9 @@ def of_bench(stack: ExitStack, variant: Variant, prepared: Prepared, suite: Suit
     worker.start()
     worker.finish()
     worker.load(prepared, suite.workload.max_length)
-    worker.ask("encode", texts=texts)
+    worker.ask(messages.Encode(texts))
     made = numbers(suite, texts)
-    worker.ask("warm_up", batches=made, to_come=made, padding="max_length", seconds=0.5, max_seconds=10.0)
+    worker.ask(messages.WarmUp(made, made, "max_length", seconds=0.5, max_seconds=10.0))
     return worker
 
 
@@ -197,8 +197,7 @@ def numbers(suite: Suite, texts: list[str]) -> list[np.ndarray]:
 
 def calls_of(worker: handle.Worker, batches: list[np.ndarray]) -> Callable[[float], list[float]]:
     """Has the worker time calls for so many seconds."""
-    how = {"batches": batches, "padding": "max_length", "untimed_seconds": 0.02}
-    return lambda seconds: list(worker.ask("block", seconds=seconds, **how)["latencies_s"])
+    return lambda seconds: list(worker.ask(messages.TimeBlock(batches, "max_length", seconds, 0.02)).latencies_s)
 
 
 def rounds(tools: list[Tool], count: int, seed: int) -> None:
@@ -299,8 +298,8 @@ def main(
         workers = [of_bench(stack, variant, prepared[variant.name], read, texts) for variant in variants]
         timed = numbers(read, texts)
         tools = [Tool(one.variant.name, one.variant.name, calls_of(one, timed)) for one in workers]
-        reply = workers[0].ask("tokenizing", texts=given["batches"] * 4, padding="max_length")
-        tokenizing_s = float(np.median(reply["latencies_s"]))
+        reply = workers[0].ask(messages.Tokenize(given["batches"] * 4, "max_length"))
+        tokenizing_s = float(np.median(reply.latencies_s))
         for name, beside, code in (
             ("transformers, a bare loop", "pytorch fp32", BARE),
             ("pipeline of transformers", "pytorch fp32", PIPELINE),

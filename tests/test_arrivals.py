@@ -15,6 +15,7 @@ from engine.cli import load as cli_load
 from engine.measurement import arrivals
 from engine.run import load
 from engine.worker.__main__ import Host
+from engine.worker.messages import AnswerTexts, Meet, Met, Request
 
 
 class Clock:
@@ -249,7 +250,7 @@ def lengths_met(lengths: list[int], sizes: list[int], padding: str) -> list[tupl
         batch=lambda encoded, positions, padding: encoded.lengths[positions],
     )
     host.backend = types.SimpleNamespace(meet=seen.extend)
-    host.meet(["x" * length for length in lengths], sizes, padding)
+    host.meet(Meet(["x" * length for length in lengths], sizes, padding))
     return [(len(batch), sorted(set(batch.tolist()))) for batch in seen]
 
 
@@ -269,16 +270,15 @@ def test_who_prepares_for_no_shape_has_no_batch_made():
     host.encoder = types.SimpleNamespace(encode=lambda texts: types.SimpleNamespace(lengths=np.array([5, 3])))
     host.backend = backends.get("pytorch")()
     host.backend._model = host.backend._forward = object()
-    assert host.meet(["a", "b"], [1, 256], "longest") == {}
+    assert host.meet(Meet(["a", "b"], [1, 256], "longest")) == Met()
 
 
 def test_all_sizes_are_met_before_any_text_is_answered(clock):
-    asked: list[tuple[str, dict[str, Any]]] = []
+    asked: list[Request[Any]] = []
 
-    def ask(name: str, **request: Any) -> dict[str, Any]:
-        asked.append((name, request))
+    def ask(request: Request[Any]) -> None:
+        asked.append(request)
         clock.sleep(0.001)
-        return {}
 
     wanted = types.SimpleNamespace(p99_ms=50.0, max_wait_ms=0.0, max_batch=12)
     suite: Any = types.SimpleNamespace(
@@ -289,8 +289,8 @@ def test_all_sizes_are_met_before_any_text_is_answered(clock):
     variant = types.SimpleNamespace(name="a", shown="A", padding=None, batch_size=None)
     worker: Any = types.SimpleNamespace(variant=variant, device=types.SimpleNamespace(spec="cpu"), ask=ask)
     load.under_load(worker, suite, ["x", "y"], lambda text, done: None)
-    assert asked[0] == ("meet", {"texts": ["x", "y"], "sizes": [1, 2, 4, 8, 12], "padding": "longest"})
-    assert {name for name, _ in asked[1:]} == {"answer"}
+    assert asked[0] == Meet(["x", "y"], [1, 2, 4, 8, 12], "longest")
+    assert {type(request) for request in asked[1:]} == {AnswerTexts}
 
 
 def test_where_no_rate_holds_it_says_so(clock):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -85,13 +85,6 @@ class LoadRequest:
     options: dict[str, Any]
     scratch: Path
     """A folder of this worker's own, for profiles and the like; gone after the run."""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"folder": str(self.folder), "scratch": str(self.scratch)}
-
-    @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> LoadRequest:
-        return cls(**(raw | {"folder": Path(raw["folder"]), "scratch": Path(raw["scratch"])}))
 
 
 @dataclass

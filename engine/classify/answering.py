@@ -25,6 +25,7 @@ from engine.suite import corpus
 from engine.suite.spec import Suite, Variant
 from engine.worker import handle
 from engine.worker.handle import Worker, WorkerError
+from engine.worker.messages import Classified, Classify
 
 if TYPE_CHECKING:
     pass
@@ -148,7 +149,7 @@ def classify(suite: Suite, texts: list[str], device_request: str, offline: bool,
                     worker.start()
                     worker.finish()
                     worker.load(prepared, suite.workload.max_length)
-                    reply = worker.ask("classify", texts=texts, padding="longest", calls=CALLS)
+                    reply = worker.ask(Classify(texts, "longest", CALLS))
                 found = answer(variant, prepared, reply, names)
             except (UnavailableError, WorkerError, BuildError) as error:
                 found = no_answer(variant, error)
@@ -179,9 +180,9 @@ def no_answer(variant: Variant, error: Exception) -> Answer:
     return Answer(variant.name, variant.shown, status, one_line(error))
 
 
-def answer(variant: Variant, prepared: Prepared, reply: dict[str, Any], names: list[str] | None) -> Answer:
-    """A worker's reply to "classify" in words; `names` are the workload's labels."""
-    logits = reply["logits"].astype(np.float64)
+def answer(variant: Variant, prepared: Prepared, reply: Classified, names: list[str] | None) -> Answer:
+    """A worker's reply in words; `names` are the workload's labels."""
+    logits = reply.logits.astype(np.float64)
     alignment = align(prepared.labels, names, variant.labels)
     shown = prepared.labels
     if alignment.mapping is not None and names:
@@ -200,11 +201,11 @@ def answer(variant: Variant, prepared: Prepared, reply: dict[str, Any], names: l
         "measured",
         labels=summary.predicted_names(logits, alignment, names),
         probabilities=probabilities,
-        latency_s=float(np.median(reply["latencies_s"])),
-        latency_range_s=[float(np.min(reply["latencies_s"])), float(np.max(reply["latencies_s"]))],
-        tokenize_s=float(np.median(reply["tokenize_s"])),
-        shape=reply["shape"],
-        truncated=[bool(cut) for cut in reply["truncated"]],
+        latency_s=float(np.median(reply.latencies_s)),
+        latency_range_s=[float(np.min(reply.latencies_s)), float(np.max(reply.latencies_s))],
+        tokenize_s=float(np.median(reply.tokenize_s)),
+        shape=reply.shape,
+        truncated=[bool(cut) for cut in reply.truncated],
     )
 
 

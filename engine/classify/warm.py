@@ -36,6 +36,7 @@ from engine.run.state import Progress
 from engine.suite.spec import CHECKPOINT, Suite, Variant
 from engine.worker import handle, silence
 from engine.worker.handle import TORCH_OVERHEAD_BYTES, Worker, WorkerDied, WorkerError
+from engine.worker.messages import Classified, Classify
 
 WORKERS = 8
 """Workers that stay warm beside each other, where memory allows it."""
@@ -261,7 +262,7 @@ class WarmPool:
                 place = self._place(place.suite, variant, place.device)
         return answering.no_answer(variant, WorkerError("its worker was ended again and again; memory may be short"))
 
-    def _called(self, place: _Warm, texts: list[str], calls: int, timed: bool) -> tuple[dict[str, Any], str | None]:
+    def _called(self, place: _Warm, texts: list[str], calls: int, timed: bool) -> tuple[Classified, str | None]:
         """The worker's reply, and what disturbed it where it is timed."""
         assert place.worker is not None
         with self._device(place.device, beside_making=True) as alone:
@@ -273,7 +274,7 @@ class WarmPool:
                     note = "timed while another model was being made"
                 elif not silence.wait_for_silence(others):
                     note = "timed while another worker was still busy"
-            return place.worker.ask("classify", texts=texts, padding="longest", calls=calls), note
+            return place.worker.ask(Classify(texts, "longest", calls)), note
 
     def _make_ready(self, place: _Warm, offline: bool, tell: Callable[[Progress], None]) -> None:
         """Prepare, start and load what `place` lacks; called with its lock held."""

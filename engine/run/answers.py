@@ -11,6 +11,7 @@ import numpy as np
 from engine.measurement import summary
 from engine.run.context import RunState
 from engine.run.state import Cell, Entry
+from engine.worker.messages import Evaluate
 
 REQUEST_SECONDS = 2.0
 """About how long one request for answers takes, so that progress is told in between."""
@@ -38,7 +39,7 @@ def answer(state: RunState, entry: Entry) -> None:
         while done < len(batches):
             part = batches[done : done + step]
             began_s = time.monotonic()
-            part_logits = worker.ask("evaluate", batches=part, padding=cell.batching.padding)["logits"]
+            part_logits = worker.ask(Evaluate(part, cell.batching.padding)).logits
             if logits is None:
                 logits = np.empty((examples, part_logits.shape[1]), dtype=np.float32)
             logits[np.concatenate(part)] = part_logits
@@ -77,7 +78,7 @@ def _second_logits(entry: Entry, batches: list[np.ndarray], padding: str) -> np.
     done, step, began_s = 0, 1, time.monotonic()
     while done < len(batches):
         part = batches[done : done + step]
-        parts.append(entry.running().ask("evaluate", batches=part, padding=padding)["logits"])
+        parts.append(entry.running().ask(Evaluate(part, padding)).logits)
         done += len(part)
         spent_s = time.monotonic() - began_s
         step = math.floor((INVARIANCE_SECONDS - spent_s) * done / max(spent_s, 1e-3))

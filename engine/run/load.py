@@ -22,6 +22,7 @@ from engine.measurement.arrivals import Served
 from engine.suite.spec import Suite, Variant
 from engine.units import duration, significant
 from engine.worker.handle import Worker
+from engine.worker.messages import AnswerTexts, Meet
 
 if TYPE_CHECKING:
     pass
@@ -127,11 +128,11 @@ def under_load(worker: Worker, suite: Suite, texts: Sequence[str], tell: Tell) -
     found = requested(suite, worker.variant, worker.device.spec)
 
     def answer(numbers: range) -> None:
-        worker.ask("answer", texts=[texts[i % len(texts)] for i in numbers], padding=found.padding)
+        worker.ask(AnswerTexts([texts[i % len(texts)] for i in numbers], found.padding))
 
     sizes = sizes_to_meet(found.max_batch)
     tell(f"{found.title}: preparing for batches of up to {found.max_batch}", 0.0)
-    worker.ask("meet", texts=list(texts), sizes=sizes, padding=found.padding)
+    worker.ask(Meet(list(texts), sizes, found.padding))
     measure(found, answer, suite.workload.seed, tell, QUICK if suite.protocol.quick else WHOLE)
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from engine.run import ending
 from engine.run.context import RunState
 from engine.run.state import Cell, Entry
 from engine.worker.handle import Worker
+from engine.worker.messages import Encode, MeasureMemory, MemoryPeaks, Started
 
 
 def load_group(state: RunState, group: list[Entry], process: int, stack: ExitStack, first: bool) -> None:
@@ -27,10 +29,12 @@ def load_group(state: RunState, group: list[Entry], process: int, stack: ExitSta
         worker = stack.enter_context(Worker(entry.variant, state.plan.device, state.plan.threads, log, deadline_s))
         entry.worker = worker
         ending.guarded(state, entry, worker.start)
-    started: dict[str, Any] = {}
+    started: dict[str, Started] = {}
     for entry in group:
         if entry.ended is None and entry.worker:
-            started[entry.variant.name] = ending.guarded(state, entry, entry.worker.finish)
+            reply: Started | None = ending.guarded(state, entry, entry.worker.finish)
+            if reply is not None:
+                started[entry.variant.name] = reply
     for index, entry in enumerate(group):
         if entry.ended is None:
             text = f"{entry.variant.shown}: loading"
@@ -38,24 +42,24 @@ def load_group(state: RunState, group: list[Entry], process: int, stack: ExitSta
             ending.guarded(state, entry, _load, state, entry, first, started[entry.variant.name])
 
 
-def _load(state: RunState, entry: Entry, first: bool, started: dict[str, Any]) -> None:
+def _load(state: RunState, entry: Entry, first: bool, started: Started) -> None:
     """Load one variant, encode the texts, and observe memory where it is the `first` process."""
     worker, prepared = entry.running(), entry.prepared
     assert prepared is not None
     loaded = worker.load(prepared, state.plan.suite.workload.max_length)
-    encoded = worker.ask("encode", texts=state.plan.corpus.texts)
-    entry.lengths = encoded["lengths"]
+    encoded = worker.ask(Encode(state.plan.corpus.texts))
+    entry.lengths = encoded.lengths
     if not first or entry.kept:
         return
     for cell in sorted(entry.cells, key=lambda c: c.batching.batch_size):
         largest = _largest_batch(state, entry, cell)
-        figures = worker.ask("memory", positions=largest, padding=cell.batching.padding)
+        peaks = worker.ask(MeasureMemory(largest, cell.batching.padding))
         cell.values |= {
-            "load_s": loaded["load_s"],
-            "weights_bytes": loaded["weights_bytes"],
+            "load_s": loaded.load_s,
+            "weights_bytes": loaded.weights_bytes,
             "parameters": prepared.parameters,
-            "truncated": int(encoded["truncated"].sum()),
-            **_memory_columns(figures, started["imports_bytes"]),
+            "truncated": int(encoded.truncated.sum()),
+            **_memory_columns(peaks, started.imports_bytes),
         }
 
 
@@ -67,18 +71,17 @@ def _largest_batch(state: RunState, entry: Entry, cell: Cell) -> np.ndarray:
     return max(batches, key=lambda batch: len(batch) * int(lengths[batch].max()))
 
 
-def _memory_columns(figures: dict[str, Any], imports_bytes: int | None) -> dict[str, Any]:
+def _memory_columns(peaks: MemoryPeaks, imports_bytes: int | None) -> dict[str, Any]:
     """The columns of a measurement's memory, from a worker's reply and what its imports alone cost."""
-    host, device = figures["host"], figures["device"]
     return {
-        "ram_peak_bytes": host["bytes"],
-        "ram_source": host["source"],
-        "vram_peak_bytes": device["bytes"],
-        "vram_source": device["source"],
+        "ram_peak_bytes": peaks.host.bytes,
+        "ram_source": peaks.host.source,
+        "vram_peak_bytes": peaks.device.bytes,
+        "vram_source": peaks.device.source,
         "memory": {
-            "ram_peak": host,
+            "ram_peak": asdict(peaks.host),
             "ram_after_imports": {"bytes": imports_bytes, "source": "VmRSS before anything is loaded"},
-            "vram_peak": device,
-            **figures["allocator"],
+            "vram_peak": asdict(peaks.device),
+            **peaks.allocator,
         },
     }

@@ -25,6 +25,7 @@ from engine.run import reopening
 from engine.store.history import TRACES
 from engine.store.rows import Row
 from engine.worker.handle import Worker, WorkerError
+from engine.worker.messages import Encode, Evaluate, Profile
 
 CALLS = 5
 WARM_UP_CALLS = 3
@@ -79,16 +80,16 @@ def profile(reference: str, variant: str, batch_size: int | None = None) -> Prof
             worker.start()
             worker.finish()
             worker.load(again.prepared, row.max_length)
-            worker.ask("encode", texts=again.texts[:size])
-            worker.ask("evaluate", batches=[batch] * WARM_UP_CALLS, padding=padding)
-            found = worker.ask("profile", positions=batch, padding=padding, calls=CALLS, trace=True)
+            worker.ask(Encode(again.texts[:size]))
+            worker.ask(Evaluate([batch] * WARM_UP_CALLS, padding))
+            found = worker.ask(Profile(batch, padding, CALLS, keep_trace=True))
         except (UnavailableError, WorkerError) as error:
             raise RequestError(f"{variant}: {one_line(error)}") from error
-        if found["reason"]:
-            raise RequestError(f"{variant}: {found['reason']}")
+        if found.operators is None or found.trace is None:
+            raise RequestError(f"{variant}: {found.reason}")
         about = {"run": run["id"], "variant": variant, "batch_size": str(row.batch_size), "calls": str(CALLS)}
-        _keep(operators.trace(json.loads(Path(found.pop("trace")).read_text()), about), file)
-    return Profiled(run, row, found, file)
+        _keep(operators.trace(json.loads(Path(found.trace).read_text()), about), file)
+    return Profiled(run, row, found.operators, file)
 
 
 def _keep(trace: dict[str, Any], file: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from engine.run.context import RunState
 from engine.run.position import RoundPosition
 from engine.run.state import Cell, Entry, Pairs
 from engine.suite import batching
+from engine.worker.messages import TimeBlock, WarmUp
 
 UNTIMED_SECONDS = 0.02
 """How long a block works before it is timed."""
@@ -85,21 +85,21 @@ def time_experiment(state: RunState, pairs: Pairs, process: int, passes: int, sh
 
 def _warm_up(state: RunState, entry: Entry, cell: Cell, windows: list[np.ndarray], process: int) -> None:
     """Call a worker until its latency settles, and show it every shape that will be timed."""
-    reply: dict[str, Any] = entry.running().ask(
-        "warm_up",
-        batches=entry.batches(cell, windows[0]),
-        to_come=_shapes(entry, cell, windows),
-        padding=cell.batching.padding,
-        seconds=WARM_UP_SECONDS,
-        max_seconds=WARM_UP_MAX_SECONDS,
+    reply = entry.running().ask(
+        WarmUp(
+            batches=entry.batches(cell, windows[0]),
+            to_come=_shapes(entry, cell, windows),
+            padding=cell.batching.padding,
+            seconds=WARM_UP_SECONDS,
+            max_seconds=WARM_UP_MAX_SECONDS,
+        )
     )
-    if reply["settled"] is None:
-        calls = len(reply["latencies_s"])
-        cell.doubts.append(doubt(Code.SHORT_WARM_UP, calls=calls))
-    elif not reply["settled"]:
+    if reply.settled is None:
+        cell.doubts.append(doubt(Code.SHORT_WARM_UP, calls=len(reply.latencies_s)))
+    elif not reply.settled:
         cell.doubts.append(doubt(Code.UNSETTLED_WARM_UP, seconds=WARM_UP_MAX_SECONDS))
-    began_s = state.since_begin_s(reply["started_ns"])
-    block = Block(process, -1, began_s, reply["latencies_s"], 0, 0, 0, "warmup")
+    began_s = state.since_begin_s(reply.started_ns)
+    block = Block(process, -1, began_s, reply.latencies_s, 0, 0, 0, "warmup")
     state.recorder.blocks([(cell, block)])
 
 
@@ -114,19 +114,20 @@ def _shapes(entry: Entry, cell: Cell, windows: list[np.ndarray]) -> list[np.ndar
 
 def _block(state: RunState, entry: Entry, cell: Cell, window: np.ndarray, process: int, index: int) -> Block:
     """Time one block of a worker over `window`."""
-    reply: dict[str, Any] = entry.running().ask(
-        "block",
-        batches=entry.batches(cell, window),
-        padding=cell.batching.padding,
-        seconds=state.plan.suite.protocol.block_seconds,
-        untimed_seconds=UNTIMED_SECONDS,
+    reply = entry.running().ask(
+        TimeBlock(
+            batches=entry.batches(cell, window),
+            padding=cell.batching.padding,
+            seconds=state.plan.suite.protocol.block_seconds,
+            untimed_seconds=UNTIMED_SECONDS,
+        )
     )
     return Block(
         process,
         index,
-        state.since_begin_s(reply["started_ns"]),
-        reply["latencies_s"],
-        reply["samples"],
-        reply["tokens"],
-        reply["padded_tokens"],
+        state.since_begin_s(reply.started_ns),
+        reply.latencies_s,
+        reply.samples,
+        reply.tokens,
+        reply.padded_tokens,
     )

@@ -25,6 +25,7 @@ from engine.errors import UnavailableError, one_line, says_out_of_memory
 from engine.machine import devices, processes
 from engine.machine.devices import Device
 from engine.suite.spec import Variant
+from engine.worker.messages import Evaluate, Failed, Load, Loaded, Reply, Request, Start, TimeBlock, WarmUp
 
 T = TypeVar("T")
 DEADLINE_S = 900.0
@@ -33,7 +34,7 @@ PATIENCE_S, PATIENCE_TIMES = 60.0, 20.0
 """A request that was answered before, at this batch size and padding (for others a model may have to be compiled
 anew): at most so many seconds, or times as long as it took."""
 Work = tuple[str, int, str | None]
-"""A request's name, its largest batch and its padding."""
+"""A request's type by name, its largest batch and its padding."""
 WAIT_STEP_S = 5.0
 KILL_SECONDS = 10.0
 """How long a killed process is waited for: one that hangs in a driver may never end."""
@@ -92,19 +93,19 @@ class Worker:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def begin(self, name: str, **request: Any) -> None:
+    def begin(self, request: Request[Any]) -> None:
         """Send a request without waiting; `finish` takes the reply."""
-        work = None
-        if "batches" in request:
-            work = (name, max(map(len, request["batches"]), default=0), request.get("padding"))
+        name, work = type(request).__name__, None
+        if isinstance(request, Evaluate | WarmUp | TimeBlock):
+            work = (name, max(map(len, request.batches), default=0), request.padding)
         self._asked = (name, work, time.monotonic())
         try:
-            self._connection.send({"do": name, **request})
+            self._connection.send(request)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise self._died() from error
 
-    def finish(self) -> dict[str, Any]:
-        """The reply to the request under way.
+    def finish(self) -> Any:
+        """The reply to the request under way, of the type that the request names.
 
         Raises WorkerDied where the process ended or did not answer in time, UnavailableError where the
         technique cannot run here, WorkerError otherwise.
@@ -122,10 +123,10 @@ class Worker:
             raise self._died() from error
         if key is not None:
             self._took_s[key] = max(self._took_s.get(key, 0.0), time.monotonic() - asked_s)
-        if "error" in reply:
-            if reply["unavailable"]:
-                raise UnavailableError(reply["error"])
-            raise WorkerError(reply["error"], reply["out_of_memory"])
+        if isinstance(reply, Failed):
+            if reply.is_unavailable:
+                raise UnavailableError(reply.reason)
+            raise WorkerError(reply.reason, reply.out_of_memory)
         return reply
 
     def _answers(self, limit_s: float) -> bool:
@@ -136,17 +137,18 @@ class Worker:
             limit_s -= WAIT_STEP_S
         return False
 
-    def ask(self, name: str, **request: Any) -> dict[str, Any]:
+    def ask(self, request: Request[Reply]) -> Reply:
         """`begin` and `finish` in one."""
-        self.begin(name, **request)
-        return self.finish()
+        self.begin(request)
+        reply: Reply = self.finish()
+        return reply
 
     def start(self) -> None:
         """Let the worker import its libraries; several may do so at once. `finish` ends it."""
-        self.begin("start", backend=self.variant.backend, device_uuid=self.device.uuid)
+        self.begin(Start(self.variant.backend, self.device.uuid))
 
-    def load(self, prepared: Prepared, max_length: int) -> dict[str, Any]:
-        """Load the variant; the reply has load_s and weights_bytes."""
+    def load(self, prepared: Prepared, max_length: int) -> Loaded:
+        """Load the variant."""
         request = LoadRequest(
             folder=prepared.folder,
             precision=self.variant.precision,
@@ -155,12 +157,7 @@ class Worker:
             options=self.variant.options,
             scratch=self.scratch,
         )
-        return self.ask(
-            "load",
-            request=request.to_json(),
-            tokenizer=str(prepared.tokenizer),
-            max_length=max_length,
-        )
+        return self.ask(Load(request, str(prepared.tokenizer), max_length))
 
     def cpu_ns(self) -> int | None:
         """CPU time that all threads of the process have used; None where the system does not tell."""

@@ -95,7 +95,9 @@ def test_none_lies_on_another_in_the_tradeoff(width: int | None, many: list[run_
     boxes = drawn(figure, *((width, tall(len(many))) if width else plot_of_an_image(figure)))
     assert any(name.startswith(many[0].title) for name in boxes), "the baseline's is there"
     assert not meeting(boxes)
-    unnamed = [title for title in [row.title for row in many] if not any(labels.shortened(title) in name for name in boxes)]
+    unnamed = [
+        title for title in [row.title for row in many] if not any(labels.shortened(title) in name for name in boxes)
+    ]
     said = figure.layout.title.subtitle.text.replace("<br>", " ")
     assert (f" {len(unnamed)} of {len(many)} names had no room." in said) == bool(unnamed)
 

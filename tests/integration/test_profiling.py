@@ -100,9 +100,12 @@ def test_a_trace_lies_nowhere_else(run, variant):
 
 def test_a_profiler_that_fails_costs_nothing_else(measured, shaped_models, tmp_path):
     """In a worker's own process: the reason is kept, and the worker goes on."""
+    import numpy as np
+
     from engine.machine import devices
     from engine.suite.spec import Variant
     from engine.worker import handle
+    from engine.worker.messages import Profile, Start
 
     variant = Variant(name="fp32", model=str(shaped_models["wide"]), backend="pytorch", precision="fp32")
     with handle.Worker(variant, devices.cpu_device(), 1, tmp_path / "log") as worker:
@@ -110,8 +113,8 @@ def test_a_profiler_that_fails_costs_nothing_else(measured, shaped_models, tmp_p
         worker.finish()
         # Nothing is loaded, so there is no batch to make and nothing to call.
         with pytest.raises(handle.WorkerError):
-            worker.ask("profile", positions=[0], padding="longest", calls=1)
-        assert worker.ask("start", backend="pytorch", device_uuid=None)["import_s"] >= 0
+            worker.ask(Profile(np.array([0]), "longest", 1))
+        assert worker.ask(Start("pytorch", None)).import_s >= 0
 
 
 def test_traces_go_with_their_run(measured):

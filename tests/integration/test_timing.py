@@ -22,6 +22,7 @@ from engine.measurement import stats, summary
 from engine.store import measurements, open_store
 from engine.suite.reading import load_suite
 from engine.worker import handle, silence
+from engine.worker.messages import Encode, Evaluate, ReadAudit, TimeBlock
 
 SAME_PAIRS, SAME_MOST = 8, 2
 """Pairs of one variant's workers, and how many of their intervals may leave out 1."""
@@ -136,15 +137,15 @@ def workers(shaped_models, write_suite, tmp_path_factory):
         for worker in made.values():
             worker.finish()
             worker.load(prepared[worker.variant.name], LENGTH)
-            worker.ask("encode", texts=TEXTS)
+            worker.ask(Encode(TEXTS))
         yield made
 
 
 def block(worker: handle.Worker, seconds: float = BLOCK_S) -> np.ndarray:
     batches = [np.arange(len(TEXTS))]
-    reply = worker.ask("block", batches=batches, padding="max_length", seconds=seconds, untimed_seconds=0.02)
-    assert reply["samples"] == len(TEXTS) * len(reply["latencies_s"])
-    return reply["latencies_s"]
+    reply = worker.ask(TimeBlock(batches, "max_length", seconds, untimed_seconds=0.02))
+    assert reply.samples == len(TEXTS) * len(reply.latencies_s)
+    return reply.latencies_s
 
 
 @pytest.mark.second_tier
@@ -155,7 +156,7 @@ def test_a_worker_times_what_a_bare_loop_takes(shaped_models, workers):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as bare:
         assert bare.stdin and bare.stdout
         logits = np.array(json.loads(bare.stdout.readline()))
-        answer = ours.ask("evaluate", batches=[np.arange(len(TEXTS))], padding="max_length")["logits"]
+        answer = ours.ask(Evaluate([np.arange(len(TEXTS))], "max_length")).logits
         assert np.abs(answer - logits).max() < 1e-4, "both call the same model"
         figures = []
         for _ in range(QUIET_ATTEMPTS):
@@ -193,7 +194,7 @@ def test_a_worker_is_silent_after_a_block(workers, name):
 
 def test_silence_is_not_found_while_a_worker_computes(workers):
     one = workers["onnx", 1]
-    one.begin("block", batches=[np.arange(len(TEXTS))], padding="max_length", seconds=1.5, untimed_seconds=0.02)
+    one.begin(TimeBlock([np.arange(len(TEXTS))], "max_length", seconds=1.5, untimed_seconds=0.02))
     began = time.monotonic()
     assert not silence.wait_for_silence([one])
     assert 0.4 < time.monotonic() - began < 1.4
@@ -213,7 +214,7 @@ def test_as_many_threads_compute_as_were_asked_for(workers):
         spent = {number: now - before.get(number, 0) for number, now in used_s(worker).items()}
         print(name, threads, "threads:", spent)
         computing[name, threads] = sum(s > 0.1 * sum(spent.values()) for s in spent.values())
-        assert worker.ask("audit")["settings"]["threads"] == threads
+        assert worker.ask(ReadAudit()).settings["threads"] == threads
     assert computing == {("torch", 1): 1, ("torch", 2): 2, ("onnx", 1): 1, ("onnx", 2): 2}
 
 
