@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -249,7 +250,9 @@ def test_fetch_evicts_what_would_be_in_its_trainings_way(
     file = suite.folder / f"{suite.name}.toml"
     done = bench("fetch", file, "--device", "cpu")
     assert done.returncode == 0, done.stderr
-    assert "waiting until 3 warm workers of Classify have left" in done.stderr
+    # Another test's pool may have workers on the device, too.
+    waited = re.search(r"waiting until (\d+) warm workers of Classify have left", done.stderr)
+    assert waited is not None and int(waited[1]) >= 3
     assert not own_pool.loaded() and not locks.warm_workers(devices.cpu_device())
     assert answers(own_pool.ask(suite.select([]), TEXTS, "cpu"))["fp32"].status == "measured"
 

@@ -94,12 +94,13 @@ def schema_revision(engine: Engine) -> Revision:
     from engine.store.models import Base
 
     with engine.connect() as connection:
-        inspector = inspect(connection)
-        if inspector.has_table("alembic_version"):
+        # One question for all tables: another process may create them between two.
+        tables = set(inspect(connection).get_table_names())
+        if "alembic_version" in tables:
             revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
             if revision is not None:
                 return revision, False
-        return None, not set(Base.metadata.tables).isdisjoint(inspector.get_table_names())
+        return None, not tables.isdisjoint(Base.metadata.tables)
 
 
 def check_revision(found: Revision, url: URL, create: bool, scripts: Path = MIGRATIONS, head: str = HEAD) -> str | None:

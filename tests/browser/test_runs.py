@@ -106,7 +106,9 @@ def test_a_row_a_page_and_an_older_run_are_chosen(history: str, open_page: Calla
     page.get_by_role("button", name="Page 3").click()
     settled(page)
     assert "page=3" in page.url and "60 runs" in page.locator("body").inner_text()
-    place = page.locator("[data-testid=stDataFrame]").first.bounding_box()
+    table = page.locator("[data-testid=stDataFrame]").first
+    table.wait_for()
+    place = table.bounding_box()
     page.mouse.click(place["x"] + 16, place["y"] + ROW_PIXELS * 2.5)
     settled(page)
     assert chosen(page) == "000044"

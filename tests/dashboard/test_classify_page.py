@@ -79,7 +79,6 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Pool]]:
 
 def page(**parameters: str) -> AppTest:
     test = AppTest.from_file(str(APP), default_timeout=60)
-    test.run()
     for name, value in parameters.items():
         test.query_params[name] = value
     test.switch_page("app_pages/classify.py").run()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from dashboard_fill import FAILED, FULL, RUNNING, SIZES, UNLABELLED
 from streamlit.testing.v1 import AppTest
-from test_pages import ALL, page, text
+from test_pages import ALL, APP, text
 
 from dashboard.data import reads
 
 
 def compare(run: str, **choices: str | list[str]) -> AppTest:
-    test = page(run=run)
+    test = AppTest.from_file(str(APP), default_timeout=60)
     test.query_params["run"] = run
     for key, value in choices.items():
         test.query_params[key] = value

@@ -23,10 +23,7 @@ from engine.ship import folder, plan
 
 def opened(name: str, run: str | None = None, **query: str) -> AppTest:
     test = AppTest.from_file(str(APP), default_timeout=60)
-    asked = query | ({"run": run} if run else {})
-    test.query_params.update(asked)
-    test.run()  # the Overview
-    test.query_params.update(asked)
+    test.query_params.update(query | ({"run": run} if run else {}))
     return test.switch_page(f"app_pages/{name}.py").run()
 
 

@@ -30,10 +30,9 @@ HOSTILE = '<img src=x onerror=alert(1)> "quoted" & =cmd()'
 
 def page(run: str, **parameters: str) -> AppTest:
     test = AppTest.from_file(str(APP), default_timeout=60)
-    for go in (test.run, lambda: test.switch_page("app_pages/examples.py").run()):
-        for name, value in {"run": run, **parameters}.items():
-            test.query_params[name] = value
-        go()
+    for name, value in {"run": run, **parameters}.items():
+        test.query_params[name] = value
+    test.switch_page("app_pages/examples.py").run()
     assert not test.exception, test.exception
     return test
 

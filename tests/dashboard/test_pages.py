@@ -30,14 +30,11 @@ def page(name: str = "overview", run: str | None = None, tab: str | None = None)
     test = AppTest.from_file(str(APP), default_timeout=60)
     if run:
         test.query_params["run"] = run
-    test.run()
+    if tab:
+        test.query_params["tab"] = tab
     if name != "overview":
-        if run:
-            test.query_params["run"] = run
-        if tab:
-            test.query_params["tab"] = tab
-        test.switch_page(f"app_pages/{name}.py").run()
-    return test
+        test.switch_page(f"app_pages/{name}.py")
+    return test.run()
 
 
 def text(test: AppTest) -> str:

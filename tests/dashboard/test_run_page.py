@@ -52,7 +52,6 @@ def started(monkeypatch: pytest.MonkeyPatch, database: str) -> list[tuple[Any, .
 
 def page(suite: Path | str | None = None, run: str | None = None) -> AppTest:
     test = AppTest.from_file(str(APP), default_timeout=60)
-    test.run()
     if suite is not None:
         test.session_state["suite"] = choices.FILE
         test.session_state["suite_file"] = str(suite)

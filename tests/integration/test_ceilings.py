@@ -45,9 +45,6 @@ def test_a_cpu_has_a_ceiling_for_each_dtype(found):
         assert product["operations_per_s"] == max(rate for rate in rates if rate)
         assert all(way["reason"] is None for way in product["ways"]), product["ways"]
     assert {way["library"] for way in found["products"]["int8"]["ways"]} == {"torch", "onnxruntime", "openvino"}
-    # Converted to float32 where a CPU has no instructions for 16 bits: slower, and more so beside other work.
-    for dtype in ("bf16", "fp16"):
-        assert found["products"][dtype]["operations_per_s"] > found["products"]["fp32"]["operations_per_s"] / 20
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "int8"])

@@ -15,15 +15,17 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import create_engine, event, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from engine.errors import RequestError
 from engine.machine.file_systems import file_system, journal, journal_mode
 from engine.store import Store, open_store, translate_errors
 from engine.store.interrupted import mark_interrupted
+from engine.store.migrations import HEAD
 from engine.store.models import Published, Run
 from engine.store.runs import get_run
+from engine.store.schema import schema_revision
 
 
 def refusal(url: str, **options: bool) -> str:
@@ -50,6 +52,25 @@ def test_a_new_database_has_its_folder_its_tables_and_the_published_rows(url: st
         assert session.scalars(select(Run)).all() == []
     assert file.exists()
     assert not list(file.parent.glob("*.bak"))
+
+
+def test_a_database_that_another_process_makes_meanwhile_is_not_a_strangers(url: str, file: Path) -> None:
+    """A database server has no lock to share: its tables may appear between two questions about them."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url)
+
+    questions: list[str] = []
+
+    def make_once(connection: object, cursor: object, statement: str, *_: object) -> None:
+        questions.append(statement)
+        if len(questions) == 1:
+            open_store(url).close()
+
+    event.listen(engine, "after_cursor_execute", make_once)
+    revision, strangers = schema_revision(engine)
+    engine.dispose()
+    assert questions and file.exists(), "the other process has made it"
+    assert revision in (None, HEAD) and not strangers
 
 
 def test_the_default_is_the_local_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
