@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from row_builder import stored_row
 
 from engine import backends
 from engine.artefacts.preparer import Prepared
@@ -26,7 +28,7 @@ RUN: dict[str, Any] = {
         "distributions": {"numpy": "2.4.6", "tokenizers": "0.22.2"},
     },
 }
-ROW = {"variant": "v", "max_length": 64, "padding": "longest", "labels": None}
+ROW = stored_row(variant="v", max_length=64)
 EVERY = [(name, precision) for name in backends.REGISTRY for precision in backends.get(name).precisions]
 
 
@@ -74,7 +76,7 @@ def test_the_code_holds_the_runs_own_tokenising(prepared: Prepared) -> None:
     assert "tokenizer.enable_truncation(64)\n" in code
     assert 'tokenizer.enable_padding(length=None, pad_id=1, pad_type_id=2, direction="left")\n' in code
     assert 'DEVICE, THREADS = "cpu", 3' in code and '"token_type_ids": np.array([item.type_ids' in code
-    padded = plan._load(RUN, ROW | {"padding": "max_length"}, prepared, snippet, ["x"])
+    padded = plan._load(RUN, replace(ROW, padding="max_length"), prepared, snippet, ["x"])
     assert "enable_padding(length=64," in padded
 
 
@@ -111,7 +113,7 @@ def test_only_files_that_are_loaded_are_copied_and_under_plain_names(prepared: P
 
 def test_outputs_are_named_by_the_data_set_where_they_were_aligned(prepared: Prepared) -> None:
     assert plan._labels(ROW, prepared, ["World", "Sports"]) == ["a", "b"]
-    assert plan._labels(ROW | {"labels": {"mapping": [1, 0]}}, prepared, ["World", "Sports"]) == ["Sports", "World"]
+    assert plan._labels(replace(ROW, labels={"mapping": [1, 0]}), prepared, ["World", "Sports"]) == ["Sports", "World"]
 
 
 @pytest.mark.parametrize(
@@ -126,4 +128,4 @@ def test_outputs_are_named_by_the_data_set_where_they_were_aligned(prepared: Pre
 )
 def test_what_gave_nothing_is_not_shipped(row: dict[str, Any], why: str) -> None:
     with pytest.raises(RequestError, match=why):
-        reopening._chosen({1: {"variant": "v", "batch_size": 8, "status_reason": None, **row}}, "v", None, "R")
+        reopening._chosen({1: stored_row(variant="v", **row)}, "v", None, "R")
