@@ -22,7 +22,11 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
 
 def kept_models(name: str, script: Path, words: list[str], folder: Path) -> dict[str, Path]:
     """Copies of the model folders that `python script *words FOLDER` makes, in `folder`, by their names."""
-    sources = [script.read_bytes(), (REPOSITORY / "data" / "news" / "train.csv").read_bytes()]
+    sources = [
+        script.read_bytes(),
+        "\0".join(words).encode(),
+        (REPOSITORY / "data" / "news" / "train.csv").read_bytes(),
+    ]
     versions = [f"{library} {metadata.version(library)}" for library in LIBRARIES]
     key = hashlib.sha256(b"\0".join([*sources, *(version.encode() for version in versions)])).hexdigest()[:16]
     home = KEPT / f"{name}-{key}"

@@ -508,7 +508,6 @@ def test_version_pairs(text, pair):
 
 
 def test_torch_build_is_what_torch_says_of_itself():
-    pytest.importorskip("torch", reason="torch is not installed")
     said = python("import torch; print(torch.__version__, torch.version.cuda, torch.version.hip)")
     build = machine_cuda.torch_build()
     assert build is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -78,3 +79,21 @@ def test_the_dashboard_is_a_command_of_the_bench():
         check=False,
     )
     assert done.returncode == 0 and "python -m dashboard" in done.stdout
+
+
+def test_a_package_of_the_same_name_in_the_users_folder_is_not_run(tmp_path):
+    other = tmp_path / "dashboard"
+    other.mkdir()
+    (other / "__init__.py").touch()
+    (other / "__main__.py").write_text("print('the user's own')")
+    module, name = PROJECT["project"]["scripts"]["bench"].split(":")
+    code = f"import sys; sys.argv = ['bench', 'dashboard', '--help']; from {module} import {name}; {name}()"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and "python -m dashboard" in done.stdout, done.stderr

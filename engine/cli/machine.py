@@ -12,6 +12,7 @@ import typer
 from engine.cli.options import MEASURED, SOME_FAILED, Device, Offline, Quick, Settings, SuiteName, Variants
 from engine.cli.shared import make_console, progress_listener, read_suite, write_output
 from engine.errors import RequestError, one_line
+from engine.paths import REPOSITORY
 
 if TYPE_CHECKING:
     from engine.run.state import Progress
@@ -132,4 +133,7 @@ def doctor(
 
 def dashboard(context: typer.Context) -> None:
     """Serve the dashboard, or export from it: `python -m dashboard` with the same words."""
-    os.execv(sys.executable, [sys.executable, "-m", "dashboard", *context.args])
+    places = filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))
+    around = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
+    # With -P, Python does not look in the current folder, where the user may have another package named `dashboard`.
+    os.execve(sys.executable, [sys.executable, "-P", "-m", "dashboard", *context.args], around)
