@@ -347,8 +347,8 @@ def test_csv_records_that_are_ragged_or_broken(tmp_path):
         ("[" * 100_000, "line 3 is not valid JSON"),
         ('{"label": 1}', "row 1 (line 3): found no value"),
         ('{"text": null}', "row 1 (line 3): found no value"),
-        ('{"text": 3}', "row 1 (line 3): found no string (3)"),
-        ('{"text": ["a"]}', "row 1 (line 3): found no string (['a'])"),
+        ('{"text": 3}', "row 1 (line 3): found a value that is not a string (3)"),
+        ('{"text": ["a"]}', "row 1 (line 3): found a value that is not a string (['a'])"),
         ('{"text": "\\ud800"}', "row 1 (line 3): found a lone surrogate"),
     ],
 )
@@ -370,7 +370,7 @@ def test_empty_texts_are_counted(tmp_path):
     parquet.write_table(pyarrow.table({"text": ["a", None, "b"]}), tmp_path / "x.parquet")
     assert "row 1: found no value" in refusal(tmp_path, "x.parquet")
     parquet.write_table(pyarrow.table({"text": [1, 2]}), tmp_path / "y.parquet")
-    assert "rows 0, 1: found no string (1)" in refusal(tmp_path, "y.parquet")
+    assert "rows 0, 1: found a value that is not a string (1)" in refusal(tmp_path, "y.parquet")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.measurement.bounds import EXPLAINS, IDLE, Baseline, Limits, Row, compute_dtype
+from engine.measurement.bounds import EXPLAINS, IDLE, Baseline, Limits, Observation, compute_dtype
 from engine.measurement.limits import assess
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -96,24 +96,26 @@ A100 = ceilings(
 )
 
 
-def cpu(latency_s: float | None = 0.9, precision: str = "fp32", **changes: Any) -> Row:
+def cpu(latency_s: float | None = 0.9, precision: str = "fp32", **changes: Any) -> Observation:
     usual = {"rows": 8, "tokens": 1024, "weights_bytes": FP32_BYTES, "settings": TORCH_FP32}
-    return Row(precision, "cpu", latency_s=latency_s, **usual | changes)
+    return Observation(precision, "cpu", latency_s=latency_s, **usual | changes)
 
 
-def cuda(latency_s: float, device_s: float, precision: str = "fp32", **changes: Any) -> Row:
+def cuda(latency_s: float, device_s: float, precision: str = "fp32", **changes: Any) -> Observation:
     return dataclasses.replace(cpu(latency_s, precision, **changes), device="cuda", device_s=device_s)
 
 
-def beside(row: Row, comparison: str | None, found: dict[str, Any] | None = None, same_model: bool = True) -> Baseline:
+def beside(
+    row: Observation, comparison: str | None, found: dict[str, Any] | None = None, same_model: bool = True
+) -> Baseline:
     return Baseline(row, assess(row, found or ceilings(), DISTILBERT), same_model, comparison)
 
 
-def as_nf4(latency_s: float, **changes: Any) -> Row:
+def as_nf4(latency_s: float, **changes: Any) -> Observation:
     return cpu(latency_s, "nf4", weights_bytes=NF4_BYTES, settings=NF4 | changes)
 
 
-def as_int8(latency_s: float, **changes: Any) -> Row:
+def as_int8(latency_s: float, **changes: Any) -> Observation:
     return cpu(latency_s, "int8", weights_bytes=67_000_000, settings=ONNX_INT8 | changes)
 
 
@@ -133,12 +135,12 @@ def test_shares_are_operations_and_bytes_by_time_and_ceiling():
     assert found.binds == "compute" and found.reason is None
     assert found.sentence == (
         "It reaches 36% of the fastest FP32 products measured on this device (179 GFLOP/s of 500 GFLOP/s, "
-        "ONNX Runtime's MatMul in float32); its own library's alone (torch.matmul in float32) reach 190 GFLOP/s. "
+        "ONNX Runtime's MatMul in float32); its own library's products (torch.matmul in float32) reach 190 GFLOP/s. "
         "Compute binds."
     )
     some = assess(cpu(1.2), ceilings(), DISTILBERT)
     assert some.binds == "compute"
-    assert some.sentence.endswith("compute binds most: at their best its products would take 39% of a call.")
+    assert some.sentence.endswith("Compute is the nearest limit: at their best its products would take 39% of a call.")
     # 190 GFLOP/s is all that torch gives it: at 0.9 s it waits for its products, though far from the limit.
     assert assess(cpu(0.9), ceilings(), DISTILBERT).binds == "compute"
     assert assess(cpu(2.0), ceilings(), DISTILBERT).binds == "host"
@@ -180,7 +182,7 @@ def test_what_products_are_computed_in_is_what_was_audited(row, dtype):
 
 
 def test_tables_are_not_read_whatever_they_are_kept_in():
-    def read(row: Row) -> float | None:
+    def read(row: Observation) -> float | None:
         return assess(row, ceilings(), DISTILBERT).bytes_per_call
 
     assert read(as_nf4(1)) == NF4_BYTES - 2 * TABLES
@@ -239,18 +241,18 @@ def test_weights_that_stay_in_the_cache_are_not_read_from_memory():
     assert "Its weights stay in the cache: 133% of the copy bandwidth." in said
     # So many bytes in no cache: the copy was slow.
     cold = assess(faster, ceilings(cache_bytes=None), DISTILBERT)
-    assert cold.binds == "bandwidth" and "read faster than the copy that was measured" in cold.sentence
+    assert cold.binds == "bandwidth" and "read faster than the measured copy" in cold.sentence
 
 
 def test_a_share_above_1_is_never_silent():
     found = assess(cpu(0.15), ceilings(), DISTILBERT)
     assert found.compute_share == pytest.approx(1.192, rel=1e-3)
     assert "119% of the fastest FP32 products" in found.sentence
-    assert "which cannot be: that was measured too low, as happens on a noisy machine" in found.sentence
+    assert "which is impossible: the ceiling was measured too low, as happens on a noisy machine" in found.sentence
 
 
 def test_ceilings_of_a_busy_machine_are_doubted():
-    doubt = "Other processes used 0.90 CPUs while that was measured: it may be too low."
+    doubt = "Other processes used 0.90 CPUs while the ceiling was measured: it may be too low."
     assert doubt in assess(cpu(), ceilings(others_cpus=0.9), DISTILBERT).sentence
     for row, others in ((cpu(), 0.1), (cpu(), None), (cuda(0.04, 0.04), 0.9)):
         assert "Other processes" not in assess(row, ceilings(others_cpus=others), DISTILBERT).sentence
@@ -285,7 +287,7 @@ def test_every_row_has_true_shares_and_one_that_binds(
         cache_bytes=cache,
     )
     audited = {"fp32": TORCH_FP32, "nf4": NF4, "int8": {"bitsandbytes": "0.50", "cpu_capability": "AVX512"}}
-    row = Row(
+    row = Observation(
         precision,
         "cuda" if on_gpu else "cpu",
         rows,
@@ -300,9 +302,9 @@ def test_every_row_has_true_shares_and_one_that_binds(
     assert limits.compute_share * rate == pytest.approx(limits.operations_per_s)
     assert limits.bandwidth_share * bandwidth * latency_s == pytest.approx(limits.bytes_per_call)
     assert limits.traffic_share >= limits.bandwidth_share > 0
-    assert ("cannot be" in limits.sentence) == (limits.compute_share > 1)
+    assert ("is impossible" in limits.sentence) == (limits.compute_share > 1)
     if limits.bandwidth_share > 1:
-        assert "stay in the cache" in limits.sentence or "than the copy that was measured" in limits.sentence
+        assert "stay in the cache" in limits.sentence or "than the measured copy" in limits.sentence
     shares = {
         "compute": limits.compute_share,
         "bandwidth": limits.bandwidth_share,
@@ -373,18 +375,20 @@ def test_memory_can_bind_where_operations_are_not_counted():
 # Why it won or lost
 
 
-def words(row: Row, baseline: Baseline, found: dict[str, Any] | None = None) -> str:
+def words(row: Observation, baseline: Baseline, found: dict[str, Any] | None = None) -> str:
     return assess(row, found or ceilings(), DISTILBERT, baseline).sentence
 
 
 def test_4_bit_wins_on_a_cpu_by_bf16():
     said = words(as_nf4(0.35), beside(cpu(0.5), "better"))
     assert "Its weights take 71.0 MB instead of 268, but compute binds the baseline at this shape" in said
-    assert "Every call unpacks 4-bit weights to BF16 inside the product's kernel and makes the same products." in said
+    assert (
+        "Every call unpacks 4-bit weights to BF16 inside the product's kernel and computes the same products." in said
+    )
     # 900 by the 190 that the baseline's library reaches.
     assert said.endswith(
         "It wins because its BF16 products run up to 4.7 times as fast as the baseline's in FP32 on this device, "
-        "not by its four bits."
+        "not because of its four bits."
     )
 
 
@@ -392,10 +396,10 @@ def test_4_bit_loses_by_unpacking():
     on_gpu = cuda(0.009, 0.009, "nf4", weights_bytes=NF4_BYTES, settings=NF4 | {"repacked_for_cpu_modules": 0})
     fp16 = cuda(0.0012, 0.0012, "fp16", settings={"parameters_by_dtype": {"float16": ELEMENTS}, "torch": "2.13"})
     said = words(on_gpu, beside(fp16, "worse", A100), A100)
-    assert "unpacks 4-bit weights to BF16 and makes the same products." in said
-    assert said.endswith("It loses by the unpacking.")
+    assert "unpacks 4-bit weights to BF16 and computes the same products." in said
+    assert said.endswith("It loses because of the unpacking.")
     against_fp32 = words(on_gpu, beside(cuda(0.006, 0.006), "worse", A100), A100)
-    assert "It loses by the unpacking, although its BF16 products run up to 13 times as fast" in against_fp32
+    assert "It loses because of the unpacking, although its BF16 products run up to 13 times as fast" in against_fp32
     slow = words(as_nf4(9.0, compute_dtype="float16"), beside(cpu(0.5), "worse"))
     assert "It loses because its FP16 products run only 0.037 times as fast as the baseline's in FP32" in slow
 
@@ -405,12 +409,14 @@ def test_4_bit_wins_where_reading_weights_is_what_takes_time():
     baseline = beside(cpu(0.0006, rows=1, tokens=1, settings=ONNX_FP32), "better", ceilings(**reading))
     assert baseline.limits.binds == "bandwidth"
     said = words(dataclasses.replace(as_nf4(0.0004), rows=1, tokens=1), baseline, ceilings(**reading))
-    assert "and reading them is what binds the baseline." in said and said.endswith("It wins because it reads less.")
+    assert "and reading the weights is what binds the baseline." in said and said.endswith(
+        "It wins because it reads less."
+    )
 
 
 def test_int8_wins_by_its_instructions():
     said = words(as_int8(0.2), beside(cpu(0.5), "better"))
-    assert "112 of its 240 graph nodes are INT8's; activations are quantised at every call." in said
+    assert "112 of its 240 graph nodes are INT8 nodes; activations are quantised at every call." in said
     assert said.endswith(
         "It wins because its INT8 products run up to 11 times as fast as the baseline's in FP32 on this device, "
         "2.6 times by the library alone (VNNI)."
@@ -427,7 +433,7 @@ def test_int8_loses_without_instructions_or_by_what_it_adds():
     assert "It loses because its INT8 products run only 0.79 times as fast" in said
     assert said.endswith("(which has no instructions for INT8 products), and quantising comes on top.")
     said = words(as_int8(0.6), beside(cpu(0.5), "worse"))
-    assert said.endswith("(VNNI): what INT8 adds, and what it leaves, take more than that saves.")
+    assert said.endswith("(VNNI): the work that INT8 adds or leaves takes more time than that saves.")
 
 
 def test_dynamic_int8_on_a_gpu_runs_on_the_cpu():
@@ -453,7 +459,7 @@ def test_dynamic_int8_on_a_gpu_runs_on_the_cpu():
 def test_llm_int8_says_what_it_adds():
     audited = {"torch": "2", "bitsandbytes": "0.50", "cpu_capability": "AVX512", "quantized_modules": 36}
     said = words(cpu(0.4, "int8", settings=audited), beside(cpu(0.5), "better"))
-    assert "multiplies columns with outliers apart" in said and "It wins because its INT8 products" in said
+    assert "multiplies outlier columns separately" in said and "It wins because its INT8 products" in said
     said = words(cpu(0.9, "int8", settings=audited | {"cpu_capability": "AVX2"}), beside(cpu(0.5), "worse"))
     assert "multiplies INT8 as FP32" in said and "FP32 products run only 1.0 times as fast" in said
 
@@ -464,11 +470,11 @@ def test_no_cause_is_named_where_none_is_shown():
     slow = ceilings()
     slow["products"] = slow["products"] | {"bf16": product(way("torch", "torch.matmul in bfloat16", 180e9))}
     assert words(as_nf4(0.4), beside(cpu(0.5), "better", slow), slow).endswith(
-        "Why it wins does not follow from these figures."
+        "These figures do not explain why it wins."
     )
     for comparison in (None, "better", "worse", "no_difference"):
         said = words(as_nf4(0.4), beside(cpu(0.5), comparison, same_model=False))
-        assert said.endswith("so the difference is not the precision's alone.")
+        assert said.endswith("so the difference is not due to the precision alone.")
         assert "same products" not in said and "It wins" not in said and "It loses" not in said
         bare = assess(as_int8(0.4), None, None, Baseline(cpu(), assess(cpu(), None, None), True, comparison)).sentence
         assert "None" not in bare and "times as fast" not in bare and bare.endswith(".")
@@ -477,8 +483,8 @@ def test_no_cause_is_named_where_none_is_shown():
 def test_the_same_products_by_another_library():
     row = cpu(0.3, settings=ONNX_FP32)
     assert words(row, beside(cpu(0.5), "better")).endswith(
-        "Compute binds. It makes the baseline's products by another library: ONNX Runtime's MatMul in float32 reaches "
-        "500 GFLOP/s here, torch.matmul in float32 190 GFLOP/s."
+        "Compute binds. It computes the baseline's products with another library: ONNX Runtime's MatMul in float32 "
+        "reaches 500 GFLOP/s here, torch.matmul in float32 190 GFLOP/s."
     )
     assert "library" not in words(row, beside(cpu(0.5), "better", same_model=False))
     assert "library" not in words(row, beside(cpu(0.5, settings=ONNX_FP32), "no_difference"))
@@ -537,8 +543,8 @@ def test_a_profile_that_slows_says_so_and_one_that_failed_says_nothing():
 def test_where_no_limit_explains_a_call_the_profile_says_what_is_left():
     little = PROFILE | {"kinds": {"products": 0.15, "elementwise": 0.3}}
     without, seen = (assess(cpu(2.0, operators=o), ceilings(), DISTILBERT).sentence for o in (None, little))
-    assert "What is left is calling operators" in without
-    assert "What is left" not in seen and "no limit explains the call" in seen and "element by element 60%" in seen
+    assert "The rest is calling operators" in without
+    assert "The rest is" not in seen and "no limit explains the call" in seen and "element by element 60%" in seen
 
 
 def test_products_that_take_most_of_a_call_bind_it_though_far_from_their_best():
@@ -558,7 +564,7 @@ def test_a_ceiling_that_a_row_disproves_explains_nothing():
     slow = assess(cpu(2.0), found, DISTILBERT)
     assert slow.binds == "host", "not compute by a ceiling that cannot be"
     int8 = assess(as_int8(0.5), found, DISTILBERT, beside(cpu(2.0), "better", found))
-    assert "Why it wins does not follow from these figures." in int8.sentence and "times as fast" not in int8.sentence
+    assert "These figures do not explain why it wins." in int8.sentence and "times as fast" not in int8.sentence
     onnx = assess(cpu(0.5, settings=ONNX_FP32), found, DISTILBERT, beside(cpu(2.0), "better", found))
     assert "another library" not in onnx.sentence
 
@@ -593,7 +599,7 @@ def kernels(wall_s: float, calls: int = 100, **kinds: float) -> dict[str, Any]:
     }
 
 
-def full(latency_s: float, operators: dict[str, Any], **settings: Any) -> Row:
+def full(latency_s: float, operators: dict[str, Any], **settings: Any) -> Observation:
     """DistilBERT-base in FP16 over 256 x 128 tokens."""
     row = cuda(latency_s, latency_s, "fp16", settings=TORCH_FP16 | settings, weights_bytes=FP32_BYTES // 2)
     return dataclasses.replace(row, rows=256, tokens=256 * 128, operators=operators)
@@ -626,7 +632,7 @@ def test_a_busy_gpu_whose_kernels_multiply_little_waits_for_memory():
     profile = kernels(0.0093, elementwise=0.0032, copies=0.0021, products=0.0019)
     found = assess(full(0.0800, profile | {"wall_s": 0.09, "seconds": 0.0720}), H200, DISTILBERT)
     assert found.binds == "bandwidth" and "host" not in found.sentence
-    assert "Memory traffic binds, far from its best: kernels that multiply nothing take" in found.sentence
+    assert "Memory traffic binds, far from its best: kernels without products take" in found.sentence
     assert "None of PyTorch's fused attention kernels took its heads" in found.sentence
     mostly = assess(full(0.0800, kernels(0.0800, products=0.0300, attention=0.0070, copies=0.0300)), H200, DISTILBERT)
     assert mostly.binds == "compute" and "fused attention kernels" not in mostly.sentence
@@ -650,7 +656,7 @@ def test_launches_tell_nothing_of_the_work_but_how_long_the_host_waits():
     row = dataclasses.replace(full(0.0073, launched), settings=settings, device_s=None)
     found = assess(row, H200, DISTILBERT)
     assert found.binds == "compute" and found.launches_share is None
-    assert "Of a profiled call the host waits 76% for the device." in found.sentence
+    assert "The host waits for the device for 76% of a profiled call." in found.sentence
     assert "while they run" not in found.sentence
     slow = assess(dataclasses.replace(row, latency_s=0.07), H200, DISTILBERT)
     assert slow.binds is None and "What binds is not known: its kernels were not timed" in slow.sentence

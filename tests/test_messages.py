@@ -29,4 +29,4 @@ def test_a_profile_that_failed_stores_its_reason_alone():
     assert messages.Profiled(None, "no profiler").facts() == {"reason": "no profiler"}
     facts = {"reason": None, "by": "kernels"}
     assert messages.Profiled(facts, trace="file").facts() == facts
-    assert all(dataclasses.is_dataclass(request) for request in ANSWERED_BY)
+    assert all(dataclasses.is_dataclass(request) and request.activity for request in ANSWERED_BY)

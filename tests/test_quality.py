@@ -724,7 +724,7 @@ def test_two_outputs_against_four_labels_are_the_fault_whatever_they_match_in(ri
     answers = np.where(labels < 2, labels if right else 1 - labels, labels % 2)
     assert study_fault(logits_for(answers, 2), labels, SENTIMENT, 4) == (
         f"comparing index with index (2 outputs of the model, 4 labels of the data set) would have reported {match}, "
-        "where chance has 25.0%: this is the case study's fault, where two labels were compared with four"
+        "where chance would give 25.0%: this is the case study's fault, where two labels were compared with four"
     )
 
 

@@ -900,7 +900,7 @@ def test_a_token_budget_is_the_workloads_or_a_variants_own():
         # No batch would be smaller for it.
         ({}, {"max_batch_tokens": 2048}, "variant 'a': max_batch_tokens: found 2048; allowed: from max_length, 64"),
         ({}, {"max_batch_tokens": 600, "batch_size": 8}, "batch of variant 'a' can hold, 8 x 64 tokens"),
-        ({"max_batch_tokens": 640, "padding": "max_length"}, {}, "all batches are alike: batch_size = 10 says"),
+        ({"max_batch_tokens": 640, "padding": "max_length"}, {}, "all batches are alike: batch_size = 10 does"),
         ({"max_batch_tokens": 0}, {}, "workload.max_batch_tokens: found 0"),
     ],
 )

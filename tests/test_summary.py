@@ -364,7 +364,7 @@ def test_a_configuration_that_was_not_read_back_is_invalid():
 def test_logits_that_are_no_numbers_are_invalid(value):
     logits = logits_of([0, 1, 2])
     logits[1, 2] = value
-    assert judged(Raw(steady(), logits)) == ("invalid", "1 examples gave logits that are no finite numbers")
+    assert judged(Raw(steady(), logits)) == ("invalid", "1 examples gave logits that are not finite")
 
 
 def test_too_few_calls_and_too_few_rounds_are_doubts():

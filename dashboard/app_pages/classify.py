@@ -1,4 +1,4 @@
-"""Classify: one text or many, and every variant's answer as it comes."""
+"""Classify page: classify one text or many, and show every variant's answer as it arrives."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from engine.suite.spec import Suite
 TEXT, LINES, KEPT, EXAMPLE, FILE = "text", "lines", "kept", "example", "file"
 CHOSEN = "chosen_example"
 URL_CHARACTERS = 1500
-"""Longer texts are kept by the server, and the URL names them."""
+"""The server keeps longer texts, and the URL holds only their name."""
 KEPT_TEXTS = 32
 KEPT_ANSWERS = 8
-"""Requests of a visit that the browser's Back finds answered."""
+"""Answered requests kept per session, so that the browser's Back shows their answers again."""
 KEPT_FILES = 8
 ROWS_SHOWN = 100
-"""Of more texts the page shows so many, the file all."""
+"""The page shows at most this many texts; the CSV file holds all of them."""
 NO_LABELS = "none"
 NO_HINT = "<style>.st-key-text [data-testid=InputInstructions]{display:none}</style>"
-"""Streamlit writes "Press Ctrl+Enter" over the last lines of a long text."""
+"""Hides Streamlit's hint "Press Ctrl+Enter", which covers the last lines of a long text."""
 EXAMPLES = {
     "Markets": "Shares in the chip maker fell 7 percent on Monday after it cut its sales forecast for the third time "
     "this year and said that customers were postponing orders.",
@@ -55,21 +55,21 @@ EXAMPLES = {
 
 
 @dataclass
-class Asked:
-    """A request and what came of it."""
+class Request:
+    """A request and its answers."""
 
     suite: Suite
     texts: list[str]
     device: Device
     labels: list[str] | None = None
-    """What is right, one a text."""
+    """The correct label of each text."""
     parts: dict[str, list[Answer]] = field(default_factory=dict)
     """Variant -> its answer to each batch."""
     problem: str | None = None
     busy: bool = False
 
     def take(self, batch: int, answer: Answer) -> None:
-        """Keep an answer to batch number `batch`; the timed one follows the untimed."""
+        """Store an answer to batch number `batch`; a variant's timed answer replaces its untimed one."""
         self.parts[answer.variant] = [*self.parts.get(answer.variant, [])[:batch], answer]
 
     @property
@@ -77,28 +77,28 @@ class Asked:
         return f"{self.device.name} ({self.device.spec})"
 
 
-@st.cache_resource(show_spinner=False, on_release=lambda made: made.close())
+@st.cache_resource(show_spinner=False, on_release=lambda pool: pool.close())
 def _pool() -> warm.WarmPool:
-    """The warm workers of all who look at this dashboard."""
+    """The warm workers, shared by all sessions of this dashboard."""
     return warm.WarmPool()
 
 
 @st.cache_resource(show_spinner=False)
-def _kept() -> OrderedDict[str, str]:
-    """Texts that are too long for a URL."""
+def _long_texts() -> OrderedDict[str, str]:
+    """Texts that are too long for a URL, by the name that the URL holds."""
     return OrderedDict()
 
 
 @st.cache_resource(show_spinner=False)
 def _files() -> OrderedDict[str, tuple[str, sheets.Sheet]]:
-    """Uploaded tables with their names, for those who reload."""
+    """Uploaded tables with their file names, kept for a reload of the page."""
     return OrderedDict()
 
 
-def _keep(kept: OrderedDict[str, Any], name: str, value: object, most: int) -> None:
-    kept[name] = value
-    while len(kept) > most:
-        kept.popitem(last=False)
+def _keep(store: OrderedDict[str, Any], name: str, value: object, most: int) -> None:
+    store[name] = value
+    while len(store) > most:
+        store.popitem(last=False)
 
 
 def main() -> None:
@@ -118,21 +118,24 @@ def main() -> None:
         if chosen is not None:
             _remember()
             texts, labels = from_file or (_texts(), None)
-            request = Asked(chosen[0], texts, chosen[1], labels)
+            request = Request(chosen[0], texts, chosen[1], labels)
             _ask(request, status, slots)
             st.session_state["asked"] = request
             st.session_state["answered"] = [*st.session_state.get("answered", []), request][-KEPT_ANSWERS:]
             warmth.caption(_warm_sentence())
             return
-    if (done := st.session_state.get("asked")) is not None:
-        _show(done, slots, {}, done=True)
-        _say_problem(done, status)
+    if (answered := st.session_state.get("asked")) is not None:
+        _show(answered, slots, {}, done=True)
+        _say_problem(answered, status)
     else:
-        status.caption("Ctrl+Enter or the button asks every chosen variant; what is not warm yet is loaded first.")
+        status.caption("Ctrl+Enter or the button asks every chosen variant; models that are not warm are loaded first.")
 
 
 def _restore() -> None:
-    """The text that the URL names, written out, kept here or an example of a run: for a reload, a link, and Back."""
+    """Restore the text after a reload, a link or Back.
+
+    The URL holds the text itself, the name of a text kept by the server, or an example of a run.
+    """
     moved = [link.moved(name) for name in (TEXT, KEPT, EXAMPLE, LINES)]
     if TEXT not in st.session_state:
         _read_text()
@@ -140,7 +143,7 @@ def _restore() -> None:
         _read_text()
         answered = reversed(st.session_state.get("answered", []))
         st.session_state["asked"] = next((each for each in answered if each.texts == _texts()), None)
-    # Which example is chosen follows from the text.
+    # The chosen example is the one whose text is in the field.
     st.session_state[CHOSEN] = next((n for n, text in EXAMPLES.items() if text == st.session_state[TEXT]), None)
 
 
@@ -148,14 +151,14 @@ def _read_text() -> None:
     if example := st.query_params.get(EXAMPLE):
         st.session_state[TEXT] = _example(example)
     elif long := st.query_params.get(KEPT):
-        st.session_state[TEXT] = _kept().get(long, "")
+        st.session_state[TEXT] = _long_texts().get(long, "")
     else:
         st.session_state[TEXT] = st.query_params.get(TEXT, "")
     st.session_state[LINES] = st.query_params.get(LINES) == "1"
 
 
 def _example(reference: str) -> str:
-    """The text that "run:position" names; nothing where there is none."""
+    """Return the text that "run:position" names, or an empty string if there is none."""
     run_id, _, position = reference.partition(":")
     try:
         found = reads.examples_at(reads.run(run_id)["example_set_id"], [int(position[:9])])
@@ -165,11 +168,11 @@ def _example(reference: str) -> str:
 
 
 def _remember() -> None:
-    """Write text and switch into the URL, or keep the text here where it is long."""
+    """Write the text and the switch into the URL; a long text is kept on the server and written as a name."""
     text, name = st.session_state[TEXT] or "", ""
     if len(text) > URL_CHARACTERS:
         name = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-        _keep(_kept(), name, text, KEPT_TEXTS)
+        _keep(_long_texts(), name, text, KEPT_TEXTS)
     link.remember(EXAMPLE, "", "")
     link.remember(KEPT, name, "")
     link.remember(TEXT, text if text.strip() and not name else "", "")
@@ -177,7 +180,7 @@ def _remember() -> None:
 
 
 def _question() -> bool:
-    """The text and its button; whether to ask now."""
+    """Draw the text field and its button, and return whether to ask now."""
     st.html(NO_HINT)
     with st.form("question", border=False):
         st.text_area(
@@ -217,7 +220,7 @@ def _texts() -> list[str]:
 
 
 def _file() -> tuple[list[str], list[str] | None] | None:
-    """An uploaded table, its columns and its button; texts and labels to ask now, else None."""
+    """Draw the upload of a table, its columns and its button. Return texts and labels to ask now, otherwise None."""
     files = _files()
     with st.expander("Many texts from a CSV file", expanded=st.query_params.get(FILE) in files, key="csv"):
         uploaded = st.file_uploader(
@@ -226,7 +229,7 @@ def _file() -> tuple[list[str], list[str] | None] | None:
             key="upload",
             max_upload_size=int(sheets.MAX_BYTES / 1e6),
             help=f"UTF-8, the first line names the columns; up to {sheets.MAX_ROWS:,} rows and "
-            f"{sheets.MAX_BYTES / 1e6:.0f} MB. It is kept in this server's memory, for a reload.",
+            f"{sheets.MAX_BYTES / 1e6:.0f} MB. This server keeps it in memory, so that a reload finds it.",
         )
         try:
             if uploaded is not None:
@@ -243,13 +246,13 @@ def _file() -> tuple[list[str], list[str] | None] | None:
             return _columns(*found)
         except RequestError as error:
             st.query_params.pop(FILE, None)
-            said = one_line(error)
-            st.error(headlines.literal(said[:1].upper() + said[1:]))
+            message = one_line(error)
+            st.error(headlines.literal(message[:1].upper() + message[1:]))
             return None
 
 
 def _columns(name: str, sheet: sheets.Sheet) -> tuple[list[str], list[str] | None] | None:
-    """The choice of columns, and what to ask now."""
+    """Draw the choice of columns. Return texts and labels if the button was pressed, otherwise None."""
     text, label = sheets.guessed(sheet)
     left, right = st.columns(2)
     column = left.selectbox(
@@ -277,7 +280,7 @@ def _columns(name: str, sheet: sheets.Sheet) -> tuple[list[str], list[str] | Non
 
 
 def _controls() -> tuple[Suite, Device] | None:
-    """The suite with the chosen variants, and the device; None where they cannot be had."""
+    """Return the suite with the chosen variants, and the device; None if either is not available."""
     found = choices.choose_suite()
     if found is None:
         return None
@@ -301,11 +304,12 @@ def _warm_sentence() -> str:
 
 
 Slots = tuple[Any, Any, Any, Any, Any]
-"""Headline, caption, download and two tables: of one text one, of several the variants and the texts."""
+"""Headline, caption, download and two tables. One text uses the first table; several texts use one for variants, one
+for texts."""
 
 
-def _ask(request: Asked, status: Any, slots: Slots) -> None:
-    """Ask the pool batch by batch, and draw each answer as it comes."""
+def _ask(request: Request, status: Any, slots: Slots) -> None:
+    """Ask the pool batch by batch, and draw each answer as it arrives."""
     n = len(request.texts)
     try:
         answering.check_texts(request.texts, sheets.MAX_ROWS, sheets.MAX_BYTES)
@@ -320,16 +324,16 @@ def _ask(request: Asked, status: Any, slots: Slots) -> None:
                         request.take(number, event)
                         waiting.pop(event.variant, None)
                         timed += event.latency_s is not None
-                    # Later batches are drawn whole: a table of many texts costs more than one call.
+                    # Later batches are drawn when complete: drawing a table of many texts costs more than one call.
                     if not number and (isinstance(event, Answer) or not request.parts):
                         _show(request, slots, waiting)
                     if not isinstance(event, Answer):
                         variants = len(request.suite.variant)
                         share = (variants - len(waiting) + timed) / (2 * variants)
-                        told = event.text
+                        text = event.text
                         if len(batches) > 1:
-                            told = f"{number * answering.BATCH_TEXTS:,} of {n:,} texts answered; {told}"
-                        status.progress(min((number + share) / len(batches), 1.0), text=headlines.literal(told))
+                            text = f"{number * answering.BATCH_TEXTS:,} of {n:,} texts answered; {text}"
+                        status.progress(min((number + share) / len(batches), 1.0), text=headlines.literal(text))
             if number:
                 _show(request, slots, {})
     except DeviceBusy as error:
@@ -341,14 +345,14 @@ def _ask(request: Asked, status: Any, slots: Slots) -> None:
     _show(request, slots, {}, done=True)
 
 
-def _say_problem(request: Asked, status: Any) -> None:
+def _say_problem(request: Request, status: Any) -> None:
     if request.problem:
-        said = headlines.literal(request.problem[:1].upper() + request.problem[1:])
-        (status.info if request.busy else status.error)(said)
+        message = headlines.literal(request.problem[:1].upper() + request.problem[1:])
+        (status.info if request.busy else status.error)(message)
 
 
-def _show(request: Asked, slots: Slots, waiting: dict[str, str], done: bool = False) -> None:
-    """Tables of what is there so far; headline, caption and download once it is `done`."""
+def _show(request: Request, slots: Slots, waiting: dict[str, str], done: bool = False) -> None:
+    """Draw tables of the answers so far; with `done`, also headline, caption and download."""
     suite = request.suite
     shades = marks(OfSuite.all(suite), widgets.look())
     about = {v.name: f"{v.backend} {v.precision}" for v in suite.variant}
@@ -361,12 +365,13 @@ def _show(request: Asked, slots: Slots, waiting: dict[str, str], done: bool = Fa
     shown = answers.order(n, found if done else [], request.labels, ROWS_SHOWN)
     if done:
         title.subheader(headlines.literal(answers.headline(found, suite.baseline, n)), anchor=False)
-        said = answers.caption(parts, request.device_name, any(v.precision == "int8" for v in suite.variant))
+        caption = answers.caption(parts, request.device_name, any(v.precision == "int8" for v in suite.variant))
         if n == 1:
-            said = f"“{answers.shortened(request.texts[0], 90)}” · {said}"
+            caption = f"“{answers.shortened(request.texts[0], 90)}” · {caption}"
         elif len(shown) < n:
-            said = f"{len(shown)} of {n:,} texts, those with other or wrong answers first; the file has all. {said}"
-        note.caption(headlines.literal(said))
+            first = "texts with differing or wrong answers first; the file has all"
+            caption = f"{len(shown)} of {n:,} texts, {first}. {caption}"
+        note.caption(headlines.literal(caption))
     if n == 1:
         main_table.html(answers.one_text(found, waiting, shades, about, suite.baseline))
         return
@@ -383,7 +388,7 @@ def _show(request: Asked, slots: Slots, waiting: dict[str, str], done: bool = Fa
         )
 
 
-def _csv(request: Asked, parts: dict[str, list[Answer]]) -> bytes:
+def _csv(request: Request, parts: dict[str, list[Answer]]) -> bytes:
     return sheets.written(
         *answers.sheet(request.texts, request.labels, parts, request.suite.baseline, request.device_name)
     )

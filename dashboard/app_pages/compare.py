@@ -1,4 +1,4 @@
-"""Any variants of one run or of several against any of them: figures, distributions, and what differs in settings."""
+"""Compare page: variants of one or several runs against any of them: figures, distributions, differing settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dashboard.tables import comparison, facts
 from engine.report import words
 
 OFFERED = 1000
-"""How many runs, the newest, may be held beside the chosen one."""
+"""Number of runs, the newest ones, offered for comparison with the chosen run."""
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
 
 @charts.charts_fragment
 def _comparison(run_ids: list[str]) -> None:
-    """All that the runs show, the chosen one first."""
+    """Draw the comparison of the runs, the chosen run first."""
     sides = [_side(letter, run) for letter, run in zip(comparing.LETTERS, run_ids, strict=False)]
     everything = comparing.tagged(sides)
     if not everything:
@@ -57,18 +57,18 @@ def _comparison(run_ids: list[str]) -> None:
 
 
 def _other_runs(run_id: str) -> list[str]:
-    """The runs beside the chosen one."""
+    """Return the ids of the runs to compare with the chosen one."""
     known = {other: (suite, created) for other, suite, created in reads.named(OFFERED) if other != run_id}
     return st.multiselect(
         "Beside",
         list(known),
-        # In the URL: of what a run is called only what stays.
+        # The URL holds this text, so it has only the parts of a run's label that never change.
         format_func=lambda other: f"{known[other][0]} · {run_choice.when(known[other][1])} · {other[-6:]}",
         max_selections=len(comparing.LETTERS) - 1,
         select_all=False,
         key="beside",
         bind="query-params",
-        placeholder="This run alone; add others to hold beside it",
+        placeholder="This run alone; add others to compare",
         label_visibility="collapsed",
     )
 
@@ -79,7 +79,7 @@ def _side(letter: str, run_id: str) -> Side:
 
 
 def _choices(everything: list[Row]) -> tuple[list[int], str, list[str]]:
-    """Batch sizes, baseline and variants; a control of batch sizes only where there are several."""
+    """Return batch sizes, baseline and variants; a control for batch sizes appears only if there are several."""
     known = comparing.sizes_of(everything)
     usual = [size] if (size := comparing.usual_size(everything)) is not None else known
     widths = [4, 2, 5] if len(known) > 1 else [5, 6]
@@ -104,8 +104,8 @@ def _choices(everything: list[Row]) -> tuple[list[int], str, list[str]]:
             format_func=able.__getitem__,
             key="against",
             bind="query-params",
-            help="What everything here is compared with. Another than the run's own is compared from the same rounds "
-            "and the same answers, as they are stored.",
+            help="Everything here is compared with this row. A baseline other than the run's own is compared from the "
+            "same stored rounds and answers.",
         )
     with columns[-1]:
         variants = st.multiselect(
@@ -120,7 +120,7 @@ def _choices(everything: list[Row]) -> tuple[list[int], str, list[str]]:
 
 
 def _evidence(sides: list[Side], everything: list[Row], rows: list[Row], baseline: str) -> Evidence:
-    """The raw values that the comparison and the distributions need, and no more."""
+    """Read only the raw values that the comparison and the distributions need."""
     raws: dict[int, Any] = {}
     outputs: dict[int, Any] = {}
     labels: dict[str, Any] = {}
@@ -138,7 +138,7 @@ def _evidence(sides: list[Side], everything: list[Row], rows: list[Row], baselin
         set_id = side.summary["example_set_id"]
         if answers and set_id is not None:
             if len(sides) > 1:
-                # What changed between runs is told of every batch size.
+                # Changes between runs are reported for every batch size.
                 ids = tuple(row.id for row in side.stored if row.status == "measured")
             outputs |= reads.outputs(side.summary["id"], ids)
             labels[set_id] = reads.labels(set_id)
@@ -146,10 +146,10 @@ def _evidence(sides: list[Side], everything: list[Row], rows: list[Row], baselin
 
 
 def _answer(sides: list[Side], rows: list[Row], look: Theme) -> None:
-    said = comparing.headline(sides, rows)
-    st.header(headlines.literal(said.finding), anchor=False)
-    if said.detail:
-        st.write(headlines.literal(said.detail))
+    headline = comparing.headline(sides, rows)
+    st.header(headlines.literal(headline.finding), anchor=False)
+    if headline.detail:
+        st.write(headlines.literal(headline.detail))
     if len(sides) > 1:
         lines = [f"**{side.letter}** · {headlines.literal(run_choice.label(side.summary))}" for side in sides]
         st.caption("  \n".join(lines))
@@ -161,10 +161,11 @@ def _how_compared(rows: list[Row]) -> None:
     among = f" over the {len(differences)} rows here" if len(differences) > 1 else ""
     st.caption(
         f"Parentheses and ranges: 95% intervals. Speed-up: samples/s over the baseline's {words.rounds_words(rows)}. "
-        f"Accuracy: exact McNemar on the same examples, corrected by Holm{among}. p95, p99 and memory stand "
-        "without an interval: no verdict is drawn from them."
+        f"Accuracy: exact McNemar on the same examples, corrected by Holm{among}. p95, p99 and memory have "
+        "no interval, so no verdict is drawn from them."
         + (
-            " †: of another run: its speed-up over its own run's baseline, over that of the baseline here; not paired."
+            " †: from another run: its speed-up over its own run's baseline, divided by that of the baseline here; "
+            "not paired."
             if any(row.across is not None for row in rows)
             else ""
         )
@@ -208,7 +209,7 @@ def _charts(sides: list[Side], everything: list[Row], rows: list[Row], evidence:
             ],
             naming,
         )
-    # What was published stands against its own baseline, so the measured rows do here, too.
+    # Published figures are compared with their own baseline, so the measured rows are compared with theirs here too.
     names = {row.id: row.name for row in rows}
     own = [replace(row, name=names[row.id]) for row in everything if row.id in names]
     reported = reads.published()
@@ -218,7 +219,7 @@ def _charts(sides: list[Side], everything: list[Row], rows: list[Row], evidence:
 
 
 def _two_by_two(draw: list[tuple[str, go.Figure]], naming: Naming) -> None:
-    """Two charts in a row; an odd last one as wide as both."""
+    """Draw two charts per row; an odd last chart is as wide as both."""
     even = len(draw) // 2 * 2
     if even:
         with st.grid(2, min_column_width=520, gap="medium"):
@@ -233,7 +234,7 @@ def _chart(figure: go.Figure, name: str, naming: Naming, alt: str | None = None)
 
 
 class Naming(NamedTuple):
-    """How a saved chart is called and what it says of its origin."""
+    """The beginning of a saved chart's file name, and the note of its origin."""
 
     stem: str
     source: str
@@ -250,22 +251,22 @@ def _changes(sides: list[Side], rows: list[Row], evidence: Evidence) -> None:
 
 def _settings(sides: list[Side], rows: list[Row]) -> None:
     st.subheader("Settings that differ", anchor=False)
-    found = settings.settings(sides, rows)
-    differing = [setting for setting in found if not setting.partial]
+    every = settings.settings(sides, rows)
+    differing = [setting for setting in every if not setting.partial]
     if differing:
         st.html(comparison.settings(differing))
     else:
         st.caption("Nothing differs among these rows.")
-    if partial := [setting for setting in found if setting.partial]:
+    if partial := [setting for setting in every if setting.partial]:
         with st.expander(f"Settings that only some of them have ({len(partial)})"):
             st.html(comparison.settings(partial))
 
 
 def _notes(rows: list[Row]) -> None:
-    said = headlines.notes(rows)
-    if said:
+    notes = headlines.notes(rows)
+    if notes:
         st.subheader("Notes", anchor=False)
-        st.html(facts.notes_table(said))
+        st.html(facts.notes_table(notes))
 
 
 widgets.behind_the_door()

@@ -1,4 +1,4 @@
-"""Limits as controls: what remains, which is fastest, what each limit costs."""
+"""Decide page: set limits, and see which variants remain, which is fastest, and what each limit costs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def main() -> None:
 
 @charts.charts_fragment
 def _decision(run_id: str, size: int | None) -> None:
-    """All that follows from the limits, of what the run holds by now."""
+    """Draw everything that follows from the limits, from the measurements that the run holds so far."""
     summary = reads.run(run_id)
     rows = run_rows.at_batch(reads.measurements(summary), size)
     if not rows:
@@ -53,17 +53,20 @@ def _decision(run_id: str, size: int | None) -> None:
 
 
 def _controls(rows: list[run_rows.Row]) -> tuple[Limits, bool]:
-    """A number a limit, empty for none, with the range that this run measured."""
-    given: dict[str, float] = {}
+    """Draw one number field per limit, with the range that this run measured; an empty field sets no limit.
+
+    Return the limits, and whether a variant must be shown to be within them.
+    """
+    limits: dict[str, float] = {}
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         for key, quantity in deciding.quantities(rows).items():
-            found = [figure.estimate for row in rows if run_rows.usable(row) and (figure := quantity.read(row))]
-            if key == "energy_j_per_1000_examples" and not found and KEYS[key] not in st.query_params:
-                continue  # no counter here, and nobody asks
+            values = [figure.estimate for row in rows if run_rows.usable(row) and (figure := quantity.read(row))]
+            if key == "energy_j_per_1000_examples" and not values and KEYS[key] not in st.query_params:
+                continue  # no energy was measured, and the URL sets no limit on it
             others = [row for row in rows if run_rows.usable(row) and not row.baseline]
             if key == "accuracy_lost" and not any(quantity.read(row) for row in others):
-                found = []  # the baseline's own, which is none by definition
-            measured = f"{quantity.text(min(found))} to {quantity.text(max(found))}" if found else "not measured"
+                values = []  # only the baseline has a value, which is zero by definition
+            measured = f"{quantity.text(min(values))} to {quantity.text(max(values))}" if values else "not measured"
             value = st.number_input(
                 f"{quantity.label}, at most ({quantity.unit})",
                 min_value=0.0,
@@ -76,18 +79,19 @@ def _controls(rows: list[run_rows.Row]) -> tuple[Limits, bool]:
                 width=214,
                 help=f"Empty: no limit. Measured in this run: {measured} {quantity.unit}.",
             )
-            # What a link brings is not held to the control's own limits.
+            # Streamlit does not hold a value from the URL to the control's own range.
             if value is not None and math.isfinite(value) and value >= 0:
-                given[key] = value / quantity.factor
+                limits[key] = value / quantity.factor
         strict = st.toggle(
             "Only what is shown to be within",
             value=True,
             key="shown",
             bind="query-params",
             help="On: the whole 95% interval of the accuracy lost must lie within the limit. Off: its estimate "
-            "decides, and what is not shown is said. Memory, p95 and energy have one value each and no interval.",
+            "decides, and the page notes where the interval does not show it. Memory, p95 and energy have one value "
+            "each and no interval.",
         )
-    return Limits(**given), bool(strict)
+    return Limits(**limits), bool(strict)
 
 
 def _answer(summary: dict[str, Any], decided: Decision) -> None:
@@ -136,8 +140,8 @@ def _evidence(summary: dict[str, Any], decided: Decision, look: Theme) -> None:
             st.subheader("What each limit costs", anchor=False)
             st.html(decision.costs(decided))
             st.caption(
-                "The fastest without this one limit, and its samples/s over those of the fastest now, in the rounds "
-                "that both share (95%)."
+                "The fastest variant without this one limit, and its samples/s over those of the fastest now, in the "
+                "rounds that both share (95%)."
             )
     others = [j.row for j in decided.judged if j.row.status == "measured" and not j.row.baseline]
     known = [
@@ -145,7 +149,7 @@ def _evidence(summary: dict[str, Any], decided: Decision, look: Theme) -> None:
         for key, quantity in decided.quantities.items()
         if key != "latency_p95_s" and any(quantity.read(row) for row in others)
     ]
-    # What is limited comes first.
+    # Limited quantities come first.
     known.sort(key=lambda key: (key not in decided.limits.given, key != "accuracy_lost"))
     with right:
         for index, key in enumerate(known[:2]):
@@ -154,14 +158,14 @@ def _evidence(summary: dict[str, Any], decided: Decision, look: Theme) -> None:
 
 
 def _alt(decided: Decision, key: str) -> str:
-    """A chart in words."""
-    said, quantity = [], decided.quantities[key]
+    """Return a description of the chart in words."""
+    parts, quantity = [], decided.quantities[key]
     for judged in decided.judged:
         figure = quantity.read(judged.row)
         if figure is not None and judged.row.latency_p50_s is not None:
             state = "remains" if judged.remains else "out"
-            said.append(f"{judged.row.name}: {quantity.text(figure.estimate)} {quantity.unit}, {state}")
-    return f"{decision_words.title(decided, key)}. {'; '.join(said)}."
+            parts.append(f"{judged.row.name}: {quantity.text(figure.estimate)} {quantity.unit}, {state}")
+    return f"{decision_words.title(decided, key)}. {'; '.join(parts)}."
 
 
 widgets.behind_the_door()

@@ -1,4 +1,4 @@
-"""Examples: the texts on which variants disagree, by kind of flip, class and words, with confusion matrices."""
+"""Examples page: the texts on which variants disagree, by kind of flip, class and words, with confusion matrices."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ from engine.suite.spec import suite_files
 
 PAGE_TEXTS = 20
 WORDS = 8
-"""How many words a search looks for at most."""
+"""The most words that a search looks for."""
 URL_CHARACTERS = 1500
-"""A longer text is named in the link rather than written out."""
+"""A link names a longer text by its run and position instead of containing it."""
 KIND = "flip"
 OF, FROM, LABEL, WAS, SAID, SEARCH, PAGE = (
     f"flip_{name}" for name in ("of", "from", "label", "was", "said", "words", "page")
 )
 ANY = -1
 MANY = 12
-"""So many variants are offered side by side, and their answers stand in columns; of more those that differ most."""
+"""The most variants that are offered as buttons and whose answers stand in columns. If more are chosen, the columns
+show those that differ most."""
 
 
 def main() -> None:
@@ -76,31 +77,31 @@ def _left_out(found: Answers) -> None:
 
 
 def _columns(rows: list[run_rows.Row], found: Answers) -> list[Column]:
-    """The variants that can be compared, the baseline first."""
+    """Return the variants that can be compared, the baseline first."""
     by_id = {row.id: row for row in rows}
     shades = marks(rows, widgets.look())
     times = Counter(row.name for row in rows)
-    made = []
+    columns = []
     for at, measurement_id in enumerate(found.ids):
         row = by_id[measurement_id]
         name = row.name if times[row.name] == 1 else f"{row.name} ({row.variant})"
-        made.append(Column(at, name, row, shades[row.variant]))
-    return sorted(made, key=lambda column: not column.row.baseline)
+        columns.append(Column(at, name, row, shades[row.variant]))
+    return sorted(columns, key=lambda column: not column.row.baseline)
 
 
 def _compared(columns: list[Column]) -> tuple[Column, list[Column]]:
-    """The reference and the variants that are compared with it."""
+    """Return the reference and the variants that are compared with it."""
     names = [column.name for column in columns]
     if len(columns) == 1:
         return columns[0], []
     left, right = st.columns([8, 3])
-    # The choice on the right says what there is to choose from on the left.
+    # The right control comes first: its choice is not offered on the left.
     against = right.selectbox("Against", names, key=FROM, bind="query-params")
     reference = next(column for column in columns if column.name == against)
     offered = [column for column in columns if column is not reference]
     usable = [headlines.literal(column.name) for column in offered if run_rows.usable(column.row)]
     if len(offered) > MANY:
-        # So many of a choice would fill the screen.
+        # This many buttons would fill the screen.
         every = [headlines.literal(column.name) for column in offered]
         chosen = left.multiselect("Compared", every, key=OF, bind="query-params", placeholder="All variants")
     else:
@@ -113,25 +114,25 @@ def _compared(columns: list[Column]) -> tuple[Column, list[Column]]:
             bind="query-params",
             wrap=True,
         )
-    wanted = chosen or usable
-    return reference, [column for column in offered if headlines.literal(column.name) in wanted]
+    names_compared = chosen or usable
+    return reference, [column for column in offered if headlines.literal(column.name) in names_compared]
 
 
 def _context(summary: dict[str, Any], found: Answers, rows: list[run_rows.Row]) -> str:
     dataset = summary["spec"]["workload"]["dataset"].rsplit("/", 1)[-1]
     sizes = ", ".join(str(size) for size in sorted({row.batch_size for row in rows if row.id in found.ids}))
-    labels = "" if found.truth is not None else " · unlabelled: what is right is not known"
+    labels = "" if found.truth is not None else " · unlabelled: the right answers are not known"
     if run_rows.untaught(rows):
-        labels += " · random weights: what is right is chance"
+        labels += " · random weights: right answers are chance"
     return (
         f"{len(found.answers):,} texts of {dataset} · batch {sizes} · {summary['device_name']} "
-        f"({summary['device']}){labels} · counts of this run's texts, not estimates; whether accuracy differs is on "
-        "the Overview."
+        f"({summary['device']}){labels} · counts of this run's texts, not estimates; the Overview says whether "
+        "accuracy differs."
     )
 
 
 def _link(run_id: str, size: int | None, reference: Column, **choice: Any) -> str:
-    """This page's address with other choices than now."""
+    """Return the address of this page with the run, batch size and reference kept and with `choice` applied."""
     kept = {
         run_choice.PARAMETER: run_id,
         **({"batch": f"batch {size}"} if size else {}),
@@ -140,7 +141,7 @@ def _link(run_id: str, size: int | None, reference: Column, **choice: Any) -> st
     return "examples?" + urlencode(kept | choice)
 
 
-# The texts: a part of their own, so that another condition renews neither the run's choice nor the matrices
+# The texts are a fragment of their own, so that a changed condition redraws neither the choice of run nor the matrices.
 
 
 @st.fragment
@@ -171,14 +172,14 @@ def _texts(summary: dict[str, Any], found: Answers, reference: Column, others: l
     drawn = [reference, *_foremost(found, reference, columns[1:])]
     with count:
         if not len(positions):
-            st.caption("No text is like this. Fewer conditions, another kind or other words show more.")
+            st.caption("No text matches. Fewer conditions, another kind or other words show more.")
         else:
             first = (page - 1) * PAGE_TEXTS + 1
             signs = "✓ right, ✗ wrong; " if found.truth is not None else ""
             few = f" The {MANY} variants that differ most; choose others above." if len(columns) > len(drawn) else ""
             st.caption(
                 f"Texts {first:,} to {first + len(shown) - 1:,} of {len(positions):,}, in the run's order. {signs}"
-                f"= same, ≠ other than the first answer; % is the answer's probability.{few}"
+                f"= same as the first answer, ≠ different; % is the answer's probability.{few}"
             )
     save.download_button(
         f"{len(positions):,} texts as CSV",
@@ -191,7 +192,7 @@ def _texts(summary: dict[str, Any], found: Answers, reference: Column, others: l
         key="flips_csv",
     )
     if len(shown):
-        made = [
+        texts = [
             Text(
                 item["position"],
                 item["source_index"],
@@ -200,17 +201,17 @@ def _texts(summary: dict[str, Any], found: Answers, reference: Column, others: l
             )
             for item in reads.examples_at(summary["example_set_id"], shown)
         ]
-        table.html(examples.texts(made, found, reference, drawn[1:]))
+        table.html(examples.texts(texts, found, reference, drawn[1:]))
 
 
 def _foremost(found: Answers, reference: Column, others: list[Column]) -> list[Column]:
-    """Of more than MANY those that differ most from the reference, in their own order."""
-    kept = disagreements.foremost(found, reference.at, [column.at for column in others], MANY)
-    return [column for column in others if column.at in kept]
+    """Return at most MANY of `others`, those that differ most from the reference, in their own order."""
+    foremost = disagreements.foremost(found, reference.at, [column.at for column in others], MANY)
+    return [column for column in others if column.at in foremost]
 
 
 def _page(pages: int, choice: tuple[Any, ...]) -> int:
-    """The page to show. By hand in the URL, as another choice begins on its first page."""
+    """Return the page to show. It is written to the URL here, because another choice begins on its first page."""
     key = f"{PAGE}_{crc32(repr(choice).encode()):08x}"
     followed = moved(PAGE)
     if st.session_state.get("flip_now", key) != key and not followed:
@@ -219,9 +220,9 @@ def _page(pages: int, choice: tuple[Any, ...]) -> int:
     if pages == 1:
         return 1
     if followed or key not in st.session_state:
-        asked = st.query_params.get(PAGE, "")
-        known = asked.isascii() and asked.isdigit() and 1 <= int(asked[:9]) <= pages
-        st.session_state[key] = int(asked[:9]) if known else 1
+        requested = st.query_params.get(PAGE, "")
+        known = requested.isascii() and requested.isdigit() and 1 <= int(requested[:9]) <= pages
+        st.session_state[key] = int(requested[:9]) if known else 1
     return st.pagination(pages, key=key, on_change=_remember_page, args=(key,))
 
 
@@ -234,7 +235,7 @@ def _csv(set_id: str, positions: np.ndarray, found: Answers, columns: list[Colum
 
 
 def _filters(found: Answers, reference: Column, others: list[Column]) -> tuple[Wanted, tuple[str, ...]]:
-    """Conditions on labels and answers, and the words searched for."""
+    """Draw the filters; return the conditions on labels and answers, and the words to search for."""
     options = [ANY, *range(len(found.names))]
     cells = st.columns(4 if found.truth is not None else 3, vertical_alignment="bottom")
     label = ANY
@@ -256,24 +257,24 @@ def _filters(found: Answers, reference: Column, others: list[Column]) -> tuple[W
 
 
 def _label(cell: Any, title: str, options: list[int], names: list[str], key: str) -> int:
-    found = cell.selectbox(
+    index = cell.selectbox(
         headlines.literal(title),
         options,
         format_func=lambda index: "any" if index == ANY else names[index],
         key=key,
         bind="query-params",
     )
-    return ANY if found is None else int(found)
+    return ANY if index is None else int(index)
 
 
 def _words(typed: str | None) -> tuple[str, ...]:
-    """The words to search for; what no database takes is dropped."""
+    """Return the words to search for, without characters that no database accepts."""
     plain = (typed or "").encode("utf-8", "ignore").decode().replace("\0", " ")
     return tuple(plain[:200].split()[:WORDS])
 
 
 def _kind(counts: dict[Kind, int]) -> Kind:
-    """The chosen kind. By hand in the URL: a bound control would write its changing counts there."""
+    """Return the chosen kind. The code writes it to the URL itself: a bound control would write the changing counts."""
     if moved(KIND) or KIND not in st.session_state:
         st.session_state[KIND] = st.query_params.get(KIND)
     if st.session_state[KIND] not in counts:
@@ -292,18 +293,18 @@ def _kind(counts: dict[Kind, int]) -> Kind:
 
 
 def _remember_kind() -> None:
-    # At once: each writing is a step of Back.
+    # One update for both: each write to the URL is a step of the browser's Back.
     first_page = {PAGE: "1"} if PAGE in st.query_params else {}
     st.query_params.update({KIND: st.session_state[KIND]} | first_page)
 
 
 def _classify(summary: dict[str, Any], position: int, text: str) -> str:
-    """The address of Classify with a text and the run's suite."""
+    """Return the address of the Classify page with a text and the run's suite."""
     known, path = suite_files(), summary["suite_path"] or ""
     here = {"text": text} if len(text) <= URL_CHARACTERS else {"example": f"{summary['id']}:{position}"}
     stem = Path(path).stem
     if stem in known and (Path(path) == known[stem] or not Path(path).exists()):
-        # Measured elsewhere, the suite that comes with the bench is still the same by name.
+        # For a run from another machine, the bench's own suite of that name is the same suite.
         here["suite"] = stem
     elif path and Path(path).exists():
         here |= {"suite": choices.FILE, "suite_file": path}
@@ -315,14 +316,14 @@ def _classify(summary: dict[str, Any], position: int, text: str) -> str:
 
 def _confusion(found: Answers, reference: Column, others: list[Column], link: Any) -> None:
     st.subheader("Confusion", anchor=False)
-    told = "A count off the diagonal leads to its texts."
+    caption = "A count off the diagonal links to its texts."
     if found.truth is not None:
-        told = f"Left against the labels, right against {reference.name}'s answers. {told}"
+        caption = f"Left against the labels, right against {reference.name}'s answers. {caption}"
     compared = [other for other in others if other is not reference]
     foremost = _foremost(found, reference, compared)
     if len(foremost) < len(compared):
-        told += f" The {MANY} variants that differ most; choose others above."
-    st.caption(headlines.literal(told))
+        caption += f" The {MANY} variants that differ most; choose others above."
+    st.caption(headlines.literal(caption))
     for column in (reference, *foremost):
         against: list[Column | None] = [None] if found.truth is not None else []
         against += [reference] if column is not reference else []

@@ -1,4 +1,4 @@
-"""What each variant holds under a service's load: texts that come at random, within a limit on p99."""
+"""Load page: the highest rate of randomly arriving texts that each variant holds within a limit on p99."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from engine.units import milliseconds
 
 RUN = "app_pages/run.py"
 USUAL_MS = 100
-"""The limit that the way to a first result offers."""
+"""The p99 limit in the link and the command that lead to a first result."""
 
 
 def main() -> None:
@@ -45,17 +45,17 @@ def main() -> None:
         charts.chart(trials, "load_p99", f"{stem}-load-p99")
     st.html(tables_load.variants(measured, loads, look))
     st.caption(
-        "Holds: of the rates that were tried, the highest at which so few of a trial's texts were late that p99 is "
-        "shown to be within the limit with 99% confidence. The true one lies between it and the lowest that failed "
-        "twice; a ratio's bounds are what both brackets allow, and a verdict is given where they lie apart. Near the "
-        "edge a rate may hold by luck. The page Method has the rules."
+        "Holds: the highest tried rate at which so few of a trial's texts were late that p99 is shown, with 99% "
+        "confidence, to be within the limit. The true rate lies between this one and the lowest that failed twice. "
+        "A ratio's bounds are the extremes that both brackets allow; a verdict is given where the brackets do not "
+        "overlap. Near the edge a rate may hold by luck. The page Method has the rules."
     )
     _trials(loads)
     charts.save_charts(f"{stem}-load")
 
 
 def _context(summary: dict[str, Any], loads: list[JoinedLoad]) -> str:
-    """How the texts came, and where."""
+    """Return a sentence on how the texts arrived, and on the device."""
     waits = sorted({row.max_wait_s for row in loads})
     most = sorted({row.max_batch for row in loads})
     waiting = f"waiting at most {milliseconds(waits[-1])} ms" if any(waits) else "going as soon as the server is free"
@@ -68,10 +68,10 @@ def _context(summary: dict[str, Any], loads: list[JoinedLoad]) -> str:
 
 
 def _how_to(summary: dict[str, Any]) -> None:
-    """What to do where a run has nothing to show here."""
+    """Explain, for a run without load results, how to get some."""
     st.header("This run was not put under a service's load.", anchor=False)
     if (summary["spec"].get("load") or summary["spec"].get("scenarios")) and summary["status"] in reads.LIVE:
-        st.write("Its variants are put under load one after another when all rounds are done.")
+        st.write("Its variants are put under load one after another once all rounds are done.")
         return
     st.write(
         "With a limit on p99 a run finds, after its rounds, how many randomly arriving texts a second each variant "
@@ -85,19 +85,19 @@ def _how_to(summary: dict[str, Any]) -> None:
 
 
 def _trials(loads: list[JoinedLoad]) -> None:
-    done = {row.variant: row for row in loads if row.trials}
-    if not done:
+    tried = {row.variant: row for row in loads if row.trials}
+    if not tried:
         return
     st.subheader("The rates that were tried", anchor=False)
     with st.container(width=360):
         chosen = st.selectbox(
             "Trials of",
-            list(done),
-            format_func=lambda name: headlines.literal(done[name].name),
+            list(tried),
+            format_func=lambda name: headlines.literal(tried[name].name),
             key="variant",
             bind="query-params",
         )
-    st.html(tables_load.trials(done[str(chosen)]))
+    st.html(tables_load.trials(tried[str(chosen)]))
 
 
 widgets.behind_the_door()

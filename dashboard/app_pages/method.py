@@ -1,4 +1,4 @@
-"""How each figure is computed: the registry of metrics, and docs/method.md as it stands."""
+"""Method page: how each figure is computed, from the registry of metrics and docs/method.md."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ document = paths.REPOSITORY / "docs" / "method.md"
 text = document.read_text(encoding="utf-8") if document.exists() else ""
 
 st.header("What each figure means", anchor=False)
-# Lines of a whole wide window cannot be read.
+# Lines as wide as a wide window are hard to read.
 with st.container(width=READING_WIDTH):
-    # One element: the browser draws the table later than a text below it, which then would jump.
+    # One element: the browser draws the table later than a separate text below it, so that text would jump.
     st.markdown("\n".join(lines) + "\n\n" + re.sub(r"^# ", "## ", text, flags=re.MULTILINE))

@@ -1,4 +1,4 @@
-"""One run at a glance: headline, scorecard, trade-off, the study's four comparisons, published, notes."""
+"""Overview page: one run's headline, scorecard, trade-off, the study's four comparisons, published results, notes."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def main() -> None:
 
 
 def _first_screen(summary: dict[str, Any], rows: list[Row], look: Theme) -> None:
-    said = headlines.headline(rows)
-    st.header(headlines.literal(said.finding), anchor=False)
-    if said.detail:
-        st.write(headlines.literal(said.detail))
+    headline = headlines.headline(rows)
+    st.header(headlines.literal(headline.finding), anchor=False)
+    if headline.detail:
+        st.write(headlines.literal(headline.detail))
     st.caption(headlines.literal(headlines.context(summary, rows)))
     if summary["suite"] == choices.FIRST:
         widgets.small_models(rows)
@@ -74,7 +74,7 @@ def _first_screen(summary: dict[str, Any], rows: list[Row], look: Theme) -> None
 
 
 def _comparisons(summary: dict[str, Any], measured: Sequence[Row], rows: Sequence[Row], look: Theme) -> None:
-    # Of random weights the answers say nothing.
+    # The answers of random weights mean nothing, so energy takes the place of accuracy.
     energy = run_rows.untaught(rows) and any(row.figure(headlines.ENERGY) is not None for row in rows)
     st.subheader(f"Latency, throughput, memory, {'energy' if energy else 'accuracy'}", anchor=False)
     draw: list[tuple[str, Callable[[Sequence[Row], Theme], go.Figure]]] = [
@@ -83,7 +83,7 @@ def _comparisons(summary: dict[str, Any], measured: Sequence[Row], rows: Sequenc
         ("memory", figures.memory),
         ("energy", figures.energy) if energy else ("accuracy", figures.accuracy),
     ]
-    # Two by two, or four in a row: never three and one.
+    # The charts stand two by two or four in a row, never three and one.
     with st.grid(2, min_column_width=1100, gap="medium"):
         for pair in (draw[:2], draw[2:]):
             with st.grid(2, min_column_width=520, gap="medium"):
@@ -95,7 +95,7 @@ def _comparisons(summary: dict[str, Any], measured: Sequence[Row], rows: Sequenc
 
 def _takeaways(rows: list[run_rows.Row]) -> None:
     found = takeaways.takeaways(headlines.ranked(rows))
-    # What binds a variant stands with the figures that say so.
+    # A variant's state and limit are shown with the figures that establish them.
     shown = headlines.told([item for item in found if item.shown and item.kind not in ("state", "limit")])
     unshown = [item.sentence for item in found if not item.shown]
     if shown:
@@ -113,16 +113,16 @@ def _evidence(run_id: str, rows: list[run_rows.Row], look: Theme) -> None:
             placeholder="none given",
             key="hourly_price",
             bind="query-params",
-            help="In any currency: adds what a million texts cost at this batch size, the machine busy all the time.",
+            help="In any currency. Adds the cost of a million texts at this batch size, with the machine always busy.",
         )
     st.html(comparison.evidence(rows, look, price))
     paired = (
         "McNemar: on the same examples as the baseline. Would show: the difference in accuracy that this many "
-        "examples show with 80% power at Holm's first step. "
+        "examples detect with 80% power at Holm's first step. "
     )
     st.caption(
         f"{paired if any(row.accuracy_p is not None for row in rows) else ''}"
-        "Batch flips: answers that change when asked alone or under the other padding. "
+        "Batch flips: answers that change when a text is classified alone or with the other padding. "
         "Of the limit: the share of what this device was measured to do. The page Method has the formulas."
     )
     if any(row.limits for row in rows):
@@ -143,7 +143,7 @@ def _by_label(run_id: str, rows: list[run_rows.Row], look: Theme) -> None:
         with st.grid(2, min_column_width=420, gap="medium"):
             for row in known:
                 with st.container():
-                    st.caption(f"{headlines.literal(row.name)}: a line a label, a column an answer")
+                    st.caption(f"{headlines.literal(row.name)}: one row per label, one column per answer")
                     st.html(scorecard.confusion(row))
         st.page_link(EXAMPLES, label="The texts behind these counts", query_params={run_choice.PARAMETER: run_id})
 
@@ -152,7 +152,7 @@ def _published(summary: dict[str, Any], shown: Sequence[Row], look: Theme) -> No
     st.subheader("Measured beside published", anchor=False)
     reported = reads.published()
     if not figures.pairs(shown, reported):
-        st.caption("No variant of this suite names a published row to stand beside (`published` in the suite file).")
+        st.caption("No variant of this suite names a published row (`published` in the suite file).")
         return
     charts.chart(figures.published(shown, reported, look), "published", f"{charts.stem(summary)}-published")
     found = figures.pairs(shown, reported)
@@ -164,11 +164,11 @@ def _published(summary: dict[str, Any], shown: Sequence[Row], look: Theme) -> No
 
 
 def _notes(rows: list[run_rows.Row]) -> None:
-    said = headlines.notes(rows)
-    if not said:
+    notes = headlines.notes(rows)
+    if not notes:
         return
     st.subheader("Notes", anchor=False)
-    st.html(facts.notes_table(said))
+    st.html(facts.notes_table(notes))
 
 
 def _downloads(summary: dict[str, Any], measured: Sequence[Row], size: int | None, look: Theme) -> None:
@@ -204,7 +204,7 @@ def _downloads(summary: dict[str, Any], measured: Sequence[Row], size: int | Non
 
 
 def _deck(summary: dict[str, Any], measured: Sequence[Row], size: int | None, look: Theme) -> bytes:
-    # python-pptx is loaded by the first who asks for slides.
+    # Imported here, so that python-pptx is loaded only when slides are requested.
     from dashboard.export import deck
 
     return deck.build(summary, measured, reads.published(), look, size, reads.loads(summary, measured))

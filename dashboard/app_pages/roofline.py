@@ -1,4 +1,4 @@
-"""How near each variant comes to what its device was measured to do, what binds it, and what its time goes to."""
+"""Roofline page: how near each variant comes to its device's measured ceilings, what binds it, where its time goes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main() -> None:
     if not known:
         st.header("This run holds no measurements.")
         st.stop()
-    # The chart's own title says which comes nearest.
+    # The chart's own title says which variant comes nearest.
     st.header(headlines.literal(headlines.limit_detail(rows) or "What binds the fastest is not known."), anchor=False)
     ceilings, stem = summary["ceilings"] or {}, charts.stem(summary)
     if ceilings.get("products"):
@@ -38,8 +38,9 @@ def main() -> None:
         st.info(headlines.literal(f"No ceilings were measured: {ceilings.get('reason') or 'no reason was stored'}."))
     st.html(roofline.shares(rows, look))
     st.caption(
-        "Of the limit: operations of the products a second, padding included, over the fastest products measured here "
-        "in the same dtype. Of an INT8 model all operations count as integer ones. The page Method has the rules."
+        "Of the limit: operations of the matrix products a second, padding included, over the fastest products "
+        "measured here in the same dtype. All operations of an INT8 model count as integer ones. The page Method has "
+        "the rules."
     )
     _profiles(summary, known, look, stem)
     with st.expander("The measured ceilings"):
@@ -65,7 +66,7 @@ def _profiles(summary: dict[str, Any], rows: list[run_rows.Row], look: Theme, st
     found = drawn.of(row)
     if found is None:
         reason = ((row.audit or {}).get("operators") or {}).get("reason")
-        why = f": {reason}" if reason else ": it is older than that"
+        why = f": {reason}" if reason else ": the run is older than this feature"
         st.write(headlines.literal(f"This run holds no operators of {row.name}{why}."))
     else:
         both = st.grid(2, min_column_width=520, gap="large")
@@ -78,21 +79,21 @@ def _profiles(summary: dict[str, Any], rows: list[run_rows.Row], look: Theme, st
 
 
 def _trace(summary: dict[str, Any], row: run_rows.Row) -> None:
-    """The trace to download, and the ways to make one."""
+    """Offer the trace as a download, and the ways to make one."""
     variant, size = row.variant, row.batch_size
     try:
-        made = reads.trace(summary["id"], variant, size)
+        trace = reads.trace(summary["id"], variant, size)
         if st.session_state.pop("profile_now", None) == (summary["id"], variant, size):
-            with st.spinner("A worker of its own loads the variant and profiles five calls …", show_time=True):
-                made = reads.make_trace(summary["id"], variant, size)
+            with st.spinner("A separate worker loads the variant and profiles five calls …", show_time=True):
+                trace = reads.make_trace(summary["id"], variant, size)
     except RequestError as error:
         st.warning(headlines.literal(f"No trace was made. {one_line(error)}."))
-        made = None
+        trace = None
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        if made is not None:
+        if trace is not None:
             st.download_button(
-                f"Download the trace ({len(made) / 1e3:,.0f} kB)",
-                data=made,
+                f"Download the trace ({len(trace) / 1e3:,.0f} kB)",
+                data=trace,
                 file_name=f"{charts.stem(summary)}-{variant}-batch-{size}.trace.json.gz",
                 mime="application/gzip",
                 on_click="ignore",
@@ -101,17 +102,17 @@ def _trace(summary: dict[str, Any], row: run_rows.Row) -> None:
         here = summary["host"] == socket.gethostname() and not summary["foreign"]
         if here and summary["status"] not in reads.LIVE:
             st.button(
-                "Make a new trace" if made is not None else "Make a trace",
+                "Make a new trace" if trace is not None else "Make a trace",
                 key="make_trace",
                 on_click=_ask,
                 args=(summary["id"], variant, size),
-                help="Loads the variant again in a worker of its own, after the run, and profiles five calls.",
+                help="Loads the variant again in a separate worker and profiles five calls.",
             )
     st.caption(
         "A trace has every operator of five calls on a time line. Perfetto (ui.perfetto.dev) and chrome://tracing "
-        "open it as it is; neither sends it anywhere."
+        "open it as it is, and neither sends it anywhere."
     )
-    # Made when it is opened: what draws code is large.
+    # Drawn only when opened: the browser's script for code blocks is large.
     terminal = st.expander("From a terminal on the machine of the run", key="terminal", on_change="rerun")
     if terminal.open:
         command = f"python -m engine profile {summary['id']} {shlex.quote(variant)} --batch-size {size}"

@@ -1,4 +1,4 @@
-"""Run: choose what to measure, see what stands in the way, start it, follow it, cancel it."""
+"""Run page: choose what to measure, see what prevents it, start a run, follow it, cancel it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from engine.suite.reading import find_suite, load_suite
 from engine.suite.spec import Suite
 
 LIVE_SECONDS = 2.0
-"""Every look costs CPU time that the run would use: some ten milliseconds."""
+"""Seconds between updates. Each update costs some ten milliseconds of CPU time that the run would use."""
 CHART_SECONDS = 10.0
-"""A chart costs ten times as much."""
+"""Seconds between updates of a chart, which costs ten times as much."""
 LOG_LINES = 40
 OVERVIEW = "app_pages/overview.py"
 HERE = "app_pages/run.py"
@@ -41,7 +41,7 @@ SIGNS = {
 
 @dataclass(frozen=True)
 class Choice:
-    """What the controls say."""
+    """The values of the controls."""
 
     suite: Suite
     device_request: str
@@ -49,9 +49,9 @@ class Choice:
     offline: bool
     reference: str
     cluster: list[slurm.Profile]
-    """A job for each of them; none where this machine measures."""
+    """One job is submitted for each profile; empty if this machine measures."""
     each_batch_size: bool = False
-    """... and for each batch size."""
+    """Whether each batch size gets a job of its own."""
 
 
 def main() -> None:
@@ -76,15 +76,15 @@ def main() -> None:
 
 
 def _followed(under_way: list[dict[str, Any]]) -> str | None:
-    """The run to show: the URL's, else one that is under way."""
-    wanted = st.query_params.get(run_choice.PARAMETER)
-    if wanted is None and under_way:
-        wanted = under_way[0]["id"]
-        st.query_params[run_choice.PARAMETER] = wanted
-    if wanted is None:
+    """Return the id of the run to show: the URL's, else one that is under way."""
+    reference = st.query_params.get(run_choice.PARAMETER)
+    if reference is None and under_way:
+        reference = under_way[0]["id"]
+        st.query_params[run_choice.PARAMETER] = reference
+    if reference is None:
         return None
     try:
-        return reads.resolve(wanted)
+        return reads.resolve(reference)
     except RequestError as error:
         st.warning(headlines.literal(one_line(error)))
         return None
@@ -94,7 +94,7 @@ def _followed(under_way: list[dict[str, Any]]) -> str | None:
 
 
 def _watch(run_id: str) -> None:
-    """A live run in parts that renew themselves, each as often as it is worth."""
+    """Draw a live run in fragments, each of which updates itself as often as its cost allows."""
     _spare_the_collector()
     head = st.container()
     with st.grid(2, min_column_width=560, gap="medium"):
@@ -108,9 +108,10 @@ def _watch(run_id: str) -> None:
 
 @st.cache_resource(show_spinner=False)
 def _spare_the_collector() -> None:
-    """Streamlit collects all garbage after every run of a fragment: 50 ms of CPU that a live run pays for.
+    """Exclude all objects that exist now from garbage collection.
 
-    What was imported until now is no garbage, and need not be looked at again.
+    Streamlit collects garbage after every run of a fragment, which takes 50 ms of CPU time from a live run. The modules
+    imported so far are not garbage, so the collector need not examine them again.
     """
     gc.collect()
     gc.freeze()
@@ -141,7 +142,7 @@ def _rates(run_id: str) -> None:
     chart, colors = tables_live.series(found, widgets.look())
     if len(chart) > 1:
         size = live.timed_batch(found)
-        st.caption(f"Samples/s by round at batch {size}, as they come; nothing is judged before the end.")
+        st.caption(f"Samples/s by round at batch {size}, as they arrive; there is no verdict before the end.")
         st.line_chart(chart, color=colors, x_label="round", height=300, alt="Samples per second by round")
     elif found:
         st.caption("Samples/s by round appear here as soon as two rounds are done.")
@@ -165,7 +166,7 @@ def _context(summary: dict[str, Any]) -> str:
     return (
         f"{summary['device_name']} ({summary['device']}) on {summary['host']} · batch {sizes} · "
         f"{workload.get('examples') or 'all'} examples · {began} for {live.clock(live.elapsed(summary))} · "
-        f"run …{summary['id'][-6:]}. It goes on without this page."
+        f"run …{summary['id'][-6:]}. The run continues without this page."
     )
 
 
@@ -198,17 +199,17 @@ def _others(under_way: list[dict[str, Any]], shown: str) -> None:
 
 
 def _ended(summary: dict[str, Any]) -> None:
-    """A run that has ended: it opens itself where it was watched, else it is one line with a link."""
+    """Open a finished run on the Overview if it was watched; otherwise show one line about the ended run and a link."""
     watched = st.session_state.pop("watched", None) == summary["id"]
     if watched and summary["status"] == "finished":
         st.switch_page(OVERVIEW, query_params={run_choice.PARAMETER: summary["id"]})
     reason = f": {one_line(ValueError(summary['status_reason']))}" if summary["status_reason"] else ""
-    said = headlines.literal(
+    message = headlines.literal(
         f"{run_choice.STATES[summary['status']]}: {summary['suite']}, run …{summary['id'][-6:]}, after "
         f"{live.clock(live.elapsed(summary))}{reason}"
     )
     show = {"finished": st.success, "failed": st.error, "cancelled": st.info}.get(summary["status"], st.warning)
-    show(said)
+    show(message)
     links = st.container(horizontal=True, vertical_alignment="center")
     links.page_link(
         OVERVIEW, label="Open it on the Overview", query_params={run_choice.PARAMETER: summary["id"]}, icon=None
@@ -234,7 +235,7 @@ def _set_up(under_way: list[dict[str, Any]]) -> None:
 
 
 def _controls() -> Choice | None:
-    """The controls; None, with one sentence on why, where what they say cannot be run."""
+    """Draw the controls and return their values; None, with one sentence on why, if their values cannot be run."""
     found = choices.choose_suite()
     if found is None:
         return None
@@ -259,7 +260,7 @@ def _controls() -> Choice | None:
         step=1,
         key=f"examples:{key}",
         persist_state="session",
-        help="0 takes all that the data set has.",
+        help="0 takes the whole data set.",
     )
     rounds = one.number_input(
         "Rounds, at least",
@@ -289,8 +290,8 @@ def _controls() -> Choice | None:
         placeholder="none: no load",
         key=f"p99:{key}",
         persist_state="session",
-        help="Also puts the variants under a service's load: after the rounds, each alone, how many randomly arriving "
-        "texts a second it answers with 99% of them within this limit. Some minutes a variant.",
+        help="Also puts each variant, alone and after the rounds, under a service's load: how many randomly arriving "
+        "texts a second does it answer with 99% of them within this limit? Takes some minutes per variant.",
     )
     for name, value, usual in (
         ("batch_size", sizes, usual_sizes),
@@ -300,15 +301,15 @@ def _controls() -> Choice | None:
         ("p99_ms", "" if limit_ms is None else f"{limit_ms:g}", "" if usual_ms is None else f"{usual_ms:g}"),
     ):
         link.remember(name, value, usual)
-    asked_of_slurm = _slurm()
-    apart = asked_of_slurm is not None and st.toggle(
+    job_options = _slurm()
+    apart = job_options is not None and st.toggle(
         "A job for each batch size",
         key="each_batch_size",
         bind="query-params",
-        help="A run each, which may work beside each other on nodes of their own.",
+        help="One run per batch size. The runs may work at the same time, on separate nodes.",
     )
-    # Half of the column cuts a device's name where the window is narrow.
-    device = "auto" if asked_of_slurm is not None else choices.choose_device()
+    # Full width: half of the column cuts off a device's name in a narrow window.
+    device = "auto" if job_options is not None else choices.choose_device()
     offline = st.toggle(
         "Ask no model hub", key="offline", bind="query-params", help="Only what is on this machine is used."
     )
@@ -320,21 +321,24 @@ def _controls() -> Choice | None:
             f"protocol.max_seconds={float(seconds)}",
             *([f"load.p99_ms={limit_ms}"] if limit_ms is not None else []),
         ]
-        asked = load_suite(reference, overrides).select(chosen)
-        cluster = [] if asked_of_slurm is None else slurm.profiles(**asked_of_slurm)
-        return Choice(asked, device, devices.resolve_device(device), bool(offline), reference, cluster, apart)
+        selected = load_suite(reference, overrides).select(chosen)
+        cluster = [] if job_options is None else slurm.profiles(**job_options)
+        return Choice(selected, device, devices.resolve_device(device), bool(offline), reference, cluster, apart)
     except RequestError as error:
         st.error(headlines.literal(one_line(error)))
         return None
 
 
 def _slurm() -> dict[str, str | None] | None:
-    """What a job is to ask of the cluster beyond the profile; None where this machine measures."""
+    """Draw the options of a cluster job; return those that override the profile, or None if this machine measures."""
     why = slurm.unavailable()
     if why and not slurm.profile_file().exists():
         return None
-    told = why or "One job on one node for all variants; its result comes here when it has ended."
-    if not st.toggle("As a job of Slurm", key="slurm", bind="query-params", disabled=why is not None, help=told) or why:
+    about = why or "One job on one node for all variants; its result is added here when the job has ended."
+    if (
+        not st.toggle("As a job of Slurm", key="slurm", bind="query-params", disabled=why is not None, help=about)
+        or why
+    ):
         if why:
             st.caption(f"No job of Slurm: {why}.")
         return None
@@ -350,12 +354,12 @@ def _slurm() -> dict[str, str | None] | None:
             key=f"slurm_{name}",
             bind="query-params",
             placeholder=getattr(usual, name) or nothing,
-            help=about,
+            help=hint,
         ).strip()
-        for place, name, label, nothing, about in (
+        for place, name, label, nothing, hint in (
             (one, "partition", "Partition", "the cluster's own", None),
-            (two, "gpu", "GPU", "none", 'Its type, or "any". Several with commas between are a job each.'),
-            (one, "time", "Time limit", "the partition's", "As sbatch takes it, such as 2:00:00."),
+            (two, "gpu", "GPU", "none", 'A type, or "any". Several, with commas between, make one job each.'),
+            (one, "time", "Time limit", "the partition's", "In the format of sbatch, such as 2:00:00."),
             (two, "account", "Account", "your own", None),
         )
     }
@@ -363,20 +367,20 @@ def _slurm() -> dict[str, str | None] | None:
 
 def _sizes(text: str) -> list[int]:
     """The batch sizes that `text` lists. Raises RequestError."""
-    found = [part.strip() for part in text.replace(";", ",").split(",") if part.strip()]
-    if not found or not all(part.isascii() and part.isdigit() and 0 < int(part[:8]) < 100_000 for part in found):
+    parts = [part.strip() for part in text.replace(";", ",").split(",") if part.strip()]
+    if not parts or not all(part.isascii() and part.isdigit() and 0 < int(part[:8]) < 100_000 for part in parts):
         raise RequestError(f"batch size {text[:40]!r}: allowed are whole numbers from 1, such as 8, or 1, 8, 32")
-    return [int(part) for part in found]
+    return [int(part) for part in parts]
 
 
 def _plan(choice: Choice, under_way: list[dict[str, Any]]) -> None:
-    """What would be measured, how long it takes, and the button."""
+    """Show what would be measured, how long it takes, and the button."""
     found = plan.chances(choice.suite, choice.device, choice.offline)
     if choice.cluster:
-        # What the node can do is not known here.
+        # This machine does not know which variants the node can run.
         found = [replace(c, state=plan.READY, reason="") if c.state == plan.UNAVAILABLE else c for c in found]
     first, second = st.container(), st.container()
-    # Below a long table nobody would look for the button.
+    # A button below a long table would be overlooked.
     table, start = (second, first) if len(found) > headlines.MANY else (first, second)
     table.html(plan_table(found, choice.suite, widgets.look()))
     with start:
@@ -384,7 +388,7 @@ def _plan(choice: Choice, under_way: list[dict[str, Any]]) -> None:
 
 
 def _offer(choice: Choice, found: list[plan.Chance], under_way: list[dict[str, Any]]) -> None:
-    """The estimate and the button, or what stands in its way."""
+    """Show the estimate and the button, or the problem that prevents a start."""
     problem = None
     try:
         plan.check(choice.suite, found)
@@ -393,7 +397,7 @@ def _offer(choice: Choice, found: list[plan.Chance], under_way: list[dict[str, A
     if problem:
         st.error(headlines.literal(problem))
     elif choice.cluster:
-        st.caption("What a variant lacks on the node, its row will say.")
+        st.caption("If the node lacks something that a variant needs, the variant's row will say so.")
     else:
         st.caption(headlines.literal(plan.estimate(choice.suite, choice.device)))
     busy = [] if choice.cluster else [run for run in under_way if run["device_name"] == choice.device.name]
@@ -425,7 +429,7 @@ def _start(choice: Choice) -> None:
 
 
 def plan_table(found: list[plan.Chance], suite: Suite, look: Theme) -> str:
-    """Each variant's chances as HTML."""
+    """HTML table of what each variant needs before it can be measured, or why it cannot be."""
     shades = marks(OfSuite.all(suite), look)
     body = ""
     for chance in found:

@@ -1,4 +1,4 @@
-"""Every run so far, and all that is stored about one of them."""
+"""Runs page: every run so far, and everything that is stored about one of them."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ TABLE_KEY = "runs_table"
 PAGE = "page"
 PAGE_ROWS = 25
 ROWS_SHOWN = 8
-"""More of them scroll."""
+"""A table with more rows scrolls."""
 SEARCH_LENGTH = 200
 ENVIRONMENT_FIRST = ("cpu", "gpu", "gpus", "memory", "host", "python", "packages", "bench")
-"""What of the environment to show first; whatever else there is follows."""
+"""Sections of the environment to show first; all others follow."""
 
 
 def main() -> None:
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.header("Runs", anchor=False, width="content")
-        # A new key closes it.
+        # A new key closes the popover.
         with st.popover("Import a run file", key=f"importing_{st.session_state.get('imports', 0)}"):
             _import()
     _say()
@@ -49,15 +49,15 @@ def main() -> None:
 
 
 def _say() -> None:
-    """What became of the last thing that was asked for: once."""
-    said = st.session_state.pop("runs_said", None)
-    if said is not None:
-        good, text = said
+    """Show the result of the last action, once."""
+    result = st.session_state.pop("runs_said", None)
+    if result is not None:
+        good, text = result
         (st.toast if good else st.error)(headlines.literal(text))
 
 
 def _import() -> None:
-    # A new key for every file: one that was imported is not kept.
+    # A new key for every file, so that the uploader is empty after an import.
     key = f"run_file_{st.session_state.get('imports', 0)}"
     st.file_uploader(
         "A run that another machine exported",
@@ -75,18 +75,18 @@ def _take(key: str) -> None:
     if file is None:
         return
     try:
-        done = reads.import_run(file.getvalue(), file.name)
+        imported = reads.import_run(file.getvalue(), file.name)
     except RequestError as error:
         st.session_state["runs_said"] = (False, one_line(error))
     else:
-        text = "is imported" if done.new else "is already here; nothing was changed"
-        st.session_state["runs_said"] = (True, f"Run …{done.run_id[-6:]} {text}.")
-        run_choice.go_to_run(done.run_id)
+        text = "is imported" if imported.new else "is already here; nothing was changed"
+        st.session_state["runs_said"] = (True, f"Run …{imported.run_id[-6:]} {text}.")
+        run_choice.go_to_run(imported.run_id)
     st.session_state["imports"] = st.session_state.get("imports", 0) + 1
 
 
 def _search() -> Search:
-    """What the controls above the table ask for."""
+    """Draw the controls above the table and return their search."""
     suites, tags = reads.names()
     words, suite, state, tag = st.columns([4, 3, 3, 3])
     typed = words.text_input(
@@ -122,7 +122,7 @@ def _first_page() -> None:
 
 
 def _table(search: Search, run_id: str) -> None:
-    """One page of the history, with `run_id` marked where it is on it; a click chooses a run."""
+    """Draw one page of the history, with `run_id` marked if it is on that page; a click chooses a run."""
     number = reads.number(search)
     if not number:
         st.caption("No run matches. Clear the search to see all of them.")
@@ -136,7 +136,7 @@ def _table(search: Search, run_id: str) -> None:
     shown = history_table(reads.runs(search, PAGE_ROWS, (page - 1) * PAGE_ROWS))
     ids = list(shown["Run"])
     if st.session_state.get("table_run") != run_id:
-        # Chosen elsewhere: another table, as a selection that was made in one stays.
+        # The run was chosen elsewhere. A table keeps the selection made in it, so this needs a new table.
         st.session_state["table_run"] = run_id
         st.session_state["tables"] = st.session_state.get("tables", 0) + 1
     key = f"{TABLE_KEY}_{st.session_state['tables']}_{zlib.crc32(' '.join(ids).encode())}"
@@ -160,7 +160,7 @@ def _table(search: Search, run_id: str) -> None:
             "Started": st.column_config.DatetimeColumn("Started (UTC)", format="YYYY-MM-DD HH:mm", timezone="UTC"),
             "Took (s)": st.column_config.NumberColumn(format="%.0f"),
             "Tags": st.column_config.ListColumn(),
-            "Ends in": st.column_config.TextColumn("Run", help="The end of its id, as everywhere here"),
+            "Ends in": st.column_config.TextColumn("Run", help="The end of the run's id, as on every page"),
             "Run": None,
         },
         alt=f"{len(shown)} runs, the newest first",
@@ -168,9 +168,9 @@ def _table(search: Search, run_id: str) -> None:
 
 
 def history_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """The columns of the history as people read them; "Run" holds the whole id.
+    """The columns of the history in readable form; "Run" holds the whole id.
 
-    Streamlit's own button saves them as CSV, where no text may be a formula.
+    Streamlit's own button saves them as CSV, so no text may be a formula.
     """
     rows = runs.to_dict("records")
     return pd.DataFrame(
@@ -203,7 +203,7 @@ def _took(row: dict[str, Any]) -> float | None:
 
 
 def _remarks(summary: dict[str, Any]) -> None:
-    """What somebody wrote on the run."""
+    """Show the tags and the note of a run."""
     if summary["tags"]:
         st.markdown(" ".join(f":gray-badge[{headlines.literal(tag)}]" for tag in summary["tags"]))
     if summary["notes"]:
@@ -224,7 +224,7 @@ def _edit(summary: dict[str, Any]) -> None:
             max_selections=history.TAGS,
             key=f"tags_{run_id}",
             placeholder="Choose or type",
-            help="Letters, digits and . _ - : / +; small letters, no blanks.",
+            help="Lower-case letters, digits and . _ - : / +; no spaces.",
         )
         if st.form_submit_button("Save", type="primary"):
             try:
@@ -238,17 +238,17 @@ def _edit(summary: dict[str, Any]) -> None:
 @st.dialog("Delete this run?")
 def _confirm(summary: dict[str, Any]) -> None:
     if "runs_said" in st.session_state:
-        # It was answered: the page says what became of it.
+        # The dialog was answered; the page shows the result.
         st.rerun()
     run_id = summary["id"]
     try:
-        found = reads.contents(run_id)
+        contents = reads.contents(run_id)
     except RequestError as error:
         st.error(headlines.literal(one_line(error)))
         return
     st.write(headlines.literal(run_choice.label(summary)))
-    st.write(headlines.literal(history.going(found)))
-    st.caption("Export its run file first if it may be wanted again.")
+    st.write(headlines.literal(history.going(contents)))
+    st.caption("Export its run file first if you may need it again.")
     with st.container(horizontal=True):
         st.button("Delete run", type="primary", key="delete_now", on_click=_delete, args=(run_id,))
         if st.button("Keep it", key="keep"):
@@ -321,7 +321,7 @@ def _downloads(summary: dict[str, Any], rows: list[run_rows.Row]) -> None:
             schema.SUFFIX,
             "application/zip",
             partial(reads.run_file, run_id),
-            "It has to end first." if live else "All of it as one file, to be imported on another machine",
+            "The run has to end first." if live else "The whole run as one file, for import on another machine",
             live,
         ),
     ):
@@ -345,7 +345,7 @@ def _answers(run_id: str) -> str:
 
 
 def _audit(rows: list[run_rows.Row]) -> None:
-    """What each variant was asked to be, and what it was found to be after its warm-up."""
+    """Show what each variant was asked to be, and what it was found to be after its warm-up."""
     if not rows:
         st.caption("This run holds no measurements.")
         return
@@ -353,13 +353,13 @@ def _audit(rows: list[run_rows.Row]) -> None:
 
 
 def _fields(rows: list[run_rows.Row]) -> None:
-    """Everything that is stored of one measurement."""
+    """Show everything that is stored about one measurement."""
     if not rows:
         st.caption("This run holds no measurements.")
         return
     chosen = st.selectbox("All fields of", [row.name for row in rows], key="audit_variant", bind="query-params")
     row = next((row for row in rows if row.name == chosen), rows[0])
-    # Without colours: these are thousands of elements, for which the whole page would wait.
+    # Without syntax colours: they are thousands of elements, and the whole page would wait for them.
     st.code(json.dumps(row.to_json(), indent=2, default=str), language=None, height=420)
 
 
@@ -388,7 +388,7 @@ def _environment(summary: dict[str, Any]) -> None:
 
 
 def _flat(name: str, value: Any) -> list[tuple[str, str]]:
-    """A nested fact as lines of "section · key" and text; what is not known is left out."""
+    """A nested fact as lines of "section · key" and text; unknown values are left out."""
     if isinstance(value, dict):
         return [line for key, item in value.items() for line in _flat(f"{name} · {key}", item)]
     if value is None or value == []:
@@ -404,7 +404,7 @@ def _log(summary: dict[str, Any]) -> None:
         where = f" in {summary['log_path']}" if summary["log_path"] else ""
         st.caption(headlines.literal(f"No log of this run on this machine{where}."))
         return
-    # What says something first.
+    # Files with content come first.
     names = sorted(found, key=lambda name: not found[name])
     name = st.selectbox("File", names, key="log_file", bind="query-params", label_visibility="collapsed")
     text = found.get(name or "", "") or "(empty)"

@@ -1,4 +1,4 @@
-"""The chosen variant as a folder: its files, checksums, and a few lines that load it."""
+"""Ship page: the chosen variant as a folder, with its files, checksums and a few lines that load it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from engine.store.rows import present
 from engine.units import between, megabytes, point_interval, points, times
 
 BROWSER_BYTES = 500_000_000
-"""Larger folders are made from a terminal: the server keeps a download in memory while it goes through the tunnel."""
+"""Larger folders are made from a terminal: the server holds a download in memory until the browser has it."""
 PROMISE = (
-    "Before it is handed over, the copy answers some of the run's texts again, in the run's own batches: on the "
-    "run's machine it must give the stored logits, or nothing is shipped. `checked.txt` in it says what came of that, "
-    "or why it could not be done; `python load.py` repeats it anywhere."
+    "Before the copy is handed over, it classifies some of the run's texts again, in the run's own batches. On the "
+    "run's machine it must reproduce the stored logits, otherwise nothing is shipped. `checked.txt` in the folder has "
+    "the result, or why the check was not possible; `python load.py` repeats the check anywhere."
 )
 
 
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _choose(rows: list[run_rows.Row]) -> run_rows.Row | None:
-    """The variant to ship: the URL's, else the first that is not the baseline."""
+    """Return the variant to ship: the URL's, else the fastest of those shown to be faster, else the first."""
     by_name = {row.variant: row for row in rows}
     if not by_name:
         return None
@@ -72,18 +72,18 @@ def _headline(row: run_rows.Row, rows: list[run_rows.Row]) -> str:
         doubt = " for its speed and memory alone: its weights are random" if takeaways.untaught(row) else ""
         return f"Ship {row.name}{doubt}."
     limits = between(row.speedup_low, row.speedup_high)
-    said = f"{times(row.speedup)} ({limits}) the samples/s of {baseline.title}"
+    finding = f"{times(row.speedup)} ({limits}) the samples/s of {baseline.title}"
     if row.comparison == "no_difference":
-        said += ", no difference shown"
+        finding += ", no difference shown"
     if takeaways.untaught(row):
-        said += "; its weights are random, so its answers say nothing"
+        finding += "; its weights are random, so its answers mean nothing"
     elif row.accuracy_difference is not None:
         verdict = {"worse": "it loses accuracy", "better": "it gains accuracy"}.get(
             row.accuracy_comparison or "", "no difference in accuracy is shown"
         )
         limits = point_interval(row.accuracy_difference_low, row.accuracy_difference_high)
-        said += f"; {verdict}: {points(row.accuracy_difference)} ({limits}) points{takeaways.alone(row)}"
-    return f"Ship {row.name}: {said}."
+        finding += f"; {verdict}: {points(row.accuracy_difference)} ({limits}) points{takeaways.alone(row)}"
+    return f"Ship {row.name}: {finding}."
 
 
 def _context(summary: dict[str, Any], row: run_rows.Row) -> str:
@@ -122,7 +122,7 @@ def _folder(summary: dict[str, Any], row: run_rows.Row) -> None:
 
 
 def _take(summary: dict[str, Any], row: run_rows.Row, name: str, total: int) -> None:
-    """The ways to get the folder: through the browser, or from a terminal, which copies nothing through it."""
+    """Offer the folder as a download, and as a terminal command that sends nothing through the browser."""
     if total <= BROWSER_BYTES:
         st.download_button(
             f"Make and download it (.zip, {megabytes(total)} MB)",
@@ -132,7 +132,7 @@ def _take(summary: dict[str, Any], row: run_rows.Row, name: str, total: int) -> 
             on_click="ignore",
             key="download_zip",
             type="primary",
-            help="The folder is made and checked on this machine first: some seconds.",
+            help="The folder is made and checked on this machine first, which takes some seconds.",
         )
         st.caption("Or on the machine itself, with nothing through the browser:")
     else:

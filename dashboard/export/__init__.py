@@ -1,1 +1,1 @@
-"""A run as files for others: slides, tables. No Streamlit in here."""
+"""Export a run as files: slides, reports, charts, tables. Without Streamlit."""

@@ -1,4 +1,4 @@
-"""A slide for each of the charts of a run: one function decides its data, title and marks."""
+"""A slide for each chart of a run. One method decides the data, the title and the marks of a slide."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ from engine.units import megabytes, points, share_percent, significant
 
 
 class ChartSlides(Slides):
-    """The slides of a run that hold a chart of its measurements."""
+    """The slides with charts of a run's measurements."""
 
     def __init__(self, summary: dict[str, Any], rows: list[Row], every: Sequence[Row], look: Theme) -> None:
         super().__init__(summary, rows, look)
         self.every = every
-        """The run's frame at all batch sizes."""
+        """The run's rows at all batch sizes."""
 
     def _dots(self, metric: Metric, title: str) -> None:
         log = metric.scale == "log"
-        # Idle power subtracted, a light variant's energy may be no more than nothing.
+        # With idle power subtracted, the energy of a light variant may be zero or less, which no log axis can show.
         known = [
             row
             for row in self.measured
@@ -94,7 +94,7 @@ class ChartSlides(Slides):
         if log:
             native.log_axis(chart.value_axis, *log_ends(lows, highs))
         else:
-            # The line of the categories stands at no difference.
+            # The category axis crosses at a difference of zero.
             ends = share_axis(lows, highs, zero=metric.key == "accuracy_difference")
             set_scale(chart.value_axis, *ends)
 
@@ -144,7 +144,7 @@ class ChartSlides(Slides):
         notes = "Upper left is better. Pale: another was measured faster and better, or the row is not valid."
         slide = self._slide(title, self._footer("bars: 95% intervals"), notes)
         data = XyChartData()
-        # The longest series goes first: LibreOffice hides one-point series before it.
+        # The longest series goes first, as LibreOffice hides one-point series that come before it.
         if len(front) > 1:
             line = data.add_series("Pareto front")
             for index, row in enumerate(front):
@@ -216,7 +216,7 @@ class ChartSlides(Slides):
         ends = [line[max(line)] for line in lines.values()]
         low, high, base = log_ends(*interval_ends(rows, metric))
         places = sorted(PLOT[1] * math.log(row.figure(metric.key) / low) / math.log(high / low) for row in ends)
-        # Names stand at the lines' ends where they have room.
+        # Names are at the ends of the lines if they have room, else in a legend.
         named = all(upper - lower > LABEL_HEIGHT for lower, upper in itertools.pairwise(places))
         if not named:
             self._legend(chart)
@@ -280,7 +280,7 @@ class ChartSlides(Slides):
             across = math.log(x / left) / math.log(right / left)
             return PLOT[0] * across, PLOT[1] * (1 - math.log(rate / unit / low) / math.log(high / low))
 
-        # A line's name stands at its first point, and like a mark's on no other.
+        # A line's name is at its first point. Like the names of marks, it must not overlap another name.
         starts = [spot(*start) for _, start, _ in lines]
         centres = starts + [spot(point.intensity, point.operations_per_s) for point in drawn]
         flat = [(x, y - 2, PLOT[0], y + 2) for x, y in starts[1:]]
@@ -300,7 +300,7 @@ class ChartSlides(Slides):
 
 
 def foremost_rows(rows: Sequence[Row], key: str, better: Better) -> list[Row]:
-    """Of more than COLUMNS the baseline, the best by column `key`, and the fastest, in the order of `rows`."""
+    """At most COLUMNS of `rows`, in their order: the baseline, the best by `key`, and the fastest."""
     if len(rows) <= COLUMNS:
         return list(rows)
     best = (max if better == "higher" else min)(rows, key=lambda row: row.figure(key))
@@ -313,13 +313,16 @@ def foremost_rows(rows: Sequence[Row], key: str, better: Better) -> list[Row]:
 
 
 def left_out_words(known: Sequence[Row], shown: Sequence[Row], say: Callable[[Row], str]) -> str:
-    """The figures of the rows that a chart has no room for, as a paragraph of the notes."""
+    """A paragraph for the notes, with the figures of the rows that have no room on the chart; empty if all have."""
     rest = [f"{row.title}: {say(row)}" for row in known if row not in shown]
     return f"\nNot on the chart: {'; '.join(rest)}." if rest else ""
 
 
 def category_names(rows: Sequence[Row | JoinedLoad]) -> list[str]:
-    """Names below a chart, each in two or three lines of its share of the width; numbered where two become alike."""
+    """Names below a chart, shortened to two or three lines in their share of the width.
+
+    Names that become equal are numbered.
+    """
     limit = max(12, int(3 * PLOT[0] / len(rows) / 8))
     names = [shortened(row.title, limit) for row in rows]
     return [f"{name} ({names[:i].count(name) + 1})" if names.count(name) > 1 else name for i, name in enumerate(names)]
@@ -330,7 +333,7 @@ def binding_words(row: Row) -> str:
 
 
 def interval_ends(rows: Sequence[Row], metric: Metric) -> tuple[list[float], list[float]]:
-    """The ends of each row's interval in the shown unit; its value where it has none."""
+    """The low ends and the high ends of the rows' intervals in the shown unit; the value itself if there is none."""
 
     def end(row: Row, key: str | None) -> float:
         value = row.figure(key) if key and row.figure(key) is not None else row.figure(metric.key)
@@ -340,7 +343,7 @@ def interval_ends(rows: Sequence[Row], metric: Metric) -> tuple[list[float], lis
 
 
 def log_ends(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, float, int]:
-    """Ends and base of a log axis. PowerPoint labels powers of the base only: 2 unless they would be too many."""
+    """Ends and base of a log axis. The base is 2, or 10 for a long axis: PowerPoint labels every power of the base."""
     base = 2 if max(highs) / min(lows) < 40 else 10
     low = base ** math.floor(math.log(min(lows), base) + 1e-9)
     high = base ** math.ceil(math.log(max(highs), base) - 1e-9)
@@ -352,7 +355,7 @@ def set_scale(axis: Any, low: float, high: float, step: float) -> None:
 
 
 def share_axis(lows: Sequence[float], highs: Sequence[float], zero: bool = False) -> tuple[float, float, float]:
-    """Ends and step of an axis of percentages or points around all that is drawn, with `zero` where asked for."""
+    """Ends and step of an axis of percentages or points around all drawn values. `zero`: the axis includes zero."""
     low, high = min(lows), max(highs)
     if zero:
         low, high = min(low, 0), max(high, 0)

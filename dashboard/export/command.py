@@ -1,4 +1,4 @@
-"""`python -m dashboard export RUN FILE`: a run, or one of its charts, as a file of the kind that its name ends in."""
+"""`python -m dashboard export RUN FILE`: write a run, or one of its charts. The ending of FILE decides the format."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file",
         metavar="FILE",
         type=Path,
-        help=f"its ending decides: {', '.join([*RUNS, *TABLES])}; with --chart {', '.join(IMAGES)} or .html. "
-        "A file that is there is replaced",
+        help=f"its ending decides the format: {', '.join([*RUNS, *TABLES])}; with --chart {', '.join(IMAGES)} or "
+        ".html. An existing file is replaced",
     )
     parser.add_argument("--chart", metavar="NAME", help="one chart alone: tradeoff, latency, throughput, memory ...")
-    parser.add_argument("--dark", action="store_true", help="for a dark ground")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="the one shown (default: the baseline's largest)")
+    parser.add_argument("--dark", action="store_true", help="dark colours")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="the batch size to show (default: the baseline's largest)"
+    )
 
 
 def run(given: argparse.Namespace) -> int:
-    """Writes the file. Exit code 2 with one line where the request is wrong or cannot be met."""
+    """Write the file. Returns the exit code: 0, or 2 after one line of error if the request cannot be met."""
     try:
         content = make(given.run, given.file.suffix.lower(), given.chart, given.dark, given.batch_size)
         files.write(given.file, content)
@@ -49,7 +51,7 @@ def run(given: argparse.Namespace) -> int:
 
 
 def make(reference: str, ending: str, chart: str | None, dark: bool, batch_size: int | None) -> bytes:
-    """The content of the file. Raises RequestError."""
+    """The content of the file. Raises RequestError if the request is wrong or cannot be met."""
     from dashboard import style
 
     known = [*RUNS, *TABLES, *IMAGES]
@@ -111,9 +113,9 @@ def _check_batch_size(measured: Sequence[Row], batch_size: int | None) -> None:
 
 
 def _read(reference: str) -> tuple[dict[str, Any], list[Row], list[PublishedRow], list[JoinedLoad]]:
-    """A run, its measurements, what was published, and what the run gave under load.
+    """Read a run, its measurements, the published results and the results under load.
 
-    Not through `dashboard.data`, which is Streamlit's cache.
+    `dashboard.data` is not used here, as it caches with Streamlit.
     """
     from dashboard import run_rows
     from engine.report import load

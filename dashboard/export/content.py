@@ -1,4 +1,4 @@
-"""What every way of taking a run along holds alike: the batch size shown, the charts by name, the method."""
+"""The content that all exports of a run share: the batch size shown, the charts by name, the method."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ METHOD = (
 
 
 def batch_sizes(measured: Sequence[Row]) -> list[int]:
-    """The baseline's batch sizes: those that a run can be shown at."""
+    """The baseline's batch sizes, ascending. A run can be shown at each of them."""
     return sorted({row.batch_size for row in measured if row.baseline})
 
 
 def at(measured: Sequence[Row], batch_size: int | None) -> list[Row]:
-    """The run at `batch_size`; at the baseline's largest where none is asked for."""
+    """The rows of the run at `batch_size`, or at the baseline's largest batch size if it is None."""
     sizes = batch_sizes(measured)
     return run_rows.at_batch(measured, batch_size if batch_size is not None else sizes[-1] if sizes else None)
 
@@ -45,9 +45,9 @@ def charts(
     batch_size: int | None = None,
     loads: Sequence[JoinedLoad] = (),
 ) -> dict[str, go.Figure]:
-    """The run's charts by name, signed; empty where nothing was measured.
+    """The charts of the run by name, signed with their source; empty if nothing was measured.
 
-    `reported`: what others published; `loads`: what the run gave under load, as `engine.report.load.joined` has it.
+    `reported`: published results; `loads`: results under load, as `engine.report.load.joined` gives them.
     """
     rows = at(measured, batch_size)
     if not any(row.status == "measured" for row in rows):

@@ -1,4 +1,4 @@
-"""A run as a PowerPoint deck, 16:9, with native charts that can be edited: which slides it has, in what order."""
+"""A run as a PowerPoint deck, 16:9, with native charts that can be edited. Decides on the slides and their order."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def build(
     batch_size: int | None = None,
     loads: Sequence[JoinedLoad] = (),
 ) -> bytes:
-    """The deck of a run as a .pptx file, at one batch size: the baseline's largest where none is given.
+    """The deck of a run as a .pptx file, at `batch_size` or, if that is None, at the baseline's largest.
 
-    `loads`: what the run gave under load, as `engine.report.load.joined` has it.
+    `loads`: results under load, as `engine.report.load.joined` gives them.
     """
     return Deck(summary, measured, published, look, batch_size, loads).save()
 
@@ -85,7 +85,7 @@ class Deck(ChartSlides):
         if self.measured:
             gain = gain_key(self.rows)
             self._takeaways()
-            # Of random weights the answers say nothing.
+            # With random weights, the answers mean nothing.
             untaught = run_rows.untaught(self.rows)
             if not untaught:
                 self._tradeoff(gain)
@@ -180,7 +180,8 @@ class Deck(ChartSlides):
         unshown = [item for item in found if not item.shown]
         items = [("", item.sentence) for item in shown] + [("Not shown: ", item.sentence) for item in unshown]
         if len(self.rows) > headlines.MANY:
-            # Dozens of variants would fill a dozen slides: what of the fastest is read at once, the rest counted.
+            # Dozens of variants would fill a dozen slides. So only the first sentences, on the fastest variants, are
+            # shown, and the rest are counted.
             more = len(shown) - MOST_SAID
             items = [("", item.sentence) for item in shown[:MOST_SAID]]
             rest = [f"{more} more sentences"] if more > 0 else []
@@ -220,7 +221,7 @@ class Deck(ChartSlides):
         self._axis(chart.category_axis, None, grid=False)
 
     def _load(self) -> None:
-        """The highest rate that each variant holds under load, beside what it answers offline."""
+        """Add the slide of the highest rate that each variant holds under load, beside its offline rate."""
         rows = [row for row in self.loads if row.status == "measured"]
         if not rows:
             return
@@ -267,7 +268,7 @@ class Deck(ChartSlides):
         )
 
     def _list(self, title: str, items: Sequence[tuple[str, str]]) -> None:
-        """Sentences, each with a bold beginning, on as many slides as they need."""
+        """Add sentences, each with a bold beginning, on as many slides as they need."""
         width = Emu(BODY[2]).pt
 
         def heights(size: int) -> list[float]:
@@ -276,7 +277,7 @@ class Deck(ChartSlides):
 
         count = math.ceil(sum(heights(TEXT_SIZES[-1])) / BODY_HEIGHT)
         size = next(size for size in TEXT_SIZES if math.ceil(sum(heights(size)) / BODY_HEIGHT) <= count)
-        # Slides of about the same length: none for the last line alone.
+        # Slides are filled about equally, so that no slide has only the last line.
         room = min(BODY_HEIGHT, sum(heights(size)) / count + 2 * size)
         pages: list[list[tuple[str, str]]] = [[]]
         used = 0.0
@@ -301,7 +302,7 @@ class Deck(ChartSlides):
 
 
 def _difference_title(rows: Sequence[Row]) -> str:
-    """What the paired tests of accuracy show."""
+    """The result of the paired tests of accuracy, as a title."""
     compared = [row for row in rows if row.accuracy_comparison is not None]
     baseline = run_rows.baseline_of(rows)
     if not compared or baseline is None:

@@ -1,7 +1,7 @@
-"""Charts as files: PDF, SVG and PNG through a Chrome on this machine, interactive HTML without one. Pure.
+"""Charts as files: PDF, SVG and PNG through a Chrome on this machine, interactive HTML without one.
 
-A Chrome is started for one request and ends with it: none stands idle beside what is being measured, and none is left
-over when the server ends. It reads local files only: all else goes to a proxy that does not exist.
+A Chrome is started for one request and ends with it. So no idle Chrome disturbs a measurement, and none is left over
+when the server ends. Chrome reads local files only: all other requests go to a proxy that does not exist.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from dashboard.style import IMAGE_HEIGHT, IMAGE_SCALE, IMAGE_WIDTH
 from engine.errors import RequestError, one_line
 
 IMAGES = {"pdf": "application/pdf", "svg": "image/svg+xml", "png": "image/png"}
-"""Format -> MIME type of what needs a Chrome."""
+"""Format -> MIME type, for the formats that need a Chrome."""
 FORMS = IMAGES | {"html": "text/html"}
 TIMEOUT_S = 90.0
-"""For all the images of a request."""
+"""The limit for all images of a request together."""
 NOWHERE = "http://127.0.0.1:9"
-"""A proxy that does not exist: Chrome itself would ask its maker for this and that."""
+"""A proxy that does not exist, because Chrome by itself sends requests to its vendor."""
 OFFLINE = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
     "font-src data:; form-action 'none'; base-uri 'none'"
 )
-"""The content security policy of the HTML that we write: nothing is fetched, whatever a title says."""
+"""The content security policy of exported HTML: nothing is fetched, whatever a title contains."""
 
 _one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Chrome:
-    """The browser that draws images, or why there is none."""
+    """The browser that draws images, or the reason why there is none."""
 
     path: str | None
     reason: str | None
@@ -53,7 +53,7 @@ class Chrome:
 
 @functools.cache
 def chrome() -> Chrome:
-    """Looks for a Chrome or Chromium as Kaleido does: `BROWSER_PATH`, its own download, PATH, the usual places."""
+    """Find a Chrome or Chromium as Kaleido does: `BROWSER_PATH`, Kaleido's own download, PATH, the usual places."""
     from choreographer.browsers.chromium import Chromium
 
     asked = os.environ.get("BROWSER_PATH")
@@ -68,14 +68,15 @@ def chrome() -> Chrome:
 
 
 def image(figure: go.Figure, form: str) -> bytes:
-    """One figure as `images` gives it."""
+    """One figure as an image; see `images`."""
     return images([figure], form)[0]
 
 
 def images(figures: Sequence[go.Figure], form: str) -> list[bytes]:
     """Figures at slide size as PDF, SVG or PNG, in the first font of `style.FONT` that this machine has.
 
-    Raises RequestError where there is no Chrome, where it fails, or where it takes longer than TIMEOUT_S.
+    Raises RequestError for another format, if there is no Chrome, if Chrome fails, or if it takes longer than
+    TIMEOUT_S.
     """
     if form not in IMAGES:
         raise RequestError(f"no image format {form!r}; allowed: {', '.join(IMAGES)}")
@@ -83,7 +84,7 @@ def images(figures: Sequence[go.Figure], form: str) -> list[bytes]:
     if browser.path is None:
         raise RequestError(f"a .{form} needs a Chrome: {browser.reason}")
     if not _one_at_a_time.acquire(timeout=TIMEOUT_S):
-        raise RequestError("another request still draws; try again in a minute")
+        raise RequestError("another request is still drawing; try again in a minute")
     try:
         return _within(TIMEOUT_S, [figure.to_plotly_json() for figure in figures], form, browser.path)
     finally:
@@ -91,7 +92,7 @@ def images(figures: Sequence[go.Figure], form: str) -> list[bytes]:
 
 
 def files(charts: Sequence[tuple[str, go.Figure]], form: str) -> bytes:
-    """Named charts as one file of format `form`, or as a zip of several."""
+    """Named charts in format `form`: the file of a single chart, or a zip of several."""
     if form == "html":
         made = [html(figure).encode() for _, figure in charts]
     else:
@@ -106,7 +107,7 @@ def files(charts: Sequence[tuple[str, go.Figure]], form: str) -> bytes:
 
 
 def _within(timeout_s: float, figures: list[dict[str, Any]], form: str, path: str) -> list[bytes]:
-    """Draws on a thread with a loop of its own, which the caller leaves behind when the time is over."""
+    """Draw on a thread with an event loop of its own. The caller abandons the thread when the time is over."""
     made: list[bytes] = []
     failed: list[BaseException] = []
     started: list[Any] = []
@@ -134,7 +135,7 @@ async def _draw(figures: list[dict[str, Any]], form: str, path: str, started: li
 
     options: Any = {"format": form, "width": IMAGE_WIDTH, "height": IMAGE_HEIGHT}
     options["scale"] = IMAGE_SCALE if form == "png" else 1
-    # MathJax would be fetched. Without a sandbox, as Kaleido does by itself: it reads what we wrote and nothing else.
+    # MathJax is off, as it would be fetched. Chrome runs without a sandbox, Kaleido's default: it reads only our files.
     browser = kaleido.Kaleido(mathjax=False, path=path, proxy_server=NOWHERE, timeout=TIMEOUT_S)
     started.append(browser)
     async with browser:
@@ -142,7 +143,7 @@ async def _draw(figures: list[dict[str, Any]], form: str, path: str, started: li
 
 
 def _end(browser: Any) -> None:
-    """Ends a browser that does not answer, with the processes it started: Kaleido gives it a session of its own."""
+    """Kill a browser that does not answer, and the processes it started. Kaleido gives it a session of its own."""
     process = getattr(browser, "subprocess", None)
     if process is not None and process.poll() is None:
         try:
@@ -162,7 +163,7 @@ def _plain(text: str | None) -> str:
 
 
 def alternative(figure: go.Figure) -> str:
-    """What a chart says, for those who do not see it: title, subtitle and each mark's name and figures."""
+    """Alternative text of a chart for people who cannot see it: title, subtitle, and each mark's name and figures."""
     title, below = words(figure)
     marks = [
         re.sub(r"\s*\n\s*", ", ", _plain((trace.hovertemplate or "").replace("<br>", "\n").replace("<b>", "")).strip())
@@ -179,11 +180,11 @@ CONFIG = {
     "doubleClick": False,
     "toImageButtonOptions": {"width": IMAGE_WIDTH, "height": IMAGE_HEIGHT, "scale": IMAGE_SCALE},
 }
-"""Plotly's own, for pages that stand by themselves."""
+"""Plotly's configuration for standalone pages."""
 
 
 def html(figure: go.Figure) -> str:
-    """A figure as an interactive page of its own, with plotly.js inside: it works without a network."""
+    """A figure as a standalone interactive page. It contains plotly.js and works without a network."""
     look = figure.layout.template.layout
     hidden = "h1{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden}figure{margin:0}"
     colours = f"background:{look.paper_bgcolor};color:{look.font.color}"
@@ -200,12 +201,12 @@ def html(figure: go.Figure) -> str:
 
 
 def literal(text: str) -> str:
-    """JSON as a script may hold it: nothing in it ends the script."""
+    """JSON escaped for a script element, so that nothing in it ends the script."""
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def page(title: str, css: str, body: str, script: str, plotly: bool = True) -> str:
-    """An HTML page that holds all it needs, also plotly.js. `title` is text, the others are taken as they are."""
+    """A self-contained HTML page, with plotly.js if `plotly`. `title` is escaped; the other parts are not."""
     library = f"<script>{get_plotlyjs()}</script>" if plotly else ""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'

@@ -1,4 +1,4 @@
-"""PowerPoint's own charts, with what python-pptx has no call for: error bars, log axes, alternative text."""
+"""Features of PowerPoint's native charts that python-pptx lacks: error bars, log axes, alternative text."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ MARKERS = {
     "star": XL_MARKER_STYLE.STAR,
 }
 AFTER_ERROR_BARS = ("c:cat", "c:val", "c:xVal", "c:yVal", "c:smooth", "c:shape", "c:extLst")
-"""What must follow c:errBars in a series; the schema fixes the order."""
+"""The elements that must follow c:errBars in a series, as the schema fixes the order."""
 C15 = "http://schemas.microsoft.com/office/drawing/2012/chart"
-"""What Office 2013 added to charts."""
+"""Namespace of the chart features added by Office 2013."""
 
 
 class _Workbook(Workbook):
-    """The table behind a chart: a name in it is text, whatever it begins with, and neither formula nor link."""
+    """The table behind a chart. A name in it is always text, never a formula or a link."""
 
     def __init__(self, file: Any, options: dict[str, Any]) -> None:
         super().__init__(file, options | {"strings_to_formulas": False, "strings_to_urls": False})
@@ -44,9 +44,9 @@ def rgb(color: str) -> RGBColor:
 def error_bars(
     series: Any, plus: Sequence[float | None], minus: Sequence[float | None], direction: str, color: str
 ) -> None:
-    """Gives `series` error bars of its own length at each point; None where a point has none.
+    """Add error bars to `series`, with a length per point; None for a point without one.
 
-    `direction` is "x" or "y"; a chart with categories knows "y" only.
+    `direction` is "x" or "y"; a chart with categories has only "y".
     """
     element = series._element
     bars = etree.Element(qn("c:errBars"))
@@ -69,18 +69,18 @@ def error_bars(
 
 
 def log_axis(axis: Any, low: float, high: float, base: int) -> None:
-    """Makes a value axis logarithmic from `low` to `high`, labelled at the powers of `base`."""
+    """Make a value axis logarithmic from `low` to `high`, labelled at the powers of `base`."""
     scaling = axis._element.find(qn("c:scaling"))
     scaling.insert(0, etree.Element(qn("c:logBase"), val=str(base)))
     axis.minimum_scale, axis.maximum_scale = low, high
-    # LibreOffice takes the steps of the labels from here.
+    # LibreOffice takes the steps of the labels from the major unit.
     axis.major_unit = base
     axis.tick_labels.number_format = "[<1]0.0##;#,##0"
     axis.tick_labels.number_format_is_linked = False
 
 
 def fix_plot(chart: Any, left: float, top: float, width: float, height: float) -> None:
-    """Puts the plot itself, without what stands at its axes, where it is asked for: in shares of the chart."""
+    """Set the place of the plot area without its axis labels, in shares of the chart."""
     area = chart._chartSpace.find(qn("c:chart")).find(qn("c:plotArea"))
     layout = area.find(qn("c:layout"))
     if layout is None:
@@ -95,15 +95,15 @@ def fix_plot(chart: Any, left: float, top: float, width: float, height: float) -
 
 
 def one_line(point: Any) -> None:
-    """Keeps a point's label from being wrapped, at a fifth of the chart as is usual."""
+    """Keep a point's label on one line. By default it is wrapped at a fifth of the chart's width."""
     for body in point.data_label._get_or_add_dLbl().iter(qn("a:bodyPr")):
         body.set("wrap", "none")
 
 
 def move_label(point: Any, right: float, down: float) -> None:
-    """Moves a point's label from its usual place, by shares of the chart."""
+    """Move a point's label from its default place, by shares of the chart."""
     element = point.data_label._get_or_add_dLbl()
-    # LibreOffice would draw a black line to the mark, which is the label's neighbour.
+    # Without this, LibreOffice draws a black line to the mark, although the mark is next to the label.
     every = element.getparent()
     if every.find(qn("c:extLst")) is None:
         listed = etree.SubElement(every, qn("c:extLst"))
@@ -117,30 +117,33 @@ def move_label(point: Any, right: float, down: float) -> None:
 
 
 def plain_table(shape: Any) -> None:
-    """Takes away the borders and bands of PowerPoint's usual table, which are white on any ground."""
+    """Remove the borders and bands of PowerPoint's default table, which are white on any background."""
     shape._element.xpath(".//a:tableStyleId")[0].text = "{2D5ABB26-0587-4C30-8999-92F81FD0307C}"
 
 
 def describe(shape: Any, text: str) -> None:
-    """Alternative text for those who do not see the shape."""
+    """Set alternative text for people who cannot see the shape."""
     shape._element.xpath(".//p:cNvPr")[0].set("descr", text)
 
 
 def mixed(color: str, ground: str, share: float) -> str:
-    """`share` of a "#rrggbb" colour over another."""
+    """The mix of two "#rrggbb" colours: `share` of `color` over `ground`."""
     pairs = ((int(color[i : i + 2], 16), int(ground[i : i + 2], 16)) for i in (1, 3, 5))
     return "#" + "".join(f"{round(over * share + under * (1 - share)):02x}" for over, under in pairs)
 
 
 def marker(point_or_series: Any, symbol: str, color: str, size: int, pale_on: str | None) -> None:
-    """How a point is drawn; pale on a ground stands for hollow, which LibreOffice would not draw at all."""
-    made = point_or_series.marker
-    made.style = MARKERS.get(symbol, XL_MARKER_STYLE.CIRCLE)
-    made.size = size
-    made.format.fill.solid()
-    made.format.fill.fore_color.rgb = rgb(mixed(color, pale_on, 0.35) if pale_on else color)
-    made.format.line.color.rgb = rgb(color)
-    made.format.line.width = Pt(1.5)
+    """Set the marker of a point or series. With the background `pale_on`, it is pale instead of hollow.
+
+    LibreOffice does not draw hollow markers.
+    """
+    drawn = point_or_series.marker
+    drawn.style = MARKERS.get(symbol, XL_MARKER_STYLE.CIRCLE)
+    drawn.size = size
+    drawn.format.fill.solid()
+    drawn.format.fill.fore_color.rgb = rgb(mixed(color, pale_on, 0.35) if pale_on else color)
+    drawn.format.line.color.rgb = rgb(color)
+    drawn.format.line.width = Pt(1.5)
 
 
 def _child(parent: Any, tag: str, value: str) -> None:

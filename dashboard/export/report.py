@@ -22,7 +22,7 @@ from engine.report.load import JoinedLoad
 from engine.store.rows import PublishedRow
 
 WIDE = ("tradeoff", "roofline", "operators", "load-p99", "batches", "published")
-"""The charts that take the whole width."""
+"""The charts that take the whole width of the page."""
 
 
 def build(
@@ -33,10 +33,11 @@ def build(
     batch_size: int | None = None,
     loads: Sequence[JoinedLoad] = (),
 ) -> str:
-    """The report of a run at one batch size, the baseline's largest where none is given.
+    """The report of a run at `batch_size` or, if that is None, at the baseline's largest.
 
-    It opens in the reader's own appearance, or as `look`; a button changes that, and paper is always light.
-    `reported`: what others published; `loads`: what the run gave under load, as `engine.report.load.joined` has it.
+    It opens in `look` or, if that is None, in the appearance that the reader's system asks for. A button switches
+    between light and dark. Printed pages are always light.
+    `reported`: published results; `loads`: results under load, as `engine.report.load.joined` gives them.
     """
     rows = content.at(measured, batch_size)
     said = headlines.headline(rows) if rows else headlines.Headline("This run holds no measurements.", "")
@@ -109,7 +110,7 @@ def _takeaways(title: str, said: Sequence[takeaways.Takeaway]) -> str:
 
 def _charts(charts: dict[str, Any]) -> str:
     narrow = [name for name in charts if name not in WIDE]
-    # None stands alone beside an empty half.
+    # A narrow chart without a partner takes the whole width, so that no half stays empty.
     wide = {*WIDE, *narrow[len(narrow) // 2 * 2 :]}
     boxes = "".join(
         f'<figure{" class=wide" if name in wide else ""} aria-label="{escape(images.alternative(figure))}">'
@@ -120,12 +121,12 @@ def _charts(charts: dict[str, Any]) -> str:
 
 
 def _looks(make: Callable[[Theme], str]) -> str:
-    """A table in both appearances, of which the page shows one: its marks carry their colours."""
+    """A table in both appearances, as its marks contain their colours. The page shows one of the two."""
     return "".join(f"<div class=on-{theme.name}>{_plain(make(theme))}</div>" for theme in (LIGHT, DARK))
 
 
 def _plain(table: str) -> str:
-    """A table without the style that it brings: the page has it once."""
+    """A table without its own style, as the page contains the style once."""
     return table.replace(f"<style>{tables_html.CSS}</style>", "")
 
 
@@ -183,7 +184,7 @@ h2{{break-after:avoid}}
 """,
 )
 
-# On paper a chart has the sheet's width and light colours, whatever the screen shows.
+# A printed chart has the width of the paper and light colours, whatever the screen shows.
 SCRIPT = """
 const root=document.documentElement,button=document.getElementById('look'),
   system=matchMedia('(prefers-color-scheme:dark)');

@@ -1,4 +1,4 @@
-"""Tables as CSV: those that leave a page, and those that a person brings. Pure."""
+"""Tables as CSV: write downloads and read uploads. Pure."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Sheet:
     """An uploaded table."""
 
     names: list[str]
-    """One a column, none twice."""
+    """One name per column, all different."""
     rows: list[list[str]]
-    """Each as long as `names`."""
+    """Every row is as long as `names`."""
 
     def column(self, name: str) -> list[str]:
         at = self.names.index(name)
@@ -33,9 +33,9 @@ class Sheet:
 
 
 def written(head: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """A CSV file whose texts no spreadsheet runs as formulas: those that look like one begin with an apostrophe.
+    """A CSV file in UTF-8. Texts that look like formulas begin with an apostrophe, so that no spreadsheet runs them.
 
-    With the mark (BOM) without which Excel takes UTF-8 for something else.
+    The file begins with a byte order mark (BOM), without which Excel does not recognise UTF-8.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
@@ -44,10 +44,10 @@ def written(head: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
 
 
 def read(content: bytes) -> Sheet:
-    """A CSV file in UTF-8 whose first line names its columns; lines without any content are skipped.
+    """Read a CSV file in UTF-8 whose first line names its columns. Empty lines are skipped.
 
-    Comma, semicolon or tab, whichever the first line has most of. Raises RequestError in one line for what is not
-    such a file, and beyond MAX_BYTES, MAX_ROWS or MAX_COLUMNS.
+    The delimiter is comma, semicolon or tab, whichever is the commonest in the first line. Raises RequestError with one
+    line for any other file, and beyond MAX_BYTES, MAX_ROWS or MAX_COLUMNS.
     """
     if len(content) > MAX_BYTES:
         raise RequestError(f"the file has {len(content) / 1e6:.1f} MB; allowed: up to {MAX_BYTES / 1e6:.0f} MB")
@@ -84,7 +84,7 @@ def read(content: bytes) -> Sheet:
 
 
 def _names(cells: Sequence[str]) -> list[str]:
-    """The columns' names: those without one by number, those that come twice with one."""
+    """The names of the columns. An empty name becomes "column N"; a repeated name gets its number."""
     names: list[str] = []
     for number, cell in enumerate(cells, 1):
         name = " ".join(cell.split())[:80] or f"column {number}"
@@ -93,9 +93,9 @@ def _names(cells: Sequence[str]) -> list[str]:
 
 
 def guessed(sheet: Sheet) -> tuple[str, str | None]:
-    """The names of the column that holds the texts and of the one that holds their labels, where one looks like it.
+    """Guess the names of the column with the texts and of the column with the labels; None if no column has labels.
 
-    By name, else the column with the longest cells, which is the text's.
+    Columns are recognised by name. If no name fits the texts, the column with the longest cells is taken.
     """
     plain = {name.casefold().strip(): name for name in reversed(sheet.names)}
     text = next((plain[name] for name in TEXT_NAMES if name in plain), None)
@@ -106,10 +106,10 @@ def guessed(sheet: Sheet) -> tuple[str, str | None]:
 
 
 def texts(sheet: Sheet, text: str, label: str | None) -> tuple[list[str], list[str] | None]:
-    """The column `text` without its blank cells, and the labels of what is left. Raises RequestError for none left."""
-    kept = [index for index, cell in enumerate(sheet.column(text)) if not blank(cell)]
-    if not kept:
+    """The texts of column `text` without blank cells, and their labels. Raises RequestError if no text is left."""
+    cells = sheet.column(text)
+    filled = [index for index, cell in enumerate(cells) if not blank(cell)]
+    if not filled:
         raise RequestError(f"column {text!r} holds no text; choose another one")
-    found = sheet.column(text)
     labels = None if label is None else sheet.column(label)
-    return [found[i] for i in kept], None if labels is None else [labels[i].strip() for i in kept]
+    return [cells[i] for i in filled], None if labels is None else [labels[i].strip() for i in filled]

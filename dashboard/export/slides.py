@@ -1,4 +1,4 @@
-"""The slide itself: boxes, text, tables and native charts in python-pptx. What stands on a slide is made elsewhere."""
+"""Building blocks of slides in python-pptx: boxes, text, tables, native charts. Other modules make the content."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ BODY: Box = (MARGIN, Inches(1.55), Emu(WIDTH - 2 * MARGIN), Inches(5.1))
 
 CHART = (Emu(BODY[2]).pt, Emu(BODY[3]).pt)
 PLOT_AT = (0.08, 0.03, 0.9, 0.8)
-"""Left, top, width and height of a scatter's plot, in shares of its chart."""
+"""Left, top, width and height of the plot of a scatter chart, in shares of the chart."""
 PLOT = (CHART[0] * PLOT_AT[2], CHART[1] * PLOT_AT[3])
 """The plot area of a chart on a slide, in points."""
 MARKER, NO_MARKER = 13.0, 2.0
 SIDES = (XL_LABEL_POSITION.RIGHT, XL_LABEL_POSITION.LEFT, XL_LABEL_POSITION.ABOVE, XL_LABEL_POSITION.BELOW)
-"""In the order of `labels.nearest`."""
+"""Label positions in the order of `labels.nearest`."""
 MOST_SAID = 12
-"""Of more sentences those are left out that a chart of their own tells, too."""
+"""With more sentences than this, those on memory and energy are left out, as these have charts of their own."""
 TITLE_SIZES = (24, 20, 18, 16, 14)
 TITLE_HEIGHT = 70.0
-"""What a title may take, in points."""
+"""The largest height of a title, in points."""
 LETTER = 0.56
-"""The width of a letter of a title over its size, about: bold, and rather too wide than too narrow."""
+"""About the width of a bold letter of a title over its font size, rather too wide than too narrow."""
 TEXT_SIZES = (18, 16, 14)
 TEXT_LETTER = 0.5
 BODY_HEIGHT = 365.0
 LABEL_HEIGHT = 17.0
 TABLE_ROWS = 12
 NAME_IN_LINE = 26
-"""Letters of a variant's name in a line of a table of many rows."""
+"""Letters of a variant's name that fit on one line in a table with many rows."""
 COLUMNS = 14
-"""Of more variants a chart of columns, whose names stand below them, shows the foremost."""
+"""The most variants on a chart with names below it. Of more variants, it shows the foremost."""
 
 
 def fitted_title(title: str) -> tuple[str, int]:
-    """A title and the largest size at which it keeps to its box; cut where none does."""
+    """A title and the largest size at which it fits its box. A title that fits at no size is cut."""
     width = Emu(BODY[2]).pt - 14
     for size in TITLE_SIZES:
         if len(textwrap.wrap(title, int(width / (LETTER * size)))) * size * 1.2 <= TITLE_HEIGHT:
@@ -61,7 +61,7 @@ def fitted_title(title: str) -> tuple[str, int]:
 
 
 def write_text(text_frame: Any, text: str, size: float, color: str, bold: bool = False) -> None:
-    """Replaces a text frame's content by one run."""
+    """Replace the content of a text frame by one run of text."""
     text_frame.text = ""
     paragraph = text_frame.paragraphs[0]
     paragraph.alignment = PP_ALIGN.LEFT
@@ -72,14 +72,14 @@ def write_text(text_frame: Any, text: str, size: float, color: str, bold: bool =
 
 
 def shortened(name: str, limit: int) -> str:
-    """A name of at most `limit` characters: what tells variants apart stands at its beginning and its end."""
+    """`name` in at most `limit` characters. The middle is cut, as variants differ at the beginning and the end."""
     return name if len(name) <= limit else f"{name[: limit * 2 // 3 - 1].rstrip()}…{name[-(limit // 3) :].lstrip()}"
 
 
 class Slides:
-    """The slides of one run: where they are made, and what stands on all of them.
+    """The slides of one run: methods to make a slide, and the parts that all slides share.
 
-    `rows`: the baseline's first; `look`: the colours.
+    `rows`: the baseline first; `look`: the colours.
     """
 
     def __init__(self, summary: dict[str, Any], rows: list[Row], look: Theme) -> None:
@@ -90,7 +90,7 @@ class Slides:
         self.file.slide_width, self.file.slide_height = WIDTH, HEIGHT
 
     def _slide(self, title: str, footer: str, notes: str) -> Any:
-        # Of the default template only "Title Only" has what outline views and screen readers look for.
+        # "Title Only" is the only fitting layout with a title, which outline views and screen readers need.
         slide = self.file.slides.add_slide(self.file.slide_layouts[5])
         background = slide.background.fill
         background.solid()
@@ -118,7 +118,10 @@ class Slides:
     def _footer(
         self, interval: str, sizes: Sequence[int] = (), of: tuple[Sequence[Row], Sequence[Row]] = ((), ())
     ) -> str:
-        """`sizes`: the batch sizes, where they are not the rows'; `of`: what is shown, and what there is."""
+        """The text of a footer.
+
+        `sizes`: the batch sizes, if they differ from those of the rows; `of`: the rows shown, and all rows.
+        """
         few = f"{len(of[0])} of {len(of[1])} variants, the rest in the notes · " if len(of[0]) < len(of[1]) else ""
         examples = sorted({row.examples for row in self.measured if row.examples})
         n = f"n = {examples[-1]:,} examples" if len(examples) == 1 else "n differs between variants"
@@ -161,7 +164,7 @@ class Slides:
         native.plain_table(shape)
         table = shape.table
         small = 0 if len(rows) < 10 else 2
-        # Two lines of a long name in a low row.
+        # A low table row has to fit two lines of a long name.
         name_size = 9 if small and any(len(row.title) > NAME_IN_LINE for row in rows) else 13 - small
         total = sum(width for _, width, _ in columns)
         for index, (header, width, show) in enumerate(columns):
@@ -210,7 +213,7 @@ class Slides:
         first: Sequence[int],
         lines: Sequence[tuple[float, float, float, float]] = (),
     ) -> None:
-        """Names the first points of a scatter's series, as far as no name lies on another; the rest go to the notes."""
+        """Name the first points of a scatter's series. Names that would overlap others go to the notes."""
         native.fix_plot(chart, *PLOT_AT)
         one_size = [(1.0, 1.0)]
         placed = labels.arrange(names, centres, sizes, PLOT, first, lines, one_size, far=False, images=False)
@@ -224,7 +227,7 @@ class Slides:
         without = [names[index] for index in labels.left_out(placed, names)]
         if without:
             said = slide.notes_slide.notes_text_frame
-            said.text = f"Without a name on the chart, for want of room: {'; '.join(without)}.\n\n{said.text}"
+            said.text = f"Not named on the chart, as there was no room: {'; '.join(without)}.\n\n{said.text}"
             (foot,) = (shape for shape in slide.shapes if shape.name == FOOTER)
             foot.text_frame.paragraphs[0].runs[0].text += f" · {len(without)} marks are named in the notes only"
 

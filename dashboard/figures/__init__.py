@@ -1,4 +1,4 @@
-"""DataFrame -> Plotly figure. Pure: no Streamlit, no store. What is asked for again is kept."""
+"""Charts: typed rows -> Plotly figure. Pure: no Streamlit, no store. The newest figures are cached."""
 
 from dashboard.figures.accuracy import accuracy
 from dashboard.figures.batches import over_batch_size

@@ -15,13 +15,13 @@ from dashboard.style import Theme, marks
 
 
 def gain_key(rows: list[Row]) -> str:
-    """What a run says of its answers: accuracy, or agreement where no accuracy is known."""
+    """The metric of a run's answers: accuracy, or agreement where no accuracy is known."""
     return "accuracy" if any(row.accuracy is not None for row in rows) else "agreement"
 
 
 @kept
 def accuracy(rows: Sequence[Row], look: Theme) -> go.Figure:
-    """A row a measurement: the share as its mark, a bar for Wilson's 95% interval."""
+    """One row per measurement: a mark for the share, a bar for Wilson's 95% interval."""
     key = gain_key(list(rows))
     metric = METRICS[key]
     counts = sorted({row.examples for row in rows if row.examples})
@@ -44,7 +44,7 @@ def accuracy(rows: Sequence[Row], look: Theme) -> go.Figure:
     if drawn:
         low, high = min(drawn), max(drawn)
         free = max((high - low) * 0.08, 0.5)
-        # Beyond 0 and 100 a mark that stands there needs room, and nothing else.
+        # Beyond 0 and 100 the axis needs only the room for a mark at the limit.
         beyond = max(0.05 * (high - low), 0.6)
         span = [max(-beyond, low - free), min(100 + beyond, high + free)]
         figure.update_xaxes(title_text=f"{metric.label} (%)", range=span, nticks=7)

@@ -1,4 +1,4 @@
-"""What the charts share: the title as a finding, axes with units, a dot with its interval on a row of its own."""
+"""The parts that charts share: the title as a finding, axes with units, a dot with its interval on its own row."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ AXIS_HEIGHT = 52
 TITLE_SHIFT = 10
 PAD = 8
 LETTER = 7.4
-"""The width of a letter at the size of a row's name, in the widest font that an image may fall back to."""
+"""Width in px of a letter of a row's name, in the widest font that an image may fall back to."""
 TITLE_ROOM = 34
-"""An axis title with its distance from the ticks."""
+"""Height in px of an axis title, with its distance from the ticks."""
 NAME = 30
-"""Letters in a line of a row's name, which has two: longer names would leave a narrow chart no plot."""
+"""Letters in each of the two lines of a row's name. Longer lines would leave no room for the plot of a narrow chart."""
 NARROW, GAP = 20, 2
-"""Letters that the narrowest chart has room for at its axis, and between two ticks."""
+"""Letters that fit along the axis of the narrowest chart, and letters of free space between two ticks."""
 SOURCE, SOURCE_HEIGHT = "source", 16
 
 
 def escape(text: str) -> str:
-    """`text` as Plotly shows it literally, in a hover's template, too."""
+    """`text` escaped, so that Plotly shows it literally, also in a hover template."""
     return html.escape(text, quote=False).replace("%{", "%&#123;")
 
 
-# Most of the time that an empty figure takes; the same few texts come again at every rerun.
+# Wrapping takes most of the time of an empty figure, and every rerun wraps the same few texts.
 @lru_cache(maxsize=512)
 def wrap(text: str, width: int) -> tuple[str, ...]:
-    """`text` in as few lines of `width` characters as it needs, all of about one length."""
+    """`text` in as few lines of `width` characters as possible, all of about the same length."""
     lines = textwrap.wrap(text, width, break_long_words=False) or [""]
     for narrower in range(width - 1, width // 2, -1):
         tried = textwrap.wrap(text, narrower, break_long_words=False)
@@ -53,15 +53,15 @@ def wrap(text: str, width: int) -> tuple[str, ...]:
 
 
 def titled(look: Theme, title: str, subtitle: str, body_height: int, share: float = 1.0) -> go.Figure:
-    """An empty figure with `title` (the finding) and `subtitle` (what the marks are), `body_height` px of plot.
+    """An empty figure with `title` (the finding), `subtitle` (what the marks are) and a plot of `body_height` px.
 
-    `share`: how wide the figure is at least, where a chart in one of two columns is 1.
+    `share`: the least width of the figure; a chart in one of two columns has 1.
     """
     head = wrap(title, int(TITLE_CHARACTERS * share))
     below = wrap(subtitle, int(SUBTITLE_CHARACTERS * share)) if subtitle else ()
-    # Plotly sets a subtitle of one line lower than one of several.
+    # Plotly places a subtitle of one line lower than one of several lines.
     top = 14 + 21 * len(head) + 18 * len(below) + (20 if len(below) == 1 else 12)
-    # At once: an update of the layout of a figure that is there already takes several times as long.
+    # The layout is passed at once: updating the layout of an existing figure takes several times as long.
     return go.Figure(
         layout={
             "template": template(look),
@@ -81,7 +81,7 @@ def titled(look: Theme, title: str, subtitle: str, body_height: int, share: floa
 
 
 def source(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
-    """Where a chart's figures are from, in one line: device, n, suite and run."""
+    """The source of a chart's figures in one line: device, n, suite and run."""
     counts = sorted({row.examples for row in rows if row.examples})
     n = "" if not counts else f"n = {' to '.join(f'{count:,}' for count in dict.fromkeys((counts[0], counts[-1])))}"
     parts = [
@@ -94,9 +94,10 @@ def source(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
 
 
 def sign(figure: go.Figure, look: Theme, text: str) -> go.Figure:
-    """A copy with `text` below the plot, in room of its own, as its last annotation; as it is where it has that.
+    """Return a copy with `text` below the plot as its last annotation, and with the room for it.
 
-    A page hides it, as it names its run above; every image that leaves the page has it.
+    A figure that is already signed is returned unchanged. Pages hide the text, as they name the run above the chart;
+    every exported image shows it.
     """
     if figure.layout.annotations and figure.layout.annotations[-1].name == SOURCE:
         return figure
@@ -104,7 +105,7 @@ def sign(figure: go.Figure, look: Theme, text: str) -> go.Figure:
 
 
 def signed(figure: dict[str, Any], look: Theme, text: str) -> dict[str, Any]:
-    """The same done to a figure as a dictionary."""
+    """Sign a figure given as a dictionary, as `sign` does. Changes and returns `figure`."""
     layout = figure["layout"]
     margin = layout.setdefault("margin", {})
     below = margin.get("b", AXIS_HEIGHT)
@@ -134,7 +135,10 @@ def signed(figure: dict[str, Any], look: Theme, text: str) -> dict[str, Any]:
 
 
 def log_ticks(low: float, high: float, steps: tuple[float, ...] = ()) -> list[float]:
-    """Ticks at `steps` of each decade between `low` and `high`: 1, 2, 5, or more of them where the span is short."""
+    """Ticks at `steps` of each decade between `low` and `high`.
+
+    The default steps are 1, 2 and 5; a short span has more of them, a long one only 1.
+    """
     if not steps:
         steps = (1, 2, 5) if high / low > 4 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
         steps = (1,) if high / low > 300 else steps
@@ -144,24 +148,24 @@ def log_ticks(low: float, high: float, steps: tuple[float, ...] = ()) -> list[fl
 
 
 def log_range(values: Sequence[float], pad: float = 0.06) -> tuple[float, float]:
-    """Limits that leave `pad` of the span free on both sides, in the values' unit."""
+    """Limits of a log axis that leave `pad` of the span free on both sides, in the values' unit."""
     low, high = math.log(min(values)), math.log(max(values))
     free = max((high - low) * pad, 0.08)
     return math.exp(low - free), math.exp(high + free)
 
 
 def plain(value: float) -> str:
-    """A tick's number without needless zeros."""
+    """The number of a tick without needless zeros."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
 
 
 def _short(value: float) -> str:
-    """The same with thousands as k."""
+    """The number of a tick, as `plain` gives it, with thousands as k."""
     return f"{value / 1e3:,g}k" if value >= 1000 else plain(value)
 
 
 def log_axis(low: float, high: float, letters: int | None = None) -> dict[str, Any]:
-    """A Plotly log axis from `low` to `high`, its ticks with their gaps in about `letters` letters where given."""
+    """A Plotly log axis from `low` to `high`. With `letters`, its ticks and gaps fit about that many letters."""
     ticks, say = log_ticks(low, high), plain
     for steps in ((), (1, 3), (1,)):
         if letters is None or sum(len(say(tick)) + GAP for tick in ticks) <= letters:
@@ -179,7 +183,7 @@ def log_axis(low: float, high: float, letters: int | None = None) -> dict[str, A
 
 
 def filled(row: Row | JoinedLoad, mark: Mark, look: Theme, solid: bool = True, size: float = 11) -> dict[str, Any]:
-    """A marker: hollow where the row is not valid, or where `solid` is off."""
+    """A marker; hollow if the row is not `usable` or `solid` is False."""
     is_solid = solid and usable(row)
     return {
         "symbol": mark.symbol,
@@ -203,12 +207,12 @@ def error_bar(low: float, value: float, high: float, color: str, thickness: floa
 
 
 def value_room(ticks: Sequence[str]) -> int:
-    """The left margin for an axis of values and its title: where Plotly has to find it, it draws the chart twice."""
+    """The left margin for an axis of values and its title. If Plotly had to find it, it would draw the chart twice."""
     return round(PAD + TITLE_ROOM + LETTER * max(map(len, ticks), default=0))
 
 
 def rows_axis(names: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """A y axis with a row for each name, which is of one or several lines; the first on top."""
+    """A y axis with a row for each name, the first on top. A name has one or several lines."""
     return {
         "tickvals": list(range(len(names))),
         "ticktext": ["<br>".join(map(escape, lines)) for lines in names],
@@ -220,7 +224,7 @@ def rows_axis(names: Sequence[Sequence[str]]) -> dict[str, Any]:
 
 
 def name_rows(figure: go.Figure, names: Sequence[str]) -> None:
-    """Names the rows at the left, with room of its own: a saved image measures no text again."""
+    """Write the names left of the rows and set the margin for them, as a saved image does not measure text again."""
     shown = [_two_lines(name) for name in names]
     longest = max((len(line) for lines in shown for line in lines), default=0)
     figure.update_layout(margin={"l": 2 * PAD + round(LETTER * longest)})
@@ -229,8 +233,8 @@ def name_rows(figure: go.Figure, names: Sequence[str]) -> None:
 
 @lru_cache(maxsize=512)
 def _two_lines(name: str) -> tuple[str, ...]:
-    """`name` in at most two lines of NAME letters; what is too long loses words in its middle."""
-    # A batch size stays with its sign.
+    """`name` in at most two lines of NAME letters. A name that is too long loses words in its middle."""
+    # The no-break space keeps a batch size with its "@".
     words = name.replace(" @ ", " @\u00a0").split(" ")
     for kept in range(len(words), 1, -1):
         left_out = ["…"] if kept < len(words) else []
@@ -242,7 +246,7 @@ def _two_lines(name: str) -> tuple[str, ...]:
 
 
 def note_at_row(look: Theme, position: int, text: str) -> dict[str, Any]:
-    """An annotation that says on a row why it has no mark."""
+    """An annotation that explains why a row has no mark."""
     return {
         "x": 0,
         "xref": "paper",
@@ -256,7 +260,7 @@ def note_at_row(look: Theme, position: int, text: str) -> dict[str, Any]:
 
 
 def value_column(look: Theme, position: int, value: str, limits: str) -> dict[str, Any]:
-    """An annotation with a row's figure and interval, to the right of the plot."""
+    """An annotation with the figure and interval of a row, to the right of the plot."""
     small = f"  <span style='color:{look.muted};font-size:12px'>{limits}</span>" if limits else ""
     return {
         "x": 1,
@@ -280,10 +284,10 @@ def dots(
     why_missing: Callable[[Row], str],
     reference: Row | None,
 ) -> list[float]:
-    """Draws one mark with its interval a row, and returns all values drawn, in the shown unit."""
+    """Draw one mark with its interval per row, and return all drawn values in the shown unit."""
     drawn: list[float] = []
     traces: list[go.Scatter] = []
-    # Added at once: Plotly checks all that are there again with each one more.
+    # All are added at once, as Plotly checks the existing ones again with each addition.
     notes: list[dict[str, Any]] = []
     widest = 0
     if reference is not None and reference.figure(metric.key) is not None:
@@ -339,7 +343,7 @@ def missing(row: Row) -> str:
 
 
 def n_words(rows: Sequence[Row]) -> str:
-    """How many calls the timings rest on."""
+    """The number of timed calls per variant, in words."""
     counts = sorted({row.calls for row in rows if row.calls})
     if not counts:
         return "no calls"

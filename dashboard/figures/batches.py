@@ -1,4 +1,4 @@
-"""Throughput over batch size, a line a variant with its interval, labelled at its end."""
+"""Throughput over batch size: one line per variant with its interval, labelled at its end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SWEPT = "throughput_samples_per_s"
 
 @kept
 def over_batch_size(measured: Sequence[Row], look: Theme, key: str = SWEPT) -> go.Figure:
-    """`key` of each variant at each of a run's batch sizes."""
+    """Metric `key` of each variant at each batch size of a run."""
     rows = [row for row in measured if usable(row) and row.figure(key) is not None]
     metric = METRICS[key]
     sizes = sorted({row.batch_size for row in rows})
@@ -102,13 +102,13 @@ def _mark(figure: go.Figure, found: Sweep, factor: float, color: str) -> None:
 
 
 def _label_ends(figure: go.Figure, look: Theme, ends: list[tuple[int, float, str]], low: float, high: float) -> None:
-    """Writes each line's name at its end, moved apart where they would meet."""
+    """Write each line's name at its end. Names that would overlap are moved apart."""
     span = math.log(high) - math.log(low)
-    placed = -math.inf
+    previous = -math.inf
     for _, value, title in sorted(ends, key=lambda end: end[1]):
-        wanted = 280 * (math.log(value) - math.log(low)) / span
-        place = max(wanted, placed + 17)
-        placed = place
+        line_end = 280 * (math.log(value) - math.log(low)) / span
+        place = max(line_end, previous + 17)
+        previous = place
         figure.add_annotation(
             x=1,
             xref="paper",
@@ -117,7 +117,7 @@ def _label_ends(figure: go.Figure, look: Theme, ends: list[tuple[int, float, str
             showarrow=False,
             xanchor="left",
             xshift=8,
-            yshift=place - wanted,
+            yshift=place - line_end,
             font={"size": 13, "color": look.text},
         )
 

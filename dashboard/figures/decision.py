@@ -1,4 +1,4 @@
-"""What remains within the limits: latency against what else is limited, the region beyond them shaded."""
+"""The variants within the limits: latency against another limited quantity, the region beyond a limit shaded."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from engine.measurement.stats import Interval
 
 SIZE = 13.0
 SPREAD = 6.0
-"""The largest over the smallest from which on the axis is a log one."""
+"""The y axis is logarithmic if the largest value over the smallest exceeds this."""
 OUT_OF_REACH = 1e3
-"""How many decades or spans the shade of a region reaches beyond the axis."""
+"""Reach of a shaded region beyond the axis: a multiple of its right end, or of the axis span."""
 
 
 @kept
 def decision(decided: Decision, look: Theme, against: str) -> go.Figure:
-    """A mark a variant: solid where it remains, hollow and grey where it does not.
+    """One mark per variant: solid if it remains, hollow and grey if not.
 
-    `against`: a key of QUANTITIES other than p95; for accuracy the axis is the difference to the baseline, up is
-    better, else down is.
+    `against`: a key of QUANTITIES other than p95, for the y axis. For accuracy, the axis shows the difference from the
+    baseline and up is better; for the others, down is better.
     """
     quantity = decided.quantities[against]
     tails = any(judged.row.latency_p95_s is not None for judged in decided.judged)
     x_key = "latency_p95_s" if tails else "latency_p50_s"
     measured = [judged.row for judged in decided.judged if judged.row.figure(x_key) is not None]
-    # A limit on latency is drawn where latency is.
+    # A limit on latency can only be drawn on an axis of latency.
     by_text = cost_key(measured) == "text_s" and decided.limits.latency_p95_s is None
     x_key = "text_s" if by_text else x_key
     drawn = [j for j in decided.judged if j.row.figure(x_key) is not None and quantity.read(j.row) is not None]
@@ -56,12 +56,12 @@ def decision(decided: Decision, look: Theme, against: str) -> go.Figure:
     x_limit = None if x_limit is None or not tails else x_limit * 1e3
     x_range = base.log_range([*xs, *([x_limit] if x_limit else [])], pad=0.14)
     values = [value for y in ys for value in y] + ([] if y_limit is None else [y_limit])
-    # Where one takes many times what others take, those would all lie on the axis.
+    # On a linear axis, one variant that takes many times as much would push all others onto the axis.
     log_y = sign > 0 and min(values) > 0 and max(values) / min(values) > SPREAD
     y_range = base.log_range(values, pad=0.16) if log_y else _span(values)
     shapes, notes = _shade(look, x_limit, y_limit, sign, x_range, y_range, log_y)
     shades = marks([j.row for j in decided.judged], look)
-    # Added at once: Plotly checks all that are there again with each one more.
+    # All are added at once, as Plotly checks the existing ones again with each addition.
     traces: list[go.Scatter] = []
     for judged, x, (low, value, high) in zip(drawn, xs, ys, strict=True):
         mark = shades[judged.row.variant]
@@ -147,7 +147,7 @@ def _shade(
     y_range: tuple[float, float],
     log_y: bool,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Shapes that fill what lies beyond each limit, and the annotations that say so at the line."""
+    """Shapes that fill the region beyond each limit, and the annotations with the limits at their lines."""
     fill = {"type": "rect", "fillcolor": fade(look.line, 0.2), "line": {"width": 0}, "layer": "below"}
     line = {"type": "line", "line": {"color": look.muted, "width": 1.2, "dash": "dash"}, "layer": "below"}
     note = {"showarrow": False, "font": {"size": 12, "color": look.muted}}
@@ -182,9 +182,9 @@ def _labels(
     log_y: bool,
     height: int,
 ) -> tuple[list[dict[str, Any]], str]:
-    """Names at the marks, the fastest in bold, those that are out muted; and what to say of marks without one."""
+    """The names at the marks (the fastest bold, those out muted), and a sentence on the marks without a name."""
     x_low, x_high = (math.log(value) for value in x_range)
-    # Plotly places annotations on a log axis by their logarithm, unlike all else.
+    # On a log axis, Plotly takes the logarithm as the place of an annotation, but the value for all other items.
     ys = [math.log10(y) for y in ys] if log_y else ys
     bottom, top = (math.log10(value) for value in y_range) if log_y else y_range
     centres = [

@@ -1,4 +1,4 @@
-"""What each row is against the baseline: its speed-up, and the accuracy it gains or loses, with their intervals."""
+"""Each row against the baseline: speed-ups and accuracy differences, with their intervals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from engine.units import points
 
 @kept
 def speedups(rows: Sequence[Row], look: Theme) -> go.Figure:
-    """A row a measurement of `comparing.against`: its speed-up; of another run's row, marked, what stands beside it."""
+    """One row per measurement of `comparing.against`, with its speed-up. Rows of other runs show `across`, marked †."""
     apart = ""
     if any(row.across is not None for row in rows):
         apart = " †: of another run, not paired."
@@ -41,7 +41,7 @@ def speedups(rows: Sequence[Row], look: Theme) -> go.Figure:
 
 
 def _marked_across(row: Row) -> Row:
-    """The row with what it has across runs as its speed-up, marked as such."""
+    """The row with its ratio across runs as its speed-up, and † after its name."""
     if row.across is None:
         return row
     across = row.across
@@ -57,7 +57,7 @@ def _why_no_speedup(row: Row) -> str:
 
 @kept
 def accuracy_differences(rows: Sequence[Row], look: Theme) -> go.Figure:
-    """A row a measurement: accuracy less the baseline's on the same examples, in points, with the paired interval."""
+    """One row per measurement: accuracy minus the baseline's on the same examples, in points, with paired intervals."""
     counts = sorted({present(row.examples) for row in rows if row.accuracy_difference is not None})
     n = f"n = {counts[-1]:,} examples" if len(counts) == 1 else "n differs between rows"
     figure = base.titled(

@@ -1,4 +1,4 @@
-"""Latency distributions: the share of timed calls that took no longer, a step line a row."""
+"""Latency distributions: the share of timed calls that took no longer, one step line per row."""
 
 from __future__ import annotations
 
@@ -18,29 +18,28 @@ from engine.measurement import stats
 from engine.units import milliseconds
 
 POINTS = 400
-"""The points of a line: what a screen can show, and a tunnel carries at once."""
+"""Points of a line: as many as a screen can show, and few enough to send at once through a tunnel."""
 TAIL = 0.95
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-"""Of the first run, the second ..."""
+"""Line styles of the first run, the second run, and so on."""
 SYMBOLS = {0.95: "line-ew", 0.99: "x-thin"}
-"""A dash across the line, as lines are steep; a cross."""
+"""Quantile -> symbol: a dash across the line (lines are steep there), and a cross."""
 SHOWN = 0.995
 """The axis ends where this share of every row's calls has been answered."""
 LINE_PX = 18.0
-"""A name's line."""
+"""Height of a name."""
 MARK_PX = 12.0
-"""How far names stay from the heights of marks: p50's, and below p95's."""
+"""Vertical distance that names keep from the marks of p50 and p95."""
 NAMED = (4.0, 95.0)
-"""Percents of calls between which names stand."""
+"""Names are placed between these percentages of calls."""
 AXIS = (-2.0, 102.0)
 
 
 @kept
 def ecdf(measured: Sequence[Row], latencies_s: Mapping[int, np.ndarray], look: Theme) -> go.Figure:
-    """A step line a measurement with p50, p95 and p99 on it, its name beside it.
+    """One step line per measurement, with marks at p50, p95 and p99 and the name beside it.
 
-    `latencies_s`: measurement id -> float64 [calls], the timed ones. The lines' dashes tell the
-    rows' runs apart.
+    `latencies_s`: measurement id -> float64 [timed calls]. The dash of a line shows the run of its row.
     """
     rows = [row for row in measured if len(latencies_s.get(row.id, ()))]
     height = tall(len(rows))
@@ -85,7 +84,7 @@ def ecdf(measured: Sequence[Row], latencies_s: Mapping[int, np.ndarray], look: T
     figure.update_layout(annotations=_labels(look, names, height))
     low, high = base.log_range([low, high], pad=0.02)
     longest = max(len(row.name) for row, _ in names)
-    # Names stand to the right of their lines: room for that of the slowest.
+    # Names are to the right of their lines, so the slowest line needs room for its name.
     span = math.log(high / low)
     high *= math.exp(span * min(0.35, 7.2 * longest / 900))
     left_out = f"; {beyond:,} of the slowest beyond the edge" if beyond else ""
@@ -95,7 +94,7 @@ def ecdf(measured: Sequence[Row], latencies_s: Mapping[int, np.ndarray], look: T
 
 
 def _percentiles(row: Row, latencies_s: np.ndarray, mark: Mark, look: Theme) -> go.Scatter:
-    """The marks on a row's line, in one trace: many traces are slow to draw."""
+    """The marks on a row's line, in one trace, as many traces are slow to draw."""
     found = {q: stats.percentile(latencies_s, q) for q in stats.PERCENTILE_CALLS}
     values = {q: value for q, value in found.items() if value is not None}
     median = base.filled(row, mark, look, size=10)
@@ -118,9 +117,9 @@ def _percentiles(row: Row, latencies_s: np.ndarray, mark: Mark, look: Theme) -> 
 
 
 def steps(latencies_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds and shares of the empirical distribution, each point a call and the share of calls that took no longer.
+    """Points of the empirical distribution: seconds of a call, and the share of calls that took no longer.
 
-    Of more than POINTS calls about as many are taken, more densely in the tail.
+    Of more than POINTS calls, about POINTS are taken, more densely in the tail. Both arrays are float32.
     """
     ordered = np.sort(latencies_s)
     n = len(ordered)
@@ -130,7 +129,7 @@ def steps(latencies_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         tail = np.linspace(TAIL * n, n, POINTS - len(body))
         ranks = np.unique(np.concatenate([body, tail]).round().astype(int))
     x, y = ordered[ranks - 1], ranks / n
-    # Finer than a screen already, and half of what would go through the tunnel.
+    # float32 is finer than a screen, and half as much to send as float64.
     return np.concatenate([x[:1], x]).astype(np.float32), np.concatenate([[0.0], y]).astype(np.float32)
 
 
@@ -139,15 +138,15 @@ def _any(rows: Sequence[Row], latencies_s: Mapping[int, np.ndarray], q: float) -
 
 
 def tall(count: int) -> int:
-    """The plot's height in px in which so many names have a line each."""
+    """The height in px of a plot in which `count` names have a line each."""
     share = (NAMED[1] - NAMED[0]) / (AXIS[1] - AXIS[0])
     return max(300, math.ceil((LINE_PX * count + 3 * MARK_PX) / share))
 
 
 def _labels(look: Theme, named: Sequence[tuple[Row, np.ndarray]], height_px: int) -> list[dict[str, Any]]:
-    """Each row's name to the right of its line, every one at a height of its own: none covers another."""
+    """Each row's name to the right of its line. Every name has its own height, so none covers another."""
     ordered = sorted(named, key=lambda item: float(np.median(item[1])))
-    # Of the free heights, so that no name covers a mark.
+    # Heights near a mark are left out, so that no name covers a mark.
     aside = MARK_PX * (AXIS[1] - AXIS[0]) / height_px
     free = np.linspace(NAMED[1] - aside, NAMED[0], 1000)
     free = free[np.abs(free - 50) >= aside] / 100

@@ -1,4 +1,4 @@
-"""Energy for 1,000 texts, idle power subtracted: one reading."""
+"""Energy for 1,000 texts, with idle power subtracted. One reading."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dashboard.style import Theme, marks
 
 @kept
 def energy(rows: Sequence[Row], look: Theme) -> go.Figure:
-    """A row a measurement: joules as its mark."""
+    """One row per measurement, with a mark for the joules."""
     figure = base.titled(
         look,
         headlines.energy_title(rows),
@@ -26,7 +26,7 @@ def energy(rows: Sequence[Row], look: Theme) -> go.Figure:
     )
     metric = METRICS[headlines.ENERGY]
     drawn = base.dots(figure, rows, marks(rows, look), look, metric, base.missing, baseline_of(rows))
-    # A counter may give nothing, or less than what the device takes idle.
+    # A counter may read zero, or less than the idle energy; neither can be drawn on a log axis.
     above = [value for value in drawn if value > 0]
     if above:
         axis = base.log_axis(*base.log_range(above), base.NARROW)

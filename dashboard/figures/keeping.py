@@ -1,6 +1,6 @@
-"""Figures that were drawn before: whoever opens a page again, or goes back to it, waits for none of them twice.
+"""Cache of drawn figures: a page that is opened again does not wait for its figures again.
 
-Plotly checks every value that it is given, which takes most of the time that a page takes on the server.
+Plotly checks every value of a figure. These checks take most of a page's time on the server.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dashboard.figures import base
 from dashboard.style import Theme
 
 MOST = 96
-"""How many figures are kept: those that were asked for last."""
+"""The most figures in the cache. Beyond it, the least recently used figure is removed."""
 Given = ParamSpec("Given")
 Key = tuple[str, bytes]
 
@@ -30,11 +30,14 @@ _texts: OrderedDict[tuple[int, str, str], tuple[go.Figure, str]] = OrderedDict()
 
 
 def kept(make: Callable[Given, go.Figure]) -> Callable[Given, go.Figure]:
-    """`make`, which has to be pure, with its newest figures kept. Several have the same figure: nobody changes it."""
+    """Decorator: cache the newest figures of `make`, which has to be pure.
+
+    Callers share a cached figure and must not change it.
+    """
 
     @functools.wraps(make)
     def made(*given: Given.args, **named: Given.kwargs) -> go.Figure:
-        # Of all that is drawn: what is equal may come out different and is drawn anew, never the other way round.
+        # Equal arguments may pickle differently and are then drawn again; different ones never share a key.
         key = (make.__qualname__, hashlib.blake2b(pickle.dumps((given, named), 5)).digest())
         figure = _get(_figures, key)
         return _put(_figures, key, make(*given, **named)) if figure is None else figure
@@ -43,13 +46,13 @@ def kept(make: Callable[Given, go.Figure]) -> Callable[Given, go.Figure]:
 
 
 def json_of(figure: go.Figure, look: Theme, source: str) -> str:
-    """The signed figure as Plotly's script takes it."""
+    """The signed figure as JSON for Plotly's script."""
     key = (id(figure), look.name, source)
-    found = _get(_texts, key)
-    # A figure that is held here has its id for itself.
-    if found is None or found[0] is not figure:
-        found = _put(_texts, key, (figure, to_json_plotly(base.signed(figure.to_dict(), look, source))))
-    return str(found[1])
+    cached = _get(_texts, key)
+    # The cache holds the figure too, so no other figure can take over its id.
+    if cached is None or cached[0] is not figure:
+        cached = _put(_texts, key, (figure, to_json_plotly(base.signed(figure.to_dict(), look, source))))
+    return str(cached[1])
 
 
 def _get(among: OrderedDict[Any, Any], key: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Kernels as people can read them: their libraries call them by C++ signatures and by every setting of a product."""
+"""Readable names of kernels. Libraries name kernels by C++ signatures and by every setting of a matrix product."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ _LOOPS = re.compile(
     r"^(?:vectorized_|unrolled_)?(?:elementwise|reduce)_kernel<(?:[\d\s,]|true|false)*"
     r"(?:gpu_kernel_impl(?:_nocast)?<|ReduceOp<[^<]*?func_wrapper_t<\w+, )?(?P<does>\w+(?:<\w+>)?)(?P<end>$)?"
 )
-"""PyTorch's loops over elements, which say what they do only in their template's arguments."""
+"""PyTorch's loops over elements. Only their template arguments say what they do."""
 _SETTINGS = (
     (re.compile(r"^Kernel2?<(\w+).*"), r"\1"),
     (re.compile(r"^(nvjet_sm\d+_\w+?_\d+x\d+)_.*"), r"\1"),
     (re.compile(r"^(\w*xmma_gemm\w*?_tilesize\w+?)_.*"), r"\1"),
     (re.compile(r"^cudnn_generated_fort_native_(\w+?)_knob_.*"), r"cudnn_\1"),
 )
-"""What of a library's name tells its kernels apart, and what is left of it."""
+"""Pattern of a library's names -> the part that tells its kernels apart."""
 
 
 def readable(name: str) -> str:
-    """An operator's or kernel's name without namespaces, parameters and the settings that nobody compares.
+    """The name of an operator or kernel without namespaces, parameters and irrelevant settings.
 
     "void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<float>, ...>(...)" becomes
     "CUDAFunctor_add<float>".
     """
     if " -> " in name:
-        return name  # a copy's own way to say where from and where to
+        return name  # a copy's name, "source -> destination", is readable
     text = _NAMESPACES.sub("", name.removeprefix("void "))
     if found := _LOOPS.match(text):
-        # What a run keeps of a name is cut.
+        # A run stores names cut to a limit, so the end may be missing.
         return found["does"] + ("…" if found["end"] is not None else "")
     for pattern, left in _SETTINGS:
         text = pattern.sub(left, text)
@@ -38,7 +38,7 @@ def readable(name: str) -> str:
 
 
 def fitted(name: str, limit: int) -> str:
-    """`name` in at most `limit` characters: its middle goes first, as names of a family differ at the end."""
+    """`name` in at most `limit` characters. The middle is cut, as names of a family differ at the end."""
     if len(name) <= limit:
         return name
     end = (limit - 1) // 2

@@ -1,8 +1,8 @@
-"""Names at the marks of a chart: where each goes, and which are left out, so that none lies on another.
+"""Place names at the marks of a chart, and leave some out, so that no name overlaps another.
 
-Marks on one spot share a label. The most important names come first; who then finds no free place goes unnamed on the
-chart, where a name over a name could be read by nobody. A chart is drawn at many widths, and its labels keep their
-distance in pixels from their marks: a place counts as free only where it is free at each of them.
+Marks on one spot share a label. The most important names are placed first. A name without a free place is left out,
+as overlapping names cannot be read. A chart is drawn at many widths, and labels keep their distance in pixels from
+their marks. So a place counts as free only if it is free at every width.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from dashboard.style import Theme
 
 SIZE = 13.0
 HEIGHT = 17.0
-"""Of a label's line, at SIZE."""
+"""Height of a label's line, at SIZE."""
 PADDING = 6.0
-"""Of a label, left and right together."""
+"""Padding of a label, left and right together."""
 SPOT = 9.0
-"""Marks whose middles are as near as this stand on one spot."""
+"""Marks whose centres are this near, in x and in y, are on one spot."""
 LONGEST, TOGETHER = 34, 44
-"""Letters of one name, and of the names of one spot."""
+"""The most letters of one name, and of the names of one spot."""
 RIGHT_MARGIN = 14
-"""What a label may take of the figure's right margin: better than a place where it seems to name another mark."""
+"""Pixels of the figure's right margin that a label may use. That is better than a place near another mark."""
 NEAR = 6
-"""A label that is as near as this to another mark seems to name that one."""
+"""A label this near to another mark seems to name that mark."""
 COVERED = 3
-"""What a square pixel of a mark below a label costs, where one of its surroundings costs 1."""
+"""Cost of each square pixel of a mark that a label covers. A square pixel near another mark costs 1."""
 MOST = 300.0
-"""What a place may cost: more than half a mark covered is too much, except for the most important."""
+"""The highest cost of a place: more than half a mark covered is too much, except for the most important names."""
 PASSES = 3
 LEADER_POINTS = 6
 STRETCHES = ((1.0, 1.0), (0.88, 1.0), (1.5, 1.0), (2.5, 1.0), (4.0, 1.0))
-"""How much wider and taller a plot may be drawn than it was planned; a little narrower in a column."""
+"""Factors of width and height by which a drawn plot may differ from the planned size; in a column it is narrower."""
 IMAGE_PLOTS = tuple((width, height) for width in (844, 1043) for height in (393, 414, 435, 456, 477, 495))
-"""Sizes in px that a saved image leaves to its plot: beside a scale or not, below titles of several lines."""
+"""Sizes in px of the plot in a saved image: with or without a scale beside it, below titles of different heights."""
 
-# Arial's, in thousandths of the size; the fonts of the pages are narrower.
+# Widths of Arial's letters in thousandths of the size. The fonts of the pages are narrower.
 _WIDTHS = {
     222: "ijl'|",
     278: " ft.,:;!/\\[]I",
@@ -58,24 +58,24 @@ _WIDTH = {letter: width / 1000 for width, letters in _WIDTHS.items() for letter 
 
 
 def text_width(text: str, size: float = SIZE) -> float:
-    """How wide `text` is at most, in the unit of `size`."""
+    """The largest width of `text`, in the unit of `size`."""
     wide = (_WIDTH.get(c) or (1.0 if unicodedata.east_asian_width(c) in "WF" else 0.72) for c in text)
-    # Bold is about that much wider.
+    # Bold text is about 6% wider.
     return 1.06 * size * sum(wide)
 
 
 def shortened(name: str, letters: int = LONGEST) -> str:
-    """`name` in at most so many letters."""
+    """`name` in at most `letters` letters."""
     return name if len(name) <= letters else f"{name[: letters - 1].rstrip()}…"
 
 
 @dataclass(frozen=True)
 class Label:
-    """What stands at one spot, and where: `dx`, `dy` px right of and below the middle of the first of its marks."""
+    """The label of one spot. Its centre is `dx` px right of and `dy` px below the centre of the spot's first mark."""
 
     marks: tuple[int, ...]
     named: int
-    """How many of the marks are spelled out."""
+    """The number of marks whose names the label spells out."""
     dx: float
     dy: float
     width: float
@@ -86,7 +86,7 @@ class Label:
 
     @property
     def more(self) -> str:
-        """What follows the names."""
+        """The text after the names: " and N more", or empty."""
         left = len(self.marks) - self.named
         return f" and {left} more" if left else ""
 
@@ -105,12 +105,12 @@ def arrange(
     far: bool = True,
     images: bool = True,
 ) -> list[Label]:
-    """The labels that have room in a plot of size `room`: none lies on another, at any `stretches` or in an image.
+    """Return the labels that fit in a plot of size `room` without overlapping at any of `stretches` or in an image.
 
-    `names`: `shortened` ones. `centres`: the marks' middles from the upper left. A mark with an empty name is only in
-    the way, as are the boxes `lines`. `first`: the marks that are named before all others, and alone may cover a mark.
-    `far`: whether a label may stand so far off that it needs a line to its mark. `images`: whether the plot is
-    saved as an image, too.
+    `names`: shortened names; a mark with an empty name gets no label, but labels avoid it. `centres`: the centres of
+    the marks, from the upper left. `first`: the marks that are named first; only their labels may cover more of a mark
+    than MOST allows. `lines`: boxes that labels avoid. `far`: whether a label may be so far from its mark that it
+    needs a line to it. `images`: whether the plot is also saved as an image.
     """
     spots = _spots(names, centres, first)
     if not spots:
@@ -147,7 +147,7 @@ def arrange(
         leaders.append(points)
         costs.append(cost)
     chosen: list[int | None] = [None] * len(spots)
-    # The first pass places greedily; later ones let early labels make way for late ones.
+    # The first pass places greedily. In later passes, early labels can make way for late ones.
     for _ in range(PASSES):
         before = list(chosen)
         for index, cost in enumerate(costs):
@@ -169,21 +169,21 @@ def arrange(
 
 
 def left_out(labels: Sequence[Label], names: Sequence[str]) -> list[int]:
-    """The marks whose names are nowhere on the chart."""
-    there = {index for label in labels for index in label.marks[: label.named]}
-    return [index for index, name in enumerate(names) if name and index not in there]
+    """The marks whose names are not on the chart."""
+    shown = {index for label in labels for index in label.marks[: label.named]}
+    return [index for index, name in enumerate(names) if name and index not in shown]
 
 
 def unnamed(labels: Sequence[Label], names: Sequence[str]) -> str:
-    """A sentence for a subtitle on marks without a name of their own; empty where there is none."""
+    """A sentence for a subtitle on the marks without a name; empty if every mark has one."""
     count = len(left_out(labels, names))
     return f" {count} of {sum(map(bool, names))} names had no room." if count else ""
 
 
 def beside(label: Label, size: float, look: Theme) -> dict[str, Any]:
-    """How an annotation stands at its mark: with a line to it where another mark may be nearer."""
+    """The position of an annotation at its mark, with a line to the mark where another mark may be nearer."""
     if not _needs_line(label.dy, size):
-        # Its width is estimated: at its own side the text begins where the mark ends.
+        # The label's width is an estimate, so its text is anchored on the side of the mark.
         side = (label.dx > label.width / 2) - (label.dx < -label.width / 2)
         aside = {"xanchor": "left" if side > 0 else "right"} if side else {}
         shift = label.dx - side * (label.width - PADDING) / 2
@@ -197,7 +197,7 @@ def _needs_line(dy: float, size: float) -> bool:
 
 
 def _spots(names: Sequence[str], centres: Sequence[tuple[float, float]], first: Sequence[int]) -> list[tuple[int, ...]]:
-    """The named marks, those on one spot together, the most important first."""
+    """The named marks, grouped by spot, the most important first."""
     order = [*dict.fromkeys(first), *(index for index in range(len(names)) if index not in first)]
     spots: list[list[int]] = []
     for index in order:
@@ -214,7 +214,7 @@ def _spots(names: Sequence[str], centres: Sequence[tuple[float, float]], first: 
 
 
 def _together(names: Sequence[str]) -> tuple[int, float]:
-    """How many of a spot's names are spelled out, and how wide the label is."""
+    """The number of a spot's names to spell out, and the width of the label."""
     count = len(names)
     while count > 1 and len(_joined(names, count)) > TOGETHER:
         count -= 1
@@ -227,7 +227,7 @@ def _joined(names: Sequence[str], count: int) -> str:
 
 
 def nearest(size: float, width: float) -> list[tuple[float, float]]:
-    """Offsets of a label that stands right of, left of, above and below its mark."""
+    """Offsets of a label right of, left of, above and below its mark."""
     side, above = size / 2 + 4 + width / 2, size / 2 + 2 + HEIGHT / 2
     return [(side, 0.0), (-side, 0.0), (0.0, -above), (0.0, above)]
 
@@ -252,7 +252,7 @@ def _options(size: float, width: float, far: bool) -> list[tuple[float, float]]:
 
 
 def _meets(box: np.ndarray, line: np.ndarray, boxes: np.ndarray, lines: np.ndarray) -> np.ndarray:
-    """Which options [options, scales, ...] touch the labels and lines [labels, scales, ...] that are there."""
+    """Which options [options, scales, ...] touch the placed labels and lines [labels, scales, ...]. bool [options]."""
     mine, theirs = box[:, None], boxes[None]
     across = np.minimum(mine[..., 2:], theirs[..., 2:]) - np.maximum(mine[..., :2], theirs[..., :2])
     met = (across > 0).all(axis=-1).any(axis=(1, 2))
@@ -270,18 +270,18 @@ def _inside(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def _turn(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """The sign says on which side of a line from `a` to `b` each `c` lies."""
+    """A number whose sign says on which side of the line from `a` to `b` each `c` lies."""
     return (b[..., 0] - a[..., 0]) * (c[..., 1] - a[..., 1]) - (b[..., 1] - a[..., 1]) * (c[..., 0] - a[..., 0])
 
 
 def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """How many square pixels of `others` each box covers. Boxes [n, 4], others [m, 4]."""
+    """The square pixels of `others` that each box covers, [n]. Boxes [n, 4], others [m, 4]."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     return np.clip(high - low, 0, None).prod(axis=2).sum(axis=1)
 
 
 def _outside(boxes: np.ndarray, rooms: np.ndarray) -> np.ndarray:
-    """Which options [options, scales, 4] stick out of the plot, with the margin to its right, at any scale."""
+    """Which options [options, scales, 4] stick out of the plot and its right margin, at any scale. bool [options]."""
     beyond = (boxes[..., :2] < 0) | (boxes[..., 2:] > rooms + np.array([RIGHT_MARGIN, 0]))
     return np.asarray(beyond.any(axis=(1, 2)))

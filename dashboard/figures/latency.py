@@ -16,7 +16,7 @@ from dashboard.style import Theme, marks
 
 @kept
 def latency(rows: Sequence[Row], look: Theme) -> go.Figure:
-    """A row a measurement: p50 as its mark, a bar for the interval, a tick at p95."""
+    """One row per measurement: a mark for p50, a bar for the interval, a tick at p95."""
     metric = METRICS["latency_p50_s"]
     tails = [row for row in rows if row.latency_p95_s is not None]
     tick = "; tick: 95th percentile" if tails else "; too few calls for a 95th percentile"

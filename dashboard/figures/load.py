@@ -1,4 +1,4 @@
-"""A service's load: the highest rate that each variant holds, and what every trial gave."""
+"""Charts of a service's load: the highest rate that each variant holds, and the p99 of every trial."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _trials(row: JoinedLoad) -> list[dict[str, Any]]:
 
 
 def texts_words(loads: Sequence[JoinedLoad]) -> str:
-    """How many texts the trials had, as far as they held."""
+    """The number of texts answered in the trials that held, in words."""
     counts = sorted({trial["answered"] for row in loads for trial in row.trials if trial["holds"]})
     if not counts:
         return "no trial held"
@@ -38,9 +38,9 @@ def texts_words(loads: Sequence[JoinedLoad]) -> str:
 
 @kept
 def load_rates(measured: Sequence[Row], loads: Sequence[JoinedLoad], look: Theme) -> go.Figure:
-    """A row a variant: the highest rate that held the limit, up to the lowest that failed twice, and the offline rate.
+    """One row per variant: the highest rate that held the limit, the lowest that failed twice, and the offline rate.
 
-    `loads`: rows of `engine.report.load.joined`; `measured`: the run's rows, by which variants have their marks.
+    `loads`: rows of `engine.report.load.joined`; `measured`: the run's rows, which determine the variants' marks.
     """
     figure = base.titled(
         look,
@@ -84,7 +84,7 @@ def load_rates(measured: Sequence[Row], loads: Sequence[JoinedLoad], look: Theme
 
 
 def _gap(shown: float, offline: float, position: int, mark: Mark) -> go.Scatter:
-    """From the rate that is held to the offline one."""
+    """A line from the highest rate that held to the offline rate."""
     return go.Scatter(
         x=[shown, offline],
         y=[position] * 2,
@@ -95,7 +95,7 @@ def _gap(shown: float, offline: float, position: int, mark: Mark) -> go.Scatter:
 
 
 def _lowest(row: JoinedLoad) -> float:
-    """The lowest rate that was tried."""
+    """The lowest rate tried."""
     return min(trial["rate_per_s"] for trial in row.trials)
 
 
@@ -137,11 +137,12 @@ def _held(row: JoinedLoad, position: int, mark: Mark, look: Theme) -> go.Scatter
 
 @kept
 def load_trials(measured: Sequence[Row], loads: Sequence[JoinedLoad], look: Theme) -> go.Figure:
-    """p99 over the rate offered: a line a variant, a mark a trial, whose shape says whether it held the limit."""
+    """p99 over the rate offered: one line per variant, one mark per trial. The mark shows whether the limit held."""
     done = [row for row in loads if row.trials]
     subtitle = (
-        "Mark: p99 of one trial's texts, from arrival to answer, at the rate offered; ×: the rate did not hold by 99% "
-        "confidence, and ended early: its p99 is that of the texts answered until then. Dashed: the limit; "
+        "Mark: p99 of one trial's texts, from arrival to answer, at the rate offered; ×: with 99% confidence the rate "
+        "did not hold, so the trial ended early, and its p99 is that of the texts answered until then. "
+        "Dashed: the limit; "
         f"{texts_words(done)}."
     )
     title = headlines.load_trials_title(loads)
@@ -181,7 +182,7 @@ def load_trials(measured: Sequence[Row], loads: Sequence[JoinedLoad], look: Them
 
 
 def _curve(row: JoinedLoad, mark: Mark, look: Theme) -> list[go.Scatter]:
-    """A variant's line, which says what it holds, and its trials' marks."""
+    """A variant's line, whose hover text says which rate it holds, and the marks of its trials."""
     trials = _trials(row)
     xs, ys = [t["rate_per_s"] for t in trials], [t["p99_s"] * 1e3 for t in trials]
     name = base.escape(row.name)
@@ -216,7 +217,7 @@ def _curve(row: JoinedLoad, mark: Mark, look: Theme) -> list[go.Scatter]:
 
 
 def trial_words(trial: dict[str, Any]) -> str:
-    """A trial in three lines."""
+    """The result of a trial in three lines."""
     some = f" of {trial['texts']:,}" if trial["answered"] < trial["texts"] else ""
     return (
         f"{significant(trial['rate_per_s'])} texts/s {'held' if trial['holds'] else 'did not hold'}: "
@@ -228,15 +229,16 @@ def trial_words(trial: dict[str, Any]) -> str:
 def _names(
     done: Sequence[JoinedLoad], look: Theme, corner: tuple[float, float], scale_x: float, scale_y: float
 ) -> tuple[list[dict[str, Any]], str]:
-    """Each variant's name at the trial that decides: the highest rate that held, else the lowest; and what to say of
-    those that had no room.
+    """The variants' names, and a sentence on the names that had no room.
+
+    A name is at the trial of the highest rate that held, else at that of the lowest rate.
     """
     deciding = []
     for row in done:
         trials = _trials(row)
         held = [trial for trial in trials if trial["holds"]]
         deciding.append(held[-1] if held else trials[0])
-    # The others' marks are in the way, too; their own labels are empty.
+    # Names must avoid the marks of the other trials too, which have no names.
     others = [trial for row in done for trial in row.trials if trial not in deciding]
     names = [labels.shortened(row.name) for row in done] + [""] * len(others)
     centres = [

@@ -1,4 +1,4 @@
-"""Peak memory, split into what is known of it: imports, weights, the rest."""
+"""Peak memory, split into its known parts: imports, weights, the rest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PARTS = {"imports": 0.22, "weights": 1.0, "rest": 0.5}
 
 
 def parts(row: Row) -> dict[str, float]:
-    """Bytes of each part of a row's peak; together they are the peak."""
+    """Bytes of each part of a row's peak. Their sum is the peak."""
     peak = present(row.memory_bytes)
     imports = 0
     if row.memory_kind == "ram":
@@ -30,7 +30,7 @@ def parts(row: Row) -> dict[str, float]:
 
 @kept
 def memory(rows: Sequence[Row], look: Theme) -> go.Figure:
-    """A bar a measurement from zero, in MB."""
+    """One bar per measurement from zero, in MB."""
     known = [row for row in rows if row.memory_bytes is not None]
     kind = "VRAM" if known and known[0].memory_kind == "vram" else "RAM"
     split = "solid: weights; lighter: the rest" + ("; lightest: libraries alone" if kind == "RAM" else "")

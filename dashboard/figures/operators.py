@@ -1,4 +1,4 @@
-"""Where a profiled call's time goes: by kind of work for every variant, by operator for one."""
+"""The time of a profiled call: by kind of work for every variant, by operator for one variant."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from engine.units import milliseconds, percent, share_percent
 
 BETWEEN = "between"
 LEGEND, LEGEND_LINE, LEGEND_COLUMNS = 12, 20, 3
-"""Height of a legend without its lines, of a line, and how many entries a line holds in a narrow window."""
+"""Height of a legend without its lines, height of a line, and entries per line in a narrow window."""
 NAME_AT_BAR, NAME_IN_TITLE = 34, 48
-"""Characters of an operator's name."""
+"""The most characters of an operator's name."""
 
 
 def of(row: Row) -> dict[str, Any] | None:
-    """The row's profile, where it has one."""
+    """The row's profile, or None if it has none."""
     found = (row.audit or {}).get("operators")
     return found if found and not found.get("reason") else None
 
 
 def hues(look: Theme) -> dict[str | None, str]:
-    """Kind of work -> colour; None for what is summed or between."""
+    """Kind of work -> colour. None stands for the sum of the remaining operators and for the time between operators."""
     return {
         "products": look.accent,
         "attention": fade(look.accent, 0.55),
@@ -46,16 +46,16 @@ def hues(look: Theme) -> dict[str | None, str]:
 
 @kept
 def by_kind(rows: Sequence[Row], look: Theme) -> go.Figure:
-    """A bar a variant: a profiled call in ms, by what kind of work its operators do.
+    """One bar per variant: the time of a profiled call in ms, by the kind of work of its operators.
 
-    Without those of which only the launches were timed: they say nothing about the work.
+    Profiles in which only the launches were timed are left out, as they do not show the work itself.
     """
     found_of = [(row, of(row)) for row in rows if row.status == "measured"]
     known = [(row, found) for row, found in found_of if found and found["by"] != "launches"]
     figure = base.titled(
         look,
         headlines.operators_title([row for row, _ in known]),
-        "A call under the profiler, apart from all timing, by kind of work; “between”: what no operator accounts for.",
+        "A call under the profiler, apart from all timing, by kind of work; “between”: time of no operator.",
         base.ROW_HEIGHT * len(known),
         share=1.5,
     )
@@ -106,7 +106,7 @@ def _seconds(found: Mapping[str, Any], key: str) -> float:
 
 @kept
 def by_operator(row: Row, look: Theme) -> go.Figure:
-    """A bar an operator of one variant, the longest first, then the rest and what is between them."""
+    """One bar per operator of one variant, the longest first, then the rest and the time between operators."""
     found = of(row)
     assert found is not None
     lines = operators.lines(found)

@@ -1,4 +1,4 @@
-"""Measured beside published, each as a ratio to its own side's baseline."""
+"""Measured results beside published ones, each against the baseline of its own side."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PANEL_GAP = 0.055
 
 
 def pairs(rows: Sequence[Row], published: Sequence[PublishedRow]) -> list[Pair]:
-    """Each measured row that names a published one, with that and the published baseline of its study."""
+    """Each measured row that names a published row, with the published row and the baseline of its study."""
     by_key = {f"{theirs.study}/{theirs.title}": theirs for theirs in published}
     bases = {theirs.study: theirs for theirs in published if theirs.baseline}
     found = []
@@ -32,7 +32,7 @@ def pairs(rows: Sequence[Row], published: Sequence[PublishedRow]) -> list[Pair]:
 
 @kept
 def published(rows: Sequence[Row], reported: Sequence[PublishedRow], look: Theme) -> go.Figure:
-    """Three panels: speed-up, memory ratio, accuracy difference; a row a variant."""
+    """Three panels: speed-up, memory ratio, accuracy difference; one row per variant."""
     found = pairs(rows, reported)
     device = found[0][1].device_name if found else ""
     meaningless = any(not theirs.accuracy_meaningful for _, theirs, _ in found)
@@ -73,7 +73,7 @@ def published(rows: Sequence[Row], reported: Sequence[PublishedRow], look: Theme
 
 
 Value = tuple[Row, float | None, float | None, float | None, float | None]
-"""A row, then measured, its limits, and published."""
+"""A row, its measured value, the low and high ends of the interval, and the published value."""
 
 
 def _speed(found: Sequence[Pair]) -> list[Value]:

@@ -1,4 +1,4 @@
-"""Operations a second over operations a byte: every variant below what the device was measured to do."""
+"""Roofline: operations per second over operations per byte of every variant, below the device's measured ceilings."""
 
 from __future__ import annotations
 
@@ -20,47 +20,47 @@ from engine.units import megabytes, share_percent, significant
 
 PLOT_WIDTH, PLOT_HEIGHT = 820, 400
 ROOF_LINE = 8
-"""Height of a roof with the room that it needs."""
+"""Height of a roof's line with the free space around it."""
 ROOF_LABEL, SLOPE_LABEL, SLOPE_LABEL_WIDTH = 30, 32, 125
-"""Height of a roof's two lines of text, and of the slope's; and its width with its distance."""
+"""Height of the two lines of a roof's label, height of the slope's label, and the latter's width with its distance."""
 STRETCHES = ((1.0, 1.0), (0.6, 1.0), (1.4, 1.0), (2.0, 1.0))
-"""How much wider than PLOT_WIDTH the plot may be drawn: narrower on a small screen."""
+"""Factors of width and height by which the drawn plot may differ from the planned size."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One measurement's place."""
+    """The place of one measurement."""
 
     row: Row
     operations_per_s: float
     intensity: float
-    """Operations a byte where each weight is read once and nothing else: at most."""
+    """Operations per byte if each weight is read once and nothing else is read. This is the upper bound."""
     least: float
-    """The same where all that operators pass to each other goes through memory: at least."""
+    """Operations per byte if all data between operators goes through memory. This is the lower bound."""
 
 
 def points(rows: Sequence[Row], bytes_per_s: float | None) -> list[Point]:
-    """The rows that have a place: both a share of a ceiling and bytes."""
-    made = []
+    """The places of the rows that have both a share of a ceiling and known bytes."""
+    placed = []
     for row in rows:
         found = row.limits or {}
         rate, share = found.get("operations_per_s"), found.get("bandwidth_share")
         if row.limit_share is None or not (bytes_per_s and rate and share and found.get("compute_dtype")):
             continue
         most = max(found.get("traffic_share") or share, share)
-        made.append(Point(row, rate, rate / (share * bytes_per_s), rate / (most * bytes_per_s)))
-    return made
+        placed.append(Point(row, rate, rate / (share * bytes_per_s), rate / (most * bytes_per_s)))
+    return placed
 
 
 @dataclass(frozen=True)
 class Roof:
-    """The fastest products in a dtype, of every library or of one."""
+    """The rate of the fastest matrix products in a dtype, over all libraries or of one library."""
 
     dtype: str
     operations_per_s: float
     way: Mapping[str, Any]
     library: str | None = None
-    """Where another is faster than this one."""
+    """The library of this roof, or None for the fastest of all libraries."""
 
     @property
     def name(self) -> str:
@@ -75,9 +75,9 @@ class Roof:
 
 
 def roofs(ceilings: Mapping[str, Any], drawn: Sequence[Point]) -> list[Roof]:
-    """The ceilings of the dtypes of `drawn`, the lowest first, with those of their libraries that reach clearly less.
+    """The ceilings of the dtypes of `drawn`, the lowest first, and those of libraries that are clearly slower.
 
-    A library's own that one of its rows disproves is left out, as `engine.measurement.limits` does.
+    A library's ceiling is left out if one of its rows disproves it, as in `engine.measurement.limits`.
     """
     made = []
     for dtype, product in (ceilings.get("products") or {}).items():
@@ -89,7 +89,7 @@ def roofs(ceilings: Mapping[str, Any], drawn: Sequence[Point]) -> list[Roof]:
         ways = {way.get("library"): way for way in product.get("ways") or [] if way.get("operations_per_s")}
         for library, way in ways.items():
             own = way["operations_per_s"]
-            # What no library is named after multiplies with torch.
+            # A backend without ceilings of its own multiplies with torch.
             mine = [p for p in below if library == (p.row.backend if p.row.backend in ways else "torch")]
             most = max((point.operations_per_s for point in mine), default=0.0)
             if mine and max(0.0, most / DISPROVED) < own < best / FASTER:
@@ -101,9 +101,10 @@ def roofs(ceilings: Mapping[str, Any], drawn: Sequence[Point]) -> list[Roof]:
 def roofline(
     measured: Sequence[Row], ceilings: Mapping[str, Any] | None, look: Theme, shown: int | None = None
 ) -> go.Figure:
-    """A mark a measurement at its place below the ceilings, its share of them as its label.
+    """One mark per measurement below the ceilings, labelled with its share of its ceiling.
 
-    `shown`: the batch size whose marks are labelled; others of the same variants are small. All where it is None.
+    `shown`: the batch size whose marks are labelled; marks of the same variants at other sizes are small. If None, all
+    marks are labelled.
     """
     ceilings = ceilings or {}
     rows = [row for row in measured if row.status == "measured"]
@@ -121,7 +122,7 @@ def roofline(
     heights = [point.operations_per_s for point in drawn] + [roof.operations_per_s for roof in above]
     y_low, y_high = base.log_range(heights, pad=0.12)
     top = above[-1].operations_per_s if above else max(heights)
-    # The slope is to be seen, and its label to its left.
+    # The axis has to show the slope and the label to its left.
     x_low = min(x_low, 0.2 * top / bytes_per_s)
     labelled = [shown is None or p.row.batch_size == shown or _alone(p, drawn, shown) for p in drawn]
     scale_x, scale_y = (PLOT_WIDTH / math.log(x_high / x_low), PLOT_HEIGHT / math.log(y_high / y_low))
@@ -155,21 +156,23 @@ def roofline(
 
 
 def _alone(point: Point, drawn: Sequence[Point], shown: int) -> bool:
-    """Whether the point's variant has no mark at the batch size that is labelled."""
+    """Whether the point's variant has no mark at the labelled batch size."""
     return not any(p.row.variant == point.row.variant and p.row.batch_size == shown for p in drawn)
 
 
 def _subtitle(rows: Sequence[Row], drawn: Sequence[Point], ceilings: Mapping[str, Any]) -> str:
     said = [
         "Lines: the fastest products and the copy measured at the run's start. Padding counts, as it is computed. "
-        "Bar to the left: had all that operators pass on gone through memory."
+        "Bar to the left: if all data between operators went through memory."
     ]
     cached = [p.row.name for p in drawn if (present(p.row.limits).get("bytes_per_call") or 0) <= _cache(ceilings)]
     if cached and len(cached) == len(drawn):
-        said.append(f"All weights fit the {megabytes(_cache(ceilings))} MB cache: the slope does not hold them.")
+        said.append(f"All weights fit the {megabytes(_cache(ceilings))} MB cache, so the slope is no limit for them.")
     elif cached:
         size = megabytes(_cache(ceilings))
-        said.append(f"In the {size} MB cache fit the weights of {headlines.joined(cached)}: the slope does not hold.")
+        said.append(
+            f"The weights of {headlines.joined(cached)} fit the {size} MB cache, so the slope is no limit for them."
+        )
     if left := len(rows) - len(drawn):
         said.append(f"{left} without a ceiling left out.")
     return " ".join(said)
@@ -180,7 +183,7 @@ def _cache(ceilings: Mapping[str, Any]) -> int:
 
 
 def _slope(top: float, bytes_per_s: float, look: Theme, x_low: float, y_low: float) -> go.Scatter:
-    """What the copy bandwidth allows, up to `top`, the highest roof."""
+    """The rates that the copy bandwidth allows, up to `top`, the highest roof."""
     left = max(x_low, y_low / bytes_per_s)
     return go.Scatter(
         x=[left, top / bytes_per_s],
@@ -208,6 +211,7 @@ def _roof(roof: Roof, bytes_per_s: float, look: Theme, x_high: float) -> go.Scat
 def _mark(point: Point, mark: Any, look: Theme, big: bool) -> go.Scatter:
     row, found = point.row, present(point.row.limits)
     rate = operation_rate(point.operations_per_s, found["compute_dtype"])
+    bound = f"bound by {row.binds}" if row.binds else "what binds it is not known"
     return go.Scatter(
         x=[point.intensity],
         y=[point.operations_per_s],
@@ -217,7 +221,7 @@ def _mark(point: Point, mark: Any, look: Theme, big: bool) -> go.Scatter:
         error_x=base.error_bar(point.least, point.intensity, point.intensity, fade(mark.color, 0.55), thickness=1.2),
         hovertemplate=(
             f"<b>{base.escape(row.name)}</b><br>{rate}: {share_percent(row.limit_share)}% of its "
-            f"{found['compute_dtype'].upper()} ceiling<br>bound by {row.binds or 'what is not known'}<br>"
+            f"{found['compute_dtype'].upper()} ceiling<br>{bound}<br>"
             f"{significant(point.least)} to {significant(point.intensity)} FLOP/B<extra></extra>"
         ),
     )
@@ -232,7 +236,7 @@ def _placed(
     corner: tuple[float, float],
     scale: tuple[float, float],
 ) -> list[labels.Label]:
-    """Each mark's name and share beside it, and where they would meet, those only that have room."""
+    """The labels with the marks' names and shares. Only those that have room are returned."""
 
     def spot(x: float, rate: float) -> tuple[float, float]:
         return scale[0] * math.log(x / corner[0]), scale[1] * math.log(corner[1] / rate)
@@ -265,11 +269,11 @@ def _name(
 
 
 def _roof_labels(above: Sequence[Roof], look: Theme, y_low: float, scale_y: float) -> list[dict[str, Any]]:
-    """Each roof's name, rate and spread at its right end, moved up where they would meet."""
+    """Each roof's name, rate and spread at its right end. Labels that would overlap are moved up."""
     made, placed = [], -math.inf
     for roof in above:
-        wanted = scale_y * math.log(roof.operations_per_s / y_low)
-        placed = max(wanted, placed + ROOF_LABEL)
+        roof_height = scale_y * math.log(roof.operations_per_s / y_low)
+        placed = max(roof_height, placed + ROOF_LABEL)
         small = f"<br><span style='color:{look.muted};font-size:11px'>{roof.spread}</span>" if roof.spread else ""
         made.append(
             {
@@ -281,7 +285,7 @@ def _roof_labels(above: Sequence[Roof], look: Theme, y_low: float, scale_y: floa
                 "xanchor": "left",
                 "align": "left",
                 "xshift": 8,
-                "yshift": placed - wanted,
+                "yshift": placed - roof_height,
                 "font": {"size": 12.5, "color": look.text},
             }
         )
@@ -289,7 +293,7 @@ def _roof_labels(above: Sequence[Roof], look: Theme, y_low: float, scale_y: floa
 
 
 def _slope_label(copy: Mapping[str, Any], look: Theme, top: float, scale_y: float) -> dict[str, Any]:
-    """The copy's rate to the left of the slope, below its upper end: nothing can stand there."""
+    """The copy's rate, left of the slope's upper end and below it. No mark can be there."""
     bytes_per_s = copy["bytes_per_s"]
     median = copy.get("median_bytes_per_s")
     spread = f"median {significant(median / 1e9)}, n = {copy.get('repeats')}" if median else ""

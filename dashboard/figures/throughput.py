@@ -16,7 +16,7 @@ from dashboard.style import Theme, marks
 
 @kept
 def throughput(rows: Sequence[Row], look: Theme) -> go.Figure:
-    """A row a measurement: samples/s as its mark, a bar for the interval."""
+    """One row per measurement: a mark for samples/s, a bar for the interval."""
     figure = base.titled(
         look,
         headlines.throughput_title(rows),

@@ -1,4 +1,4 @@
-"""Accuracy, or memory where answers say nothing, against speed: the Pareto front, labels at the marks."""
+"""Accuracy against speed with the Pareto front and names at the marks; memory where the answers mean nothing."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from engine.units import megabytes
 PLOT_WIDTH, PLOT_HEIGHT = 420, 262
 """The smallest plot area that labels are placed for, in CSS pixels."""
 FEW, MORE_HEIGHT, TALLEST = 6, 24, 478
-"""With more marks than FEW a plot is that much taller for each, as their names need the room: up to a saved image's."""
+"""Each mark beyond FEW makes the plot MORE_HEIGHT taller for its name, up to TALLEST, the height in a saved image."""
 LARGEST = 26
 SMALLEST = 8
 SAVED = "saved_bytes"
-"""Memory as something of which more is better."""
+"""Memory as a quantity of which more is better."""
 AXES = {"latency_p50_s": "Latency of a batch, p50 (ms, log scale)", "text_s": "Time a text (ms, log scale)"}
 
 
 def tall(count: int) -> int:
-    """The height of a plot of `count` marks with their names, in CSS pixels."""
+    """The height in CSS pixels of a plot with `count` named marks."""
     return min(TALLEST, PLOT_HEIGHT + MORE_HEIGHT * max(0, count - FEW))
 
 
 @kept
 def tradeoff(rows: Sequence[Row], look: Theme) -> go.Figure:
-    """A mark a measurement: hollow where another is both faster and better, or where it is not valid."""
+    """One mark per measurement: hollow if another is both faster and better, or if it is not valid."""
     gain = axis_key(rows)
     key, metric = gain, METRICS["vram_peak_bytes" if gain == SAVED else gain]
     if gain == SAVED:
@@ -68,9 +68,9 @@ def tradeoff(rows: Sequence[Row], look: Theme) -> go.Figure:
     x_low, x_high = base.log_range([value for x in xs for value in x], pad=0.12)
     y_span = max(max(y) for y in ys) - min(min(y) for y in ys)
     if gain == SAVED:
-        # One reading has no digits to tell apart what lies within some percent.
+        # One reading is not precise enough to tell apart values within some percent.
         y_span = max(y_span, 0.4 * max(max(y) for y in ys))
-    # Room below nothing for a mark that stands there, and for its name.
+    # The axis goes below zero, to leave room for a mark at zero and its name.
     y_low = max(-max(2.0, 0.12 * y_span), min(min(y) for y in ys) - max(0.12 * y_span, 0.5))
     y_high = max(max(y) for y in ys) + max(0.12 * y_span, 0.5)
     sizes = [_size(row, largest) if area else 12.0 for row in drawn]
@@ -85,7 +85,7 @@ def tradeoff(rows: Sequence[Row], look: Theme) -> go.Figure:
     placed = labels.arrange(names, centres, sizes, (PLOT_WIDTH, height), important(drawn, front, cost.key))
     figure = base.titled(look, title, about + labels.unnamed(placed, names), height, share=0.82)
     _draw_front(figure, look, front, (cost.key, cost.factor), (key, metric.factor))
-    # Added at once: Plotly checks all that are there again with each one more.
+    # All are added at once, as Plotly checks the existing ones again with each addition.
     traces: list[go.Scatter] = []
     notes: list[dict[str, Any]] = []
     for row, x, y, size in zip(drawn, xs, ys, sizes, strict=True):
@@ -135,25 +135,25 @@ def tradeoff(rows: Sequence[Row], look: Theme) -> go.Figure:
 
 
 def important(rows: Sequence[Row], front: Sequence[Row], cost: str = "latency_p50_s") -> list[int]:
-    """Whose names a chart is to keep where not all have room: the baseline's, the fastest's, those of the front."""
+    """The rows whose names a chart keeps if not all have room: the baseline, the fastest, those of the front."""
     fastest = min(range(len(rows)), key=lambda index: rows[index].figure(cost), default=0)
     base_line = [index for index, row in enumerate(rows) if row.baseline]
     return [*base_line, fastest, *(index for index, row in enumerate(rows) if row in front)] if rows else []
 
 
 def _size(row: Row, largest: float) -> float:
-    """A mark's, its area by the peak of memory."""
+    """The size of a mark; its area shows the peak of memory."""
     return max(SMALLEST, LARGEST * math.sqrt(row.memory_bytes / largest)) if row.memory_bytes else 12.0
 
 
 def axis_key(rows: Sequence[Row]) -> str:
-    """What stands against latency: what a run says of its answers, or SAVED where those say nothing."""
+    """The metric shown against latency: that of the answers, or SAVED if the answers mean nothing."""
     return SAVED if untaught(rows) and any(row.memory_bytes for row in rows) else gain_key(list(rows))
 
 
 def text_time_words(rows: Sequence[Row]) -> str:
-    """Why the time a text stands where latency stands else."""
-    return f"Time a text: 1 / (samples/s), as batches of {words.batch_sizes(rows)} take unlike times."
+    """A sentence on why the axis shows the time per text instead of latency."""
+    return f"Time a text: 1 / (samples/s), as batches of {words.batch_sizes(rows)} take different times."
 
 
 def _directions(gain: str, cost: Metric, drawn: Sequence[Row]) -> str:
@@ -178,7 +178,7 @@ def _shown(row: Row, key: str, low: str | None, high: str | None, factor: float)
 def _draw_front(
     figure: go.Figure, look: Theme, front: Sequence[Row], cost: tuple[str, float], gain: tuple[str, float]
 ) -> None:
-    """A line through the front; `cost` and `gain`: what stands on the axes, and the factor to the shown unit."""
+    """Draw a line through the front; `cost` and `gain`: the key of an axis, and the factor to the shown unit."""
     if len(front) < 2:
         return
     figure.add_trace(

@@ -1,1 +1,1 @@
-"""What a run's figures say, as data and as sentences; pure."""
+"""The findings of a run, as data and as sentences. Pure."""

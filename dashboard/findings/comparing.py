@@ -1,8 +1,8 @@
-"""Variants of one run or of several against one baseline, and the settings in which they differ. Pure.
+"""Compare the variants of one or several runs with one baseline. Pure.
 
-Within a run the baseline may be any variant: its speed-ups are taken from the same rounds as the run's own, its
-differences in accuracy from the same examples. Rounds of different runs are not paired, so between runs only their
-speed-ups stand beside each other, each over its own run's baseline, as `python -m engine compare RUN RUN` has it.
+Within a run, any variant may be the baseline. Speed-ups over it come from the same rounds as the run's own speed-ups,
+and differences in accuracy from the same examples. Rounds of different runs are not paired. Between runs, only
+speed-ups are compared, each over its own run's baseline, as in `python -m engine compare RUN RUN`.
 """
 
 from __future__ import annotations
@@ -27,37 +27,37 @@ from engine.report import takeaways
 from engine.units import between, milliseconds, times
 
 LETTERS = "ABCDEF"
-"""What tells runs apart, the chosen one first; as many as can be compared at once."""
+"""The letters of the compared runs, the chosen run first. At most this many runs can be compared at once."""
 FOUND = "Found after warm-up"
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the runs that are compared."""
+    """One of the compared runs."""
 
     letter: str
     summary: dict[str, Any]
     """As `queries.run_summary` gives it."""
     stored: list[Row]
-    """Its rows as `dashboard.run_rows` gives them: against its own baseline, at every batch size."""
+    """The run's rows as `dashboard.run_rows` gives them: against its own baseline, at every batch size."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Raw values by measurement id, for what is not stored: another baseline's comparison."""
+    """Raw values by measurement id. They are needed for a baseline whose comparisons are not stored."""
 
     raws: Mapping[int, Raw]
     """Blocks of every measured row of the experiments shown."""
     outputs: Mapping[int, np.ndarray] = field(default_factory=dict)
-    """int64 [examples]: the largest logit's index; needed where `needs_answers`."""
+    """int64 [examples]: the index of the largest logit. Needed only if `needs_answers` returns True."""
     labels: Mapping[str, np.ndarray | None] = field(default_factory=dict)
-    """Example set -> int64 [examples]; None where unlabelled."""
+    """Example set -> int64 [examples], or None if the examples have no labels."""
 
 
 def tagged(sides: Sequence[Side]) -> list[Row]:
-    """Every row of every run, with what tells it from the rows of others.
+    """Return every row of every run, marked with its run.
 
-    `run` is the letter of its run; `variant` and `title` become unique over the runs.
+    `run` becomes the letter of the run. `variant` and `title` become unique across the runs.
     """
     found = []
     for side in sides:
@@ -71,13 +71,13 @@ def tagged(sides: Sequence[Side]) -> list[Row]:
                 example_set_id=side.summary["example_set_id"],
                 variant=f"{side.letter}/{row.variant}",
                 title=lettered if len(sides) > 1 else title,
-                # Plain for the first run, so that a choice and a link to it stay when a run joins or leaves.
+                # The first run's labels carry no letter, so a choice and its link survive when a run joins or leaves.
                 label=title if side is sides[0] else lettered,
             )
             found.append(made)
     if len({row.memory_kind for row in found}) <= 1:
         return found
-    # A run without a GPU has no VRAM that another's could be compared with.
+    # A run without a GPU has no VRAM to compare, so all runs are compared by RAM.
     in_ram = [replace(row, memory_kind="ram", memory_bytes=row.ram_peak_bytes) for row in found]
     bases = [row for row in in_ram if row.own_baseline]
     return [
@@ -87,12 +87,12 @@ def tagged(sides: Sequence[Side]) -> list[Row]:
 
 
 def sizes_of(rows: Sequence[Row]) -> list[int]:
-    """The batch sizes to choose from, ascending: those of experiments, over all runs."""
+    """The batch sizes of the experiments of all runs, ascending, to choose from."""
     return sorted({row.phase for row in rows})
 
 
 def usual_size(rows: Sequence[Row]) -> int | None:
-    """The largest batch size that every run has, else the largest of all."""
+    """The largest batch size that every run has, else the largest of all; None without rows."""
     by_run = [{row.phase for row in rows if row.run == run} for run in dict.fromkeys(r.run for r in rows)]
     if not by_run:
         return None
@@ -100,7 +100,10 @@ def usual_size(rows: Sequence[Row]) -> int | None:
 
 
 def chosen(rows: Sequence[Row], sizes: Sequence[int], names: Sequence[str], baseline: str) -> list[Row]:
-    """The rows of these batch sizes and variants `names`, the baseline first; named by batch size if several."""
+    """The rows of batch sizes `sizes` and of variants `names`, the baseline first.
+
+    Their names include the batch size if the rows have several.
+    """
     kept = [row for row in rows if row.phase in sizes and row.variant in {*names, baseline}]
     several = len({row.batch_size for row in kept}) > 1
     named = [replace(row, name=takeaways.sized(row) if several else row.title) for row in kept]
@@ -108,7 +111,7 @@ def chosen(rows: Sequence[Row], sizes: Sequence[int], names: Sequence[str], base
 
 
 def baselines(rows: Sequence[Row]) -> dict[str, str]:
-    """Variant -> label of all that may be the baseline: the runs' own ones first, then whatever was measured."""
+    """Variant -> label of each possible baseline: first the runs' own baselines, then all measured variants."""
     able = [row for row in rows if row.own_baseline or row.status == "measured"]
     return {row.variant: row.label for row in sorted(able, key=lambda row: not row.own_baseline)}
 
@@ -119,16 +122,16 @@ def variants(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def needs_answers(rows: Sequence[Row], baseline: str) -> bool:
-    """Whether the stored comparison of answers is not the one that is asked for."""
+    """Whether the answers have to be compared anew, as the stored comparison is against another baseline."""
     own = {row.variant: row.own_baseline for row in rows}.get(baseline, False)
     return not own or len({row.run for row in rows}) > 1
 
 
 def against(rows: Sequence[Row], everything: Sequence[Row], baseline: str, evidence: Evidence) -> list[Row]:
-    """`rows` compared with variant `baseline`; `everything`: all rows of their runs, as `tagged` gives them.
+    """Return `rows` compared with variant `baseline`; `everything`: all rows of their runs, as `tagged` gives them.
 
-    p-values are corrected by Holm over `rows`. A row that shares no rounds with the baseline has no speed-up, but
-    `across` where that is known; one over other examples has no difference in accuracy.
+    Holm's method corrects the p-values over `rows`. A row that shares no rounds with the baseline has no speed-up; it
+    has `across` where that is known. A row over other examples has no difference in accuracy.
     """
     found = []
     references = [row for row in everything if row.variant == baseline]
@@ -151,14 +154,17 @@ def against(rows: Sequence[Row], everything: Sequence[Row], baseline: str, evide
 
 
 def _reference(row: Row, references: Sequence[Row]) -> Row | None:
-    """The baseline's row of the same experiment; of another run, at the same batch size; else its last."""
+    """The baseline's row of the same experiment or, in another run, of the same batch size; else its last row.
+
+    None without `references`.
+    """
     same = "phase" if any(r.run == row.run for r in references) else "batch_size"
     near = [reference for reference in references if reference.figure(same) == row.figure(same)]
     return next(iter(near or references[-1:]), None)
 
 
 def _rates(everything: Sequence[Row], experiment: tuple[str, int], evidence: Evidence) -> list[list[np.ndarray]]:
-    """Samples/s by round of each variant that an experiment measured, its own baseline first."""
+    """Samples/s by round of each measured variant of an experiment, its own baseline first."""
     peers = [
         row
         for row in everything
@@ -186,12 +192,12 @@ def _speed(
 
 
 def _across(row: Row, reference: Row | None, everything: Sequence[Row]) -> Across | None:
-    """`Row.across` of a row of another run, where both runs' own baselines are the same variant."""
+    """`Row.across` of a row of another run. None unless both runs' own baselines are the same variant and usable."""
     if reference is None or row.run == reference.run or row.own_baseline:
         return None
     if row.batch_size != reference.batch_size or not usable(row) or not usable(reference):
         return None
-    if not all(_held(r, everything) for r in (row, reference)):
+    if not all(_has_usable_baseline(r, everything) for r in (row, reference)):
         return None
     own = {r.run: (r.plain, r.backend, r.precision) for r in everything if r.own_baseline}
     moved = report_changes.change(reference, row)
@@ -201,14 +207,14 @@ def _across(row: Row, reference: Row | None, everything: Sequence[Row]) -> Acros
     return None if verdict is None else Across(*moved, verdict, reference.own_baseline)
 
 
-def _held(row: Row, everything: Sequence[Row]) -> bool:
-    """Whether the baseline of a row's own run is one to be held beside."""
+def _has_usable_baseline(row: Row, everything: Sequence[Row]) -> bool:
+    """Whether the row's own run has a usable baseline for it."""
     base = takeaways.baseline_for(row, [r for r in everything if r.run == row.run])
     return base is not None and usable(base)
 
 
 def _answers(row: Row, reference: Row | None, evidence: Evidence) -> dict[str, Any]:
-    """Accuracy difference and agreement against the reference's answers to the same examples; p uncorrected."""
+    """Accuracy difference and agreement with the reference's answers to the same examples; p is not corrected."""
     keys = ("accuracy_difference", "accuracy_gained", "accuracy_lost", "accuracy_p", "accuracy_comparison")
     found: dict[str, Any] = dict.fromkeys(
         (*keys, "accuracy_difference_low", "accuracy_difference_high", "detectable_difference")
@@ -232,12 +238,15 @@ def _answers(row: Row, reference: Row | None, evidence: Evidence) -> dict[str, A
 
 
 def _meaning(outputs: np.ndarray, alignment: Alignment) -> np.ndarray:
-    """What outputs stand for: the data set's labels where aligned, else the model's own names."""
+    """The labels of `outputs`: the data set's labels where they are aligned, else the model's own names."""
     return np.asarray(alignment.model_labels if alignment.mapping is None else alignment.mapping)[outputs]
 
 
 def over_sizes(everything: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
-    """The variants of `rows` at all their batch sizes, in its order; those that were measured at one alone left out."""
+    """The variants of `rows` at all their batch sizes, in the order of `rows`.
+
+    Variants with a usable row at only one batch size are left out.
+    """
     found = []
     for variant, is_baseline in {row.variant: row.baseline for row in rows}.items():
         line = [row for row in everything if row.variant == variant and usable(row)]
@@ -250,7 +259,7 @@ def over_sizes(everything: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
 
 
 def headline(sides: Sequence[Side], rows: Sequence[Row]) -> Headline:
-    """What the comparison shows; `rows` as `against` gives them."""
+    """The headline of a comparison; `rows` as `against` gives them."""
     baseline = baseline_of(rows)
     if len(sides) == 1:
         return headlines.headline(rows)
@@ -281,7 +290,7 @@ def headline(sides: Sequence[Side], rows: Sequence[Row]) -> Headline:
 
 
 def unpaired(sides: Sequence[Side]) -> str:
-    """Why figures of different runs are not simply divided by each other."""
+    """A sentence on why figures of different runs are not simply divided by each other."""
     hosts = {side.summary["host"] for side in sides}
     apart = "on different machines" if len(hosts) > 1 else "at different times"
     return (
@@ -295,9 +304,9 @@ def _stored(side: Side) -> takeaways.Stored:
 
 
 def changes(sides: Sequence[Side], rows: Sequence[Row], evidence: Evidence) -> tuple[list[str], list[str]]:
-    """What changed, and what was looked for and is not shown: within one run against its baseline, else between runs.
+    """Return sentences on the shown changes, and sentences on the changes that are not shown.
 
-    Of several runs each is held against the first.
+    One run is compared with its baseline. Of several runs, each is compared with the first.
     """
     if len(sides) == 1:
         kinds = ("speed", "accuracy", "answers", "memory", "energy")
@@ -306,7 +315,7 @@ def changes(sides: Sequence[Side], rows: Sequence[Row], evidence: Evidence) -> t
     wanted = {row.plain for row in rows}
     said = []
     for other in sides[1:]:
-        # Without its baseline a run's speed-ups could not be told.
+        # A run's speed-ups need its baseline.
         stored = [
             (side.summary, [r for r in side.stored if r.variant in wanted or r.baseline]) for side in (sides[0], other)
         ]
@@ -331,7 +340,7 @@ def _between(first: takeaways.Stored, second: takeaways.Stored, evidence: Eviden
 
 
 def distribution_words(row: Row) -> str:
-    """A row's latency percentiles in one line, those that its calls carry."""
+    """The latency percentiles of a row in one line. Percentiles that need more calls are left out."""
     known = [
         f"p{name} {milliseconds(row.figure(f'latency_p{name}_s'))} ms"
         for name in (50, 95, 99)

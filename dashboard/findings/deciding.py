@@ -1,8 +1,8 @@
-"""Which variants keep the limits that somebody sets, which of them is fastest, and what each limit costs. Pure.
+"""Decide which variants keep the user's limits, which of them is fastest, and what each limit costs. Pure.
 
-A figure with an interval is within a limit where the whole interval is, beyond it where none of it is, and else not
-shown. Peaks of memory, percentiles and energy have no interval: their one value decides. What was not measured is not
-within a limit.
+A figure with an interval is within a limit if the whole interval is within it, beyond the limit if the whole interval
+is beyond it, and otherwise not shown. Peaks of memory, percentiles and energy have no interval: their one value
+decides. A figure that was not measured is not within a limit.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from engine.units import significant
 
 State = Literal["within", "beyond", "not shown", "unknown"]
 Versus = Callable[[Row, Row], Interval | None]
-"""How many times the second row's samples/s the first one reaches."""
+"""Function that returns the ratio of the first row's samples/s to the second row's, or None if it is not known."""
 TITLES = {"accuracy_lost": headlines.accuracy_title, "memory_bytes": headlines.memory_title}
-"""The finding of a chart that shows no limit."""
+"""Quantity -> function that gives the title of a chart without a limit."""
 SIGNS = {"within": "✓", "beyond": "✗", "not shown": "?", "unknown": "–"}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that is allowed of each, in stored units; None where there is no limit."""
+    """The largest allowed value of each quantity, in stored units; None means no limit."""
 
     memory_bytes: float | None = None
     latency_p95_s: float | None = None
     accuracy_lost: float | None = None
-    """A share: 0.005 is half a point. What a variant answers worse than the baseline."""
+    """The accuracy that a variant may lose against the baseline, as a share: 0.005 is half a point."""
     energy_j_per_1000_examples: float | None = None
 
     @property
@@ -48,17 +48,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class Quantity:
-    """What a limit may be set on."""
+    """A quantity that can have a limit."""
 
     key: str
     label: str
     unit: str
     factor: float
-    """From the stored unit to the shown one."""
+    """The shown value is the stored value times this factor."""
     show: Callable[[float | None], str] = significant
 
     def read(self, row: Row) -> Interval | None:
-        """The row's figure with its limits (the same three times where it has none), or None."""
+        """Return the row's figure with its interval, or None. A figure without an interval is its own low and high."""
         if self.key != "accuracy_lost":
             value = row.figure(self.key)
             return None if value is None else Interval(value, value, value)
@@ -71,7 +71,7 @@ class Quantity:
         )
 
     def missing(self, row: Row) -> str:
-        """Why the row has no such figure, in a few words."""
+        """Why the row lacks this figure, in a few words."""
         if self.key == "latency_p95_s" and row.calls:
             return f"{row.calls} calls, {stats.PERCENTILE_CALLS[0.95]} needed"
         if self.key == "accuracy_lost" and row.accuracy_reason:
@@ -82,11 +82,11 @@ class Quantity:
         return self.show(stored * self.factor)
 
     def amount(self, stored: float) -> str:
-        """A limit as it was set, with its unit, not to be broken between lines."""
+        """A limit as it was set, with its unit after a no-break space."""
         return self.counted(f"{stored * self.factor:.6g}")
 
     def counted(self, number: str) -> str:
-        """A number as it is written, with its unit, not to be broken between lines."""
+        """`number` with its unit after a no-break space."""
         unit = "point" if (number, self.unit) == ("1", "points") else self.unit
         return f"{number}\u00a0{unit}"
 
@@ -107,14 +107,14 @@ QUANTITIES: dict[str, Quantity] = {
 
 
 def quantities(rows: Sequence[Row]) -> dict[str, Quantity]:
-    """QUANTITIES by the names that they have in a run: its memory is VRAM or RAM."""
+    """QUANTITIES with the labels that fit the rows: memory is called VRAM or RAM."""
     memory = "Peak VRAM" if any(row.memory_kind == "vram" for row in rows) else "Peak RAM"
     return QUANTITIES | {"memory_bytes": replace(QUANTITIES["memory_bytes"], label=memory)}
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """One row's figure beside one limit."""
+    """One row's figure compared with one limit."""
 
     quantity: Quantity
     allowed: float
@@ -122,7 +122,7 @@ class Judgement:
     figure: Interval | None
 
     def holds(self, strict: bool) -> bool:
-        """Whether the row may stay. `strict`: only what is shown to be within; else its estimate decides."""
+        """Whether the row keeps the limit. `strict`: the whole interval has to keep it; else the estimate decides."""
         if self.figure is None:
             return False
         return _at_most(self.figure.high if strict else self.figure.estimate, self.allowed)
@@ -130,17 +130,17 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Judged:
-    """One row beside all limits."""
+    """One row compared with all limits."""
 
     row: Row
     problem: str | None
-    """Why nothing is concluded from the row, whatever the limits."""
+    """Why the row cannot be used, whatever the limits; None if it can."""
     judgements: dict[str, Judgement]
     strict: bool
 
     @property
     def failed(self) -> list[str]:
-        """The limits that it does not keep."""
+        """The limits that the row does not keep."""
         return [key for key, judgement in self.judgements.items() if not judgement.holds(self.strict)]
 
     @property
@@ -150,24 +150,25 @@ class Judged:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one limit costs: the fastest without it, over the fastest with it."""
+    """The cost of one limit: the speed of the fastest row without the limit over that of the fastest row with it."""
 
     quantity: Quantity
     allowed: float
     kept_out: list[Row]
-    """Those that this limit alone keeps out."""
+    """The rows that only this limit keeps out."""
     without: Row | None
+    """The fastest row without the limit, or None."""
     given_up: Interval | None
-    """The speed of `without` over that of the fastest; None where it is the same, or where nothing remains."""
+    """The speed of `without` over that of the fastest; None if both are the same row, or if no row remains."""
 
 
 @dataclass(frozen=True)
 class Loosening:
-    """One limit to move, and what remains then."""
+    """One limit that can be loosened, and the row that then keeps all limits."""
 
     quantity: Quantity
     shown: float
-    """The least value that does, in the shown unit, rounded up."""
+    """The smallest sufficient limit, in the shown unit, rounded up."""
     row: Row
 
 
@@ -181,10 +182,10 @@ class Decision:
     judged: list[Judged]
     fastest: Row | None
     rivals: list[tuple[Row, Interval | None]]
-    """Those that may be as fast, and the fastest's speed over theirs."""
+    """The rows that may be as fast, each with the speed of `fastest` over its own, or None if that is not known."""
     costs: list[Cost]
     loosenings: list[Loosening]
-    """Where nothing remains: the smallest change of a single limit first."""
+    """Filled only if no row remains; the smallest change of a single limit comes first."""
 
     @property
     def remaining(self) -> list[Row]:
@@ -192,9 +193,10 @@ class Decision:
 
 
 def decide(rows: Sequence[Row], limits: Limits, strict: bool = True, versus: Versus | None = None) -> Decision:
-    """Holds the rows of one batch size against `limits`.
+    """Compare the rows of one batch size with `limits`.
 
-    `versus` compares two rows, by `from_rounds` where their rounds are known; by their stored intervals by default.
+    `versus` compares two rows: pass `from_rounds(...)` if their rounds are known. The default, `from_intervals`, uses
+    their stored intervals.
     """
     versus = versus or from_intervals
     known = quantities(rows)
@@ -225,12 +227,12 @@ def _judge(row: Row, limits: Limits, strict: bool, known: Mapping[str, Quantity]
 
 
 def _at_most(value: float, allowed: float) -> bool:
-    """Whether `value` keeps a limit, which went through another unit."""
+    """Whether `value` keeps a limit. The limit was converted from another unit, so rounding errors are allowed for."""
     return value <= allowed or math.isclose(value, allowed, rel_tol=1e-9)
 
 
 def _pace(row: Row) -> float | None:
-    """What the fastest has the most of: speed-ups, or samples/s where there was no baseline to hold against."""
+    """The row's speed-up or, without a baseline to compare with, its samples/s."""
     return row.speedup if row.speedup is not None else row.throughput_samples_per_s
 
 
@@ -278,7 +280,7 @@ def _loosenings(judged: Sequence[Judged]) -> list[Loosening]:
 
 
 def upwards(value: float) -> float:
-    """`value` rounded up to three significant digits: a limit that it keeps."""
+    """`value` rounded up to three significant digits, so that `value` keeps the result as a limit."""
     if value == 0:
         return 0.0
     places = 2 - math.floor(math.log10(abs(value)))
@@ -286,7 +288,10 @@ def upwards(value: float) -> float:
 
 
 def from_intervals(row: Row, other: Row) -> Interval | None:
-    """The ratio of two rows' speeds by their stored intervals, as if these were independent: wider than by rounds."""
+    """The ratio of two rows' speeds, from their stored intervals; None where one is missing.
+
+    The intervals are treated as independent, so the result is wider than one from rounds.
+    """
     if other.baseline and row.speedup is not None:
         return Interval(row.speedup, present(row.speedup_low), present(row.speedup_high))
     key = "speedup" if None not in (row.speedup, other.speedup) else "throughput_samples_per_s"
@@ -299,11 +304,11 @@ def from_intervals(row: Row, other: Row) -> Interval | None:
 
 
 def from_rounds(rows: Sequence[Row], rates: Mapping[int, list[np.ndarray]]) -> Versus:
-    """Compares two rows of one experiment over the rounds that they share, the calm ones, as a run does.
+    """Return a function that compares two rows of one experiment over their shared calm rounds, as a run does.
 
-    `rates`: by a row's `id`, samples/s as one float64 [rounds] array a process. Rows without rounds here are
-    compared by their stored intervals. Where the run widened its intervals (a machine slower than it has been), so
-    does this.
+    `rates`: row `id` -> samples/s, one float64 [rounds] array per process. Rows that are not in `rates` are compared
+    by their stored intervals. If the run widened its intervals because its machine was slower than before, the
+    function widens its own as much.
     """
     known = [row for row in rows if row.id in rates]
     calm = stats.calm_rounds([rates[row.id] for row in known])
@@ -311,13 +316,13 @@ def from_rounds(rows: Sequence[Row], rates: Mapping[int, list[np.ndarray]]) -> V
     slower = 1.0
     for row in known:
         if base is not None and row is not base and row.speedup_high is not None:
-            again = stats.speed_up(rates[row.id], rates[base.id], calm)
-            slower = max(slower, row.speedup_high / again.high if again else 1.0)
+            unwidened = stats.speed_up(rates[row.id], rates[base.id], calm)
+            slower = max(slower, row.speedup_high / unwidened.high if unwidened else 1.0)
 
     def versus(row: Row, other: Row) -> Interval | None:
         if other.baseline or row.id not in rates or other.id not in rates:
             return from_intervals(row, other)
-        found = stats.speed_up(rates[row.id], rates[other.id], calm)
-        return found and replace(found, low=found.low / slower, high=found.high * slower)
+        ratio = stats.speed_up(rates[row.id], rates[other.id], calm)
+        return ratio and replace(ratio, low=ratio.low / slower, high=ratio.high * slower)
 
     return versus

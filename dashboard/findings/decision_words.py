@@ -1,4 +1,4 @@
-"""The sentences of the page Decide, made from its verdicts."""
+"""The sentences of the page Decide, made from a `Decision`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.units import between, significant, times
 
 
 def answer(decision: Decision) -> tuple[str, str]:
-    """The decision as one sentence with its uncertainty, and what belongs to it in smaller letters."""
+    """Return the decision as one sentence with its uncertainty, and the details to show below it in smaller type."""
     rows = [judged.row for judged in decision.judged]
     if not any(row.status == "measured" for row in rows):
         waiting = any(row.status == "pending" for row in rows)
@@ -101,7 +101,8 @@ def _unknown_words(decision: Decision) -> str:
                 key = (_small(judgement.quantity), judgement.quantity.missing(judged.row))
                 groups.setdefault(key, []).append(judged.row.name)
     return " ".join(
-        f"Out for want of a figure, {what} ({why}): {headlines.joined(names)}." for (what, why), names in groups.items()
+        f"Left out because a figure is missing, {what} ({why}): {headlines.joined(names)}."
+        for (what, why), names in groups.items()
     )
 
 
@@ -120,13 +121,13 @@ def _nothing(decision: Decision) -> tuple[str, str]:
     nearest = min(candidates, key=lambda judged: len(judged.failed))
     missed = headlines.joined([_small(decision.quantities[key]) for key in nearest.failed])
     return finding, (
-        f"No single limit brings one back: {nearest.row.name} comes nearest and misses {missed}. "
+        f"Changing a single limit is not enough: {nearest.row.name} comes nearest and misses {missed}. "
         f"{_unknown_words(decision)}"
     ).strip()
 
 
 def cost_words(cost: Cost, fastest: Row | None) -> str:
-    """What a limit costs, in a few words."""
+    """The cost of a limit, in a few words."""
     if cost.without is None:
         return "nothing remains without it either"
     if fastest is None:
@@ -142,12 +143,12 @@ def cost_words(cost: Cost, fastest: Row | None) -> str:
 
 
 def title(decision: Decision, against: str) -> str:
-    """The finding of a chart of p95 and the quantity `against`: whom either limit keeps out."""
+    """The title of a chart of p95 and the quantity `against`: the variants that either limit keeps out."""
     measured = [judged for judged in decision.judged if judged.problem is None]
     said = []
-    # One chart tells of p95 alone; the others then have findings of their own.
-    tells = against == "accuracy_lost" or against in decision.limits.given
-    for key in (against, "latency_p95_s") if tells else ():
+    # A limit on p95 alone is named on one chart only, the one of accuracy; the other charts keep titles of their own.
+    names_limits = against == "accuracy_lost" or against in decision.limits.given
+    for key in (against, "latency_p95_s") if names_limits else ():
         if key in decision.limits.given:
             quantity = decision.quantities[key]
             out = [judged.row.name for judged in measured if key in judged.failed]

@@ -1,4 +1,4 @@
-"""Where variants answer otherwise: from the logits of a run to answers, kinds of flip, filters and counts. Pure."""
+"""The texts on which variants answer differently: kinds of flip, filters, counts and a headline. Pure."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ KINDS: dict[Kind, str] = {
     "same": "= all the same",
     "all": "all texts",
 }
-"""Kind of text -> what a reader calls it; from "other" to "swapped" against the reference, one variant at a time."""
+"""Kind of text -> shown name. "other" to "swapped" compare one variant at a time with the reference."""
 FLIPS: tuple[Kind, ...] = ("other", "lost", "gained", "swapped")
 LABELLED: tuple[Kind, ...] = ("lost", "gained", "swapped", "wrong")
-"""The kinds that need to know what is right."""
+"""The kinds that need labelled texts."""
 
 
 # Filters
 
 
 class Wanted(NamedTuple):
-    """Which texts to show; None leaves a condition out."""
+    """The filter of the texts to show; None means no condition."""
 
     kind: Kind = "other"
     label: int | None = None
@@ -40,11 +40,11 @@ class Wanted(NamedTuple):
     was: int | None = None
     """The reference's answer."""
     said: int | None = None
-    """The answer of a compared variant: of the one that makes the text of its kind."""
+    """The answer of the compared variant that puts the text in `kind`."""
 
 
 def kinds(found: Answers, others: Sequence[int]) -> list[Kind]:
-    """The kinds that can be told here; `others` are the compared columns."""
+    """The kinds that can be determined here; `others` are the compared columns."""
     return [
         kind
         for kind in KINDS
@@ -53,9 +53,9 @@ def kinds(found: Answers, others: Sequence[int]) -> list[Kind]:
 
 
 def flags(found: Answers, kind: Kind, reference: int, others: Sequence[int]) -> np.ndarray:
-    """bool [examples, others]: whether each compared answer makes the text one of `kind`.
+    """bool [examples, others]: whether each compared answer puts its text in `kind`.
 
-    `reference` and `others` are columns. Raises ValueError for a kind that needs labels where there are none.
+    `reference` and `others` are columns. Raises ValueError if `kind` needs labels and there are none.
     """
     mine = found.answers[:, list(others)]
     base = found.answers[:, [reference]]
@@ -87,40 +87,40 @@ def _wide(texts: np.ndarray, like: np.ndarray) -> np.ndarray:
 def chosen(
     found: Answers, wanted: Wanted, reference: int, others: Sequence[int], among: np.ndarray | None = None
 ) -> np.ndarray:
-    """int64 [found], ascending: positions of the texts that are `wanted`; `among` are positions to choose from."""
-    made = flags(found, wanted.kind, reference, others)
+    """int64 [matches], ascending: positions of the texts that match `wanted`; `among`: the positions to choose from."""
+    of_kind = flags(found, wanted.kind, reference, others)
     if wanted.said is not None:
-        made = made & (found.answers[:, list(others)] == wanted.said)
-    kept: np.ndarray = np.asarray(made.any(axis=1))
+        of_kind = of_kind & (found.answers[:, list(others)] == wanted.said)
+    matches: np.ndarray = np.asarray(of_kind.any(axis=1))
     if wanted.label is not None and found.truth is not None:
-        kept &= found.truth == wanted.label
+        matches &= found.truth == wanted.label
     if wanted.was is not None:
-        kept &= found.answers[:, reference] == wanted.was
+        matches &= found.answers[:, reference] == wanted.was
     if among is not None:
-        there: np.ndarray = np.zeros(len(kept), dtype=np.bool_)
-        there[among[among < len(kept)]] = True
-        kept &= there
-    return np.flatnonzero(kept).astype(np.int64)
+        allowed: np.ndarray = np.zeros(len(matches), dtype=np.bool_)
+        allowed[among[among < len(matches)]] = True
+        matches &= allowed
+    return np.flatnonzero(matches).astype(np.int64)
 
 
 def counts(
     found: Answers, wanted: Wanted, reference: int, others: Sequence[int], among: np.ndarray | None = None
 ) -> dict[Kind, int]:
-    """How many texts there are of each kind, the other conditions of `wanted` holding."""
+    """The number of texts of each kind that match the other conditions of `wanted`."""
     return {
         kind: len(chosen(found, wanted._replace(kind=kind), reference, others, among)) for kind in kinds(found, others)
     }
 
 
 def by_variant(found: Answers, reference: int, others: Sequence[int]) -> list[dict[Kind, int]]:
-    """Of each compared column, how many texts are of each of FLIPS that can be told."""
-    told = [kind for kind in FLIPS if found.truth is not None or kind not in LABELLED]
-    sums = {kind: flags(found, kind, reference, others).sum(axis=0) for kind in told}
-    return [{kind: int(sums[kind][at]) for kind in told} for at in range(len(others))]
+    """For each compared column, the number of texts of each kind in FLIPS that can be determined."""
+    known = [kind for kind in FLIPS if found.truth is not None or kind not in LABELLED]
+    sums = {kind: flags(found, kind, reference, others).sum(axis=0) for kind in known}
+    return [{kind: int(sums[kind][at]) for kind in known} for at in range(len(others))]
 
 
 def foremost(found: Answers, reference: int, others: Sequence[int], most: int) -> list[int]:
-    """Of more than `most` compared columns those that differ most from the reference, in the order of `others`."""
+    """At most `most` of the compared columns: those that differ most from the reference, in the order of `others`."""
     if len(others) <= most:
         return list(others)
     differing = flags(found, "other", reference, others).sum(axis=0)
@@ -129,7 +129,11 @@ def foremost(found: Answers, reference: int, others: Sequence[int], most: int) -
 
 
 def confusion(found: Answers, column: int, rows: int | None) -> np.ndarray:
-    """int64 [labels, labels]: a line a label (`rows` None) or an answer of column `rows`, a column an answer."""
+    """int64 [labels, labels]: the answers of `column` against the labels, or against the answers of column `rows`.
+
+    The first axis is the label (`rows` None) or the answer of `rows`, the second the answer of `column`. Raises
+    ValueError if `rows` is None and the texts have no labels.
+    """
     given = found.truth if rows is None else found.answers[:, rows]
     if given is None:
         raise ValueError("a confusion matrix against labels needs labelled texts")
@@ -143,10 +147,10 @@ def confusion(found: Answers, column: int, rows: int | None) -> np.ndarray:
 
 
 def headline(found: Answers, titles: dict[int, str], reference: int, others: Sequence[int]) -> str:
-    """What the compared answers come to, in one sentence; `titles`: column -> name."""
+    """The result of comparing the answers, in one sentence; `titles`: column -> name."""
     n, base = len(found.answers), titles[reference]
     if not others:
-        return f"Nothing answers beside {base}"
+        return f"No variant is compared with {base}"
     each = by_variant(found, reference, others)
     most = max(count["other"] for count in each)
     if not most:

@@ -1,7 +1,7 @@
-"""What a run shows, in sentences: the headline, the titles of charts, the notes.
+"""The findings of a run in sentences: the headline, the titles of charts, the notes.
 
-Pure, over the rows of `dashboard.run_rows`. No sentence calls a winner where an interval includes 1; where figures are
-ranked as they were measured, it says so, and a peak of memory or energy is one reading.
+Pure, over the rows of `dashboard.run_rows`. No sentence names a winner where an interval includes 1. A sentence that
+ranks figures as measured says so. A peak of memory or energy is one reading.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from engine.units import between, megabytes, milliseconds, percent, point_interv
 
 ENERGY = "energy_j_per_1000_examples"
 MANY = 12
-"""Sentences that are read at once."""
+"""The most sentences that can be read at a glance."""
 
 
 @dataclass(frozen=True)
 class Headline:
-    """The run's answer: one sentence, and what it costs or what it leaves open."""
+    """The run's answer in one sentence, and its costs or open questions as detail."""
 
     finding: str
     detail: str
@@ -37,7 +37,7 @@ def joined(names: Sequence[str]) -> str:
 
 
 def headline(rows: Sequence[Row]) -> Headline:
-    """What one batch size of a run answers to: which variant should I ship?"""
+    """The answer of a run, at one batch size, to the question: which variant should I ship?"""
     baseline = baseline_of(rows)
     others = [row for row in rows if not row.baseline]
     if baseline is None or not any(row.status == "measured" for row in rows):
@@ -56,15 +56,15 @@ def headline(rows: Sequence[Row]) -> Headline:
     best = faster[0]
     limits = between(best.speedup_low, best.speedup_high)
     finding = (
-        f"{best.name} answers {times(best.speedup)} as many samples/s as {_beside(best, baseline)} "
+        f"{best.name} answers {times(best.speedup)} as many samples/s as {_baseline_name(best, baseline)} "
         f"({limits}){_cost(best)}"
     )
     detail = [_rivals(best, faster[1:]), _lossless(best, faster[1:]), _doubt(best)]
     return Headline(finding, " ".join(filter(None, detail)))
 
 
-def _beside(row: Row, baseline: Row) -> str:
-    """The baseline as it is called beside `row`: with its batch size where that is another one."""
+def _baseline_name(row: Row, baseline: Row) -> str:
+    """The baseline's name in a sentence about `row`; it includes the batch size where that differs from the row's."""
     return str(baseline.title if row.batch_size == baseline.batch_size else takeaways.sized(baseline))
 
 
@@ -91,7 +91,7 @@ def _rivals(best: Row, rest: Sequence[Row]) -> str:
 
 
 def _lossless(best: Row, rest: Sequence[Row]) -> str:
-    """The fastest variant without a shown loss, where the fastest of all has one."""
+    """A sentence on the fastest variant without a shown loss of accuracy; empty if `best` has no shown loss."""
     if best.accuracy_comparison != "worse":
         return ""
     for row in rest:
@@ -124,7 +124,7 @@ def _are(names: Sequence[str]) -> str:
 
 
 def _states(rows: Sequence[Row]) -> str:
-    """What became of rows without a measurement, those with one reason together."""
+    """The states of the rows without a measurement, grouped by status and reason."""
     groups: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row.status != "measured":
@@ -136,13 +136,14 @@ def _states(rows: Sequence[Row]) -> str:
 
 
 def latency_title(rows: Sequence[Row]) -> str:
+    """Which row answers a batch soonest."""
     baseline = baseline_of(rows)
     known = [row for row in rows if usable(row) and row.latency_p50_s is not None]
     faster = [row for row in known if row.comparison == "better" and baseline and row.batch_size == baseline.batch_size]
     if baseline is None or baseline not in known or len(known) < 2:
         return "Latency of a batch"
     if all(row.baseline or row.batch_size != baseline.batch_size for row in known):
-        return f"Latency of batches of {_batch_words(known)} texts, which do not compare"
+        return f"Latency of batches of {_batch_words(known)} texts, which cannot be compared"
     if not faster:
         return f"No variant is shown to answer a batch sooner than {baseline.title}"
     best = min(faster, key=lambda row: present(row.latency_p50_s))
@@ -162,7 +163,7 @@ def throughput_title(rows: Sequence[Row]) -> str:
         return f"No speed-up over {baseline.title} is shown"
     best = max(faster, key=lambda row: present(row.speedup))
     limits = between(best.speedup_low, best.speedup_high)
-    return f"{best.name}: {times(best.speedup)} ({limits}) the samples/s of {_beside(best, baseline)}"
+    return f"{best.name}: {times(best.speedup)} ({limits}) the samples/s of {_baseline_name(best, baseline)}"
 
 
 def memory_title(rows: Sequence[Row]) -> str:
@@ -174,7 +175,7 @@ def memory_title(rows: Sequence[Row]) -> str:
     least = min(known, key=lambda row: present(row.memory_bytes))
     said = f"{least.name} peaks lowest, at {megabytes(least.memory_bytes)} MB of {kind}"
     if baseline is not None and least.memory_ratio is not None and not least.baseline:
-        said += f": {times(least.memory_ratio)} {_beside(least, baseline)}'s"
+        said += f": {times(least.memory_ratio)} {_baseline_name(least, baseline)}'s"
     return said
 
 
@@ -199,7 +200,7 @@ def accuracy_title(rows: Sequence[Row]) -> str:
 
 
 def energy_title(rows: Sequence[Row]) -> str:
-    """Which row takes the least energy for its texts."""
+    """The row that takes the least energy for its texts."""
     baseline = baseline_of(rows)
     known = [row for row in rows if usable(row) and row.figure(ENERGY) is not None]
     if not known:
@@ -207,7 +208,7 @@ def energy_title(rows: Sequence[Row]) -> str:
     least = min(known, key=lambda row: row.figure(ENERGY))
     said = f"{least.name} takes the least energy, {significant(least.figure(ENERGY))} J for 1,000 texts"
     if baseline is not None and baseline in known and not least.baseline:
-        said += f"; {_beside(least, baseline)} {significant(baseline.figure(ENERGY))} J"
+        said += f"; {_baseline_name(least, baseline)} {significant(baseline.figure(ENERGY))} J"
     return said
 
 
@@ -216,7 +217,10 @@ def _batch_words(rows: Sequence[Row]) -> str:
 
 
 def tradeoff_title(rows: Sequence[Row], gain: str) -> str:
-    """`gain`: accuracy, agreement, or saved_bytes where answers say nothing. The front is of values alone."""
+    """The Pareto front in words. It is computed from the values alone, without their intervals.
+
+    `gain`: accuracy, agreement, or saved_bytes if the answers mean nothing.
+    """
     word = {"accuracy": "accuracy", "agreement": "agreement", "saved_bytes": "memory"}[gain]
     cost = cost_key(rows)
     speed = METRICS[cost].label.lower()
@@ -231,7 +235,10 @@ def tradeoff_title(rows: Sequence[Row], gain: str) -> str:
 
 
 def published_title(pairs: Sequence[tuple[Row, PublishedRow, PublishedRow]]) -> str:
-    """`pairs`: measured row, its published row, the published baseline."""
+    """How the published speed-ups compare with the measured ones.
+
+    `pairs`: measured row, its published row, the published baseline.
+    """
     compared = [
         (row, base.latency_s / theirs.latency_s)
         for row, theirs, base in pairs
@@ -240,26 +247,26 @@ def published_title(pairs: Sequence[tuple[Row, PublishedRow, PublishedRow]]) -> 
     if not compared:
         return "Measured beside published"
     outside = [row for row, ratio in compared if not present(row.speedup_low) <= ratio <= present(row.speedup_high)]
-    turned = [
+    opposite = [
         row.name
         for row, ratio in compared
         if (row.comparison == "better" and ratio < 1) or (row.comparison == "worse" and ratio > 1)
     ]
     said = f"{len(outside)} of {len(compared)} published speed-ups lie outside the interval measured here"
-    if turned:
-        said += f"; {joined(turned)} {'turns' if len(turned) == 1 else 'turn'} round"
+    if opposite:
+        said += f"; {joined(opposite)} {'points' if len(opposite) == 1 else 'point'} the other way"
     return said
 
 
 def ranked(rows: Sequence[Row]) -> list[Row]:
-    """The suite's order; of more than MANY the fastest first, as more is not read at once."""
+    """The rows in the suite's order. More than MANY rows are sorted, the fastest first."""
     if len(rows) <= MANY:
         return list(rows)
     return sorted(rows, key=lambda row: row.speedup or 0.0, reverse=True)
 
 
 def told(items: Sequence[takeaways.Takeaway]) -> list[str]:
-    """What is said of each measurement in a paragraph of its own, which names it once."""
+    """One paragraph per measurement, made of its takeaways. It names the measurement once."""
     paragraphs: dict[str, list[str]] = {}
     for item in items:
         said = paragraphs.setdefault(item.name, [])
@@ -268,14 +275,14 @@ def told(items: Sequence[takeaways.Takeaway]) -> list[str]:
 
 
 def notes(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
-    """Variants, kind and text of each thing that a reader must know about them; what holds for several, once."""
+    """Variants, kind and text of each note that a reader needs. A note on several variants appears once."""
     measured = [row.name for row in rows if row.status == "measured"]
     holders: dict[tuple[str, str], list[str]] = {}
     for name, kind, text in _notes(rows):
         holders.setdefault((kind, text), []).append(name)
-    everyone = len(measured) > 2
+    several = len(measured) > 2
     return [
-        (f"All {len(measured)} that were measured" if everyone and names == measured else joined(names), kind, text)
+        (f"All {len(measured)} that were measured" if several and names == measured else joined(names), kind, text)
         for (kind, text), names in holders.items()
     ]
 
@@ -329,9 +336,9 @@ def context(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
 
 
 def literal(text: str) -> str:
-    """`text` for Streamlit's Markdown, with every sign that it would read as markup escaped.
+    """`text` for Streamlit's Markdown, with every markup character escaped.
 
-    Addresses become links there by themselves, which no escape prevents: a word joiner, which is not seen, does.
+    Streamlit turns addresses into links, and no escape prevents that. An invisible word joiner in the address does.
     """
     unlinked = re.sub(r"(?i)(?<=https:)(?=//)|(?<=http:)(?=//)|(?<=www)(?=\.)|(?<=@)(?=\w)", "\u2060", text)
     return re.sub(r"([\\`*_{}\[\]()#+!|<>$~:])", r"\\\1", unlinked)
@@ -346,14 +353,14 @@ def interval_words(row: Row, key: str) -> str:
 
 
 def limit_title(rows: Sequence[Row]) -> str:
-    """Which row comes nearest to its device's measured limit."""
+    """The row that comes nearest to its device's measured limit."""
     known = [row for row in rows if usable(row) and row.limit_share is not None]
     if not known:
         return "How near the variants come to this device's limit is not known"
     most = max(present(row.limit_share) for row in known)
     nearest = [row.name for row in known if row.limit_share == most]
     if len(nearest) > 1:
-        return f"At most {share_percent(most)}% of what this device was measured to do is reached"
+        return f"The variants reach at most {share_percent(most)}% of what this device was measured to do"
     return f"{nearest[0]} comes nearest to what this device was measured to do: {share_percent(most)}% of it"
 
 
@@ -361,13 +368,13 @@ BINDS = {
     "compute": "its products",
     "bandwidth": "memory",
     "launches": "launching its kernels",
-    "host": "what the host does beside the products",
+    "host": "other work on the host",
 }
-"""What a row waits for, in words."""
+"""`Row.binds` -> what the row waits for, in words."""
 
 
 def limit_detail(rows: Sequence[Row]) -> str:
-    """What binds the fastest row; empty where it is not known of any."""
+    """A sentence on what binds the fastest row; empty if that is known for no row."""
     timed = [row for row in rows if usable(row) and row.throughput_samples_per_s]
     if not any(row.binds for row in timed):
         return ""
@@ -383,19 +390,22 @@ def limit_detail(rows: Sequence[Row]) -> str:
 
 
 def load_title(loads: Sequence[JoinedLoad]) -> str:
-    """How much of what they answer offline the variants hold as texts come; over rows of `report.load.joined`."""
+    """The rates that the variants hold under load, as shares of their offline rates.
+
+    `loads`: rows of `report.load.joined`.
+    """
     done = [row for row in loads if row.status == "measured"]
     shares = [row.server_texts_per_s / present(row.offline_texts_per_s) for row in done if row.server_texts_per_s]
     if not shares:
         return "No variant held a rate that was tried" if loads else "No variant was put under load"
     low, high = percent(min(shares), 0), percent(max(shares), 0)
-    none = [row.name for row in done if not row.server_texts_per_s]
-    rest = "" if not none else f"; none by {joined(none) if len(none) < 3 else f'{len(none)} of them'}"
+    failed = [row.name for row in done if not row.server_texts_per_s]
+    rest = "" if not failed else f"; none by {joined(failed) if len(failed) < 3 else f'{len(failed)} of them'}"
     return f"Held within the limit: {low if low == high else f'{low} to {high}'}% of the offline rate{rest}"
 
 
 def load_trials_title(loads: Sequence[JoinedLoad]) -> str:
-    """Between which rates the best variant's p99 leaves the limit."""
+    """The two rates between which the best variant's p99 leaves the limit."""
     best = max(
         (row for row in loads if row.server_texts_per_s), key=lambda r: present(r.server_texts_per_s), default=None
     )
@@ -404,15 +414,15 @@ def load_trials_title(loads: Sequence[JoinedLoad]) -> str:
     beyond = best.beyond_texts_per_s
     until = f", and not at {significant(beyond)}" if beyond else ", the most that was tried"
     rate = significant(best.server_texts_per_s)
-    # A chart's title breaks into lines of its own.
+    # The title is wrapped later: the no-break space keeps the unit with its number.
     limit = load.limit_words(loads).replace(" ms", "\u00a0ms")
     return f"{best.name} keeps {limit} at {rate} texts/s{until}"
 
 
 def operators_title(rows: Sequence[Row]) -> str:
-    """How much of the baseline's call, or of the first row's, is products."""
+    """The share of matrix products and attention in the baseline's call, or in the first row's."""
     if not rows:
-        return "Of no variant the work itself was timed"
+        return "No variant's work was timed by kind"
     row = baseline_of(rows) or rows[0]
     found = present(row.audit)["operators"]
     whole_s = max(found["wall_s"], found["seconds"])

@@ -12,7 +12,7 @@ from dashboard.run_rows import Row
 from engine.units import NOTHING
 
 MOMENTARY = ("preparing_s", "load_average", "available_bytes", "executable", "variables")
-"""What an environment says of one moment or of the way to a program, and not of the machine."""
+"""Keys of an environment that describe one moment or the path of a program, not the machine."""
 
 
 # Settings
@@ -20,26 +20,26 @@ MOMENTARY = ("preparing_s", "load_average", "available_bytes", "executable", "va
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting whose value is not the same everywhere."""
+    """A setting whose values differ."""
 
     group: str
     name: str
     values: list[tuple[str, list[str]]]
-    """Each value with the names of what has it, the commonest first."""
+    """Each value with the names of the runs or rows that have it, the commonest value first."""
     partial: bool = False
-    """Only some have it, with one value: what another backend has no word for."""
+    """Only some rows have the setting, all with the same value: other backends do not report it."""
 
 
 def settings(sides: Sequence[Side], rows: Sequence[Row]) -> list[Setting]:
-    """The settings whose values differ among `rows`: of their runs, of themselves, found in them, of their machines."""
+    """The settings that differ among `rows`: of their runs, their variants, their audits and their machines."""
     shown = {row.run for row in rows}
     runs = [side for side in sides if side.letter in shown]
     measured = [row for row in rows if row.status == "measured"]
     groups: dict[str, list[tuple[str, dict[str, str]]]] = {
         "Workload": [(f"run {side.letter}", dict(_flat(side.summary["spec"]["workload"]))) for side in runs],
         "Protocol": [(f"run {side.letter}", dict(_flat(side.summary["spec"]["protocol"]))) for side in runs],
-        "Variant": [(row.name, dict(_asked(row))) for row in rows],
-        FOUND: [(row.name, dict(_found(row))) for row in measured],
+        "Variant": [(row.name, dict(_requested(row))) for row in rows],
+        FOUND: [(row.name, dict(_audited(row))) for row in measured],
         "Environment": [(f"run {side.letter}", dict(_environment(side.summary))) for side in runs],
     }
     differing = []
@@ -56,13 +56,13 @@ def settings(sides: Sequence[Side], rows: Sequence[Row]) -> list[Setting]:
     return differing
 
 
-def _asked(row: Row) -> Iterator[tuple[str, str]]:
+def _requested(row: Row) -> Iterator[tuple[str, str]]:
     for key in ("model", "backend", "precision", "batch_size", "padding", "order", "max_length"):
         yield key.replace("_", " "), _text(row.figure(key))
     yield from _flat(row.options or {})
 
 
-def _found(row: Row) -> Iterator[tuple[str, str]]:
+def _audited(row: Row) -> Iterator[tuple[str, str]]:
     for key, value in ((row.audit or {}).get("settings") or {}).items():
         yield key.replace("_", " "), _text(value)
 
@@ -75,7 +75,7 @@ def _environment(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Names and texts of nested settings: "cpu features", "distributions torch"."""
+    """Names and texts of nested settings. A name joins the keys: "cpu features", "distributions torch"."""
     for key, value in values.items():
         if key in MOMENTARY:
             continue

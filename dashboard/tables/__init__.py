@@ -1,1 +1,1 @@
-"""A frame's figures as tables; pure."""
+"""Figures of a run as HTML tables. Pure."""

@@ -1,4 +1,4 @@
-"""Answers of Classify as HTML tables and sentences of our own. Pure; whatever a person typed is escaped."""
+"""The answers on the page Classify, as HTML tables and sentences. Pure. Text from the user is escaped."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from engine.units import between, milliseconds, percent
 
 SHOWN_CHARACTERS = 160
 JOINERS = "\u200c\u200d"
-"""Not printable by themselves, but families of emoji and Persian words fall apart without them."""
+"""Zero-width joiners. They are not printable, but emoji families and Persian words fall apart without them."""
 YES_NO = {True: "yes", False: "no", None: ""}
 LABELS_SHOWN = 6
-"""How many labels of one answer get a bar; the rest is summed up."""
+"""The most bars of one answer. With more labels, the last bar is the sum of the rest."""
 CSS = """
 .ib-ans td,.ib-ans tbody th{vertical-align:middle;padding-top:.3rem;padding-bottom:.3rem}
 .ib-ans .ib-bars{display:grid;grid-template-columns:max-content minmax(5rem,1fr) 3.2rem;gap:.1rem .5rem;
@@ -41,7 +41,7 @@ CSS = """
 
 
 def headline(answers: Sequence[Answer], baseline: str, texts: int) -> str:
-    """What the answers say together, in one sentence."""
+    """The answers of all variants, in one sentence."""
     said = [answer for answer in answers if answer.labels]
     if not said:
         return "No variant could answer"
@@ -60,7 +60,7 @@ def headline(answers: Sequence[Answer], baseline: str, texts: int) -> str:
     first = next((answer for answer in said if answer.variant == baseline), None)
     compared = [answer.agrees for answer in said if answer.agrees is not None]
     answered = max(len(answer.labels or []) for answer in said)
-    # A run that started in between, or a variant that failed, leaves fewer.
+    # If a run started meanwhile or a variant failed, not all texts are answered.
     the, of_texts = ("", f"{texts:,} texts") if answered == texts else ("the ", f"{answered:,} texts answered")
     if first is None or not compared:
         return f"{len(said)} variants answered {answered:,} of {texts:,} texts"
@@ -71,7 +71,10 @@ def headline(answers: Sequence[Answer], baseline: str, texts: int) -> str:
 
 
 def caption(parts: Mapping[str, Sequence[Answer]], device: str, int8: bool) -> str:
-    """How latencies were taken; `parts`: variant -> its answer to each batch, `int8`: whether INT8 is among them."""
+    """A caption on how latencies were taken; empty without answers.
+
+    `parts`: variant -> its answer to each batch; `int8`: whether INT8 is among the variants.
+    """
     shapes = sorted({tuple(part.shape) for found in parts.values() for part in found if part.shape})
     if not shapes:
         return ""
@@ -95,19 +98,21 @@ def caption(parts: Mapping[str, Sequence[Answer]], device: str, int8: bool) -> s
 
 
 def right(answer: Answer, labels: Sequence[str]) -> list[bool | None]:
-    """Whether each answer is its text's label, by name; None where the label is none that the model can answer."""
+    """Whether each answer is its text's label, by name; None if the model does not know the label."""
     if not answer.labels or not answer.probabilities:
         return []
     known = list(answer.probabilities[0])
     names = Names(known)
-    meant = [names.find(label) for label in labels[: len(answer.labels)]]
-    said = zip(answer.labels, meant, strict=True)
-    return [None if index is None else label == known[index] for label, index in said]
+    indices = [names.find(label) for label in labels[: len(answer.labels)]]
+    pairs = zip(answer.labels, indices, strict=True)
+    return [None if index is None else label == known[index] for label, index in pairs]
 
 
 def order(texts: int, answers: Sequence[Answer], labels: Sequence[str] | None, most: int) -> list[int]:
-    """Which of so many texts a page shows: where there are more than `most`, those come first that somebody answers
-    otherwise than the baseline, or wrongly."""
+    """The indices of the texts that a page shows, at most `most`.
+
+    If there are more texts, those that a variant answers wrongly or differently from the baseline come first.
+    """
     if texts <= most:
         return list(range(texts))
     marked: set[int] = set()
@@ -125,7 +130,10 @@ def one_text(
     about: Mapping[str, str],
     baseline: str,
 ) -> str:
-    """One row a variant: answer, agreement, probabilities, latency. `waiting`: variant -> title, not yet answered."""
+    """One row per variant: answer, agreement, probabilities, latency.
+
+    `waiting`: variant -> title of the variants that have not answered yet.
+    """
     head = _head(
         ("Variant", "Answer", "Against the baseline", "Probability", "Model", "Tokenising", "Text to label"),
         {"Model": "ms", "Tokenising": "ms", "Text to label": "ms", "Probability": "%"},
@@ -158,7 +166,10 @@ def several_texts(
     labels: Sequence[str] | None = None,
     shown: Sequence[int] | None = None,
 ) -> str:
-    """One row a text, one column a variant that answered; `labels`: what is right, `shown`: which texts, in order."""
+    """One row per text, one column per variant that answered.
+
+    `labels`: the right answers; `shown`: the indices of the texts to show, in order.
+    """
     said = [answer for answer in answers if answer.labels and answer.probabilities]
     hits = [right(answer, labels) if labels is not None else [] for answer in said]
     head = '<th scope="col" class="ib-left">Text</th>'
@@ -185,7 +196,7 @@ def by_variant(
     baseline: str,
     labels: Sequence[str] | None = None,
 ) -> str:
-    """One row a variant over several texts: agreement, right answers, cut texts, latency of a batch."""
+    """One row per variant over several texts: agreement, right answers, cut texts, latency of a batch."""
     a_batch = ("Model", "Tokenising", "Text to label")
     judged = ("Right",) if labels is not None else ()
     head = _head(
@@ -264,7 +275,7 @@ def _agreement(answer: Answer, index: int, baseline: str) -> str:
 
 
 def _bars(probabilities: Mapping[str, float], chosen: str, mark: Mark) -> str:
-    """Every label with its share, in the model's order; the largest few where there are many."""
+    """Bars of all labels with their shares, in the model's order. Of many labels, the largest come first."""
     shown = list(probabilities.items())
     if len(shown) > LABELS_SHOWN:
         shown = sorted(shown, key=lambda item: -item[1])[: LABELS_SHOWN - 1]
@@ -279,7 +290,7 @@ def _bars(probabilities: Mapping[str, float], chosen: str, mark: Mark) -> str:
 
 
 def _share_right(answer: Answer, labels: Sequence[str] | None) -> str:
-    """The cell with the share of right answers among the texts whose label the model knows; empty without labels."""
+    """The cell with the share of right answers, over the texts whose label the model knows; empty without labels."""
     if labels is None:
         return ""
     known = [hit for hit in right(answer, labels) if hit is not None]
@@ -308,7 +319,7 @@ def _cell(answer: Answer, index: int, mark: Mark, hits: Sequence[bool | None]) -
 
 
 def _slowest_s(answers: Sequence[Answer]) -> float:
-    """The longest time from text to label: the scale of the bars."""
+    """The longest time from text to label, which is the scale of the bars."""
     return max((a.latency_s + (a.tokenize_s or 0) for a in answers if a.latency_s is not None), default=0.0)
 
 
@@ -335,7 +346,7 @@ def sheet(
     baseline: str,
     device: str,
 ) -> tuple[list[str], list[list[object]]]:
-    """Head and rows of a file: a row a text with every variant's answer, and the latency and shape of its batch.
+    """Header and rows of a file, one row per text: every variant's answer, and the latency and shape of its batch.
 
     `parts`: variant -> its answer to each batch, in the order of `texts`.
     """
@@ -359,7 +370,7 @@ def sheet(
 
 
 def _lines(parts: Sequence[Answer], labels: Sequence[str] | None, baseline: bool) -> list[list[object]]:
-    """One variant's cells, a line a text; they end with the first batch that it did not answer."""
+    """The cells of one variant, one line per text. They end at the first batch that the variant did not answer."""
     lines: list[list[object]] = []
     for number, part in enumerate(parts, 1):
         if part.status != "measured" or not part.labels or not part.probabilities:

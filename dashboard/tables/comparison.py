@@ -22,13 +22,13 @@ from engine.units import (
 )
 
 FEW = 8
-"""Names in a cell; the rest is its tooltip."""
+"""The most names in a cell. The tooltip has all of them."""
 LONGEST_VALUE = 240
-"""Characters of a setting's value; the rest is its tooltip."""
+"""The most characters of a setting's value in a cell. The tooltip has the whole value."""
 
 
 def comparison(rows: Sequence[Row], look: Theme) -> str:
-    """The table of `comparing.against`: value, ratio and verdict of each row against the first, the baseline."""
+    """The table of `comparing.against`: value, ratio and verdict of each row against the baseline, the first row."""
     shades = marks(rows, look)
     kind = "VRAM" if any(row.memory_kind == "vram" for row in rows) else "RAM"
     labelled = any(row.accuracy is not None for row in rows)
@@ -88,7 +88,7 @@ def _compared(row: Row, labelled: bool) -> list[str]:
 
 
 def settings(differing: Sequence[Setting]) -> str:
-    """Each setting that differs: its values, and what has each of them."""
+    """The settings that differ: their values, and the runs or rows with each value."""
     head = "".join(f'<th scope="col" class="ib-left">{text}</th>' for text in ("Setting", "Value", "Of"))
     body = ""
     for found in differing:
@@ -105,14 +105,14 @@ def settings(differing: Sequence[Setting]) -> str:
 
 
 def _few(names: Sequence[str]) -> str:
-    """`names`, of many the first."""
+    """`names` in words; of more than FEW + 1, the first FEW and the number of the rest."""
     if len(names) <= FEW + 1:
         return ", ".join(names)
     return f"{', '.join(names[:FEW])} and {len(names) - FEW} more"
 
 
 def evidence(rows: Sequence[Row], look: Theme, hourly_price: float | None = None) -> str:
-    """What each measured row's figures carry: paired accuracy, calibration, batch, energy, the hardware's limit."""
+    """The evidence behind each measured row: paired accuracy, calibration, batch, energy, the hardware's limit."""
     measured = [row for row in rows if row.status == "measured"]
     ordered = [*(row for row in measured if row.baseline), *(row for row in measured if not row.baseline)]
     shades = marks(list(rows), look)
@@ -130,7 +130,7 @@ def evidence(rows: Sequence[Row], look: Theme, hourly_price: float | None = None
         ("Of the limit", "%", lambda r: share_percent(r.limit_share)),
         ("Bound by", "", lambda r: r.binds or NOTHING),
     ]
-    # A run without labels, or of random weights, has nothing of its answers to carry.
+    # Columns without any figure are left out, as in a run without labels or with random weights.
     columns = [column for column in columns if any(column[2](row) not in ("", NOTHING) for row in ordered)]
     head = '<th scope="col">Variant</th>' + "".join(
         f'<th scope="col"{" class=ib-left" if label == "Bound by" else ""}>{label}'

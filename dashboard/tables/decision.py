@@ -1,4 +1,4 @@
-"""What Decide and Ship it show as HTML tables: variants beside limits, what limits cost, a folder's files. Pure."""
+"""HTML tables of the pages Decide and Ship it: variants beside limits, costs of limits, a folder's files. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WORDS = {"within": "within", "beyond": "beyond", "not shown": "not shown to be w
 
 
 def verdicts(decision: Decision, look: Theme) -> str:
-    """A row a variant, the baseline first; a column a quantity."""
+    """One row per variant, the baseline first; one column per quantity."""
     shown = [
         quantity
         for key, quantity in decision.quantities.items()
@@ -96,7 +96,7 @@ def _remains(judged: Judged, decision: Decision) -> str:
 
 
 def costs(decision: Decision) -> str:
-    """A row a limit: what it keeps out by itself, and what that costs."""
+    """One row per limit: the variants that only this limit keeps out, and the cost of the limit."""
     columns: list[tuple[str, Callable[[Cost], str]]] = [
         ("At most", lambda cost: cost.quantity.amount(cost.allowed)),
         ("Keeps out by itself", lambda cost: ", ".join(row.name for row in cost.kept_out) or "no variant"),
@@ -118,7 +118,7 @@ def costs(decision: Decision) -> str:
 
 
 def files(sizes: dict[str, int], checksums: dict[str, str]) -> str:
-    """A shipped folder's files: name, bytes, sha256."""
+    """The files of a shipped folder: name, bytes, sha256."""
     head = '<th scope="col">File</th><th scope="col">Bytes</th><th scope="col" class=ib-left>sha256</th>'
     body = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td>{size:,}</td>'

@@ -1,4 +1,4 @@
-"""Tables of the texts on which variants disagree, as HTML of our own. Pure; whatever a data set says is escaped."""
+"""HTML tables of the texts on which variants disagree. Pure. Text from data sets is escaped."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from engine.units import NOTHING, percent, whole
 
 SHOWN_CHARACTERS = 260
 UNFOLDED_CHARACTERS = 6000
-"""Of a longer text a page shows no more; Classify gets all of it."""
+"""The most characters of a text that a page shows. Classify gets the whole text."""
 MATRIX_LABELS = 12
-"""A data set of more labels has its commonest confusions listed, as nobody reads the matrix."""
+"""With more labels, a list of the commonest confusions replaces the matrix, which would be too large to read."""
 PAIRS = 15
 CSS = """
 .ib-ex td,.ib-ex tbody th{padding-top:.34rem;padding-bottom:.34rem}
@@ -54,7 +54,7 @@ CSS = """
 }
 """
 MANY = 6
-"""So many compared variants stand below their text where a window is narrow: beside it they would not be in sight."""
+"""From this many compared variants on, a narrow window shows them below their text, as beside it they would not fit."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ class Text:
     source_index: int
     text: str
     link: str
-    """Where a click takes it."""
+    """The page on which a click opens the text."""
 
 
 def texts(shown: Sequence[Text], found: Answers, reference: Column, others: Sequence[Column]) -> str:
-    """One row a text: its label, the reference's answer, every compared one with a sign and its probability."""
+    """One row per text: its label, the reference's answer, and every compared answer with a sign and probability."""
     labelled = found.truth is not None
     head = '<th scope="col" class="ib-left">Row</th><th scope="col" class="ib-left">Text</th>'
     head += '<th scope="col" class="ib-left">Label</th>' if labelled else ""
@@ -106,9 +106,9 @@ def texts(shown: Sequence[Text], found: Answers, reference: Column, others: Sequ
 
 def _text(text: str) -> str:
     short = answers.shortened(text, SHOWN_CHARACTERS)
-    if not short.endswith("…") or len(text) <= SHOWN_CHARACTERS:
-        return escape(short)
     whole_text = answers.shortened(text, UNFOLDED_CHARACTERS)
+    if whole_text == short:
+        return escape(short)
     return f"<details><summary><span>{escape(short)}</span></summary>{escape(whole_text)}</details>"
 
 
@@ -127,17 +127,17 @@ def _answer(found: Answers, position: int, truth: int | None, column: Column, re
 def by_variant(
     columns: Sequence[Column], counts: Sequence[Mapping[Kind, int]], n: int, link: Callable[[Column, Kind], str]
 ) -> str:
-    """One row a compared variant, a column a kind of flip; each count leads to its texts."""
-    told = [kind for kind in FLIPS if any(kind in count for count in counts)]
+    """One row per compared variant, one column per kind of flip. Each count links to its texts."""
+    flips = [kind for kind in FLIPS if any(kind in count for count in counts)]
     head = '<th scope="col">Variant</th>' + "".join(
         f'<th scope="col">{escape(KINDS[kind])}<span class=ib-sub>'
         f"{f'of {n:,} texts, %' if kind == 'other' else 'texts'}</span></th>"
-        for kind in told
+        for kind in flips
     )
     body = ""
     for column, count in zip(columns, counts, strict=True):
         cells = ""
-        for kind in told:
+        for kind in flips:
             share = f"<span class=ib-beside>{percent(count[kind] / n)} %</span>" if kind == "other" and n else ""
             cells += f"<td>{_count(count[kind], link(column, kind))}{share}</td>"
         body += (
@@ -159,9 +159,10 @@ def _count(count: int, link: str) -> str:
 def matrix(
     title: str, names: Sequence[str], counts: np.ndarray, mark: Mark, rows: str, link: Callable[[int, int], str]
 ) -> str:
-    """A confusion matrix, a line a `rows`, a column an answer; of many labels the commonest confusions instead.
+    """A confusion matrix: one line per label or answer as `rows` names it, one column per answer.
 
-    `counts` is int64 [labels, labels]. A cell off the diagonal is the darker the more texts it has, and leads to them.
+    `counts` is int64 [labels, labels]. Cells off the diagonal link to their texts, and more texts give a darker cell.
+    With more than MATRIX_LABELS labels, the table lists the commonest confusions instead.
     """
     off = counts.copy()
     np.fill_diagonal(off, 0)
@@ -203,19 +204,19 @@ def _pairs(title: str, names: Sequence[str], off: np.ndarray, rows: str, link: C
 def sheet(
     shown: Sequence[dict[str, Any]], found: Answers, columns: Sequence[Column]
 ) -> tuple[list[str], list[list[object]]]:
-    """Head and rows of the texts `shown` (position, source_index, text) for a file, the reference's answer first."""
+    """Header and rows of a file with the texts `shown` (position, source_index, text), the reference's answer first."""
     head = ["row", "text", *(["label"] if found.truth is not None else [])]
     for column in columns:
         head += [f"{column.name}: answer", f"{column.name}: probability"]
     rows: list[list[object]] = []
     for item in shown:
         at = item["position"]
-        made: list[object] = [item["source_index"], item["text"]]
+        row: list[object] = [item["source_index"], item["text"]]
         if found.truth is not None:
-            made.append(found.names[found.truth[at]])
+            row.append(found.names[found.truth[at]])
         for column in columns:
-            made += [found.names[found.answers[at, column.at]], round(float(found.confidence[at, column.at]), 4)]
-        rows.append(made)
+            row += [found.names[found.answers[at, column.at]], round(float(found.confidence[at, column.at]), 4)]
+        rows.append(row)
     return head, rows
 
 

@@ -28,7 +28,7 @@ def notes_table(said: Sequence[tuple[str, str, str]]) -> str:
 
 
 def facts_table(facts: Mapping[str, str]) -> str:
-    """Names and texts, a line each."""
+    """A table of names and texts, one line each."""
     body = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td class="ib-left ib-why">{escape(text)}</td></tr>'
         for name, text in facts.items()
@@ -37,7 +37,7 @@ def facts_table(facts: Mapping[str, str]) -> str:
 
 
 def ceilings_table(ceilings: Mapping[str, Any]) -> str:
-    """Every way to multiply or copy that was tried on the device: its best and median rate, repeats and reason."""
+    """Every way to multiply or copy tried on the device: best and median rate, repeats, and the reason of a failure."""
     products = ceilings.get("products")
     if not products:
         return facts_table({"Not measured": str(ceilings.get("reason") or "no reason was stored")})
@@ -67,7 +67,7 @@ def ceilings_table(ceilings: Mapping[str, Any]) -> str:
 
 
 def audit_table(rows: Sequence[Row]) -> str:
-    """What each variant was asked to be beside what it was found to be after its warm-up."""
+    """The requested settings of each variant beside those found after its warm-up, and the verdict on its row."""
     heads = ("Variant", "Asked for", "Found after warm-up", "Verdict on the row")
     head = "".join(f'<th scope="col" class="ib-left">{text}</th>' for text in heads)
     body = ""

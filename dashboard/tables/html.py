@@ -26,7 +26,7 @@ GLYPHS = {
     "pentagon": "⬟⬠",
     "hexagon": "⬢⬡",
 }
-"""Symbol -> its solid and its hollow character. Streamlit's sanitiser takes SVG away."""
+"""Symbol -> its solid and its hollow character. Characters are needed because Streamlit's sanitiser removes SVG."""
 CSS = """
 .ib-card{overflow-x:auto}
 .ib-card table{border-collapse:collapse;width:100%;font-size:.94rem;line-height:1.25;
@@ -61,7 +61,7 @@ CSS = """
 
 
 def glyph(mark: Mark, is_solid: bool) -> str:
-    """The variant's mark as a coloured character, solid or hollow: solid where its row is `usable`."""
+    """The variant's mark as a coloured character; pass `is_solid` for a row that is `usable`, else it is hollow."""
     shapes = GLYPHS.get(mark.symbol, "★☆")
     shown = shapes[0] if is_solid else shapes[1]
     return f'<span class=ib-mark style="color:{mark.color}" aria-hidden="true">{shown}</span>'
@@ -76,7 +76,7 @@ def sub_line(text: str) -> str:
 
 
 def table(label: str, head: str, body: str) -> str:
-    """An HTML table of ours, called `label`, that scrolls by itself where it is too wide."""
+    """An HTML table with the accessible name `label`. A table that is too wide scrolls sideways."""
     return (
         f'<style>{CSS}</style><div class=ib-card><table aria-label="{escape(label)}">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"

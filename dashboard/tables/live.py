@@ -1,4 +1,4 @@
-"""Where runs stand while they go on: read from the store at every look, never cached."""
+"""HTML of the progress of running runs. The page reads the store at every refresh; nothing is cached."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.units import NOTHING, milliseconds, significant
 
 
 def series(found: list[Lane], look: Theme) -> tuple[pd.DataFrame, list[Any]]:
-    """Samples/s by round of the experiment that is under way: a column a variant; and its colours."""
+    """Samples/s by round of the running experiment, one column per variant, and the colours of the columns."""
     size = timed_batch(found)
     chosen = [lane for lane in found if len(lane.rates) and (lane.batch_size == size)]
     if not chosen:
@@ -29,7 +29,7 @@ def series(found: list[Lane], look: Theme) -> tuple[pd.DataFrame, list[Any]]:
 
 
 def strip(summary: dict[str, Any]) -> str:
-    """The phases in a row as HTML, the present one marked."""
+    """The phases in a row as HTML, the current phase marked."""
     now = phase(summary)
     load = (summary["spec"].get("load") or summary["spec"].get("scenarios")) is not None
     at = PHASES.index(now) if now in PHASES else -1
@@ -45,7 +45,7 @@ def strip(summary: dict[str, Any]) -> str:
 
 
 def table(summary: dict[str, Any], found: list[Lane], look: Theme) -> str:
-    """Variant by variant, what is done and what it gave so far, as HTML."""
+    """The progress of each variant and its figures so far, as HTML."""
     shades = marks(found, look)
     several = len({lane.batch_size for lane in found}) > 1
     wanted = rounds(summary)
@@ -85,7 +85,7 @@ def _line(summary: dict[str, Any], lane: Lane, mark: Mark, several: bool, wanted
 
 
 def state(summary: dict[str, Any], lane: Lane) -> str:
-    """What one measurement is doing, with a sign."""
+    """The current state of one measurement, with a sign."""
     progress = summary["progress"] or {}
     doing = progress.get("phase")
     if doing == "serving" and progress.get("variant") == lane.variant and lane.status == "measured":

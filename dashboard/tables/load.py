@@ -1,4 +1,4 @@
-"""What the page Load shows as HTML tables: every variant under load, and one variant's trials. Pure."""
+"""HTML tables of the page Load: every variant under load, and the trials of one variant. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ def _head(heads: Sequence[tuple[str, str, bool]]) -> str:
 
 
 def variants(measured: Sequence[Row], loads: Sequence[JoinedLoad], look: Theme) -> str:
-    """A line a variant: single stream, offline, the rates between which it leaves the limit; the baseline's beside."""
+    """One line per variant: single stream, offline, the rates between which it leaves the limit, the ratio of rates.
+
+    The ratio compares the variant's rate with the baseline's.
+    """
     heads = (
         ("Variant", "", True),
         ("Single stream", "p90, ms", False),
@@ -66,7 +69,7 @@ def _variant(row: JoinedLoad, mark: Mark) -> str:
 
 
 def trials(row: JoinedLoad) -> str:
-    """A line a rate that was tried with one variant, the lowest first."""
+    """One line per rate that was tried with one variant, the lowest first."""
     heads = (
         ("Rate offered", "texts/s", False),
         ("Verdict", "99% confidence", True),

@@ -1,4 +1,4 @@
-"""What the page Roofline shows as HTML tables: shares of the limit and what binds; a profile's operators. Pure."""
+"""HTML tables of the page Roofline: shares of the limit and what binds, and the operators of a profile. Pure."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def _share(row: Row, mark: Any) -> str:
         f'<tr{css}><th scope="row" class="ib-open">{glyph(mark, usable(row))}{escape(row.name)}</th>'
         f"{''.join(f'<td class=ib-open>{escape(cell)}</td>' for cell in cells)}"
         f'<td class="ib-left ib-open">{escape(row.binds or "not known")}</td></tr>'
-        # Below the figures: a column of its own would be a narrow one.
+        # The sentence is below the figures, as a column for it would be too narrow.
         f'<tr{css}><td class="ib-left ib-why ib-told" colspan="{len(cells) + 2}">{escape(why)}</td></tr>'
     )
 
 
 def profile(found: Mapping[str, Any]) -> str:
-    """A line an operator, the longest first: kind, calls, time and share of a call."""
+    """One line per operator, the longest first: kind, calls, time and share of a call."""
     heads = (operators.HEADS[found["by"]], "Kind", "Calls", "ms", "% of a call")
     head = "".join(f'<th scope="col"{" class=ib-left" if text in heads[:2] else ""}>{text}</th>' for text in heads)
     body = "".join(

@@ -1,4 +1,4 @@
-"""The scorecard: every variant against the baseline, as an HTML table of our own. Pure."""
+"""The scorecard: every variant against the baseline, as an HTML table. Pure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ACROSS_VERDICTS = {
 
 
 def scorecard(rows: Sequence[Row], look: Theme) -> str:
-    """The table of one batch size, the baseline first."""
+    """The scorecard of one batch size, the baseline first."""
     ordered = [*(row for row in rows if row.baseline), *(row for row in rows if not row.baseline)]
     shades = marks(ordered, look)
     kind = "VRAM" if any(row.memory_kind == "vram" for row in rows) else "RAM"
@@ -63,7 +63,7 @@ def _row(row: Row, mark: Mark, columns: int, labelled: bool) -> str:
 
 
 def row_html(row: Row, name: str, mark: Mark, about: str, columns: int, cells: Sequence[str]) -> str:
-    """A line of a scorecard: `name`, then `cells`; the reason across all columns where it was not measured."""
+    """A line of a scorecard: `name`, then `cells`. A row that was not measured has its reason across all columns."""
     about = f"{about} · {row.backend} {row.precision}"
     name = f'<th scope="row">{glyph(mark, usable(row))}{escape(name)}{sub_line(escape(about))}</th>'
     if row.status != "measured":
@@ -137,7 +137,7 @@ def _verdicts(row: Row) -> str:
 
 
 def by_label(rows: Sequence[Row], look: Theme) -> str:
-    """Each labelled row's precision, recall and F1, label by label; empty where no row has any."""
+    """Precision, recall and F1 of each labelled row, by label; empty if no row has them."""
     known = [row for row in rows if row.status == "measured" and (row.quality or {}).get("labels")]
     if not known:
         return ""
@@ -160,7 +160,7 @@ def by_label(rows: Sequence[Row], look: Theme) -> str:
 
 
 def confusion(row: Row) -> str:
-    """One row's confusion matrix: a line a label, a column an answer."""
+    """The confusion matrix of one row: one line per label, one column per answer."""
     found = present(row.quality)
     head = '<th scope="col">Label</th>' + "".join(f'<th scope="col">{escape(name)}</th>' for name in found["names"])
     body = "".join(
@@ -181,7 +181,7 @@ def sentences(said: Sequence[str], muted: bool = False) -> str:
 
 
 def published_table(pairs: Sequence[tuple[Row, PublishedRow, PublishedRow]]) -> str:
-    """What was published, in its own figures."""
+    """The published results, in their own figures."""
     heads = ("Published", "Latency (ms)", "Padded tokens/s", "VRAM (MB)", "Accuracy (%)", "Beside")
     head = "".join(f'<th scope="col"{" class=ib-left" if text == "Beside" else ""}>{text}</th>' for text in heads)
     body = "".join(

@@ -1,1 +1,1 @@
-"""What a worker loads: models found, exported, quantised and trained, kept by content."""
+"""The files that a worker loads: models found, exported, quantised and trained, kept by content."""

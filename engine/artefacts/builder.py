@@ -102,7 +102,7 @@ def json_lines(command: list[str], where: str, deadline_s: float) -> Iterator[di
     if code == -signal.SIGKILL and processes.memory_kills() > kills:
         raise BuildError(f"{where}: the system ran out of memory and ended the process")
     if code < 0:
-        # What it wrote before is seldom about its end.
+        # Earlier output rarely explains why the process ended.
         raise BuildError(f"{where}: the process was ended by {signal.Signals(-code).name}")
     if code not in (0, 2):
         last = next((line for line in reversed(errors) if line.strip()), f"exit code {code}")

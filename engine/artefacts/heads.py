@@ -17,9 +17,9 @@ STANDARD_ERRORS = 5
 
 
 def fresh(folder: Path, config: dict[str, Any], labels: int) -> Flag | None:
-    """What speaks for a head that was initialised, saved and never trained; None where nothing does, or is known.
+    """The evidence that a head was initialised, saved and never trained; None if there is none.
 
-    Such a head has biases of exactly 0, which training leaves, and weights that deviate from 0 as config.json's
+    Such a head has biases of exactly 0, which training would change, and weights that deviate from 0 as config.json's
     `initializer_range` says. `folder`: with safetensors; `labels`: how many outputs the model has.
     """
     from safetensors import SafetensorError
@@ -28,7 +28,7 @@ def fresh(folder: Path, config: dict[str, Any], labels: int) -> Flag | None:
     try:
         found = output_layer(folder, labels)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
-        # What is not readable is refused where it is loaded, in words of its own.
+        # An unreadable file is refused when it is loaded, with its own message.
         return None
     if found is None or not isinstance(wanted, int | float) or not wanted > 0:
         return None

@@ -23,7 +23,7 @@ class Repository:
     name: str
     revision: str | None
     where: str
-    """What asked for it, for messages."""
+    """The part of the suite that needs it, for messages."""
     suite: str
     """How a command line names the suite, for messages."""
 

@@ -51,7 +51,7 @@ class BuildLanes:
         self._idle: list[Builder] = []
         self._owner = current_thread()
         self._reports: SimpleQueue[tuple[str, float | None]] = SimpleQueue()
-        """What other threads than the owner report."""
+        """Reports from threads other than the owner."""
         self._stopped = False
 
     def close(self) -> None:
@@ -154,7 +154,7 @@ def lanes_for(builds: int, parameters: int) -> int:
 
 
 def _result(future: Future[Any]) -> Any:
-    """What a thread built, or why it failed. Raises anything but a BuildError that it raised."""
+    """The result of a thread's build, or its BuildError. Any other exception of the thread is raised."""
     try:
         return future.result()
     except BuildError as error:

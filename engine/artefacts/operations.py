@@ -1,4 +1,4 @@
-"""What one call of a classifier must do: floating-point operations, activations moved, operators.
+"""Counts the work of one call of a classifier: floating-point operations, activations moved, operators.
 
 Counted on the meta device, where tensors have shapes and no values, by torch's own counter. Imports torch
 inside functions only.
@@ -22,7 +22,7 @@ LENGTH_STEP = 8
 
 
 class CountError(RuntimeError):
-    """What a call does is no such polynomial."""
+    """The work of a call is not such a polynomial."""
 
 
 def describe(
@@ -51,7 +51,7 @@ def describe(
     try:
         return found | _describe(config, inputs, max_positions, first_token)
     except Exception as error:
-        # Whatever an architecture does that needs values: the model itself may well run.
+        # The architecture needs values, which are absent here. The model itself may well run.
         return found | {"reason": f"its operations could not be counted: {first_line(error)}"}
 
 
@@ -128,7 +128,7 @@ def _meta_model(config: Any) -> Any:
 
 @dataclass
 class Count:
-    """What the operators of one call do."""
+    """The work of the operators of one call."""
 
     flops: int = 0
     elements: int = 0
@@ -192,7 +192,7 @@ def _traffic(model: Any, found: Count) -> Any:
 
 
 def _storage(tensor: Any) -> int:
-    """What a tensor shares with its views, and with nothing else."""
+    """An identity that a tensor shares with its views and with no other tensor."""
     return tensor.untyped_storage()._cdata
 
 

@@ -35,9 +35,9 @@ class Prepared:
 
     source: Source
     folder: Path
-    """What the backend loads."""
+    """The folder that the backend loads."""
     tokenizer: Path
-    """What `engine.artefacts.encoding.Encoder` reads."""
+    """The folder that `engine.artefacts.encoding.Encoder` reads."""
     labels: list[str]
     """The model's own output names, in index order."""
     parameters: int
@@ -46,16 +46,16 @@ class Prepared:
     max_positions: int | None
     """The most tokens that the model takes; None where it has no such limit."""
     facts: dict[str, Any]
-    """What the builds said of what they made."""
+    """Facts that the builds reported about their results."""
     operations: dict[str, Any] | None = None
-    """What a call must do, as `engine.artefacts.operations.describe` gives it."""
+    """The work of a call, in the form of `engine.artefacts.operations.describe`."""
     head: Flag | None = None
     """A sign in its files that its head was never trained; None without one."""
 
 
 @dataclass(frozen=True)
 class _Task:
-    """What is known of a variant before anything is built for it."""
+    """The facts about a variant that are known before anything is built for it."""
 
     variant: Variant
     source: Source

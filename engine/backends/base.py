@@ -1,4 +1,4 @@
-"""What a backend is: the code that builds, loads and calls a variant.
+"""The contract of a backend: the code that builds, loads and calls a variant.
 
 A backend's module imports its model library inside functions only, so that the registry, suite
 validation and `doctor` can ask a class about itself for nothing.
@@ -28,7 +28,7 @@ A packed one has its examples one after another, without padding: int64 [tokens]
 
 
 class Options(BaseModel):
-    """What only one backend understands; a subclass declares its keys."""
+    """The options of one backend; a subclass declares their keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -50,7 +50,7 @@ class Source:
     """A model as found: what a backend may ask of it before anything is loaded."""
 
     reference: str
-    """As the suite names it."""
+    """The name that the suite gives."""
     folder: Path
     """Holds config.json and safetensors weights."""
     config: dict[str, Any]
@@ -94,9 +94,9 @@ class Audit:
     settings: dict[str, Any]
     """Facts: dtypes, TF32, attention, execution providers, threads, quantised modules."""
     wrong: list[str] = field(default_factory=list)
-    """What makes the row invalid: the weights are not in the format that was asked for."""
+    """The reasons why the row is invalid: the weights are not in the requested format."""
     deviations: list[str] = field(default_factory=list)
-    """What differs from the request without making it another variant."""
+    """Differences from the request that do not make it another variant."""
 
 
 @dataclass(frozen=True)

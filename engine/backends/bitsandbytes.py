@@ -18,7 +18,7 @@ CPU_BLOCK_WIDTH = 64
 
 class BitsAndBytesOptions(TransformersOptions):
     compute: Literal["fp32", "fp16", "bf16"] = "bf16"
-    """What products are computed in, and the dtype of all that is not quantised."""
+    """The dtype of the products, and of everything that is not quantised."""
     double_quantization: bool = True
     """Quantise the 4-bit blocks' scales too."""
 

@@ -49,11 +49,11 @@ EXPORT = Recipe("onnx-fp32", {}, ("torch", "transformers", "optimum", "optimum-o
 QUANTISERS = ("optimum", "optimum-onnx", "onnx", "onnxruntime-gpu")
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 TENSORRT = tuple(f"{name}.so.10" for name in ("libnvinfer", "libnvinfer_plugin", "libnvonnxparser"))
-"""What ONNX Runtime's TensorRT provider is linked to and loads, in the version that it was built for."""
+"""The libraries that ONNX Runtime's TensorRT provider loads, in the version that it was built for."""
 FUSED = ("Attention", "MultiHeadAttention", "QAttention")
 """Operators that are a whole attention."""
 INTEGER = ("QLinear", "QGemm", "QAttention", "DynamicQuantize")
-"""What the names of INT8 operators begin with, where they do not say Integer."""
+"""Prefixes of the names of INT8 operators that do not contain Integer."""
 
 ONNX_CODE = """\
 settings = ort.SessionOptions()
@@ -94,7 +94,7 @@ class OnnxRuntimeOptions(rewrites.RewriteOptions):
     calibration: Calibration | None = None
     """INT8: static, with activations' ranges as observed over these texts; dynamic without."""
     graph_optimization: Literal["all", "extended", "basic", "off"] = "all"
-    """What the session does when it loads the graph."""
+    """The session's optimisation of the graph when it loads it."""
     fused: bool = False
     """Attention, normalisation and GELU as one operator each, fused before by ONNX Runtime's transformer optimiser."""
     provider: Literal["cuda", "tensorrt"] = "cuda"

@@ -43,7 +43,7 @@ EXACT_IR = "exact.xml"
 """Beside it, where INT8 defers: the same model in FP32."""
 FACTS = "weights.json"
 HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
-"""What is computed that is not quantised; OpenVINO chooses by itself without."""
+"""The dtype of everything that is not quantised; without it, OpenVINO chooses one."""
 PRODUCTS = ("FullyConnected", "MatMul")
 """The plugin's layer types that multiply."""
 
@@ -280,7 +280,7 @@ class OpenVINO(Backend):
 
 
 def _unsupported(message: str) -> str | None:
-    """What OpenVINO's CPU plug-in lacks for a model's graph, by the message of its refusal; None where that is another.
+    """The operation that OpenVINO's CPU plug-in lacks, from the message of its refusal; None for any other message.
 
     As of DeBERTa's, whose export asks in the graph whether a dimension is 1.
     """

@@ -21,7 +21,7 @@ MASKS = ("attn_mask", "attention_mask")
 
 
 def logits(model: Any, batch: Batch, device: torch.device) -> torch.Tensor:
-    """What `model` answers to a packed batch: [examples, labels], in the batch's order."""
+    """The logits of `model` for a packed batch: [examples, labels], in the batch's order."""
     # Examples of one length stand together.
     order = np.argsort(batch["lengths"], kind="stable")
     lengths = batch["lengths"][order]

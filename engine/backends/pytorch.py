@@ -42,7 +42,7 @@ def call(batch):
 
 
 LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-"""What a compiled model's sequences are padded to: with CUDA graphs every shape is recorded on its own."""
+"""The sequence lengths that a compiled model is padded to: CUDA graphs are recorded for each shape separately."""
 ROWS = 8
 """A compiled model's batches have so many rows, a multiple of it, or a power of two below."""
 RECOMPILATIONS = 64
@@ -287,7 +287,7 @@ class PyTorch(Backend):
         return self._device.type == "cuda" and self.parse_options(self._request.options).compile in GRAPH_MODES
 
     def _compiled(self, mode: str) -> dict[str, Any]:
-        """What torch.compile counted since the model was loaded."""
+        """The counters of torch.compile since the model was loaded."""
         from torch._dynamo.utils import counters
 
         graphs = int(counters["stats"]["unique_graphs"])

@@ -20,7 +20,7 @@ MODELS = ("bert", "distilbert", "roberta")
 
 
 class RewriteOptions(Options):
-    """Of every backend that builds from PyTorch's model."""
+    """The options of every backend that builds from PyTorch's model."""
 
     pad_heads: bool = False
     """Attention heads widened with zeros to a multiple of 8, which fused kernels take."""

@@ -10,7 +10,7 @@ from engine.backends.pytorch import WEIGHTS, PyTorch, TransformersOptions
 
 CONFIGS = {"weight-only": "Int8WeightOnlyConfig", "dynamic": "Int8DynamicActivationInt8WeightConfig"}
 DTYPE = {"cpu": "float32", "cuda": "bfloat16"}
-"""What all that is not INT8 is computed in."""
+"""The dtype of everything that is not INT8."""
 
 
 class TorchAOOptions(TransformersOptions):

@@ -43,7 +43,7 @@ BLANK = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})
 
 @dataclass(frozen=True)
 class Answer:
-    """What one variant says to some texts, all in one batch."""
+    """The answers of one variant to some texts, all in one batch."""
 
     variant: str
     title: str
@@ -66,7 +66,7 @@ class Answer:
     agrees: list[bool] | None = None
     """Whether each answer is the baseline's; None for the baseline and where labels are not comparable."""
     note: str | None = None
-    """What a reader of the latency must know."""
+    """A remark that a reader of the latency needs."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -110,7 +110,7 @@ def check_texts(texts: list[str], most: int = MAX_TEXTS, together_bytes: int = M
 
 
 def label_names(suite: Suite, offline: bool) -> list[str] | None:
-    """What the workload calls its labels; None where it is unlabelled."""
+    """The names of the workload's labels; None if it is unlabelled."""
     return suite.workload.labels or corpus.load(suite, suite.workload, offline=offline).label_names
 
 

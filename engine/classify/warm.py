@@ -61,7 +61,7 @@ class _Warm:
     lock: Lock = field(default_factory=Lock)
     prepared: Prepared | None = None
     stamp: tuple[Any, ...] = ()
-    """What the model's files looked like when it was loaded."""
+    """The sizes and times of the model's files when it was loaded."""
     worker: Worker | None = None
     registration: Path | None = None
     used_s: float = field(default_factory=time.monotonic)
@@ -112,7 +112,7 @@ class WarmPool:
         self.workers = workers
         self.idle_seconds = idle_seconds
         self._guard = Lock()
-        """Of the dictionaries alone: nobody waits for a model with it held."""
+        """Guards the dictionaries only. No thread holds it while it waits for a model."""
         self._places: dict[str, _Warm] = {}
         self._making: Counter[str] = Counter()
         """Device's lock key -> how many missing models are made on it: by far longer than a call."""
@@ -215,7 +215,7 @@ class WarmPool:
                 left -= isinstance(event, Answer)
                 yield event
         finally:
-            # Nobody waits for what a reader who has gone had asked for; what is under way stays warm.
+            # The reader has gone, so the remaining variants are not asked. The one under way stays warm.
             stopped.set()
             hands.shutdown(wait=False, cancel_futures=True)
 
@@ -409,7 +409,7 @@ class WarmPool:
         with self._guard:
             if self._places.get(place.key) is place:
                 del self._places[place.key]
-        # Who holds the lock finds its worker dead, and comes here itself.
+        # The thread that holds the lock will find its worker dead, and come here itself.
         if place.lock.acquire(timeout=locks.EVICTION_STEP_S):
             try:
                 place.clear()

@@ -79,7 +79,7 @@ def load(
         raise RequestError(f"suite {asked.name!r} has no [load]; give the limit in milliseconds: --p99-ms MS")
     chosen = asked.variants[variant]
     if max_batch is not None:
-        # What is said here stands before the variant's own.
+        # A value given here takes precedence over the variant's own.
         chosen = chosen.model_copy(update={"batch_size": None})
     try:
         with progress_listener() as listener:

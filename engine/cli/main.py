@@ -48,7 +48,7 @@ app = typer.Typer(
 OLD_NAMES = {"scenarios": machine.load}
 """Commands under the names that they had before: accepted, and not listed."""
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
-"""Of a command that is another program's: its options are not ours to read."""
+"""Settings of a command that passes its options on to another program."""
 for command in COMMANDS:
     passed_on = command is machine.dashboard
     app.command(

@@ -117,7 +117,7 @@ def _estimate(suite: Suite, device: str) -> str:
 def _profiles(
     on: Where, partition: str | None, gpu: str | None, time: str | None, account: str | None
 ) -> list[Profile]:
-    """What each type of GPU asked for makes of a job; empty where this machine measures. Raises RequestError."""
+    """A job profile for each requested type of GPU; empty if this machine measures. Raises RequestError."""
     given = {"partition": partition, "gpu": gpu, "time": time, "account": account}
     if on is Where.slurm:
         from engine.jobs import slurm as jobs_slurm

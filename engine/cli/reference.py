@@ -10,7 +10,7 @@ from typer.main import get_command
 from engine.cli.main import PASSED_ON, app
 
 NAMES: dict[Any, str] = {str: "TEXT", int: "N", float: "NUMBER"}
-"""What a value of an option is called, where the option does not say."""
+"""The name of an option's value, if the option does not give one."""
 HEAD = """# Commands
 
 `bench` is the same as `python -m engine`. This page is made from the commands: `make docs`.

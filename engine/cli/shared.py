@@ -1,4 +1,4 @@
-"""What several commands need: the console, progress, a suite, stored rows."""
+"""Helpers of several commands: the console, progress, a suite, stored rows."""
 
 from __future__ import annotations
 

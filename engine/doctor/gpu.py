@@ -123,7 +123,7 @@ def _onnxruntime(gpu: gpus.Gpu | None) -> Iterable[Check]:
 
 
 def cuda_libraries(major: int) -> list[str]:
-    """What ONNX Runtime's CUDA provider loads: the libraries it is linked to, and cuDNN."""
+    """The libraries that ONNX Runtime's CUDA provider loads: those it is linked to, and cuDNN."""
     return [
         *(f"{name}.so.{major}" for name in ("libcudart", "libcublas", "libcublasLt")),
         "libcurand.so.10",
@@ -168,7 +168,7 @@ def _mend_cuda(name: str, gpu: gpus.Gpu) -> str | None:
 
 
 def bitsandbytes_check(proofs: Mapping[tuple[str, str], Proof]) -> Iterable[Check]:
-    """What bitsandbytes does that a user would not expect."""
+    """A remark on bitsandbytes that a user would not expect."""
     if not packages.is_installed("bitsandbytes"):
         return
     proof = proofs.get(("bitsandbytes", "cpu"))

@@ -85,7 +85,7 @@ def versions_of(modules: Iterable[str]) -> str:
 
 
 def pin_of(module: str) -> str:
-    """What to install for `module`: the project's own pin where it has one."""
+    """The requirement to install for `module`: the project's own pin if it has one."""
     name = DISTRIBUTION_OF.get(module, module.replace("_", "-"))
     start = re.compile(rf"{re.escape(name)}\s*([=<>~!\[;]|$)", re.IGNORECASE)
     return next((line for line in _requirements() if start.match(line)), name)

@@ -37,7 +37,7 @@ class Report:
 
     request: str
     device: devices.Device
-    """What was examined: the CPU where the request is refused."""
+    """The device that was examined: the CPU if the requested device was refused."""
     refusal: str | None
     """Why a run with this request is refused; None where it is not."""
     checks: tuple[Check, ...]

@@ -60,7 +60,7 @@ ANY = "any"
 
 
 class Profile(Spec):
-    """What a job requests from the cluster. The cluster decides what is left out."""
+    """The resources that a job requests from the cluster. The cluster decides everything that is left out."""
 
     partition: Text | None = None
     gpu: Text | None = None

@@ -1,1 +1,1 @@
-"""What this machine is and does: devices, ceilings, locks, processes, conditions and energy."""
+"""This machine: devices, ceilings, locks, processes, conditions and energy."""

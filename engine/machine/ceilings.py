@@ -34,7 +34,7 @@ PREPARING_CALLS, PREPARING_S = 8, 0.02
 """At most so many calls, and after so long none further, to learn how long a product takes."""
 ROUNDS = 4
 SLICE_S = {"cpu": 0.06, "cuda": 0.04}
-"""What each way works for in a round. All take turns, so that a busy moment of the machine hits none alone."""
+"""Seconds that each way works in a round. All ways take turns, so that a busy moment does not hit one alone."""
 COPY_BYTES = 256 * 2**20
 COPY_BYTES_MOST = 2**30
 PINNED_BYTES = 64 * 2**20
@@ -46,7 +46,7 @@ TINY_CALLS = 200
 
 
 def measure(device: Device, threads: int, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
-    """What a process of its own measures on `device` with `threads` CPU threads, as plain values. Never raises.
+    """Measure the ceilings of `device` in a separate process, with `threads` CPU threads. Never raises.
 
     `products`: each of DTYPES, with `operations_per_s` (2 m n k a product; the best repeat), `median_operations_per_s`,
     `repeats`, `size` of the square matrices, `how` and by which `library`, and `ways`: the same for each that is tried.
@@ -81,7 +81,7 @@ def measure(device: Device, threads: int, timeout_s: float = TIMEOUT_S) -> dict[
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """As a worker's: its threads, and its numbering of the GPUs."""
+    """The same environment as a worker's: its threads, and its numbering of the GPUs."""
     return processes.tied(devices.worker_environment()) | {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
@@ -104,7 +104,7 @@ class Way:
 
     how: str
     library: str
-    """Whose: torch or onnxruntime."""
+    """torch, onnxruntime or openvino."""
     make: Callable[[int], Call]
     """A size -> the work of that size, ready to be called."""
     sizes: tuple[int, ...]
@@ -126,7 +126,7 @@ class Way:
                     raise
                 break  # a larger one does not fit in memory
             rates[size] = self.unit(size) / took_s
-            # Of products the next takes eight times as long.
+            # The next size of product takes eight times as long.
             if 8 * took_s > GROWTH_LIMIT_S:
                 break
         best = sorted(rates, key=lambda size: rates[size])[-2:]
@@ -373,7 +373,7 @@ def _launch(device: str) -> Way:
 
 
 class Others:
-    """What other processes use of this process's CPUs, from the start of its life on."""
+    """The use of this process's CPUs by other processes, since this object was made."""
 
     def __init__(self) -> None:
         self._began_s, self._own_s, self._busy_s = perf_counter(), process_time(), self._busy()
@@ -386,7 +386,7 @@ class Others:
     @staticmethod
     def _busy() -> float:
         times = host.cpu_times()
-        # What a virtual machine's host takes for others is lost as well.
+        # The time that a virtual machine's host takes for others is lost as well.
         return times.busy_s + (times.steal_s or 0.0)
 
 

@@ -1,4 +1,4 @@
-"""What a machine was like while something was timed on it: others' use of the CPU and GPU, clocks, temperature.
+"""The state of a machine during timing: use of CPU and GPU by other processes, clocks, temperature.
 
 Read before and after, by the process that waits for the workers; nothing here runs while a call is timed.
 """
@@ -29,7 +29,7 @@ HOT = ("HW_SLOWDOWN", "HW_THERMAL_SLOWDOWN", "SW_THERMAL_SLOWDOWN", "HW_POWER_BR
 
 @dataclass(frozen=True)
 class Conditions:
-    """What was seen between the start and the end of a series of rounds."""
+    """The observations between the start and the end of a series of rounds."""
 
     seconds: float
     cpus: int

@@ -29,7 +29,7 @@ CUDA_12_BUILDS = {
 
 @dataclass(frozen=True)
 class TorchBuild:
-    """What the installed torch was built for."""
+    """The versions that the installed torch was built for."""
 
     version: str
     cuda: str | None
@@ -92,7 +92,7 @@ def driver_gap(driver_cuda: tuple[int, int], build_cuda: tuple[int, int], packag
 
 
 def driver_too_old(driver_cuda: tuple[int, int], build_cuda: tuple[int, int], package: str = "torch") -> str | None:
-    """What `driver_gap` says, with the remedy; None where the driver is new enough."""
+    """The gap that `driver_gap` finds, with the remedy; None if the driver is new enough."""
     gap = driver_gap(driver_cuda, build_cuda, package)
     if gap is None:
         return None

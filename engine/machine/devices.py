@@ -44,7 +44,7 @@ class Device:
     kind: Literal["cpu", "cuda"]
     name: str
     lock_key: str
-    """What may be used by one run at a time: the GPU's UUID, or the host."""
+    """The resource that one run at a time may use: the GPU's UUID, or the host."""
     uuid: str | None = None
 
     @property

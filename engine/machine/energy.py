@@ -21,10 +21,10 @@ NO_COUNTER = "no energy counter: NVML counts the energy of NVIDIA GPUs from Volt
 
 @dataclass(frozen=True)
 class Energy:
-    """What a series of calls cost beyond what the idle device takes."""
+    """The energy of a series of calls, and the idle power to subtract."""
 
     joules: float
-    """Of the device in `seconds`, idle power included."""
+    """The device's energy during `seconds`, idle power included."""
     seconds: float
     samples: int
     idle_w: float

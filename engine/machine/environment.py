@@ -124,7 +124,7 @@ def _boost() -> bool | None:
 
 
 def environment() -> dict[str, Any]:
-    """What a run stores about where it worked: plain values only, ready for JSON."""
+    """The facts that a run stores about its machine and software: plain values, ready for JSON."""
     import psutil
 
     build = cuda.torch_build()

@@ -26,7 +26,7 @@ def file_system(file: Path, mounts: Path = Path("/proc/mounts")) -> str:
         for code, sign in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
             where = where.replace(code, sign)
         inside = target == where or target.startswith(where.rstrip("/") + "/")
-        # Of two mounts at one place the later covers the earlier.
+        # If two file systems are mounted at one place, the later one covers the earlier.
         if inside and len(where) >= longest:
             kind, longest = fstype, len(where)
     return kind

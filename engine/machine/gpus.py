@@ -22,7 +22,7 @@ class Gpu:
     """A GPU, or a MIG slice of one, that CUDA programs started from here see."""
 
     index: int
-    """As CUDA numbers devices: the N of "cuda:N"."""
+    """CUDA's number of the device: the N of "cuda:N"."""
     uuid: str
     name: str
     memory_total_bytes: int
@@ -61,7 +61,7 @@ def _nvml() -> Any:
 
 
 def _ask(question: Callable[[Any], T]) -> T | None:
-    """What `question` gets from NVML; None where NVML is not there or does not know."""
+    """The result of `question` from NVML; None if NVML is not there or cannot answer."""
     try:
         nvml = _nvml()
     except UnavailableError:
@@ -176,7 +176,7 @@ def visible_devices(listed: Sequence[Listed], visible: str | None, order: str | 
 
 
 def _named(ordered: Sequence[Listed], entry: str) -> Gpu | None:
-    """What one entry of CUDA_VISIBLE_DEVICES names: an index, or the start of a UUID that is no other's."""
+    """The GPU that one entry of CUDA_VISIBLE_DEVICES names: by index, or by the unique start of a UUID."""
     if entry.startswith("MIG-"):
         parts = [part for item in ordered for part in item.slices]
         matches = [gpu for gpu, old in parts if old == entry or gpu.uuid.startswith(entry)]

@@ -1,4 +1,4 @@
-"""Who holds a device, as a fact: what kind of work, and of what. The words are made here, for messages alone."""
+"""The holder of a device as data: the kind of its work, and a name. Words are made here, only for messages."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a device, or waits for it."""
+    """The process that holds a device, or waits for it."""
 
     kind: Kind
     name: str = ""
@@ -71,14 +71,14 @@ class Process:
     holder: Holder
     pid: int
     mark: str
-    """As `engine.machine.processes.mark` gives it: tells a process from a later one with its number."""
+    """The process's `engine.machine.processes.mark`, which tells it from a later process with the same id."""
 
     @property
     def words(self) -> str:
         return f"{self.holder.words} (process {self.pid})"
 
     def to_text(self) -> str:
-        """What is written beside a lock, in two lines: the facts as JSON, and the mark."""
+        """The two lines written beside a lock: the facts as JSON, and the mark."""
         facts = {"kind": self.holder.kind, "name": self.holder.name, "pid": self.pid}
         return f"{json.dumps(facts)}\n{self.mark}"
 

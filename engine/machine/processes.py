@@ -19,7 +19,7 @@ SLACK_S = 2.0
 
 
 def mark(pid: int | None = None) -> str | None:
-    """What tells process `pid` (by default this one) from every other that had or will get its number.
+    """A mark that tells process `pid` (by default this one) from every other process with the same id.
 
     "BOOT/NAMESPACE/START": the kernel's id of this boot, of the numbers' namespace, and clock ticks from boot to the
     process's start: none of them hangs on the clock. Elsewhere than on Linux "//START", seconds since 1970. None where
@@ -70,7 +70,7 @@ def lives(pid: int | None, marked: str | None) -> bool | None:
 
 
 def user() -> int:
-    """Whose process this is; 0 on systems without users."""
+    """The id of this process's user; 0 on systems without users."""
     return os.getuid() if hasattr(os, "getuid") else 0
 
 
@@ -138,7 +138,7 @@ def end_politely() -> None:
 
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
-        # What `nohup` has ignored stays so.
+        # A signal that `nohup` ignores stays ignored.
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, stop)
 

@@ -1,6 +1,6 @@
-"""Load like a service's: texts arrive by a schedule, whatever the server does, and wait in batches formed as they come.
+"""A service's load: texts arrive on a schedule that the server cannot delay, and are batched as they come.
 
-A text's latency counts from its intended arrival, so that a server that is behind cannot hide it by being asked later.
+A text's latency counts from its intended arrival, so a server that falls behind cannot hide the delay.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 CONFIDENCE = 0.99
-"""How sure a verdict on a percentile must be, as MLPerf Inference has it."""
+"""The confidence that a verdict on a percentile needs, as in MLPerf Inference."""
 
 STEP_S = 1e-6
-"""The shortest wait: a difference of two times may be too small to move a clock."""
+"""The shortest sleep. A smaller difference between two times may not move the clock."""
 
 
 def poisson(rate_per_s: float, count: int, seed: int) -> np.ndarray:
@@ -26,10 +26,10 @@ def poisson(rate_per_s: float, count: int, seed: int) -> np.ndarray:
 
 
 def holds(count: int, late: int, percentile: float) -> bool:
-    """Whether `count` texts, `late` of them beyond a limit, show that the percentile is within it.
+    """Whether `count` texts, `late` of them beyond a limit, show that the percentile is within the limit.
 
-    MLPerf's early stopping: a server whose true share of late texts was as high as allowed would show so few of
-    them with a probability of at most 1 - CONFIDENCE.
+    This is MLPerf's early stopping: a server whose true share of late texts is the highest allowed would show at most
+    `late` late texts with a probability of at most 1 - CONFIDENCE.
     """
     from scipy.stats import binom
 
@@ -37,7 +37,7 @@ def holds(count: int, late: int, percentile: float) -> bool:
 
 
 def least_count(late: int, percentile: float) -> int:
-    """How many texts it takes to show that the percentile is within a limit, where `late` are beyond it."""
+    """The fewest texts that show the percentile within a limit when `late` of them are beyond it."""
     low, high = late, late + 1
     while not holds(high, late, percentile):
         low, high = high, high * 2
@@ -48,7 +48,7 @@ def least_count(late: int, percentile: float) -> int:
 
 
 def most_late(count: int, percentile: float) -> int:
-    """How many of `count` texts may be late where the percentile is to be shown within a limit; -1: too few texts."""
+    """How many of `count` texts may be late and still show the percentile within a limit; -1 for too few texts."""
     late = -1
     while holds(count, late + 1, percentile):
         late += 1
@@ -57,14 +57,14 @@ def most_late(count: int, percentile: float) -> int:
 
 @dataclass(frozen=True)
 class Served:
-    """What became of the texts that arrived."""
+    """The answered texts: their latencies, their batches and the calls."""
 
     latencies_s: np.ndarray
     """float64 [texts answered], from intended arrival to answer, in the order of arrival."""
     batches: list[int]
-    """Texts a batch."""
+    """Texts in each batch."""
     calls_s: np.ndarray
-    """float64 [batches]: from handing a batch over to having its answers."""
+    """float64 [batches]: from handing over a batch to receiving its answers."""
     seconds: float
     """From the start to the last answer."""
 
@@ -76,10 +76,11 @@ def serve(
     max_wait_s: float,
     give_up: Callable[[np.ndarray], bool] = lambda latencies_s: False,
 ) -> Served:
-    """Have `answer` answer texts by number, in order, as they arrive; it returns when they are answered.
+    """Pass texts to `answer` by number, in order, as they arrive; `answer` returns when its batch is answered.
 
-    One batch is answered at a time. It is handed over when the server is free and `max_batch` texts are there, or the
-    first of them has waited `max_wait_s`. `give_up` sees all latencies after each batch and may end it.
+    One batch is answered at a time. A batch is handed over when the server is free and either `max_batch` texts are
+    waiting or the first has waited `max_wait_s`. `give_up` receives all latencies after each batch; if it returns
+    True, serving ends.
     """
     latencies_s, batches, calls_s = np.empty(len(arrivals_s)), list[int](), list[float]()
     began_s = time.perf_counter()
@@ -104,7 +105,8 @@ def serve(
 
 
 LOWEST_SHARE = 1 / 64
-"""Of the capacity: no rate below is tried. Nearly every text finds the server idle then, and fewer change nothing."""
+"""The lowest rate tried, as a share of the capacity. At this rate nearly every text finds the server idle, so a lower
+rate would change nothing."""
 
 
 def highest(
@@ -114,11 +116,12 @@ def highest(
     has_time: Callable[[float, bool], bool] = lambda rate, held: True,
     within: float = 1.05,
 ) -> float | None:
-    """The highest rate found at which `holds_at` is true; None where there was none.
+    """The highest rate found at which `holds_at` is true; None if there was none.
 
-    `capacity` bounds it from above. What disturbs a trial makes it fail and never hold, so that a rate bounds it only
-    when it fails a second time, after another trial. The rate lies within a factor of `within` below one that failed
-    twice, unless `most` trials were not enough or `has_time`, of the next rate and whether one has held, was false.
+    `capacity` is the upper bound. A disturbance can make a trial fail but never hold, so a rate becomes an upper bound
+    only when it fails a second time, after another trial. The result lies within a factor of `within` below a rate that
+    failed twice. It may be further below when `most` trials were not enough or `has_time` returned False.
+    `has_time` receives the next rate and whether any rate has held.
     """
     low, high, rate = None, capacity, 0.7 * capacity
     once: list[float] = []
@@ -149,6 +152,6 @@ def highest(
 
 
 def failed_twice(trials: Iterable[tuple[float, bool]]) -> float | None:
-    """The lowest of the rates that failed twice, of trials as (rate, whether it held); None where none did."""
+    """The lowest rate that failed twice, from trials of (rate, whether it held); None if no rate did."""
     failed = Counter(rate for rate, held in trials if not held)
     return min((rate for rate, times in failed.items() if times > 1), default=None)

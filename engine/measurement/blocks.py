@@ -16,16 +16,16 @@ class Block:
     """Calls that one worker timed in one round."""
 
     process: int
-    """Which of the protocol's fresh workers, from 0."""
+    """The number of the worker among the protocol's fresh workers, from 0."""
     round: int
     started_s: float
     """Seconds since the run's first block, by the monotonic clock."""
     latencies_s: np.ndarray
-    """float64 [calls], seconds, in order."""
+    """float64 [calls], in seconds, in order."""
     samples: int
-    """Examples of all its calls."""
+    """Examples in all calls."""
     tokens: int
-    """Real tokens of all its calls."""
+    """Real tokens in all calls, without padding."""
     padded_tokens: int
-    """Tokens of all its calls, padding included."""
+    """Tokens in all calls, with padding."""
     kind: Kind = "timed"

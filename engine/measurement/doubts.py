@@ -1,4 +1,4 @@
-"""Doubts: why figures may not be those of a steady state. They are stored as facts; their words are made here."""
+"""Doubts: reasons why figures may not come from a steady state. They are stored as facts and worded here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Code(StrEnum):
-    """What was seen."""
+    """The kind of doubt."""
 
     FEW_CALLS = "few_calls"
     FEW_ROUNDS = "few_rounds"
@@ -26,7 +26,7 @@ class Code(StrEnum):
     GPU_CLOCK_FELL = "gpu_clock_fell"
     SLOWER_MACHINE = "slower_machine"
     STORED_WORDS = "stored_words"
-    """A reason in the words of an older bench."""
+    """A reason stored as words by an older version of the bench."""
 
 
 WORDS = {
@@ -36,8 +36,8 @@ WORDS = {
     Code.SPREAD: "the middle 80% of rounds spread over {share:.0%} of the median latency",
     Code.DRIFT: "latency drifted by {share:+.0%} from the first third of the rounds to the last",
     Code.NOT_SILENT: "{blocks} of {timed} blocks began while another worker still used the CPU",
-    Code.SHORT_WARM_UP: "its warm-up had only {calls} calls, too few to see whether it came to rest",
-    Code.UNSETTLED_WARM_UP: "its warm-up did not come to rest within {seconds:.0f} s",
+    Code.SHORT_WARM_UP: "its warm-up had only {calls} calls, too few to tell whether its latency had settled",
+    Code.UNSETTLED_WARM_UP: "its latency did not settle within {seconds:.0f} s of warm-up",
     Code.OTHER_PROCESSES: "other processes used {cpus_used:.1f} of {cpus} CPUs while it was timed",
     Code.STOLEN_TIME: "the hypervisor gave {share:.0%} of the CPUs' time to other machines",
     Code.GPU_CLOCK_FELL: "the GPU's clock fell from {before_mhz} to {after_mhz} MHz",
@@ -51,7 +51,7 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Doubt:
-    """One doubt: its code, and the values that belong to it."""
+    """One doubt: its code and its values."""
 
     code: Code
     values: tuple[tuple[str, Any], ...] = ()
@@ -69,7 +69,7 @@ class Doubt:
         return WORDS[self.code].format(**values)
 
     def to_json(self) -> dict[str, Any]:
-        """The doubt as the store keeps it."""
+        """The doubt as it is stored."""
         return {"code": str(self.code), **dict(self.values)}
 
 
@@ -79,7 +79,7 @@ def doubt(code: Code, **values: Any) -> Doubt:
 
 
 def of_json(stored: Iterable[Mapping[str, Any]] | None) -> list[Doubt]:
-    """The doubts that the store keeps of a measurement."""
+    """Read a measurement's doubts from the form in which they are stored."""
     doubts = []
     for item in stored or ():
         values = {name: tuple(v) if isinstance(v, list) else v for name, v in item.items() if name != "code"}
@@ -88,11 +88,11 @@ def of_json(stored: Iterable[Mapping[str, Any]] | None) -> list[Doubt]:
 
 
 def in_words(doubts: Iterable[Doubt]) -> list[str]:
-    """The phrases of `doubts`, each once."""
+    """The phrases of `doubts`, without duplicates."""
     return list(dict.fromkeys(each.words for each in doubts))
 
 
 def slowdown_of(stored: Iterable[Iterable[Mapping[str, Any]] | None]) -> float:
-    """How many times as long a run's calls took as in earlier runs, by its measurements' stored doubts; else 1."""
+    """The factor by which a run's calls took longer than earlier ones, from its measurements' stored doubts; else 1."""
     factors = [d["factor"] for doubts in stored for d in doubts or () if d["code"] == Code.SLOWER_MACHINE]
     return max(factors, default=1.0)

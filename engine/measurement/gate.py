@@ -1,4 +1,4 @@
-"""The gate before accuracy: labels that are constant, permuted or by chance are flagged."""
+"""The gate before accuracy: flags answers that are constant, permuted or no better than chance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.measurement.labels import Alignment
 from engine.measurement.quality import LEVEL, confusion
 
 PERMUTED_GAIN = 0.10
-"""The accuracy that renaming the answers must gain before labels are called permuted."""
+"""The least gain in accuracy by renaming the answers at which labels are called permuted."""
 PERMUTED_LEVEL = 0.001
 CONSTANT_SHARE = 0.99
 
@@ -27,36 +27,37 @@ class Flag:
 
     kind: Literal["fresh", "constant", "permuted", "chance"]
     sentence: str
-    """In plain words, with its figures."""
+    """The reason in plain words, with its figures."""
     figures: dict[str, float]
     """The numbers behind the sentence: shares, counts, p-values."""
 
 
 def label_gate(labels: np.ndarray, predicted: np.ndarray, names: list[str]) -> list[Flag]:
-    """What speaks against the labels that the answers were compared with, causes first; empty where nothing does.
+    """The reasons to doubt the labels that the answers were compared with, causes first; empty if there are none.
 
     `labels` and `predicted`: int64 [n], indices of `names`. Raises ValueError for n = 0.
 
     constant: at least 99% of the answers are one label, and more than ten times as many examples have another.
     permuted: renaming the answers by the best permutation of the labels gains at least 10 points; exact
-    McNemar of given against renamed answers, and an exact binomial test of the renamed ones against always
-    answering the commonest label, both stay below 0.001 after Bonferroni over all permutations. A model that
-    is merely weak gains nothing by renaming, and one that gives the same answer to all does not pass the second test.
+    McNemar of original against renamed answers, and an exact binomial test of the renamed answers against always
+    answering the commonest label, both give p below 0.001 after Bonferroni over all permutations. A model that
+    is merely weak gains nothing by renaming. A model that always gives the same answer does not pass the second test.
     chance: accuracy is not shown to be above always answering the commonest label, by a one-sided exact
-    binomial test at 5% with that label's share taken as given.
+    binomial test at 5%. The share of the commonest label is taken as known.
     """
     matrix = confusion(labels, predicted, len(names))
-    found = (_constant(matrix, names), _permuted(matrix, names), _chance(matrix, names))
-    return [flag for flag in found if flag]
+    flags = (_constant(matrix, names), _permuted(matrix, names), _chance(matrix, names))
+    return [flag for flag in flags if flag]
 
 
 def study_fault(logits: np.ndarray, labels: np.ndarray, alignment: Alignment, count: int) -> str | None:
-    """The case study's fault, in words: labels that do not fit, compared by their indices.
+    """Describe the case study's fault: labels that do not fit each other, compared by their indices.
 
-    `logits`: float32 [n, outputs]; `labels`: int64 [n] of `count` labels. Where the model has another number of
-    outputs it is named whatever their indices match in. Chance is what answers and labels of these frequencies
-    match in without any relation (Cohen 1960), and tested by an exact two-sided binomial test at 5%. None where
-    labels are aligned, and where as many outputs as labels match otherwise than by chance: they may only lack names.
+    `logits`: float32 [n, outputs]; `labels`: int64 [n] of `count` labels. If the model has another number of outputs
+    than the data set has labels, the fault is always reported. Chance is the share of matches between unrelated
+    answers and labels of these frequencies (Cohen 1960), tested by an exact two-sided binomial test at 5%. None if
+    the labels are aligned. Also None if there are as many outputs as labels and the match differs from chance, because
+    then the outputs may only lack names.
     """
     from scipy.stats import binomtest
 
@@ -70,7 +71,7 @@ def study_fault(logits: np.ndarray, labels: np.ndarray, alignment: Alignment, co
     by_chance = binomtest(match, n, chance).pvalue >= LEVEL
     if outputs == count and not by_chance:
         return None
-    beside = f"which is within chance ({chance:.1%})" if by_chance else f"where chance has {chance:.1%}"
+    beside = f"which is within chance ({chance:.1%})" if by_chance else f"where chance would give {chance:.1%}"
     return (
         f"comparing index with index ({outputs} outputs of the model, {count} labels of the data set) would have "
         f"reported {match / n:.1%} ({match} of {n}), {beside}: this is the case study's fault, where two labels "
@@ -83,7 +84,7 @@ def _constant(matrix: np.ndarray, names: list[str]) -> Flag | None:
     answer = int(matrix.sum(axis=0).argmax())
     answers = int(matrix[:, answer].sum())
     labelled_otherwise = n - int(matrix[answer].sum())
-    # A label that is truly rare may be answered rarely: only where it is all but never answered, something is wrong.
+    # A rare label may rightly be answered rarely. Only when it is almost never answered is something wrong.
     if answers < CONSTANT_SHARE * n or 10 * (n - answers) >= labelled_otherwise:
         return None
     every = f"all {n} answers are" if answers == n else f"{answers} of {n} answers ({answers / n:.1%}) are"
@@ -100,15 +101,15 @@ def _permuted(matrix: np.ndarray, names: list[str]) -> Flag | None:
     from scipy.stats import binom
 
     n, count = int(matrix.sum()), len(matrix)
-    # Where several permutations are as good, the one that leaves most names as they are.
+    # Of equally good permutations, choose the one that keeps the most names.
     _, meant = linear_sum_assignment((matrix * (count + 1) + np.eye(count, dtype=np.int64)).T, maximize=True)
     given, renamed = int(np.trace(matrix)), int(matrix[meant, np.arange(count)].sum())
     if renamed - given < PERMUTED_GAIN * n:
         return None
     moved = [i for i in range(count) if meant[i] != i and matrix[:, i].any()]
-    # Right under one naming or under the other: an answer whose label keeps its name is no evidence.
+    # Count the answers that are right under only one naming: a label that keeps its name is no evidence.
     lost, gained = (int(sum(matrix[row[i], i] for i in moved)) for row in (np.arange(count), meant))
-    # In logs, as k! and the p-values leave the range of floats.
+    # In logs, because k! and the p-values leave the range of floats.
     log_p = _log_sum(binom.logpmf(np.arange(lost + 1), gained + lost, 0.5)) + math.log(2)
     log_p_chance = _log_sum(binom.logpmf(np.arange(renamed, n + 1), n, matrix.sum(axis=1).max() / n))
     log_corrected = max(log_p, log_p_chance) + math.lgamma(count + 1)

@@ -1,7 +1,7 @@
-"""Aligns a model's labels with a data set's by name, or says why they do not fit.
+"""Aligns a model's labels with a data set's by name, or gives the reason why they do not fit.
 
-Comparing the index of a model's output with the index of a label measures nothing unless both mean
-the same; so nothing is aligned by index unless the suite says so.
+Comparing the index of a model's output with the index of a label measures nothing unless both indices mean
+the same label. So labels are aligned by index only if the suite says so.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ How = Literal["name", "declared map", "declared list", "order"]
 
 
 def normalise(name: str) -> str:
-    """`name` without case, spaces and punctuation: "Sci/Tech" and "sci_tech" become one."""
+    """`name` without case, spaces and punctuation: "Sci/Tech" and "sci_tech" become the same."""
     return "".join(c for c in unicodedata.normalize("NFKC", name).casefold() if c.isalnum())
 
 
 class Names:
-    """Finds a label among `names`: as it is spelled, else by its normal form where only one name has it."""
+    """Finds a label among `names`: by its exact spelling, else by its normal form if only one name has that form."""
 
     def __init__(self, names: list[str]) -> None:
         self._exact: dict[str, int] = {}
@@ -34,28 +34,28 @@ class Names:
         alike: dict[str, list[int]] = defaultdict(list)
         for name, index in self._exact.items():
             alike[normalise(name)].append(index)
-        self._normal = {form: found[0] for form, found in alike.items() if form and len(found) == 1}
+        self._normal = {form: indices[0] for form, indices in alike.items() if form and len(indices) == 1}
 
     def find(self, name: str) -> int | None:
-        """The first index of `name`, or None where no name, or more than one, resembles it."""
+        """The first index of `name`; None if no name resembles it, or more than one does."""
         return self._exact.get(name, self._normal.get(normalise(name)))
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """What each output of a model means among a data set's labels."""
+    """Which of a data set's labels each output of a model means."""
 
     mapping: list[int] | None
-    """Model output index -> data set label index; None where they could not be aligned."""
+    """Model output index -> data set label index; None if the labels could not be aligned."""
     how: How | None
     reason: str | None
     """Why `mapping` is None."""
     model_labels: list[str]
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
-        """The data set label that each row of `logits` [n, outputs] predicts: int64 [n].
+        """The index of the data set label that each row of `logits` [n, outputs] predicts: int64 [n].
 
-        Raises ValueError where nothing was aligned, or where the logits are not this model's.
+        Raises ValueError if the labels are not aligned, or if the shape of the logits does not fit this model.
         """
         if self.mapping is None:
             raise ValueError(f"no predictions: {self.reason}")
@@ -73,10 +73,10 @@ def align(
     dataset_labels: list[str] | None,
     declared: list[str] | dict[str, str] | Literal["by-order"] | None = None,
 ) -> Alignment:
-    """Aligns by what the variant declares, else by name: one to one, and completely.
+    """Align labels as the variant declares, else by name: one to one and completely.
 
-    Labels that do not fit by name give an alignment without a mapping. Raises RequestError for a
-    declaration that cannot be right.
+    Labels that do not fit by name give an alignment without a mapping. Raises RequestError for an impossible
+    declaration.
     """
     if dataset_labels is None:
         return Alignment(None, None, "the workload is unlabelled", model_labels)
@@ -95,7 +95,7 @@ def align(
 
 
 def index_match_rate(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Share of examples whose largest logit's index equals the label's index, whatever either means.
+    """Share of examples whose largest logit's index equals the label's index, regardless of their meaning.
 
     `logits` is [n, outputs], `labels` int [n], n at least 1.
     """
@@ -182,23 +182,23 @@ def _why_not(model_labels: list[str], dataset_labels: list[str]) -> str:
 
 
 def generic(label: str) -> bool:
-    """Whether `label` is but a number: "LABEL_0", "3"."""
+    """Whether `label` is only a number: "LABEL_0", "3"."""
     return re.fullmatch(r"(label)?[0-9]+", normalise(label)) is not None
 
 
 def _span(labels: list[str]) -> str:
-    """ "LABEL_0..3" for labels that count up from 0, else all of them."""
+    """ "LABEL_0..3" for labels that count up from 0, else the listed labels."""
     stem = labels[0].removesuffix("0")
     counted = [f"{stem}{index}" for index in range(len(labels))]
     return f"{labels[0]}..{len(labels) - 1}" if len(labels) > 1 and labels == counted else listed(labels)
 
 
 def listed(names: list[str], limit: int = 12) -> str:
-    """`names` in one line: at most `limit` of them, and of each its beginning."""
+    """`names` in one line: at most `limit` names, each cut to 40 characters."""
     flat = (" ".join(name.split()) for name in names[:limit])
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(name if len(name) <= 40 else name[:39] + "…" for name in flat) + more
 
 
 RANDOM_WEIGHTS = "its head or all its weights are random: made for speed and memory alone"
-"""Why a row has no accuracy whose model nobody has taught: its answers say nothing of what they are asked."""
+"""Why a row with an untrained model has no accuracy: its answers have no relation to the texts."""

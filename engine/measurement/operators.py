@@ -1,4 +1,4 @@
-"""Where a call's time goes: its operators or kernels by time, by what kind of work they do, and their trace. Pure."""
+"""Where a call's time goes: its operators or kernels by time and by kind of work, and their trace. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.units import milliseconds, significant, whole
 By = Literal["operators", "kernels", "launches"]
 
 TOP = 12
-"""How many operators are kept by name; the rest is summed."""
+"""How many operators are kept by name; the others are summed."""
 NAME_LENGTH = 120
 KINDS: dict[str, tuple[str, str]] = {
     "attention": ("fused attention", r"attention|flash|fmha|sdpa"),
@@ -36,19 +36,19 @@ KINDS: dict[str, tuple[str, str]] = {
     ),
     "other": ("other work", r""),
 }
-"""Key -> what a reader calls it, and what the names of such operators contain; the first that fits."""
+"""Key -> the displayed name, and a pattern for the names of such operators; the first match counts."""
 _GENERATED = re.compile(r"triton_(poi|per|red)_fused_")
-"""torch.compile's own kernels, named after all that they fuse: each goes over its elements once."""
+"""torch.compile's own kernels. Each is named after all operators it fuses, but visits its elements only once."""
 _KINDS = {key: re.compile(pattern, re.IGNORECASE) for key, (_, pattern) in KINDS.items()}
 
 EVENT_KEYS = ("ph", "cat", "name", "pid", "tid", "ts", "dur", "id", "bp", "s")
-"""What a trace viewer reads of an event."""
+"""The keys of an event that a trace viewer reads."""
 ARGUMENTS = (
     "External id", "Input Dims", "Input type", "op_name", "provider", "input_type_shape", "output_type_shape",
     "output_size", "node_index", "stream", "correlation", "grid", "block", "device", "bytes",
     "memory bandwidth (GB/s)", "est. achieved occupancy %", "name", "sort_index", "labels",
 )  # fmt: skip
-"""What of an event's own facts may leave the machine: shapes and the device, never a path or a host."""
+"""The arguments of an event that may leave the machine: shapes and the device, never a path or a host."""
 
 
 BETWEEN: dict[By, str] = {
@@ -56,9 +56,9 @@ BETWEEN: dict[By, str] = {
     "kernels": "between kernels",
     "launches": "waiting for the device",
 }
-"""What the rest of a call is."""
+"""The name of the time in a call that no operator accounts for."""
 HEADS: dict[By, str] = {"operators": "Operator", "kernels": "Kernel", "launches": "Launch"}
-"""What a column of them is called."""
+"""The heading of the column of operators."""
 
 
 @dataclass(frozen=True)
@@ -68,36 +68,36 @@ class Operator:
     name: str
     calls: int
     seconds: float
-    """Its own time over all calls, without that of the operators that it calls."""
+    """Its own time over all calls, without the time of the operators that it calls."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What a backend saw of some calls of one batch."""
+    """A backend's profile of some calls of one batch."""
 
     by: By
-    """operators, timed on the host that computes them; kernels, timed on the device; launches: operators of a device,
+    """operators: timed on the host that computes them. kernels: timed on the device. launches: a device's operators,
     timed on the host, which does not wait for them."""
     operators: list[Operator]
     wall_s: float
-    """What all the calls took, profiler and all."""
+    """The time of all calls, with the profiler's own."""
     trace: Path | None = None
-    """Their Chrome trace as the library wrote it, where one was asked for."""
+    """The calls' Chrome trace as the library wrote it; None if none was requested."""
 
 
 def kind(name: str) -> str:
-    """What kind of work an operator or kernel does, by its name: a key of KINDS."""
+    """The kind of work that an operator or kernel does, by its name: a key of KINDS."""
     if _GENERATED.match(name):
         return "elementwise"
     return next(key for key, pattern in _KINDS.items() if pattern.search(name))
 
 
 def facts(found: Profile, calls: int, shape: Sequence[int]) -> dict[str, Any]:
-    """What a row keeps of a profile, as plain values; seconds and counts are those of one mean call.
+    """A profile as the plain values that a row stores; seconds and counts are for one mean call.
 
-    `by`, `calls` profiled, `shape` of the batch, `wall_s`, `seconds` of all operators together; `top`: name, calls and
-    seconds of the TOP that took longest; `rest`: how many others, and their calls and seconds; `kinds`: seconds by
-    key of KINDS. `reason` is None.
+    The keys are `by`; `calls`, the number of profiled calls; `shape` of the batch; `wall_s`; `seconds` of all
+    operators together; `top`: name, calls and seconds of the TOP slowest operators; `rest`: the number of other
+    operators, and their calls and seconds; `kinds`: seconds by key of KINDS; and `reason`, which is None.
     """
     merged: dict[str, tuple[float, float]] = {}
     for operator in found.operators:
@@ -124,67 +124,67 @@ def facts(found: Profile, calls: int, shape: Sequence[int]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a profile as it is shown: an operator, what they are beyond the TOP, or what is between them."""
+    """One line of a displayed profile: an operator, the sum of those beyond the TOP, or the time between operators."""
 
     name: str
     kind: str | None
-    """A key of KINDS; None for what is summed or between."""
+    """A key of KINDS; None for the sum and for the time between operators."""
     calls: float | None
     seconds: float
     share: float
-    """Of the profiled call, 0 to 1."""
+    """The share of the profiled call, 0 to 1."""
 
     @property
     def counted(self) -> str:
-        """`calls` as it is shown: of several profiled calls the mean, which need not be whole."""
+        """`calls` as displayed: the mean over the profiled calls, which need not be a whole number."""
         return significant(self.calls) if self.calls is None or self.calls % 1 else whole(int(self.calls))
 
 
 def lines(found: Mapping[str, Any]) -> list[Line]:
-    """What `facts` keeps, the longest first, then the rest and what no operator accounts for: all of one call."""
-    # By several streams or threads at once more can be done than the clock says.
+    """The lines of a profile from `facts`, for one call: the slowest operators, the others, the time between them."""
+    # Streams or threads that work in parallel can add up to more than the wall time.
     whole_s = max(found["wall_s"], found["seconds"])
-    made = [Line(o["name"], kind(o["name"]), o["calls"], o["seconds"], o["seconds"] / whole_s) for o in found["top"]]
+    result = [Line(o["name"], kind(o["name"]), o["calls"], o["seconds"], o["seconds"] / whole_s) for o in found["top"]]
     rest, between_s = found["rest"], whole_s - found["seconds"]
     if rest["operators"]:
         name = f"{rest['operators']} others"
-        made.append(Line(name, None, rest["calls"], rest["seconds"], rest["seconds"] / whole_s))
-    made.append(Line(BETWEEN[found["by"]], None, None, between_s, between_s / whole_s))
-    return made
+        result.append(Line(name, None, rest["calls"], rest["seconds"], rest["seconds"] / whole_s))
+    result.append(Line(BETWEEN[found["by"]], None, None, between_s, between_s / whole_s))
+    return result
 
 
 def caption(found: Mapping[str, Any]) -> str:
-    """What the figures of a profile are, in two sentences."""
+    """What the figures of a profile mean, in two sentences."""
     rows, tokens = found["shape"]
     calls = "one call" if found["calls"] == 1 else f"a mean of {found['calls']} calls"
-    what = {
+    meaning = {
         "operators": "Own time of each of the operators on the host",
         "kernels": "Own time of each of the kernels on the device",
-        "launches": "What the host takes to launch each operator, whose time on the device is not known",
+        "launches": "Time that the host takes to launch each operator, whose time on the device is not known",
     }[found["by"]]
     return (
-        f"{what}, {calls} of {rows} x {tokens} tokens: together "
+        f"{meaning}, {calls} of {rows} x {tokens} tokens: together "
         f"{milliseconds(found['seconds'])} of the {milliseconds(found['wall_s'])} ms that a call takes under the "
-        "profiler. Profiled after all timing; a profiler slows what it sees, short operators most."
+        "profiler. Profiled after all timing; a profiler slows the operators that it times, short ones most."
     )
 
 
 def trace(raw: Any, about: Mapping[str, str]) -> dict[str, Any]:
-    """A Chrome trace that a viewer opens, of a library's own: events alone, without paths, host and process names.
+    """A Chrome trace for a viewer, made from a library's own: only events, without paths, host and process names.
 
-    `raw`: an object with traceEvents, or the list of them.
+    `raw`: an object with `traceEvents`, or a list of events.
     """
     events: Iterable[dict[str, Any]] = raw["traceEvents"] if isinstance(raw, dict) else raw
     kept = []
     for event in events:
         if not isinstance(event.get("pid"), int):
-            # PyTorch's profiler writes of itself as of processes with words for numbers, on which some readers fail.
+            # PyTorch's profiler adds events of its own whose process id is a word, on which some viewers fail.
             continue
-        made = {key: event[key] for key in EVENT_KEYS if key in event}
-        if made.get("ph") == "M" and made.get("name") in ("process_name", "thread_name"):
-            made["args"] = {"name": f"{str(made['name']).removesuffix('_name')} {made.get('tid', '')}".strip()}
+        copy = {key: event[key] for key in EVENT_KEYS if key in event}
+        if copy.get("ph") == "M" and copy.get("name") in ("process_name", "thread_name"):
+            copy["args"] = {"name": f"{str(copy['name']).removesuffix('_name')} {copy.get('tid', '')}".strip()}
         else:
             arguments = event.get("args") or {}
-            made["args"] = {key: arguments[key] for key in ARGUMENTS if key in arguments}
-        kept.append(made)
+            copy["args"] = {key: arguments[key] for key in ARGUMENTS if key in arguments}
+        kept.append(copy)
     return {"displayTimeUnit": "ms", "otherData": dict(about), "traceEvents": kept}

@@ -1,7 +1,7 @@
-"""Statistics of a classifier's answers: against a baseline, label by label, and whether its labels can be right.
+"""Statistics of a classifier's answers: against a baseline, by label, and of their probabilities.
 
-Pure functions over arrays, no model, no store. A proportion's own interval is `stats.wilson`, macro F1
-`stats.macro_f1`.
+Pure functions over arrays, without a model or a store. For the interval of one proportion see `stats.wilson`, for
+macro F1 `stats.macro_f1`.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Paired:
-    """A variant's accuracy less the baseline's on the same examples."""
+    """A variant's accuracy minus the baseline's on the same examples."""
 
     difference: float
-    """Share of the examples; above 0 where the variant is more often right."""
+    """Share of the examples; above 0 if the variant is right more often."""
     low: float
     high: float
-    """Limits at 95% confidence, uncorrected for several variants."""
+    """`low` and `high` are the limits at 95% confidence, not corrected for several variants."""
     gained: int
-    """Examples that it alone has right."""
+    """Examples that only the variant answers right."""
     lost: int
-    """Examples that the baseline alone has right."""
+    """Examples that only the baseline answers right."""
     p: float
-    """Exact McNemar, two-sided, uncorrected."""
+    """p of the exact two-sided McNemar test, uncorrected."""
 
 
 def compare(mine: np.ndarray, baseline: np.ndarray) -> Paired:
-    """`mine` and `baseline`: bool [examples], whether each is answered right.
+    """Compare a variant's answers with the baseline's. Both are bool [examples]: whether each is answered right.
 
-    Raises ValueError where there are none, or not as many of both.
+    Raises ValueError if there are no examples, or if the two arrays differ in length.
     """
     n = len(mine)
     if n == 0 or n != len(baseline):
@@ -57,13 +57,13 @@ def compare(mine: np.ndarray, baseline: np.ndarray) -> Paired:
 def paired_interval(gained: int, lost: int, n: int) -> tuple[float, float]:
     """95% limits of the difference of accuracy: a paired percentile bootstrap of n examples, as a share.
 
-    An example moves the difference by +1, -1 or 0, so what a resample of n of them gives is the sum of n
-    such steps; its distribution is computed (a convolution) rather than drawn, and so has neither seed nor
-    noise: the "ideal bootstrap", Efron and Tibshirani (1993), ch. 6. The plain form degenerates to [0, 0]
-    without discordant pairs and covers a difference that few pairs show far too seldom. So the steps are
-    resampled with one more pair each way, gained + 1 and lost + 1 of n + 2, as Bonett and Price (2012)
-    smooth Wald's interval. Simulated (tests/test_quality.py), it covers the true difference in 94% to 97%
-    of experiments, in more where few pairs are discordant, and it excludes 0 wherever exact McNemar shows a
+    Each example moves the difference by +1, -1 or 0, so a resample of n examples gives the sum of n such steps.
+    The distribution of the sum is computed by convolution instead of drawn, so it has neither seed nor noise: the
+    "ideal bootstrap", Efron and Tibshirani (1993), ch. 6. The plain form degenerates to [0, 0] without discordant
+    pairs, and covers the true difference far too seldom when few pairs are discordant. So the steps are resampled
+    with one more pair in each direction, gained + 1 and lost + 1 of n + 2, as Bonett and Price (2012) smooth Wald's
+    interval. In simulations (tests/test_quality.py), the interval covers the true difference in 94% to 97% of
+    experiments, and more often when few pairs are discordant. It excludes 0 whenever exact McNemar shows a
     difference at 5%, unless all n examples are discordant.
     """
     from scipy.fft import irfft, next_fast_len, rfft
@@ -71,25 +71,25 @@ def paired_interval(gained: int, lost: int, n: int) -> tuple[float, float]:
     size = next_fast_len(2 * n + 1, real=True)
     step = np.zeros(size)
     step[[0, 1, -1]] = np.array([n - gained - lost, gained + 1, lost + 1]) / (n + 2)
-    # From -n to n; indices below 0 wrap around.
+    # The sums run from -n to n; negative indices wrap around.
     total = np.roll(irfft(rfft(step) ** n, size), n)[: 2 * n + 1]
     tail = (1 - CONFIDENCE) / 2
     low = int(np.searchsorted(np.cumsum(total), tail)) - n
-    # Counted from its own end, so that who is called the baseline makes no difference.
+    # The upper limit is counted from its own end, so swapping the variant and the baseline mirrors the interval.
     high = n - int(np.searchsorted(np.cumsum(total[::-1]), tail))
     return low / n, high / n
 
 
 @lru_cache(4096)
 def mcnemar(gained: int, lost: int) -> float:
-    """Exact two-sided McNemar p from the discordant pairs; 1 where there are none."""
+    """p of the exact two-sided McNemar test from the discordant pairs; 1 if there are none."""
     from scipy.stats import binomtest
 
     return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
-    """Holm's correction of p-values by name (Holm 1979)."""
+    """The p-values by name, with Holm's correction (Holm 1979)."""
     corrected: dict[str, float] = {}
     running = 0.0
     for rank, (name, value) in enumerate(sorted(p.items(), key=lambda item: item[1])):
@@ -109,14 +109,14 @@ def verdict(gained: int, lost: int, corrected: float) -> str:
 def smallest_detectable(discordant: int, n: int, family: int = 1) -> float | None:
     """The true difference of accuracy that n examples would have shown with 80% power, as a share.
 
-    Shown: exact McNemar, two-sided, at 5% / `family`: the first step of Holm over so many comparisons, which
-    shows a difference whatever the others give. The power is exact: over the number of discordant pairs,
-    binomial with the share `discordant` / n that was observed, and over their direction. A difference cannot
-    be larger than the share of discordant pairs, so where even all of them in one direction would be too few,
-    the share grows with the difference: then the answer does not depend on `discordant`. Without any, the
-    share is taken at its one-sided 95% upper limit (Clopper-Pearson; the rule of three, 3 / n). None for so
-    few examples that no answers at all could show a difference. Raises ValueError where `discordant` is not
-    within 0 to n, or `family` below 1.
+    A difference is shown by the exact two-sided McNemar test at 5% / `family`. This is the first step of Holm over
+    `family` comparisons, and does not depend on the other comparisons. The power is exact: over the number of
+    discordant pairs, which is binomial with the observed share `discordant` / n, and over their direction. A
+    difference cannot exceed the share of discordant pairs. If even that share, all in one direction, would be too
+    small, the share is assumed to grow with the difference, and the result does not depend on `discordant`. With no
+    discordant pairs, the share is taken at its one-sided 95% upper limit (Clopper-Pearson; the rule of three, 3 / n).
+    None for too few examples to show any difference. Raises ValueError if `discordant` is not within 0 to n, or if
+    `family` is below 1.
     """
     from scipy.optimize import brentq
     from scipy.stats import beta, binom
@@ -126,19 +126,19 @@ def smallest_detectable(discordant: int, n: int, family: int = 1) -> float | Non
     if family < 1:
         raise ValueError(f"a family of {family} comparisons corrects nothing: give 1 at least")
     level = LEVEL / family
-    # Pairs that all point one way have p = 2 * 0.5**pairs.
+    # Pairs that all point in one direction have p = 2 * 0.5**pairs.
     fewest = math.floor(1 - math.log2(level)) + 1
     if n < fewest:
         return None
     share = discordant / n if discordant else 1 - LEVEL ** (1 / n)
-    # As many pairs as that with 80%: the binomial's upper tail is a beta distribution of its share.
+    # The share that gives at least `fewest` pairs with 80%: the binomial's upper tail is a beta distribution of it.
     one_way = float(beta.ppf(POWER, fewest, n - fewest + 1))
     if share <= one_way:
         return one_way
     fewest_likely, most_likely = binom.ppf([1e-12, 1 - 1e-12], n, share)
     pairs = np.arange(max(fewest, fewest_likely), most_likely + 1)
     weight = binom.pmf(pairs, n, share)
-    # The most pairs against the direction with which McNemar still shows a difference; -1 where none does.
+    # The most pairs in the opposite direction at which McNemar still shows a difference; -1 if it never does.
     most = binom.ppf(level / 2, pairs, 0.5) - 1
 
     def power(difference: float) -> float:
@@ -151,24 +151,24 @@ def smallest_detectable(discordant: int, n: int, family: int = 1) -> float | Non
 
 @dataclass(frozen=True)
 class Flips:
-    """Examples that a variant answers otherwise than the baseline."""
+    """Examples that a variant answers differently from the baseline."""
 
     changed: int
     right_to_wrong: int | None
-    """The baseline's answer is right, the variant's wrong; None, as the next two, without labels."""
+    """The baseline's answer is right and the variant's wrong. This and the next two fields are None without labels."""
     wrong_to_right: int | None
     wrong_to_wrong: int | None
-    """Both are wrong, each in its own way."""
+    """Both answers are wrong, and differ."""
     index: np.ndarray
-    """int64 [changed]: which examples, in order."""
+    """int64 [changed]: the positions of these examples, ascending."""
     matrix: np.ndarray
-    """int64 [baseline's answer, own answer]."""
+    """int64 [baseline's answer, variant's answer]: counts."""
 
 
 def flips(answers: np.ndarray, baseline: np.ndarray, labels: np.ndarray | None, count: int) -> Flips:
-    """`answers`, `baseline` and `labels`: int64 [n], each below `count`; without labels for unlabelled text.
+    """The changed answers. `answers`, `baseline` and `labels`: int64 [n], each below `count`.
 
-    Raises ValueError where there are none, or not as many of each.
+    `labels` is None for unlabelled texts. Raises ValueError if there are no answers, or if the arrays differ in length.
     """
     matrix = confusion(baseline, answers, count)
     changed = answers != baseline
@@ -182,13 +182,13 @@ def flips(answers: np.ndarray, baseline: np.ndarray, labels: np.ndarray | None, 
     return Flips(len(index), lost, gained, len(index) - lost - gained, index, matrix)
 
 
-# Label by label
+# By label
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, count: int) -> np.ndarray:
-    """The confusion matrix of `count` labels: int64 [label, predicted]; rows sum to the labels' examples.
+    """The confusion matrix of `count` labels: int64 [label, predicted]. Each row sums to its label's examples.
 
-    `labels` and `predicted`: int64 [n]. Raises ValueError for n = 0, and for indices outside of `count`.
+    `labels` and `predicted`: int64 [n]. Raises ValueError for n = 0, and for indices outside 0 to `count` - 1.
     """
     from sklearn.metrics import confusion_matrix
 
@@ -201,14 +201,14 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, count: int) -> np.ndarr
 
 @dataclass(frozen=True)
 class LabelScore:
-    """How well one label is told from all others."""
+    """How well one label is told apart from all others."""
 
     precision: float | None
-    """Of the answers with this label the share that is right; None where it was never answered."""
+    """The share of the answers with this label that are right; None if there are none."""
     recall: float | None
-    """Of the examples with this label the share that is found; None where there are none."""
+    """The share of the examples with this label that are answered right; None if there are none."""
     f1: float
-    """The harmonic mean of both, 0 where nothing was found: what `stats.macro_f1` averages."""
+    """The harmonic mean of precision and recall, which `stats.macro_f1` averages; 0 if no such answer is right."""
     support: int
     """Examples with this label."""
 
@@ -238,8 +238,8 @@ def nll(logits: np.ndarray, mapping: list[int], labels: np.ndarray) -> float | N
     """Mean negative log likelihood of the right label, in nats.
 
     `logits`: float32 [n, outputs]; `mapping`: output -> label, as in `Alignment`; `labels`: int64 [n], n at
-    least 1. Outputs that mean one label add their probabilities up. None where logits are not finite, and
-    where an example's label is that of no output: any model would be infinitely wrong about it.
+    least 1. The probabilities of outputs with the same label are added. None if logits are not finite, or if no output
+    means the label of some example: the likelihood of that label would be 0.
     """
     if not np.isfinite(logits).all():
         return None
@@ -249,32 +249,32 @@ def nll(logits: np.ndarray, mapping: list[int], labels: np.ndarray) -> float | N
 
 @dataclass(frozen=True)
 class Bin:
-    """The answers whose confidence lies in one part of 0 to 1."""
+    """The answers whose confidence lies in one interval of the range 0 to 1."""
 
     count: int
     confidence: float | None
-    """Mean probability of the answers; None, as the next, without any."""
+    """Mean probability of the answers. This and `accuracy` are None for an empty bin."""
     accuracy: float | None
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Whether answers are right as often as their probability says."""
+    """Whether answers are right as often as their probability predicts."""
 
     ece: float
     """Expected calibration error, 0 to 1."""
     bins: list[Bin]
-    """Of equal width, from 0 to 1; each contains its upper limit."""
+    """Bins of equal width from 0 to 1; each contains its upper limit."""
 
 
 def calibration(logits: np.ndarray, mapping: list[int], labels: np.ndarray) -> Calibration | None:
     """Expected calibration error over 15 bins of equal width (Naeini et al. 2015, Guo et al. 2017).
 
-    Arguments as for `nll`. An answer is the label of the largest output, as accuracy counts it, and its
-    confidence that label's probability. The mean over the answers of the distance between a bin's
-    confidence and its accuracy. Biased upwards where n is small: chance alone parts the two, so that a perfectly
-    calibrated model shows some 10 points at n = 80, 5 at 400 and 1.5 at 3,800 (tests/test_quality.py). None
-    where logits are not finite.
+    The arguments are those of `nll`. An answer is the label of the largest output, as for accuracy, and its
+    confidence is that label's probability. The error is the mean over the answers of the distance between their
+    bin's confidence and its accuracy. It is biased upwards when n is small, because confidence and accuracy then
+    differ by chance: a perfectly calibrated model shows some 10 points at n = 80, 5 at 400 and 1.5 at 3,800
+    (tests/test_quality.py). None if logits are not finite.
     """
     if not np.isfinite(logits).all():
         return None
@@ -293,7 +293,7 @@ def calibration(logits: np.ndarray, mapping: list[int], labels: np.ndarray) -> C
 
 
 def _log_probability(logits: np.ndarray, mapping: list[int], labels: np.ndarray) -> np.ndarray:
-    """The log of the probability that each row of `logits` gives to its entry of `labels`: float64 [n]."""
+    """The log probability that each row of `logits` gives to its label in `labels`: float64 [n]."""
     from scipy.special import log_softmax, logsumexp
 
     if len(labels) == 0 or logits.shape != (len(labels), len(mapping)):

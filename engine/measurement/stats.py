@@ -1,4 +1,4 @@
-"""Statistics over plain arrays: intervals, percentiles, verdicts. Pure functions, no model, no store."""
+"""Statistics over plain arrays: intervals, percentiles, verdicts. Pure functions, without a model or a store."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from engine.measurement.doubts import Code, Doubt, doubt
 
 CONFIDENCE = 0.95
 BETWEEN_PROCESS_SD = 0.02
-"""How far two workers of the same variant differ in speed: standard deviation of one worker's log rate.
+"""How much workers of the same variant differ in speed: the standard deviation of one worker's log rate.
 
-Memory layout and page placement fix it for a process's life, so rounds do not show it. Measured by
+Memory layout and page placement fix the difference for a process's life, so rounds do not show it. Measured by
 `benchmarks/same_variant.py`; see docs/method.md.
 """
 SEQUENTIAL_SD = 0.1
-"""How far a ratio of two variants that were timed one after another moves from run to run: of its logarithm.
+"""How much the log ratio of two variants timed one after another varies between runs: its standard deviation.
 
 Measured by `benchmarks/repeatability.py --apart`; see docs/method.md.
 """
 BETWEEN_PROCESS_WEIGHT = 6
-"""The degrees of freedom that the figure above counts for beside a run's own processes."""
+"""The degrees of freedom that the assumed variance between processes counts as, beside a run's own processes."""
 ROUND_SD = 0.15
-"""The standard deviation of one round's log ratio where a run has too few to show it: that of a noisy machine."""
+"""The standard deviation of one round's log ratio, as on a noisy machine, for runs with too few rounds to show it."""
 RESEMBLANCE = 0.9
-"""The largest autocorrelation of neighbouring rounds that an interval is widened for: a short series shows no more."""
+"""The largest autocorrelation of neighbouring rounds that widens an interval. A short series cannot show more."""
 CALM_SHARE = 1 / 3
 CALM_ROUNDS = 6
 CALM_NEIGHBOURS = (-3, -1, 1, 3)
-"""The share of a process's rounds that a speed-up is taken from, and how many at least (all where there are fewer);
-and the rounds beside one that tell whether it was calm.
+"""The share of a process's rounds that a speed-up is taken from; the least number of them (all if there are fewer);
+and the offsets of the neighbours that decide whether a round was calm.
 
-On a shared machine others slow the rounds down for half a minute at a time, and not every variant alike: INT8 to
-0.73 of its speed, FP32 in PyTorch to 0.93, so that a median over all rounds follows whichever state lasted longer.
-Over the five one-minute runs of `demo` that the share was chosen on it moved by up to 17%, over the calm third by
-2.5%; docs/method.md has later runs, some of which did worse.
+On a shared machine other work slows the rounds down for half a minute at a time, and not every variant equally: INT8
+to 0.73 of its speed, FP32 in PyTorch to 0.93. So a median over all rounds follows the state that lasted longer.
+Over the five one-minute runs of `demo` that the share was chosen on, that median moved by up to 17%, and the median
+over the calm third by 2.5%. docs/method.md has later runs, some of which did worse.
 """
 PERCENTILE_CALLS = {0.5: 1, 0.95: 59, 0.99: 299}
-"""The calls below which a percentile says nothing: the largest of n exceeds it with 95% only from there on."""
+"""The least calls for each percentile: from there on the largest of n calls exceeds it with a probability of 95%."""
 UNSTABLE_SPREAD = 0.25
 UNSTABLE_DRIFT = 0.15
 MEDIAN_DEVIATION = 0.6745
 """The median distance of a normal number from its mean, in standard deviations."""
 DRIFT_ERRORS = 2
-"""How many standard errors a drift is at least, as two rounds of a noisy machine may differ by more than that share."""
+"""The least drift in standard errors, because two rounds of a noisy machine may differ by more than UNSTABLE_DRIFT."""
 SETTLING_CALLS = 5
-"""Calls in each of the two samples that the test of a warm-up compares."""
+"""Calls in each of the two samples that the warm-up test compares."""
 SETTLED_DIFFERENCE = 0.1
 WARMING_ROUNDS = 3
 WARMING_DIFFERENCE = 0.1
@@ -57,7 +57,7 @@ WARMING_LEVEL = 0.001
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate between its limits at 95% confidence."""
+    """An estimate with its limits at 95% confidence."""
 
     estimate: float
     low: float
@@ -71,12 +71,12 @@ def wilson(successes: int, n: int) -> Interval:
     """
     from scipy.stats import binomtest
 
-    found = binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
-    return Interval(successes / n, float(found.low), float(found.high))
+    limits = binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(successes / n, float(limits.low), float(limits.high))
 
 
 def percentile(latencies_s: np.ndarray, q: float) -> float | None:
-    """The q-quantile in seconds, or None where there are too few calls to carry it."""
+    """The q-quantile in seconds, or None for too few calls."""
     if len(latencies_s) < PERCENTILE_CALLS[q]:
         return None
     return float(np.quantile(latencies_s, q))
@@ -90,13 +90,14 @@ def macro_f1(labels: np.ndarray, predicted: np.ndarray, count: int) -> float:
 
 
 def calm_rounds(rates: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
-    """The rounds of each process in which the machine was least disturbed: one bool [rounds] array a process.
+    """The rounds of each process in which the machine was least disturbed: one bool [rounds] array per process.
 
-    `rates` holds for each variant of an experiment one float64 [rounds] array a process, in any unit; NaN marks a
-    round without a value. A round is as calm as its variants, each beside its own median, were fast in its
-    CALM_NEIGHBOURS: what disturbs the machine outlasts a round and slows all variants. Judged by its own calls, those
-    rounds would be taken in which the noisiest variant happened to be fast. So even rounds are chosen among
-    themselves by odd ones, and odd ones by even ones: a round's own luck has no say, as in cross-fitting.
+    `rates` holds one list per variant of an experiment, with a float64 [rounds] array per process, in any unit; NaN
+    marks a round without a value. The calmness of a round is the mean speed of the variants, relative to each
+    variant's own median, in the round's CALM_NEIGHBOURS, because a disturbance outlasts a round and slows all variants.
+    A choice by a round's own calls would prefer rounds in which the noisiest variant happened to be fast. So even
+    rounds are chosen by odd rounds and odd rounds by even rounds: as in cross-fitting, a round's own luck has no
+    influence.
     """
     chosen = []
     for process in range(max(map(len, rates), default=0)):
@@ -112,19 +113,19 @@ def calm_rounds(rates: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
                 line -= np.nanmedian(line)
         known = np.isfinite(logs).any(axis=0)
         mean = np.nansum(logs, axis=0) / np.maximum(np.isfinite(logs).sum(axis=0), 1)
-        around = _beside(np.where(known, mean, 0)) / np.maximum(_beside(known.astype(float)), 1)
+        around = _neighbour_sums(np.where(known, mean, 0)) / np.maximum(_neighbour_sums(known.astype(float)), 1)
         speed = np.where(known, around, -np.inf)
         count = min(int(known.sum()), max(CALM_ROUNDS, math.ceil(length * CALM_SHARE)))
         calm = np.zeros(length, dtype=bool)
         even = math.ceil(count * known[::2].sum() / max(known.sum(), 1))
-        for first, of_these in ((0, even), (1, count - even)):
-            calm[first + 2 * np.argsort(-speed[first::2], kind="stable")[:of_these]] = True
+        for first, chosen_count in ((0, even), (1, count - even)):
+            calm[first + 2 * np.argsort(-speed[first::2], kind="stable")[:chosen_count]] = True
         chosen.append(calm)
     return chosen
 
 
-def _beside(values: np.ndarray) -> np.ndarray:
-    """For each of float64 [rounds] the sum of its CALM_NEIGHBOURS, of those that there are."""
+def _neighbour_sums(values: np.ndarray) -> np.ndarray:
+    """For each round of `values`, float64 [rounds], the sum of its CALM_NEIGHBOURS that exist."""
     reach = max(CALM_NEIGHBOURS)
     weights = np.zeros(2 * reach + 1)
     weights[[reach + step for step in CALM_NEIGHBOURS]] = 1
@@ -137,14 +138,14 @@ def speed_up(
     calm: list[np.ndarray] | None = None,
     sequential: bool = False,
 ) -> Interval | None:
-    """How many times the baseline's rate a variant reaches, taken round by round.
+    """A variant's rate as a multiple of the baseline's, taken round by round.
 
-    `rates` and `baseline_rates` hold one float64 [rounds] array a process, in samples/s; NaN marks a
-    round without a value. `calm`: the rounds to take, as `calm_rounds` gives them; all by default. The estimate
+    `rates` and `baseline_rates` hold one float64 [rounds] array per process, in samples/s; NaN marks a
+    round without a value. `calm`: the rounds to use, as returned by `calm_rounds`; by default all. The estimate
     is the median of the log ratios over the rounds of a process, averaged over the processes. Its variance has two
-    parts: of the median within a process, widened for neighbouring rounds that resemble each other, and between
-    processes, from the processes of this run and BETWEEN_PROCESS_SD together. `sequential`: the two were timed one
-    after another, so that SEQUENTIAL_SD comes on top. None where no round has both.
+    parts: that of the median within a process, widened for neighbouring rounds that resemble each other, and that
+    between processes, from the processes of this run and BETWEEN_PROCESS_SD together. `sequential`: the two variants
+    were timed one after another, which adds the variance of SEQUENTIAL_SD. None if no round has both rates.
     """
     logs = []
     for process, (mine, theirs) in enumerate(zip(rates, baseline_rates, strict=False)):
@@ -155,15 +156,15 @@ def speed_up(
 
 
 def rate(rates: list[np.ndarray]) -> Interval | None:
-    """A variant's own rate, over all rounds, between the limits that `speed_up` would have; None without a round.
+    """A variant's own rate over all rounds, with limits as in `speed_up`; None without a round.
 
-    `rates` as there. One worker a process has its luck in it, not two.
+    `rates` as in `speed_up`. Each process adds the variance of one worker here, not of two.
     """
     return _over_processes([np.log(mine) for mine in rates], BETWEEN_PROCESS_SD**2)
 
 
 def _over_processes(logs: list[np.ndarray], assumed: float) -> Interval | None:
-    """`logs`: a float64 [rounds] array a process; `assumed`: the variance between processes that is known before."""
+    """The interval from `logs`, float64 [rounds] for each process; `assumed`: the prior variance between processes."""
     from scipy.stats import t
 
     known = [values[np.isfinite(values)] for values in logs]
@@ -182,25 +183,25 @@ def _over_processes(logs: list[np.ndarray], assumed: float) -> Interval | None:
 
 
 def _median_variance(values: np.ndarray) -> float:
-    """The variance of the median of `values`, a short series in time."""
+    """The variance of the median of `values`, a short time series."""
     from scipy.stats import t
 
     n = len(values)
     if n < 3:
-        # Too few to see their spread.
+        # The values are too few to show their spread.
         return (math.pi / 2) * ROUND_SD**2 / n
     centred = values - np.median(values)
     sigma = max(1.4826 * float(np.median(np.abs(centred))), float(np.std(values)) / 3)
     total = float(np.sum(centred**2))
     resemblance = float(np.sum(centred[1:] * centred[:-1])) / total if total else 0.0
     resemblance = min(max(resemblance, 0.0), RESEMBLANCE)
-    # The spread of a few values is itself uncertain, as Student's t has it.
+    # The spread of a few values is itself uncertain, which Student's t accounts for.
     few = (t.ppf(0.975, n - 1) / t.ppf(0.975, math.inf)) ** 2
     return float((math.pi / 2) * sigma**2 / n * few * (1 + resemblance) / (1 - resemblance))
 
 
 def comparison(interval: Interval | None) -> str | None:
-    """better, worse or no_difference: where the interval of a speed-up lies beside 1."""
+    """better, worse or no_difference, by the position of a speed-up's interval relative to 1; None without interval."""
     if interval is None:
         return None
     if interval.low > 1:
@@ -209,11 +210,11 @@ def comparison(interval: Interval | None) -> str | None:
 
 
 def settled(latencies: np.ndarray) -> bool | None:
-    """Whether a series has come to rest at its end; `latencies`: float64 [calls] in any unit. None for too few.
+    """Whether a series has settled by its end; None for too few calls. `latencies`: float64 [calls] in any unit.
 
-    As in pyperf's calibration of warm-ups, the last two samples of SETTLING_CALLS calls are compared: their
-    medians differ by no more than SETTLED_DIFFERENCE, and the first call of the earlier one is no outlier of the
-    later one (beyond Tukey's fence, and by more than that difference).
+    As in pyperf's calibration of warm-ups, the last two samples of SETTLING_CALLS calls are compared. The series has
+    settled if their medians differ by at most SETTLED_DIFFERENCE and the first call of the earlier sample is no
+    outlier of the later one (beyond Tukey's fence, and by more than SETTLED_DIFFERENCE).
     """
     if len(latencies) < 2 * SETTLING_CALLS:
         return None
@@ -224,10 +225,10 @@ def settled(latencies: np.ndarray) -> bool | None:
 
 
 def warming(block_medians_s: np.ndarray) -> Doubt | None:
-    """The doubt that the first rounds were still slower than the rest; None where that is not shown.
+    """The doubt that the first rounds were slower than the rest; None if this is not shown.
 
-    `block_medians_s`: float64 [blocks] in the order of time. A one-sided Mann-Whitney test of the first tenth
-    (WARMING_ROUNDS at least) against the rest at WARMING_LEVEL, and a difference of WARMING_DIFFERENCE.
+    `block_medians_s`: float64 [blocks] in time order. The doubt needs a one-sided Mann-Whitney test of the first tenth
+    (at least WARMING_ROUNDS) against the rest at WARMING_LEVEL, and a difference above WARMING_DIFFERENCE.
     """
     from scipy.stats import mannwhitneyu
 
@@ -242,9 +243,9 @@ def warming(block_medians_s: np.ndarray) -> Doubt | None:
 
 
 def instability(block_medians_s: np.ndarray) -> Doubt | None:
-    """The doubt that a series of blocks is a steady state; None where nothing speaks against it.
+    """The reason to doubt that a series of blocks is a steady state; None if there is none.
 
-    `block_medians_s`: float64 [blocks], each block's median latency, in the order of time.
+    `block_medians_s`: float64 [blocks], each block's median latency, in time order.
     """
     n = len(block_medians_s)
     if n < 6:
@@ -258,7 +259,7 @@ def instability(block_medians_s: np.ndarray) -> Doubt | None:
         return doubt(Code.SPREAD, share=spread)
     third = n // 3
     drift = float(np.median(block_medians_s[-third:]) / np.median(block_medians_s[:third])) - 1
-    # From one round to the next: what drifts hardly moves in between, and the median leaves out a disturbed round.
+    # Noise is taken between neighbouring rounds: a drift hardly shows there, and the median ignores single outliers.
     noise = float(np.median(np.abs(np.diff(np.log(block_medians_s))))) / (MEDIAN_DEVIATION * math.sqrt(2))
     if abs(drift) > UNSTABLE_DRIFT and abs(math.log1p(drift)) > DRIFT_ERRORS * noise * math.sqrt(2 / third):
         return doubt(Code.DRIFT, share=drift)

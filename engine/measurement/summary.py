@@ -1,4 +1,4 @@
-"""From a measurement's raw values to the figures of its row. Pure: the store's arrays give the same again."""
+"""Derives the figures of a row from a measurement's raw values. Pure: the stored arrays give the same figures."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from engine.measurement.doubts import Code, Doubt, doubt, in_words
 from engine.measurement.labels import RANDOM_WEIGHTS, Alignment
 
 SLOWER_MACHINE = 0.1
-"""By how much calls may be slower than in the fastest earlier run before the machine is said to be."""
+"""How much slower calls may be than in the fastest earlier run before the machine is called slower."""
 
 
 @dataclass(frozen=True)
 class Raw:
-    """What one measurement gave, before anything is derived."""
+    """The raw values of one measurement, before anything is derived."""
 
     blocks: list[Block] = field(default_factory=list)
     logits: np.ndarray | None = None
     """float32 [examples, model labels]."""
 
     def rates(self) -> list[np.ndarray]:
-        """Samples/s: one float64 [rounds] array a process, NaN where a round has no block."""
+        """Samples/s: one float64 [rounds] array per process, NaN where a round has no block."""
         return self._by_round(lambda block: block.samples / float(block.latencies_s.sum()))
 
     def median_rates(self) -> list[np.ndarray]:
-        """Likewise, calls/s by each round's median call: what few slow calls of a round do not move."""
+        """Calls/s by each round's median call, in the same form. A few slow calls do not move the median."""
         return self._by_round(lambda block: 1 / float(np.median(block.latencies_s)))
 
     def _by_round(self, figure: Callable[[Block], float]) -> list[np.ndarray]:
         processes = 1 + max((b.process for b in self.blocks), default=-1)
         rounds = 1 + max((b.round for b in self.blocks), default=-1)
-        found = [np.full(rounds, np.nan) for _ in range(processes)]
+        figures = [np.full(rounds, np.nan) for _ in range(processes)]
         for b in self.blocks:
             if b.kind == "timed":
-                found[b.process][b.round] = figure(b)
-        return found
+                figures[b.process][b.round] = figure(b)
+        return figures
 
     def latencies_s(self) -> np.ndarray:
-        """float64 [calls], timed ones, in order."""
+        """float64 [calls]: the timed calls in order."""
         timed = [b.latencies_s for b in self.blocks if b.kind == "timed"]
         return np.concatenate(timed) if timed else np.empty(0)
 
 
 def speed(raw: Raw) -> dict[str, Any]:
-    """Latency and throughput columns."""
+    """The columns of latency and throughput."""
     latencies_s = raw.latencies_s()
     if not len(latencies_s):
         return {"calls": 0}
@@ -69,7 +69,7 @@ def speed(raw: Raw) -> dict[str, Any]:
 
 
 def _intervals(raw: Raw, median_s: float, samples_per_s: float) -> dict[str, float]:
-    """95% limits in proportion: of the median call by the rounds' median calls, of throughput by their rates."""
+    """The 95% limits: of the median call, scaled by the rounds' median calls; of throughput, by the rounds' rates."""
     medians, rates = stats.rate(raw.median_rates()), stats.rate(raw.rates())
     if medians is None or rates is None:
         return {}
@@ -89,11 +89,11 @@ def comparison(
     slower: float = 1.0,
     sequential: bool = False,
 ) -> dict[str, Any]:
-    """Speed-up columns against the baseline's rounds, of those that were `calm`; None where the baseline gave none.
+    """The speed-up columns against the baseline over the `calm` rounds; None if the baseline has no rounds.
 
-    `sequential`: the two were timed one after another; then no round was calm for both, and all are taken.
-    `slower`: the machine's `slowdown`. Variants suffer between not at all and about twice as much as the median of
-    them, so the interval reaches that factor further to both sides.
+    `sequential`: the two variants were timed one after another. Then no round was calm for both, and all rounds are
+    used. `slower`: the machine's `slowdown`. A slower machine slows a variant between not at all and about twice as
+    much as the median variant, so the interval is widened by that factor on both sides.
     """
     if is_baseline:
         return {"speedup": 1.0, "speedup_low": 1.0, "speedup_high": 1.0, "comparison": None}
@@ -118,10 +118,10 @@ def answers(
     random_weights: bool,
     head: gate.Flag | None = None,
 ) -> dict[str, Any]:
-    """Accuracy columns, or the reason why there are none.
+    """The columns of accuracy, or the reason why there are none.
 
-    `logits`: float32 [examples, model labels]; `labels`: int64 [examples] or None; `head`: as `artefacts.heads.fresh`
-    has it, of weights that are not random anyway.
+    `logits`: float32 [examples, model labels]; `labels`: int64 [examples] or None; `head`: the flag from
+    `artefacts.heads.fresh`, which is ignored if `random_weights` is true.
     """
     found: dict[str, Any] = {"examples": len(logits), "labels": alignment.to_json()}
     fresh = [asdict(head)] if head and not random_weights else []
@@ -161,7 +161,7 @@ def answers(
 
 @dataclass(frozen=True)
 class Difference:
-    """A variant's accuracy beside another's on the same examples; the fields are columns of a measurement."""
+    """A variant's accuracy against a baseline's on the same examples; the fields are columns of a measurement."""
 
     examples: int
     accuracy_difference: float
@@ -170,14 +170,14 @@ class Difference:
     accuracy_gained: int
     accuracy_lost: int
     accuracy_p: float | None
-    """Exact McNemar, two-sided; uncorrected until `corrected`."""
+    """p of the exact two-sided McNemar test; `corrected` corrects it."""
     accuracy_comparison: str | None = None
-    """better, worse or no_difference, as `detectable_difference` from `corrected`."""
+    """better, worse or no_difference. `corrected` sets this and `detectable_difference`."""
     detectable_difference: float | None = None
 
 
 def difference(right: np.ndarray, baseline: np.ndarray) -> Difference:
-    """The accuracy beside a baseline: both bool [examples], whether each is answered right."""
+    """The accuracy against a baseline. Both arrays are bool [examples]: whether each is answered right."""
     pair = quality.compare(right, baseline)
     return Difference(len(right), pair.difference, pair.low, pair.high, pair.gained, pair.lost, pair.p)
 
@@ -185,9 +185,9 @@ def difference(right: np.ndarray, baseline: np.ndarray) -> Difference:
 def paired(
     logits: np.ndarray, alignment: Alignment, baseline: np.ndarray, other: Alignment, labels: np.ndarray
 ) -> tuple[Difference, dict[str, Any]] | None:
-    """A variant's answers beside the baseline's: the difference in accuracy, and the changed answers by kind.
+    """A variant's answers against the baseline's: the difference in accuracy, and the changed answers by kind.
 
-    Both logits are float32 [examples, model labels]. None where either model's labels are not aligned.
+    Both logits are float32 [examples, model labels]. None if either model's labels are not aligned.
     """
     if alignment.mapping is None or other.mapping is None:
         return None
@@ -202,7 +202,7 @@ def paired(
 
 
 class _Differing(Protocol):
-    """What `corrected` needs of a row: `Difference` has it, and so has every row of the store."""
+    """The fields of a row that `corrected` needs. `Difference` and the rows of the store have them."""
 
     @property
     def accuracy_p(self) -> float | None: ...
@@ -218,44 +218,43 @@ D = TypeVar("D", bound=_Differing)
 
 
 def corrected(rows: Sequence[D]) -> list[D]:
-    """The rows of one experiment with `accuracy_p` corrected by Holm, and the verdict and smallest difference from it.
+    """The rows of one experiment with `accuracy_p` corrected by Holm, the verdict, and the detectable difference.
 
-    What so many examples would have shown follows from how many rows are corrected together. Rows without a p value
-    stay as they are.
+    The detectable difference depends on how many rows are corrected together. Rows without a p-value stay unchanged.
     """
-    made = list(rows)
+    result = list(rows)
     known = {str(index): row.accuracy_p for index, row in enumerate(rows) if row.accuracy_p is not None}
     for index, p in quality.holm(known).items():
-        row = made[int(index)]
+        row = result[int(index)]
         gained, lost, examples = row.accuracy_gained or 0, row.accuracy_lost or 0, row.examples or 0
-        made[int(index)] = replace(  # type: ignore[type-var]
+        result[int(index)] = replace(  # type: ignore[type-var]
             row,
             accuracy_p=p,
             accuracy_comparison=quality.verdict(gained, lost, p),
             detectable_difference=quality.smallest_detectable(gained + lost, examples, len(known)),
         )
-    return made
+    return result
 
 
 def predicted_names(logits: np.ndarray, alignment: Alignment, dataset_labels: list[str] | None) -> list[str]:
-    """Each example's answer by name: the data set's label where aligned, else the model's own."""
+    """Each example's answer by name: the data set's label if the labels are aligned, else the model's own."""
     if alignment.mapping is not None and dataset_labels:
         return [dataset_labels[i] for i in alignment.apply(logits)]
     return [alignment.model_labels[i] for i in logits.argmax(axis=1)]
 
 
 def comparable(mine: Alignment, baseline: Alignment) -> bool:
-    """Whether two models' answers speak of the same labels."""
+    """Whether two models' answers refer to the same labels."""
     if mine.mapping is None and baseline.mapping is None:
         labels, others = mine.model_labels, baseline.model_labels
-        # By name, in whatever order; but LABEL_0 is a number and no name.
+        # Names may be in any order; but LABEL_0 is a number, not a name.
         named = not any(map(label_names.generic, labels))
         return labels == others or (named and sorted(labels) == sorted(others))
     return mine.mapping is not None and baseline.mapping is not None
 
 
 def agreement(mine: list[str], baseline: list[str] | None) -> dict[str, Any]:
-    """Share of answers equal to the baseline's, and how many flipped; None without comparable ones."""
+    """The share of answers equal to the baseline's, and the number of flips; None without comparable answers."""
     if baseline is None:
         return {"agreement": None, "flips": None}
     flips = sum(a != b for a, b in zip(mine, baseline, strict=True))
@@ -264,14 +263,14 @@ def agreement(mine: list[str], baseline: list[str] | None) -> dict[str, Any]:
 
 def limits_row(
     blocks: list[Block], values: dict[str, Any], precision: str, device: Literal["cpu", "cuda"]
-) -> bounds.Row:
-    """What `engine.measurement.limits` needs to know of a measurement, from its blocks and the columns known so far."""
+) -> bounds.Observation:
+    """The facts that `engine.measurement.limits` needs, from a measurement's blocks and the columns known so far."""
     timed = [b for b in blocks if b.kind == "timed"]
     calls = sum(len(b.latencies_s) for b in timed)
     shapes = {(b.samples / len(b.latencies_s), b.padded_tokens / len(b.latencies_s)) for b in timed}
-    # Of calls of several shapes only the mean belongs to the mean shape.
+    # If calls have several shapes, only the mean latency belongs to the mean shape.
     latency = "latency_p50_s" if len(shapes) == 1 else "latency_mean_s"
-    return bounds.Row(
+    return bounds.Observation(
         precision=precision,
         device=device,
         rows=sum(b.samples for b in timed) / max(calls, 1),
@@ -284,25 +283,25 @@ def limits_row(
     )
 
 
-def changed(logits: np.ndarray, again: np.ndarray) -> dict[str, Any]:
-    """How the same examples were answered in other batches: both float32 [examples, labels]."""
+def changed(logits: np.ndarray, second_logits: np.ndarray) -> dict[str, Any]:
+    """How answers to the same examples differ between two ways of batching. Both: float32 [examples, labels]."""
     return {
         "examples": len(logits),
-        "changed": int((logits.argmax(axis=1) != again.argmax(axis=1)).sum()),
-        "largest_logit_change": float(np.abs(logits - again).max()),
+        "changed": int((logits.argmax(axis=1) != second_logits.argmax(axis=1)).sum()),
+        "largest_logit_change": float(np.abs(logits - second_logits).max()),
     }
 
 
 def batch_flip_rate(invariance: dict[str, Any] | None) -> float | None:
-    """The largest share of answers that another way of batching changes."""
+    """The largest share of answers that another way of batching changes; None if none was tried."""
     return max((way["changed"] / way["examples"] for way in (invariance or {}).values()), default=None)
 
 
 def slowdown(latencies_s: dict[tuple[str, int], float], earlier_s: dict[tuple[str, int], float]) -> float:
-    """How many times as long this run's calls took as an earlier run's, where that is more than noise; else 1.
+    """How many times as long this run's calls took as an earlier run's, if that is more than noise; else 1.
 
-    Both map (variant, batch size) to a median of a call, `earlier_s` the shortest of runs of the same work. The
-    median over the variants tells the machine from one variant's luck.
+    Both arguments map (variant, batch size) to the median of a call in seconds. `earlier_s` has the shortest median of
+    earlier runs of the same work. The median over the variants separates the machine from one variant's luck.
     """
     ratios = [seconds / earlier_s[key] for key, seconds in latencies_s.items() if key in earlier_s]
     slower = float(np.median(ratios)) if ratios else 1.0
@@ -312,15 +311,15 @@ def slowdown(latencies_s: dict[tuple[str, int], float], earlier_s: dict[tuple[st
 def validity(
     raw: Raw, audit: dict[str, Any] | None, min_calls: int, disturbed: int, doubts: Sequence[Doubt] = ()
 ) -> dict[str, Any]:
-    """The columns of validity: valid, unstable or invalid, the doubts as facts, and the reason in words.
+    """The columns of validity: valid, unstable or invalid; the doubts as facts; the reason in words.
 
-    `disturbed`: blocks that began while another worker was not yet silent; `doubts`: what else was seen that
-    speaks against a steady state.
+    `disturbed`: the number of blocks that began while another worker was not yet silent; `doubts`: other reasons to
+    doubt a steady state.
     """
     wrong = list(audit["wrong"]) if audit else ["its configuration could not be read back"]
     if raw.logits is not None and not np.isfinite(raw.logits).all():
         rows = int((~np.isfinite(raw.logits).all(axis=1)).sum())
-        wrong.append(f"{rows} examples gave logits that are no finite numbers")
+        wrong.append(f"{rows} examples gave logits that are not finite")
     if wrong:
         return {"validity": "invalid", "validity_reason": "; ".join(wrong), "doubts": None}
     timed = sorted((b for b in raw.blocks if b.kind == "timed"), key=lambda b: b.started_s)
@@ -328,7 +327,7 @@ def validity(
     calls = sum(len(b.latencies_s) for b in timed)
     if calls < min_calls:
         doubts.append(doubt(Code.FEW_CALLS, calls=calls, min_calls=min_calls))
-    # Between windows of different lengths a call's latency differs by right: time per token is compared.
+    # Windows of different lengths rightly differ in latency per call, so time per token is compared.
     per_token = np.array([np.median(b.latencies_s) * len(b.latencies_s) / b.padded_tokens for b in timed])
     if reason := stats.instability(per_token):
         doubts.append(reason)

@@ -1,1 +1,1 @@
-"""What a run says: takeaways, tables, words and exports."""
+"""The findings of a run: takeaways, tables, words and exports."""

@@ -1,4 +1,4 @@
-"""What changed between two runs or variants, and which change is a regression."""
+"""Finds the changes between two runs or variants, and which of them are regressions."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _same_baseline(first: Stored, second: Stored) -> bool:
 def differences(
     first: Stored, second: Stored, letters: tuple[str, str] = ("A", "B"), answers: Answers | None = None
 ) -> list[str]:
-    """What two runs say differently of the same variants, and what differs between the runs themselves.
+    """Sentences on the differences between two runs: in their variants' figures, and in the runs themselves.
 
     `answers`: as `report.between` pairs them; without, no accuracy is told. Of a row that is invalid nothing else is.
     """
@@ -131,7 +131,7 @@ def _moved_memory(a: Row, b: Row, letters: tuple[str, str]) -> Iterator[str]:
 
 
 def regressions(rows: Sequence[Row], threshold: float) -> list[Regression]:
-    """What is shown to be worse than the baseline by more than `threshold` (a share: 0.05 is 5%, or 5 points).
+    """The variants shown to be worse than the baseline by more than `threshold` (a share: 0.05 is 5%, or 5 points).
 
     That is where all of an interval lies beyond it, of accuracy where the test shows a loss besides. What failed or is
     invalid counts as such, whatever the threshold, and its figures for nothing.
@@ -167,7 +167,7 @@ def _lost(pair: Row | Difference, threshold: float) -> str | None:
 def regressions_between(
     first: Stored, second: Stored, threshold: float, answers: Answers | None = None
 ) -> list[Regression]:
-    """What run B is shown to do worse than run A by more than `threshold`, a share, as in `regressions`.
+    """The variants shown to be worse in run B than in run A by more than `threshold`, a share, as in `regressions`.
 
     `answers`: as `report.between` pairs them; without, accuracies are not held beside each other. What failed or became
     invalid counts as such, and what was invalid before for nothing.

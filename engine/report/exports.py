@@ -14,13 +14,13 @@ from engine.report import markup, tables
 from engine.store.rows import LoadRow, Row
 
 FORMULA = tuple("=+-@\t\n＝＋－＠")
-"""What makes a spreadsheet read a cell of text as a formula."""
+"""A spreadsheet reads a cell of text that begins with one of these as a formula."""
 LOAD_FIELDS = (
     "status", "status_reason", "validity", "validity_reason", "p99_limit_s", "max_batch", "max_wait_s", "padding",
     "single_p90_s", "offline_texts_per_s", "server_texts_per_s", "beyond_texts_per_s", "ratio", "ratio_low",
     "ratio_high", "comparison",
 )  # fmt: skip
-"""What a CSV has of a variant under load."""
+"""The columns of a CSV for a variant under load."""
 
 
 def measurements(reference: str, form: str) -> str:

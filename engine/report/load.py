@@ -1,4 +1,4 @@
-"""What a run's variants gave under a service's load: bounds, ratios to the baseline's, sentences.
+"""The results of a run's variants under a service's load: bounds, ratios to the baseline's, sentences.
 
 Pure: over the rows of `engine.store.measurements.loads`, which `joined` puts beside their measurements.
 """
@@ -21,7 +21,7 @@ VERDICTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinedLoad(LoadRow):
-    """What a variant gave under load, with what names it and how it compares with the baseline."""
+    """The results of a variant under load, with its title and model, and its comparison with the baseline."""
 
     title: str
     model: str | None
@@ -44,7 +44,7 @@ class JoinedLoad(LoadRow):
 
     @property
     def name(self) -> str:
-        """What charts call it: a variant is put under load once, so its title suffices."""
+        """The name in charts: a variant is put under load once, so its title suffices."""
         return self.title
 
     @property

@@ -80,7 +80,7 @@ LATEX = {
     "○": r"$\circ$",
     "◌": r"$\circ$",
 }
-"""What LaTeX would read as its own, and the signs of these tables that its text fonts lack."""
+"""Replacements for characters that LaTeX would interpret, and for signs that its text fonts lack."""
 
 
 def latex_literal(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What a sweep over batch sizes says of each variant. Pure, over the rows of `engine.store.measurements.rows`."""
+"""The best batch size and the knee of each variant. Pure, over the rows of `engine.store.measurements.rows`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Sweep:
     """One variant over its batch sizes: rows of it."""
 
     best: Row
-    """Of the most samples/s."""
+    """The row with the most samples/s."""
     knee: Row
-    """Of the smallest batch whose samples/s may be NEAR of the best: their interval reaches it."""
+    """The row of the smallest batch whose samples/s may reach NEAR of the best: its interval includes that."""
     single: Row | None
     """One example a call, where that was measured."""
 
@@ -45,7 +45,7 @@ def rate(row: Row) -> float:
 
 
 def sweep(rows: Sequence[Row]) -> Sweep | None:
-    """What `rows`, all of one variant, say; None where fewer than two batch sizes gave valid figures."""
+    """The sweep of `rows`, all of one variant; None if fewer than two batch sizes have valid figures."""
     known = [r for r in rows if r.throughput_samples_per_s is not None and r.validity != "invalid"]
     known.sort(key=lambda r: r.batch_size)
     if len({r.batch_size for r in known}) < 2:
@@ -58,7 +58,7 @@ def sweep(rows: Sequence[Row]) -> Sweep | None:
 
 
 def sweeps(rows: Sequence[Row]) -> list[Sweep]:
-    """Of every variant that was measured at several batch sizes, in the rows' order."""
+    """The sweeps of all variants that were measured at several batch sizes, in the rows' order."""
     names = dict.fromkeys(row.variant for row in rows)
     found = (sweep([row for row in rows if row.variant == name]) for name in names)
     return [each for each in found if each is not None]

@@ -1,4 +1,4 @@
-"""What the command line prints: tables of measurements for people, as rich renderables or Markdown.
+"""The tables of measurements that the command line prints, as rich renderables or Markdown.
 
 Every function takes the rows of `engine.store.measurements.rows`.
 """
@@ -170,7 +170,7 @@ LOAD: list[Column[JoinedLoad]] = [
     ("Ratio (bounds)", _ratio),
     ("Verdict", _load_verdict),
 ]
-"""Of the rows of `engine.report.load.joined`."""
+"""Columns over the rows of `engine.report.load.joined`."""
 
 
 class Part(NamedTuple, Generic[R]):

@@ -1,4 +1,4 @@
-"""What a run shows, in sentences that its statistics write: each is true of this run, with its numbers.
+"""The findings of a run as sentences, made from its statistics. Each is true of this run and carries its numbers.
 
 Pure, over the rows of `engine.store.measurements.rows`. Nothing is called faster, slower, better or worse where
 the interval or the test does not show it; what was looked for and not shown is said apart.
@@ -41,7 +41,7 @@ class Takeaway:
     shown: bool = True
     """False where a difference was looked for and none is shown."""
     predicate: str | None = None
-    """What follows the name where the name is the sentence's subject: after another sentence, "It" may replace it."""
+    """The sentence without the name, if the name is its subject. After another sentence, "It" may replace the name."""
 
 
 def _subject(kind: Kind, name: str, predicate: str) -> Takeaway:
@@ -80,7 +80,7 @@ def baseline_for(row: Row, rows: Sequence[Row]) -> Row | None:
 
 
 def takeaways(rows: Sequence[Row]) -> list[Takeaway]:
-    """What one run shows, row by row in its order; the baseline's own rows first of all say what is wrong with them."""
+    """The takeaways of one run, row by row. For a baseline's row these are only its state, labels and batching."""
     said: list[Takeaway] = []
     called = names(rows)
     for index, row in enumerate(rows):
@@ -105,12 +105,12 @@ def takeaways(rows: Sequence[Row]) -> list[Takeaway]:
 
 
 def flags(row: Row) -> list[dict[str, Any]]:
-    """What the label gate has against a row's labels: kind, sentence and figures each."""
+    """The label gate's objections to a row's labels: kind, sentence and figures each."""
     return (row.quality or {}).get("flags") or []
 
 
 def index_match(row: Row) -> float | None:
-    """What comparing index with index would have reported, a share; None where it does not need to be said.
+    """The accuracy that a comparison of indices would have reported, a share; None if it need not be mentioned.
 
     That is where the study's fault names it anyway, and of random weights.
     """
@@ -170,7 +170,7 @@ def _accuracy(row: Row, name: str, base: str) -> Iterator[Takeaway]:
 
 
 def would_show(share: float) -> str:
-    """What a run's examples could have shown, of a `detectable_difference`: quality.POWER in words."""
+    """The smallest difference that a run's examples would have shown, as words, with the power `quality.POWER`."""
     return f"this n would have shown {percent(share)} points in four of five such cases"
 
 

@@ -54,7 +54,7 @@ def one_by_one(rows: Sequence[Row]) -> bool:
 
 
 def processes_words(rows: Sequence[Row], protocol: dict[str, Any]) -> str:
-    """Of how many processes each variant's rounds are: twice as many where it was measured forward and back."""
+    """The number of processes per variant, as words; twice as many if variants were measured forward and back."""
     count = protocol["processes"] * (2 if one_by_one(rows) else 1)
     return f"{count} process{'es' if count > 1 else ''} a variant"
 

@@ -44,7 +44,7 @@ def check_models(suite: Suite, preparer: Preparer, examples: Corpus) -> None:
 
 
 def align(variant: Variant, model_labels: list[str], examples: Corpus) -> labels.Alignment:
-    """What the outputs of `variant` mean. Raises RequestError for a declaration that cannot be right."""
+    """The meaning of the outputs of `variant`. Raises RequestError for a declaration that cannot be right."""
     try:
         return labels.align(model_labels, examples.label_names, variant.labels)
     except RequestError as error:

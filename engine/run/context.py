@@ -1,4 +1,4 @@
-"""What the parts of a run share: the plan, the variants' states, the store, and the run's clock."""
+"""The state that the parts of a run share: the plan, the variants' states, the store, and the run's clock."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class RunState:
         return next(entry for entry in self.entries if entry.variant.name == self.plan.baseline)
 
     def alignment(self, entry: Entry) -> labels.Alignment:
-        """What the outputs of a prepared variant mean. Raises RequestError for declared labels that cannot be right."""
+        """The meaning of a prepared variant's outputs. Raises RequestError for declared labels that cannot be right."""
         assert entry.prepared is not None
         return align(entry.variant, entry.prepared.labels, self.plan.corpus)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 BLOCK_OVERHEAD_S = 0.01
-"""What a block costs beside its calls: a request, and the wait until the other workers are silent."""
+"""The cost of a block beside its calls: a request, and the wait until the other workers are silent."""
 BRIEF_S = 5.0
 """Building for less than this is not worth a sentence."""
 
@@ -31,14 +31,14 @@ class Earlier:
     seconds: float
     """From its beginning to its end."""
     timing_s: float
-    """Of them, in rounds."""
+    """The part of those seconds spent in rounds."""
     preparing_s: float
-    """Of them, finding, training and exporting models: what is built is kept. 0 where an old run does not tell."""
+    """The part spent finding, training and exporting models, which are kept. 0 if an old run did not record it."""
     variants: int
     latencies_s: dict[tuple[str, int], float]
     """(variant, batch size) -> median of a call."""
     serving_s: float = 0.0
-    """Of its length, under a service's load."""
+    """The part spent under a service's load."""
     rates_per_s: dict[str, float] = field(default_factory=dict)
     """Variant -> texts a second around which its load was tried."""
 
@@ -116,7 +116,7 @@ def serving_seconds(suite: Suite, before: Earlier) -> float | None:
 
 
 def _load_words(suite: Suite, before: Earlier | None) -> str:
-    """What can be said of the load's length, as a sentence; empty where the suite asks for none."""
+    """The estimated time under load as a sentence; empty if the suite has no load."""
     if suite.load is None:
         return ""
     total_s = None if before is None else serving_seconds(suite, before)
@@ -132,7 +132,7 @@ def _load_words(suite: Suite, before: Earlier | None) -> str:
 
 
 def words(suite: Suite, before: Earlier | None) -> str:
-    """What can honestly be said of a run's length, in one to four sentences."""
+    """The estimated length of a run, in one to four sentences that say what the estimate rests on."""
     sizes = len(suite.workload.batch_size)
     limit = f"Timing ends after at most {duration(suite.protocol.max_seconds)}{' a batch size' if sizes > 1 else ''}"
     if before is None:

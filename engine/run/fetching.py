@@ -49,7 +49,7 @@ def fetch(suite: Suite, device_request: str, listener: Listener) -> tuple[list[s
             with suppress(BuildError):
                 reason = handle.refusal(variant, device, preparer.model(variant)[0])
             if isinstance(prepared, BuildError):
-                # What cannot run here may lack what builds it, too; another device needs it all the same.
+                # What builds a variant may be missing here, too. Another device may still need the variant.
                 told = f"not prepared: {reason}" if reason else one_line(prepared)
                 (done if reason else failed).append(f"{variant.name}: {told}")
                 continue

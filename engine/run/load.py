@@ -37,7 +37,7 @@ class Effort:
     """How long the scenarios are measured. What it takes to say that a rate holds is the same for every effort."""
 
     offline_s: float
-    """Of the offline scenario, and of the single stream at least."""
+    """The length of the offline scenario, and the least length of the single stream."""
     trial_s: float
     """A trial lasts at least so long, as a queue takes time to grow."""
     trials: int
@@ -60,7 +60,7 @@ class Effort:
 WHOLE, QUICK = Effort(5.0, 15.0, 12, 240.0), Effort(2.0, 5.0, 8, 90.0)
 PATIENCE = 4
 FAILS_AFTER_SHARE = 1 / 3
-"""Of a trial's length: it does not fail sooner, as a hiccup of the machine says nothing of a rate."""
+"""The share of a trial's length before which it cannot fail: a short disturbance says nothing about a rate."""
 
 
 @dataclass(frozen=True)
@@ -70,18 +70,18 @@ class Trial:
     rate_per_s: float
     texts: int
     late: int
-    """Of them, answered later than the limit."""
+    """How many of them were answered later than the limit."""
     answered: int
     """All of them, unless too many were late before the end."""
     p99_s: float
-    """Of the texts answered."""
+    """Over the texts that were answered."""
     mean_batch: float
     holds: bool
 
 
 @dataclass
 class LoadResult:
-    """What one variant gave."""
+    """The results of one variant under load."""
 
     variant: str
     title: str
@@ -102,9 +102,9 @@ class LoadResult:
 
 
 FIGURES = ("single_texts", "single_p90_s", "offline_texts_per_s", "server_texts_per_s")
-"""What is measured, but for the trials."""
+"""The measured figures, without the trials."""
 Tell = Callable[[str, float], None]
-"""What is done now, and the share of all that may be to do."""
+"""Called with the current step, and the share of all possible steps that is done."""
 
 
 def start(worker: Worker, prepared: Prepared, suite: Suite) -> None:
@@ -115,7 +115,7 @@ def start(worker: Worker, prepared: Prepared, suite: Suite) -> None:
 
 
 def requested(suite: Suite, variant: Variant, device: str) -> LoadResult:
-    """What `variant` is put under, with nothing measured yet; how its texts are batched and padded is its own."""
+    """The load for `variant`, with nothing measured yet. It uses the variant's own batch size and padding if set."""
     wanted = suite.load
     assert wanted is not None
     padding = variant.padding or suite.workload.padding
@@ -124,7 +124,7 @@ def requested(suite: Suite, variant: Variant, device: str) -> LoadResult:
 
 
 def under_load(worker: Worker, suite: Suite, texts: Sequence[str], tell: Tell) -> LoadResult:
-    """What a loaded worker gives with `texts`, over and over. Raises what its requests do, and what `tell` raises."""
+    """Measure a loaded worker with `texts`, repeated as needed. Passes on the errors of its requests and of `tell`."""
     found = requested(suite, worker.variant, worker.device.spec)
 
     def answer(numbers: range) -> None:
@@ -147,7 +147,7 @@ def measure(found: LoadResult, answer: Callable[[range], None], seed: int, tell:
     found.offline_texts_per_s = sum(backlog.batches) / backlog.seconds
     tell(f"{found.title}: single stream", 1 / steps)
     single = _until(answer, 1, effort.offline_s, least=arrivals.least_count(LATE, P90))
-    # Of each text's own call: nobody waits for another.
+    # The time of each text's own call: no text waits for another.
     found.single_texts, found.single_p90_s = len(single.calls_s), float(np.quantile(single.calls_s, P90))
 
     search_began_s = time.perf_counter()

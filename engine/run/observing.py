@@ -1,4 +1,4 @@
-"""What is read of a worker after timing: effective configuration, tokenising, device time, energy, operators."""
+"""Reads the rest from a worker after timing: effective configuration, tokenising, device time, energy, operators."""
 
 from __future__ import annotations
 

@@ -36,12 +36,12 @@ VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 @dataclass(frozen=True)
 class Profiled:
-    """What came of it."""
+    """A profiled measurement."""
 
     run: dict[str, Any]
     row: Row
     found: dict[str, Any]
-    """As `engine.measurement.operators.facts`."""
+    """The operators, in the form of `engine.measurement.operators.facts`."""
     file: Path
     """The trace, gzipped JSON."""
 

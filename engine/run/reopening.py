@@ -38,7 +38,7 @@ class Again:
     label_names: list[str] | None
     """The data set's."""
     texts: list[str]
-    """Of the run's first full batches."""
+    """The texts of the run's first full batches."""
     logits: np.ndarray
     """float32 [texts, labels], as stored."""
     batches: list[int]
@@ -46,7 +46,7 @@ class Again:
 
 
 def again(reference: str, variant: str, batch_size: int | None = None) -> Again:
-    """What a run's worker had, by content; the largest batch size by default.
+    """Find again, by content, what a run's worker loaded; for the largest batch size by default.
 
     Raises RequestError, one line, where it was not measured, or where its files are gone or have changed.
     """
@@ -155,7 +155,7 @@ class _Gone(RequestError):
 
 
 def _found(finder: _Finder, row: Row, run: dict[str, Any]) -> Prepared:
-    """What the run's worker loaded. Raises RequestError where it is gone, or has changed since."""
+    """The files that the run's worker loaded. Raises RequestError if they are gone or have changed since."""
     name = row.variant
     try:
         prepared = finder.prepare(finder.suite.variants[name])
@@ -202,7 +202,7 @@ class _Lengths:
 
 def _batches(run: dict[str, Any], row: Row, rows: list[Row], lengths: _Lengths, count: int) -> list[np.ndarray]:
     """The first full batches in which the run answered, as `engine.run.runner` forms them."""
-    # Whoever loaded answered in the same windows, whatever became of it later.
+    # All variants that loaded answered in the same windows, even those that failed later.
     peers = [r for r in rows if r.load_s is not None and r.experiment == row.experiment]
     how = [_batching(r) for r in peers]
     reference = next((r for r in peers if r.baseline), row)

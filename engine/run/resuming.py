@@ -1,4 +1,4 @@
-"""What an ended run lacks, and whether this machine may go on with it.
+"""Finds what an ended run lacks, and whether this machine may resume it.
 
 A resumed run keeps every measurement that is whole, and every timed call of the others. What is missing is measured by
 fresh workers, as further processes beside the first ones; the baseline works again where it is what the rest is
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from engine.store.rows import LoadRow
 
 LEAST_SHARE = 0.2
-"""Of a pass: fewer rounds would not tell fresh workers' speed."""
+"""The smallest share of its rounds that a resumed pass is given: fewer would not show the speed of fresh workers."""
 
 
 @dataclass(frozen=True)

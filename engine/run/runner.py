@@ -130,7 +130,7 @@ def _measure(state: RunState) -> None:
 def _passes(state: RunState) -> list[list[list[Entry]]]:
     """Passes of groups of variants; a group is loaded together."""
     count = state.plan.suite.protocol.processes
-    # Of what is measured already only the baseline works again, because the others are compared with it.
+    # If the rest is measured already, only the baseline is timed again, because the others are compared with it.
     alive = [e for e in state.alive() if not e.kept or e.variant.name == state.plan.baseline]
     if state.schedule == "interleaved":
         return [[alive]] * count

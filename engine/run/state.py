@@ -72,7 +72,7 @@ class Cell:
     """Columns that are known before the end."""
     difference: Difference | None = None
     """Its accuracy beside the baseline's, p uncorrected; None where either has none."""
-    limit_row: bounds.Row | None = None
+    limit_row: bounds.Observation | None = None
     limit: bounds.Limits | None = None
 
     @property

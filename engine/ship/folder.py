@@ -85,7 +85,7 @@ def _check_target(target: Path) -> None:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """What a process that was killed had begun of the same folder."""
+    """Drafts of the same folder that a killed process left behind."""
     for draft in target.parent.glob(f".{glob.escape(target.name)}.*.draft"):
         pid = draft.name.split(".")[-2]
         if pid.isdecimal() and not processes.lives(int(pid), None):
@@ -109,7 +109,7 @@ def _sum(folder: Path) -> None:
 
 
 def check(shipment: Shipment, folder: Path) -> str:
-    """What the folder's own check says here, in a sentence; or why it could not run.
+    """The output of the folder's own check on this machine, as a sentence; or the reason why it could not run.
 
     Raises RequestError where the run was measured on this host and the copy gives other logits.
     """

@@ -1,4 +1,4 @@
-"""What a shipped folder will hold."""
+"""Plans the contents of a shipped folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 """Names of files and versions that need no quoting anywhere."""
 SUMS = "SHA256SUMS"
 CHECKED = "checked.txt"
-"""What the copy's own check said when the folder was made, or why it could not run."""
+"""The file with the output of the copy's own check when the folder was made, or the reason why it could not run."""
 MODEL = "model"
 
 LOAD = '''\
@@ -87,7 +87,7 @@ READINGS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_
 
 @dataclass(frozen=True)
 class Shipment:
-    """What the folder will hold: found and checked, not copied yet."""
+    """The contents of a folder to ship: found and checked, not copied yet."""
 
     run: dict[str, Any]
     row: Row
@@ -150,7 +150,7 @@ def plan(reference: str, variant: str, batch_size: int | None = None) -> Shipmen
 
 
 def _labels(row: Row, prepared: Prepared, names: list[str] | None) -> list[str]:
-    """What each output means: the data set's labels where they were aligned, else the model's own."""
+    """The label of each output: the data set's labels if they were aligned, else the model's own."""
     mapping = (row.labels or {}).get("mapping")
     return [str(names[index]) for index in mapping] if mapping and names else [str(x) for x in prepared.labels]
 

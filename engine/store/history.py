@@ -1,4 +1,4 @@
-"""What people do with stored runs: a note, tags, deletion."""
+"""Notes on stored runs, tags, and deletion."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TAG = re.compile(r"[\w.:/+-]{1,40}")
 
 
 class Remarks(NamedTuple):
-    """What somebody wrote on a run."""
+    """The note and tags of a run."""
 
     run_id: str
     note: str | None
@@ -34,7 +34,7 @@ class Remarks(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What is stored of a run, and would go with it."""
+    """What is stored of a run, and would be deleted with it."""
 
     run_id: str
     measurements: int
@@ -86,7 +86,7 @@ def annotate(reference: str, note: str | None = None, tag: Iterable[str] = (), u
 
 
 def contents(reference: str) -> Contents:
-    """What would go with a run. Raises RequestError where there is no such run."""
+    """What would be deleted with a run. Raises RequestError if there is no such run."""
     from engine.store import open_store, runs
 
     with open_store(create=False) as store, store.session() as session:
@@ -136,7 +136,7 @@ def _contents(session: Session, run: Run) -> Contents:
 
 
 def going(found: Contents) -> str:
-    """What goes with a run, as a sentence."""
+    """A sentence that lists what would be deleted with a run."""
     parts = [_counted(found.measurements, "measurement"), _counted(found.answers, "answer")]
     if found.unused_examples:
         parts.append(f"{_counted(found.unused_examples, 'text')} that no other run has")

@@ -26,7 +26,7 @@ SUBMITTED_SECONDS = 24 * 3600.0
 LAST_WORDS = ".ended"
 """The file in a run's log folder in which its process says how it ended, where the database cannot be written."""
 WORDS_BYTES = 4096
-"""What is kept free for a run's last words, so that there is room for them on a full disk."""
+"""Bytes kept free, so that a run's last words fit on a full disk."""
 
 
 def mark_interrupted(session: Session, silent_s: float = SILENT_SECONDS) -> list[str]:
@@ -92,7 +92,7 @@ def _ended(run: Run, now: datetime, silent_s: float) -> str | None:
 
 
 def last_words(log_path: str | None) -> str | None:
-    """What a run's process wrote of its end where it could not write to the database; None where it did not."""
+    """The reason that a run's process left in a file, as it could not write to the database; None if there is none."""
     if not log_path:
         return None
     for file in (Path(log_path) / LAST_WORDS, words_elsewhere(Path(log_path).name)):

@@ -1,4 +1,4 @@
-"""What the bench asks of its database and writes to it. Every function works in the caller's session."""
+"""Reads measurements from the database, and makes rows to write. Every function works in the caller's session."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def rows(session: Session, run_id: str) -> list[Row]:
 
 
 def loads(session: Session, run_id: str) -> list[LoadRow]:
-    """What each variant of a run gave under load, in the order of its suite."""
+    """The results of a run's variants under load, in the order of its suite."""
     stored = session.scalars(select(Load).where(Load.run_id == run_id).order_by(Load.id)).all()
     order = select(Measurement.variant, func.min(Measurement.position)).where(Measurement.run_id == run_id)
     at: dict[str, int] = {row[0]: row[1] for row in session.execute(order.group_by(Measurement.variant))}
@@ -135,5 +135,5 @@ def all_blocks(session: Session, measurement_ids: Sequence[int], kind: Kind = "t
 
 
 def published(session: Session) -> list[PublishedRow]:
-    """What others reported, study by study, in their order."""
+    """Published results, by study, in the order of each study."""
     return [published_row_of(row) for row in session.scalars(select(Published).order_by(Published.study, Published.id))]

@@ -101,7 +101,7 @@ class Run(Base):
     """When it was last asked for here: a run that is resumed joins the queue at its end. No file sets it."""
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     ceilings: Mapped[dict[str, Any] | None] = mapped_column(Json)
-    """What the device reached at the run's start: matrix products in each dtype, bandwidths."""
+    """The ceilings measured at the run's start: matrix products in each dtype, bandwidths."""
     log_path: Mapped[str | None] = mapped_column(Text)
     notes: Mapped[str | None] = mapped_column(Text)
     imported_at: Mapped[datetime | None]
@@ -163,7 +163,7 @@ class Example(Base):
 
 
 class Measurement(Base):
-    """What one variant gave in one run at one batch size."""
+    """The measurement of one variant in one run at one batch size."""
 
     __tablename__ = "measurement"
     __table_args__ = (
@@ -207,7 +207,8 @@ class Measurement(Base):
     latency_p95_s: Mapped[float | None]
     latency_p99_s: Mapped[float | None]
     latency_p50_low_s: Mapped[float | None]
-    """Of the 95% interval, which carries the differences between rounds and processes, as the next ones do."""
+    """The lower limit of the 95% interval. It covers differences between rounds and between processes, as all intervals
+    of speed do."""
     latency_p50_high_s: Mapped[float | None]
     device_p50_s: Mapped[float | None]
     """Device time of one call by device events; NULL without them."""
@@ -235,7 +236,7 @@ class Measurement(Base):
     load_s: Mapped[float | None]
 
     energy_j_per_1000_examples: Mapped[float | None]
-    """Of the device by NVML's counter, idle power subtracted."""
+    """The device's energy by NVML's counter, with idle power subtracted."""
     energy: Mapped[dict[str, Any] | None] = mapped_column(Json)
     """joules, seconds, samples and idle_w behind it, or the reason why there is none."""
     limit_share: Mapped[float | None]
@@ -245,7 +246,7 @@ class Measurement(Base):
     limits: Mapped[dict[str, Any] | None] = mapped_column(Json)
     """Operations, bytes, ceilings and shares behind these, and the sentence that explains them."""
     conditions: Mapped[list[Any] | None] = mapped_column(Json)
-    """What the machine was like in each process's rounds: others' use of it, clocks, temperature."""
+    """The state of the machine during each process's rounds: use by other processes, clocks, temperature."""
 
     examples: Mapped[int | None]
     correct: Mapped[int | None]
@@ -348,7 +349,7 @@ class Prediction(Base):
 
 
 class Load(Base):
-    """What one variant gave under a service's load in one run."""
+    """The results of one variant under a service's load in one run."""
 
     # The name that the table had before a service's load was called so everywhere.
     __tablename__ = "scenario"
@@ -379,7 +380,7 @@ class Load(Base):
     trials: Mapped[list[Any]]
     """Each rate tried, in order, as `engine.run.load.Trial` has it."""
     conditions: Mapped[dict[str, Any] | None] = mapped_column(Json)
-    """What the machine was like meanwhile, and for how long: as in a measurement."""
+    """The state of the machine meanwhile, and for how long, in the form of a measurement's conditions."""
 
     run: Mapped[Run] = relationship(back_populates="loads")
 

@@ -1,4 +1,4 @@
-"""What older versions of the bench stored in another form, read as today's columns hold it."""
+"""Converts data that older versions of the bench stored in another form to today's columns."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What one variant gave in one run at one batch size.
+    """The measurement of one variant in one run at one batch size.
 
     A figure that was not measured, or is not finite, is None. Times are in seconds, memory in bytes, shares from 0 to
     1. The fields as far as `truncated` are those of the flat JSON that others rely on, in its order.
@@ -112,7 +112,7 @@ class Row:
     random_weights: bool | None = None
 
     id: int = 0
-    """Of the row in its database; 0 where it is in none."""
+    """The key of its row in the database; 0 if it is not in one."""
 
     @property
     def examples_per_call(self) -> float | None:
@@ -152,7 +152,7 @@ FIXED_COLUMNS = COLUMNS[: COLUMNS.index("truncated") + 1]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadRow:
-    """What one variant gave under a service's load in one run: the columns of `engine.store.models.Load`."""
+    """The results of one variant under a service's load in one run: the columns of `engine.store.models.Load`."""
 
     variant: str
     status: str

@@ -85,7 +85,7 @@ def get_run(session: Session, reference: str) -> Run:
 
 
 def _suggestions(session: Session, word: str) -> str:
-    """What to ask for instead of `word`: the runs whose ids are nearest to it, or the most recent ones."""
+    """Suggestions in place of `word`: the runs with the most similar ids, or the most recent ones."""
     newest = select(Run).options(load_only(Run.suite_name, Run.created_at))
     recent = session.scalars(newest.order_by(Run.created_at.desc(), Run.id.desc()).limit(200)).all()
     if not recent:

@@ -45,7 +45,7 @@ def bring_up_to_date(engine: Engine, create: bool = True, scripts: Path = MIGRAT
 
 
 def alembic_config(connection: Connection, scripts: Path = MIGRATIONS) -> Config:
-    """What Alembic's commands need to work on `connection` with the migrations in `scripts`."""
+    """Alembic's configuration for `connection` with the migrations in `scripts`."""
     from alembic.config import Config
 
     config = Config(attributes={"connection": connection})

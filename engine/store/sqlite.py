@@ -22,7 +22,7 @@ MIGRATION_SECONDS = 120.0
 
 
 def file_identity(file: Path | None) -> tuple[int, int] | None:
-    """What tells a file from every other of its name; None where there is none.
+    """The identity of a file, which tells it from another file of the same name; None if there is no file.
 
     Raises OSError where the file system does not say.
     """
@@ -88,7 +88,7 @@ def exclusive_turn(file: Path | None, url: URL) -> Iterator[None]:
 def _look_anew(file: Path) -> None:
     """Have the next reader of `file` ask its server. While no connection of this process has it open: closing it here
     would end the locks of those."""
-    # What is wrong with it SQLite says.
+    # SQLite itself says what is wrong with the file.
     with suppress(OSError):
         opened = os.open(file, os.O_RDONLY)
         try:

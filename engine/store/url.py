@@ -114,14 +114,14 @@ def no_database(place: str) -> str:
 
 
 def place_of(url: URL) -> str:
-    """What to call the database in a message: its file, or its URL without the password."""
+    """The name of the database in a message: its file, or its URL without the password."""
     file = sqlite_file(url)
     secret = [name for name in url.query if "pass" in name.lower()]
     return str(file) if file is not None else url.difference_update_query(secret).render_as_string()
 
 
 def place() -> str:
-    """What to call the bench's own database. Raises RequestError where its URL is none."""
+    """The name of the bench's own database in a message. Raises RequestError if its URL is not valid."""
     return place_of(parse_url(paths.database_url()))
 
 

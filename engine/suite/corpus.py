@@ -1,7 +1,7 @@
-"""Examples: a local CSV, Parquet or JSONL file, or a hub data set; with or without labels.
+"""Examples from a local CSV, Parquet or JSONL file or from a hub data set, with or without labels.
 
-Every row of the data set is checked before any is chosen, so that whether a file is accepted does
-not depend on `examples` or `seed`. Rows are counted from 0, as they are read; blank lines are none.
+Every row of the data set is checked before any is chosen, so `examples` and `seed` have no influence on
+whether a file is accepted. Rows are counted from 0 in reading order; blank lines are not rows.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ class Corpus:
     """The examples of one workload, in the order in which every variant sees them."""
 
     dataset: str
-    """As the suite names it."""
+    """The data set as spelled in the suite."""
     label_names: list[str] | None
     texts: list[str]
     labels: np.ndarray | None
-    """int64 [n]: index into `label_names`; None where unlabelled."""
+    """int64 [n]: indices into `label_names`; None for unlabelled texts."""
     source_indices: np.ndarray
-    """int64 [n]: the row in the data set as read, from 0."""
+    """int64 [n]: row numbers in the data set as read, from 0."""
     digest: str
-    """sha256 (hex) over label names, texts and labels in order, wherever they were read from."""
+    """sha256 (hex) over label names, texts and labels in order, independent of their source."""
 
     def __len__(self) -> int:
         return len(self.texts)
 
 
 def load(suite: Suite, workload: Workload, offline: bool = False, where: str = "workload") -> Corpus:
-    """The examples of `workload`: shuffled by its seed, the first `examples` of them (0: all).
+    """Load the examples of `workload`: shuffled by its seed, then the first `examples` of them (0: all).
 
-    `offline` reads hub data sets from the local cache alone. `where` names the workload in messages.
-    Raises RequestError where the data cannot be read, or any row of it cannot be used.
+    With `offline`, hub data sets are read only from the local cache. `where` names the workload in messages.
+    Raises RequestError if the data cannot be read, or if any row cannot be used.
     """
     table = _read(suite, workload, offline, where)
     texts = table.columns[workload.text]
@@ -81,7 +81,7 @@ def _read(suite: Suite, workload: Workload, offline: bool, where: str) -> Column
             table = _read_hub(suite, workload, offline, f"{where}: {workload.dataset}")
         else:
             origin = f"{where}: {path}"
-            # As the suite spells it: `path` has followed links, and what a cache links to has no extension.
+            # The suite's spelling has the extension: `path` has followed links, and files in a cache have none.
             kind = Path(workload.dataset).suffix.lower()
             check_file(path, kind, origin)
             read = {".csv": read_csv, ".parquet": read_parquet}.get(kind, read_jsonl)
@@ -103,13 +103,13 @@ def _read_hub(suite: Suite, workload: Workload, offline: bool, origin: str) -> C
     fetch = f"run `python -m engine fetch {suite.reference}` where there is a network"
     try:
         with _offline(offline):
-            # With hf://, a folder of the same name in the working directory is not taken for the data set.
+            # With hf://, `datasets` does not mistake a folder of the same name in the working directory for the set.
             builder = datasets.load_dataset_builder(
                 f"hf://datasets/{workload.dataset}", name=workload.config, revision=workload.revision
             )
             _check_revision(builder, workload.revision, origin, fetch)
             builder.download_and_prepare()
-            found = builder.as_dataset(split=workload.split)
+            dataset = builder.as_dataset(split=workload.split)
     except RequestError:
         raise
     except ConnectionError as error:
@@ -117,27 +117,27 @@ def _read_hub(suite: Suite, workload: Workload, offline: bool, origin: str) -> C
             f"{origin}: is not in the local cache, and the hub cannot be reached ({one_line(error)}); {fetch}"
         ) from error
     except Exception as error:
-        # Whatever `datasets` or the server raises: an unknown id or configuration, a format it cannot read.
+        # `datasets` and the server raise many types: for an unknown id or configuration, or an unreadable format.
         raise RequestError(
             f"{origin}: cannot be loaded ({type(error).__name__}: {one_line(error)}); "
             f"check dataset, config, revision and split; where the hub cannot be reached, {fetch}"
         ) from error
-    check_columns(found.column_names, workload, origin)
-    feature = found.features[workload.label] if workload.label is not None else None
+    check_columns(dataset.column_names, workload, origin)
+    feature = dataset.features[workload.label] if workload.label is not None else None
     return Columns(
         origin,
-        found.select_columns(list(asked_columns(workload).values()))[:],
+        dataset.select_columns(list(asked_columns(workload).values()))[:],
         class_names=list(feature.names) if isinstance(feature, datasets.ClassLabel) else None,
     )
 
 
 @contextmanager
-def _offline(wanted: bool) -> Iterator[None]:
-    """Keeps `datasets` from the network; its variable in the environment counts at its import only."""
+def _offline(requested: bool) -> Iterator[None]:
+    """Keep `datasets` off the network if `requested`. Its environment variable is only read at import."""
     from datasets import config
 
     before = config.HF_HUB_OFFLINE
-    config.HF_HUB_OFFLINE = before or wanted
+    config.HF_HUB_OFFLINE = before or requested
     try:
         yield
     finally:
@@ -145,13 +145,13 @@ def _offline(wanted: bool) -> Iterator[None]:
 
 
 def _check_revision(builder: Any, revision: str | None, origin: str, fetch: str) -> None:
-    """Refuses another revision than the one asked for: without the hub, `datasets` takes any cached one."""
+    """Raise RequestError for a revision other than the requested one: offline, `datasets` takes any cached revision."""
     from datasets.packaged_modules.cache.cache import Cache
 
     if revision and isinstance(builder, Cache) and not builder.hash.startswith(revision):
         raise RequestError(
             f"{origin}: the hub cannot be reached, and the local cache holds commit {builder.hash}, "
-            f"not known to be revision {revision!r}; set revision to that commit, or {fetch}"
+            f"which is not known to be revision {revision!r}; set revision to that commit, or {fetch}"
         )
 
 
@@ -163,16 +163,16 @@ def _check_texts(table: Columns, column: str) -> None:
         rows = [row for row, fault in faults.items() if fault == kind]
         raise RequestError(
             f"{table.origin}: column {column!r}: {table.at(rows)}: found {kind} ({_shown(values[first])}); "
-            "allowed: text; mend these rows or drop them"
+            "allowed: text; correct these rows or drop them"
         )
 
 
 def _fault(value: Any) -> str | None:
-    """What keeps `value` from being the text or the label name of an example."""
+    """The reason why `value` cannot be the text or the label name of an example; None if it can."""
     if value is None:
         return "no value"
     if not isinstance(value, str):
-        return "no string"
+        return "a value that is not a string"
     if _blank(value):
         return "an empty text"
     try:
@@ -192,7 +192,7 @@ def _shown(value: Any) -> str:
 
 
 def _labels(table: Columns, workload: Workload) -> tuple[list[str] | None, np.ndarray | None]:
-    """Label names and int64 [rows] of indices into them; (None, None) where unlabelled."""
+    """The label names, and int64 [rows] of indices into them; (None, None) for an unlabelled workload."""
     if workload.label is None:
         return None, None
     values = table.columns[workload.label]
@@ -203,7 +203,7 @@ def _labels(table: Columns, workload: Workload) -> tuple[list[str] | None, np.nd
             f"{begin}: {table.at(missing)}: found no label; label these rows or drop them, "
             "or leave `label` out to compare by agreement"
         )
-    # Not isinstance(): a bool is an int.
+    # isinstance() would accept a bool.
     odd = [row for row, value in enumerate(values) if type(value) is not int and _fault(value)]
     if odd:
         raise RequestError(
@@ -223,7 +223,7 @@ def _labels(table: Columns, workload: Workload) -> tuple[list[str] | None, np.nd
 
 
 def _label_names(table: Columns, workload: Workload, distinct: list[int | str], begin: str) -> list[str]:
-    """The declared names, else the data set's own, else the sorted strings of the column."""
+    """The label names: those declared, else the data set's own, else the sorted strings of the column."""
     declared, own = workload.labels, table.class_names
     if declared and own:
         here, there = [normalise(name) for name in declared], [normalise(name) for name in own]
@@ -246,27 +246,27 @@ def _label_names(table: Columns, workload: Workload, distinct: list[int | str], 
 
 
 def _indices(distinct: list[int | str], names: list[str]) -> dict[int | str, int | None]:
-    """Each label's index into `names`; None where it is none of them.
+    """Each label's index into `names`; None for an unknown label.
 
-    Whether "1" is a name or a number is decided for the column as a whole.
+    The column as a whole decides whether "1" is a name or a number.
     """
     numbers = {value: number for value in distinct if (number := _number(value)) is not None}
     if len(numbers) == len(distinct) and not all(value in names for value in distinct):
-        found: dict[int | str, int | None] = dict(numbers)
+        indices: dict[int | str, int | None] = dict(numbers)
     else:
         finder = Names(names)
-        found = {value: finder.find(value) if isinstance(value, str) else value for value in distinct}
-    return {value: index if index is not None and 0 <= index < len(names) else None for value, index in found.items()}
+        indices = {value: finder.find(value) if isinstance(value, str) else value for value in distinct}
+    return {value: index if index is not None and 0 <= index < len(names) else None for value, index in indices.items()}
 
 
 def _number(value: int | str) -> int | None:
-    """`value` as a whole number, also where a file spells it in digits."""
+    """`value` as a whole number, also from digits in a string; None if it is not one."""
     if isinstance(value, int):
         return value
     return int(value) if re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", value) else None
 
 
 def digest(names: list[str] | None, texts: list[str], labels: list[int] | None) -> str:
-    """What names a set of examples: sha256 (hex) over label names, texts and labels in order."""
+    """The identity of a set of examples: sha256 (hex) over label names, texts and labels in order."""
     content = [names, texts, labels]
     return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Texts and labels from CSV, JSONL and Parquet files."""
+"""Reads texts and labels from CSV, JSONL and Parquet files."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from engine.suite.spec import DATA_FILES, Workload
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that a workload asks for, as read."""
+    """The columns that a workload requests, as read."""
 
     origin: str
-    """What messages begin with: the workload, and the file or hub id."""
+    """The beginning of messages: the workload, and the file or hub id."""
     columns: dict[str, list[Any]]
     lines: list[int] | None = None
-    """The line that each row starts on, where the file has lines."""
+    """The line that each row starts on; None for a file without lines."""
     class_names: list[str] | None = None
     """The label names that the data set itself declares."""
 
     def at(self, rows: list[int], shown: int = 5) -> str:
-        """`rows` as a reader finds them: the first few, and how many more."""
+        """`rows` as a person can find them: the first few, and the number of others."""
         first = [f"{row} (line {self.lines[row]})" if self.lines else str(row) for row in rows[:shown]]
         more = f" and {len(rows) - shown} more" if len(rows) > shown else ""
         return f"row{'s' if len(rows) > 1 else ''} {', '.join(first)}{more}"
@@ -50,7 +50,7 @@ def check_file(path: Path, kind: str, origin: str) -> None:
 
 
 def asked_columns(workload: Workload) -> dict[str, str]:
-    """The columns that `workload` asks for: key -> column."""
+    """The columns that `workload` requests: key -> column."""
     return {"text": workload.text} | ({"label": workload.label} if workload.label is not None else {})
 
 
@@ -80,7 +80,7 @@ def _decoded(path: Path, origin: str) -> str:
 
 def read_csv(path: Path, origin: str, workload: Workload) -> Columns:
     text = _decoded(path, origin)
-    # csv refuses long fields by a limit of the whole process; a text may be as long as its file.
+    # csv refuses fields above a process-wide limit, but a text may be as long as its file.
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     records: list[list[str]] = []
@@ -98,7 +98,7 @@ def read_csv(path: Path, origin: str, workload: Workload) -> Columns:
             'put quotes around texts with commas, quotes or line breaks, and double the quotes inside ("")'
         ) from error
     if not records:
-        raise RequestError(f"{origin}: is empty; needs a line of column names and rows below it")
+        raise RequestError(f"{origin}: is empty; it needs a line of column names and rows below it")
     header, rows = records[0], records[1:]
     check_columns(header, workload, origin)
     places = {column: header.index(column) for column in asked_columns(workload).values()}
@@ -116,7 +116,7 @@ def read_csv(path: Path, origin: str, workload: Workload) -> Columns:
 def read_jsonl(path: Path, origin: str, workload: Workload) -> Columns:
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
-    # Not splitlines(): JSON strings may hold U+2028 and the like as they are.
+    # splitlines() would also split at U+2028 and the like, which JSON strings may contain unescaped.
     for number, line in enumerate(_decoded(path, origin).split("\n"), start=1):
         if not line.strip():
             continue
@@ -125,12 +125,12 @@ def read_jsonl(path: Path, origin: str, workload: Workload) -> Columns:
         except (ValueError, RecursionError) as error:
             why = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
             raise RequestError(
-                f'{origin}: line {number} is not valid JSON ({why}); needs one object a line, such as {{"text": "..."}}'
+                f'{origin}: line {number} is not valid JSON ({why}); give one object a line, such as {{"text": "..."}}'
             ) from error
         if not isinstance(row, dict):
             raise RequestError(
                 f"{origin}: line {number} holds a JSON {type(row).__name__}; "
-                'needs one object a line, such as {"text": "..."}'
+                'give one object a line, such as {"text": "..."}'
             )
         rows.append(row)
         lines.append(number)
@@ -141,11 +141,11 @@ def read_jsonl(path: Path, origin: str, workload: Workload) -> Columns:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    row = dict(pairs)
+    if len(row) < len(pairs):
         keys = [key for key, _ in pairs]
         raise ValueError(f"the key {max(keys, key=keys.count)!r} occurs twice")
-    return found
+    return row
 
 
 def read_parquet(path: Path, origin: str, workload: Workload) -> Columns:
@@ -156,8 +156,8 @@ def read_parquet(path: Path, origin: str, workload: Workload) -> Columns:
     try:
         with parquet.ParquetFile(path) as file:
             check_columns(file.schema_arrow.names, workload, origin)
-            found = file.read(columns=columns)
-        return Columns(origin, {column: found.column(column).to_pylist() for column in columns})
+            table = file.read(columns=columns)
+        return Columns(origin, {column: table.column(column).to_pylist() for column in columns})
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise RequestError(
             f"{origin}: cannot be read as Parquet ({one_line(error)}); write it again, or give CSV or JSONL"

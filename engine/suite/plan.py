@@ -1,7 +1,7 @@
-"""The plan of a run: a suite resolved once, at its start, into the cells that it measures.
+"""The plan of a run: a suite, resolved once at the start into the cells that the run measures.
 
-Everything downstream receives the plan. Nothing derives a cell's batching or experiment from the suite again: both are
-stored with the measurement.
+All later code receives the plan. It does not derive a cell's batching or experiment from the suite again, because both
+are stored with the measurement.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from engine.suite.spec import Suite, Variant
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """One measurement to be made: a variant at a batch size."""
+    """One measurement to make: a variant at a batch size."""
 
     variant: Variant
     batching: Batching
     position: int
-    """The order of the suite's file, batch sizes ascending; counted from 0."""
+    """The cell's position, from 0: in the order of the suite's file, batch sizes ascending."""
     experiment: int
     """The batch size whose rounds the cell shares: all cells of an experiment are interleaved with each other.
 
@@ -31,7 +31,7 @@ class PlannedCell:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run measures, on which device, over which texts."""
+    """What a run measures, on which device and over which texts."""
 
     suite: Suite
     cells: tuple[PlannedCell, ...]
@@ -51,7 +51,7 @@ class Plan:
         return self.suite.baseline
 
     def cells_of(self, variant: str) -> list[PlannedCell]:
-        """The cells of the variant of that name, in their order."""
+        """The cells of the variant with this name, in the order of the plan."""
         return [cell for cell in self.cells if cell.variant.name == variant]
 
 

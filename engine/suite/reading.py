@@ -1,4 +1,4 @@
-"""Suite files, found, read and checked."""
+"""Finds, reads and checks suite files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from engine.suite.spec import (
 def find_suite(reference: str) -> Path:
     """The file of the suite that `reference` names: a name from data/suites, or a path.
 
-    Raises RequestError where there is none.
+    Raises RequestError if there is no such file.
     """
     known = suite_files()
     if reference in known:
@@ -66,7 +66,7 @@ def load_suite(reference: str, overrides: list[str] | tuple[str, ...] = ()) -> S
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """What the file holds, not looked at yet. Raises RequestError where it is no TOML, or cannot be read."""
+    """The content of the file, not checked yet. Raises RequestError if the file is not TOML or cannot be read."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
@@ -74,7 +74,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def parse_suite(raw: dict[str, Any], where: str, folder: Path) -> Suite:
-    """`raw` (a suite file as read) as a Suite; `where` names its source in messages."""
+    """Parse `raw`, a suite file as read, into a Suite; `where` names its source in messages."""
     if "folder" in raw:
         raise RequestError(f"{where}: unknown key 'folder'; allowed: {', '.join(_keys(Suite))}")
     raw = _renamed(raw, where)
@@ -85,11 +85,11 @@ def parse_suite(raw: dict[str, Any], where: str, folder: Path) -> Suite:
 
 
 OLD_KEYS = {"scenarios": "load"}
-"""Keys of a suite under the names that they had before; runs that are stored hold them."""
+"""Old names of a suite's keys -> new names. Stored runs contain the old names."""
 
 
 def _renamed(raw: dict[str, Any], where: str) -> dict[str, Any]:
-    """`raw` with today's names of its keys. Raises RequestError where it has a key by both names."""
+    """`raw` with the current names of its keys. Raises RequestError if it has a key under both names."""
     for old, new in OLD_KEYS.items():
         if old in raw and new in raw:
             raise RequestError(f"{where}: [{old}] is the old name of [{new}]; keep one of them")
@@ -99,7 +99,7 @@ def _renamed(raw: dict[str, Any], where: str) -> dict[str, Any]:
 def _override(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
-    # The name that the file uses, where it is an old one.
+    # If the file uses the old name of a key, an override must use it too.
     for old, new in OLD_KEYS.items():
         if parts[0] in (old, new):
             parts[0] = old if old in raw else new
@@ -112,8 +112,8 @@ def _override(raw: dict[str, Any], override: str) -> None:
     node: Any = raw
     for depth, part in enumerate(parts[:-1]):
         if isinstance(node, dict) and part in ("variant", "checkpoint") and depth == 0:
-            found = node.get(part)
-            listed = [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+            tables = node.get(part)
+            listed = [item for item in tables if isinstance(item, dict)] if isinstance(tables, list) else []
             items = {item["name"]: item for item in listed if isinstance(item.get("name"), str)}
             if len(parts) < 3 or parts[1] not in items:
                 raise RequestError(
@@ -145,7 +145,7 @@ _SHAPES = {
     "string_pattern_mismatch": "should be 1 to 64 letters, digits, dots, dashes, underscores and plus signs, "
     "a letter or digit first",
 }
-"""What TOML calls the shapes that pydantic names after Python's classes and patterns."""
+"""Messages in TOML's terms for the errors that pydantic words in terms of Python's classes and patterns."""
 _LISTS = {
     "variant": "should be one or several tables, each headed [[variant]]",
     "checkpoint": "should be one or several tables, each headed [[checkpoint]]",
@@ -155,16 +155,16 @@ _UNIONS = ("tokenizer", "labels", "teacher_labels")
 
 
 def explain(error: ValidationError, raw: dict[str, Any], root: type[Spec] = Suite) -> str:
-    """All problems of `error` in one line, each with its key, what was found, what is allowed.
+    """All problems of `error` in one line, each with its key, the value found and the allowed values.
 
-    `raw` is what was to become a `root`.
+    `raw` is the input that failed to validate as a `root`.
     """
     problems = []
     for item in error.errors(include_url=False):
         if item["loc"][-2:] == ("tokenizer", "str") and isinstance(item["input"], dict):
-            # A tokenizer to train: what is wrong inside it follows.
+            # The table describes a tokenizer to train; the errors inside it follow.
             continue
-        # Behind a key that takes several types, pydantic puts the one that it tried.
+        # After a key that accepts several types, pydantic inserts the type that it tried.
         pairs = pairwise((None, *item["loc"]))
         loc = [part for before, part in pairs if before not in _UNIONS or isinstance(part, int)]
         key, model = _spell(loc, raw, root)
@@ -187,7 +187,7 @@ def explain(error: ValidationError, raw: dict[str, Any], root: type[Spec] = Suit
 
 
 def _spell(loc: list[Any], raw: dict[str, Any], model: type[BaseModel]) -> tuple[str, type[BaseModel]]:
-    """A location as a reader says it ("variant 'fp32': precision"), and the model it is in."""
+    """A location in readable form ("variant 'fp32': precision"), and the model that contains it."""
     if loc and loc[0] in _TABLES and (len(loc) > 1):
         model = _TABLES[loc[0]]
     if len(loc) >= 2 and loc[0] in ("variant", "checkpoint") and isinstance(loc[1], int):

@@ -1,8 +1,8 @@
 """What to measure: suites as data, read from TOML and validated.
 
 A suite names one workload, one protocol, one baseline and several variants. Everything here is
-immutable and knows no model library. A mistake in a file becomes one `RequestError` line that names
-the file, the key, what was found, what is allowed.
+immutable and independent of any model library. A mistake in a file becomes one `RequestError` line with
+the file, the key, the value found and the allowed values.
 """
 
 from __future__ import annotations
@@ -37,40 +37,40 @@ DATA_FILES = (".csv", ".parquet", ".jsonl", ".json")
 
 
 QUICK = {"rounds": 8, "block_seconds": 0.05, "min_calls": 16, "max_seconds": 15.0, "processes": 1}
-"""What a first look takes at most of a protocol ..."""
+"""Upper limits on a protocol for a first look."""
 QUICK_EXAMPLES = 200
-"""... and of the examples."""
+"""The most examples for a first look."""
 
 
 class Spec(BaseModel):
-    """What a TOML file of ours may hold."""
+    """The base of all models of the bench's TOML files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Workload(Spec):
-    """The input: which examples, in which batches."""
+    """The input: the examples and how they are batched."""
 
     dataset: Text
     """A hub id, or a path to CSV, Parquet or JSONL."""
     config: str | None = None
-    """The hub data set's configuration ("subset"), where it has several."""
+    """The hub data set's configuration ("subset"), if it has several."""
     revision: str | None = None
     split: Text = "test"
     text: Text = "text"
     label: str | None = None
-    """The label column; without one, variants are compared by agreement with the baseline."""
+    """The label column. Without it, variants are compared by agreement with the baseline."""
     labels: list[Text] | None = None
-    """Label names in index order, where the data set does not name them."""
+    """Label names in index order, if the data set does not name them."""
     examples: Annotated[int, Field(ge=0)] = 0
-    """How many examples, taken after a shuffle by `seed`; 0 takes all."""
+    """The number of examples, taken after a shuffle by `seed`; 0 takes all."""
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: list[Positive] = [8]
-    """Examples a batch; several values give one measurement each."""
+    """Examples per batch; each of several values gives its own measurement."""
     max_batch_tokens: Positive | None = None
-    """Tokens a batch, padding included, at most; `batch_size` then is the most examples of a batch."""
+    """The most tokens per batch, with padding. `batch_size` is then the most examples per batch."""
     max_length: Annotated[int, Field(ge=2)] = 128
-    """Tokens an example is cut to, special tokens included."""
+    """The number of tokens that an example is cut to, with special tokens."""
     padding: Padding = "max_length"
     order: Order = "given"
 
@@ -95,7 +95,7 @@ class Workload(Spec):
 
 
 class Protocol(Spec):
-    """How it is measured."""
+    """How the variants are measured."""
 
     rounds: Positive = 30
     block_seconds: Annotated[float, Field(gt=0, le=60)] = 0.1
@@ -104,29 +104,29 @@ class Protocol(Spec):
     processes: Annotated[int, Field(ge=1, le=32)] = 1
     threads: Annotated[int, Field(ge=0)] = 0
     ceilings: bool = True
-    """Whether a run measures first what the device can do: some seconds."""
+    """Whether a run first measures the device's ceilings, which takes some seconds."""
     deadline_seconds: Annotated[float, Field(gt=0)] = 900.0
-    """The longest that a worker may take for one answer, loading included; then it counts as hung and is ended."""
+    """The longest time that a worker may take for one reply, even for loading. A worker that takes longer is ended."""
     quick: bool = False
-    """A first look (`Suite.shortened`): said wherever its figures are shown."""
+    """Whether this is a first look (`Suite.shortened`), which is mentioned wherever its figures are shown."""
 
 
 class Load(Spec):
-    """A service's load, which a run puts every measured variant under (`engine.run.load`)."""
+    """A service's load, which a run applies to every measured variant (`engine.run.load`)."""
 
     p99_ms: Annotated[float, Field(ge=0.001, le=3_600_000)]
-    """What the 99th percentile of the time from a text's arrival to its answer must be within."""
+    """The limit on the 99th percentile of the time from a text's arrival to its answer."""
     max_batch: Annotated[int, Field(ge=1, le=65_536)] = 32
-    """Texts answered together, at most; a variant's own `batch_size` stands before it."""
+    """The most texts in one batch; a variant's own `batch_size` takes precedence."""
     max_wait_ms: Annotated[float, Field(ge=0)] = 0.0
-    """How long a text waits for others, at most."""
+    """The longest time that a text waits for others to join its batch."""
 
     @model_validator(mode="after")
     def _in_time(self) -> Load:
         if self.max_wait_ms >= self.p99_ms:
             raise ValueError(
-                f"max_wait_ms: found {self.max_wait_ms:g}; allowed: less than p99_ms, {self.p99_ms:g}, as who has "
-                "waited so long is late"
+                f"max_wait_ms: found {self.max_wait_ms:g}; allowed: less than p99_ms, {self.p99_ms:g}, because a "
+                "text that waits that long is late"
             )
         return self
 
@@ -138,19 +138,19 @@ class NewTokenizer(Spec):
 
 
 class Checkpoint(Spec):
-    """A model that the suite makes when it is not there yet."""
+    """A model that the suite trains if it does not exist yet."""
 
     name: Name
     base: str | None = None
-    """A hub id or folder whose weights to start from."""
+    """A hub id or folder with the weights to start from."""
     architecture: dict[str, Any] | None = None
     """A transformers configuration (`model_type` and its fields) to start from random weights."""
     teacher: str | None = None
     """A hub id, folder or "checkpoint:NAME" to distil from; without one, plain fine-tuning."""
     teacher_labels: list[Text] | dict[str, Text] | Literal["by-order"] | None = None
-    """What the teacher's outputs mean, as in a variant's `labels`, where its own names do not say."""
+    """The meaning of the teacher's outputs, as in a variant's `labels`, if its own label names do not tell."""
     revision: str | None = None
-    """Of the base."""
+    """The revision of the base."""
     dataset: str | None = None
     config: str | None = None
     split: str | None = None
@@ -166,9 +166,9 @@ class Checkpoint(Spec):
     batch_size: Positive = 32
     temperature: Annotated[float, Field(gt=0)] = 2.0
     mixing: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """The share of training texts mixed with another, tokens and answer in one proportion (CutMix)."""
+    """The share of training texts mixed with another text, tokens and target in the same proportion (CutMix)."""
     token_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """The share of tokens left out of the training texts at random, anew at every step."""
+    """The share of tokens dropped from the training texts at random, drawn anew at every step."""
     seed: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("teacher_labels", mode="before")
@@ -190,17 +190,17 @@ class Checkpoint(Spec):
 
     @property
     def needs(self) -> dict[str, str]:
-        """Those of its references that name other checkpoints of the suite, by key."""
+        """The references to other checkpoints of the suite, by key."""
         return _of_the_suite(teacher=self.teacher, base=self.base, tokenizer=self.tokenizer)
 
 
 def _of_the_suite(**references: object) -> dict[str, str]:
-    """Those of `references` that name checkpoints of the same suite."""
+    """The `references` that name checkpoints of the same suite."""
     return {key: ref for key, ref in references.items() if isinstance(ref, str) and ref.startswith(CHECKPOINT)}
 
 
 def _declared_labels(value: object) -> object:
-    """`value`, if it may declare what a model's outputs mean. Raises ValueError otherwise."""
+    """Return `value` if it is a valid declaration of a model's outputs, else raise ValueError."""
     ok = value is None or value == "by-order"
     ok = ok or (isinstance(value, list) and all(isinstance(item, str) and item for item in value))
     ok = ok or (isinstance(value, dict) and all(isinstance(item, str) and item for item in value.values()))
@@ -213,7 +213,7 @@ def _declared_labels(value: object) -> object:
 
 
 class Variant(Spec):
-    """One way of running one model: the unit compared."""
+    """One way of running one model: the unit of comparison."""
 
     name: Name
     title: str = ""
@@ -230,7 +230,7 @@ class Variant(Spec):
     order: Order | None = None
     options: dict[str, Any] = {}
     published: str | None = None
-    """The published row to stand beside, as "study/title"."""
+    """The published row to compare with, as "study/title"."""
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -254,12 +254,12 @@ class Variant(Spec):
 
     @property
     def needs(self) -> dict[str, str]:
-        """Those of its references that name checkpoints of the suite, by key."""
+        """The references to checkpoints of the suite, by key."""
         return _of_the_suite(model=self.model, tokenizer=self.tokenizer)
 
     @property
     def shown(self) -> str:
-        """The title, or the name where there is none."""
+        """The title, or the name if there is no title."""
         return self.title or self.name
 
 
@@ -281,11 +281,11 @@ class Suite(Spec):
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A suite without load is stored as it was before there was any: it is known again by what is stored."""
-        made: dict[str, Any] = write(self)
-        if made.get("load", made) is None:
-            del made["load"]
-        return made
+        """Leave out `load` if it is None. Suites are matched by their stored form, and older ones have no `load`."""
+        values: dict[str, Any] = write(self)
+        if values.get("load", values) is None:
+            del values["load"]
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Suite:
@@ -320,7 +320,7 @@ class Suite(Spec):
         return self
 
     def _check_budget(self, variant: Variant) -> None:
-        """Raises ValueError for a token budget that no batch could keep, or that none would notice."""
+        """Raise ValueError for a token budget that a batch cannot keep, or that never limits a batch."""
         workload = self.workload
         budget = variant.max_batch_tokens or workload.max_batch_tokens
         if budget is None:
@@ -330,8 +330,8 @@ class Suite(Spec):
         most = variant.batch_size or max(workload.batch_size)
         if (variant.padding or workload.padding) == "max_length":
             raise ValueError(
-                f"{where}: of texts padded to max_length all batches are alike: batch_size = "
-                f"{max(1, budget // workload.max_length)} says the same; for variant {variant.name!r} set padding = "
+                f"{where}: with texts padded to max_length all batches are alike: batch_size = "
+                f"{max(1, budget // workload.max_length)} does the same; for variant {variant.name!r} set padding = "
                 '"longest" or "packed"'
             )
         if not workload.max_length <= budget < most * workload.max_length:
@@ -342,21 +342,21 @@ class Suite(Spec):
             )
 
     def _order_of_making(self) -> list[Checkpoint]:
-        """The checkpoints, each after those that it needs. Raises ValueError on a cycle."""
+        """The checkpoints, each after the checkpoints that it needs. Raises ValueError on a cycle."""
         by_name = {c.name: c for c in self.checkpoint}
-        done: list[Checkpoint] = []
+        ordered: list[Checkpoint] = []
 
         def visit(checkpoint: Checkpoint, above: tuple[str, ...]) -> None:
             if checkpoint.name in above:
                 raise ValueError(f"checkpoints need each other: {' -> '.join((*above, checkpoint.name))}")
             for ref in checkpoint.needs.values():
                 visit(by_name[ref.removeprefix(CHECKPOINT)], (*above, checkpoint.name))
-            if checkpoint not in done:
-                done.append(checkpoint)
+            if checkpoint not in ordered:
+                ordered.append(checkpoint)
 
         for checkpoint in self.checkpoint:
             visit(checkpoint, ())
-        return done
+        return ordered
 
     @property
     def checkpoints(self) -> dict[str, Checkpoint]:
@@ -370,25 +370,25 @@ class Suite(Spec):
 
     @property
     def reference(self) -> str:
-        """What to call this suite on a command line: its name, its file, or SUITE where neither is known."""
+        """How to refer to this suite on a command line: its name, its file, or SUITE if neither is known."""
         file = self.folder / f"{self.name}.toml"
         if suite_files().get(self.name) == file:
             return self.name
         return str(file) if file.is_file() else "SUITE"
 
     def locate(self, reference: str) -> Path | None:
-        """The absolute path that `reference` means beside this suite, or None for a hub id."""
+        """The absolute path that `reference` names, relative to the suite's folder; None for a hub id."""
         spelled = reference.startswith((".", "/", "~")) or reference.lower().endswith(DATA_FILES)
         try:
             path = self.folder / Path(reference).expanduser()
             return path.resolve() if spelled or path.exists() else None
         except (OSError, ValueError, RuntimeError) as error:
-            raise RequestError(f"{reference!r} is no usable path: {one_line(error)}") from error
+            raise RequestError(f"{reference!r} is not a usable path: {one_line(error)}") from error
 
     def select(self, names: list[str]) -> Suite:
-        """This suite with the variants `names` and the baseline alone, in the file's order.
+        """This suite with only the variants `names` and the baseline, in the file's order.
 
-        Raises RequestError for a name that the suite has not.
+        Raises RequestError for a name that is not in the suite.
         """
         known = list(self.variants)
         for name in names:
@@ -406,7 +406,7 @@ class Suite(Spec):
         return [self.model_copy(update={"workload": workload}) for workload in sizes]
 
     def shortened(self, count: int) -> Suite:
-        """This suite as a first look at it: fewer rounds and examples of the `count` there are, so wider intervals."""
+        """This suite as a first look: fewer rounds and fewer of its `count` examples, so wider intervals."""
         least = max(*self.workload.batch_size, *(v.batch_size or 1 for v in self.variant))
         protocol = {key: min(value, getattr(self.protocol, key)) for key, value in QUICK.items()}
         return self.model_copy(
@@ -417,14 +417,14 @@ class Suite(Spec):
         )
 
     def checkpoint_workload(self, checkpoint: Checkpoint) -> Workload:
-        """The examples that `checkpoint` learns from: its own keys over the workload's."""
+        """The examples that `checkpoint` is trained on: its own keys override the workload's."""
         own = {
             key: value
             for key in ("dataset", "config", "split", "text", "label", "labels", "max_length")
             if (value := getattr(checkpoint, key)) is not None
         }
         if "dataset" in own:
-            # The workload's configuration and revision belong to another data set.
+            # The configuration and revision of the workload belong to its own data set.
             own = {"config": None, "revision": None} | own
         return self.workload.model_copy(update=own | {"examples": checkpoint.examples, "seed": checkpoint.seed})
 
@@ -435,6 +435,6 @@ def suite_files() -> dict[str, Path]:
 
 
 def toml_key(part: object) -> str:
-    """A key as TOML has it: in quotes where it is no plain word."""
+    """A key as written in TOML: in quotes if it is not a bare key."""
     text = str(part)
     return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) else repr(text)

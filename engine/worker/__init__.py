@@ -1,1 +1,1 @@
-"""The process that hosts one loaded variant, and its parent's side of it."""
+"""The process that hosts one loaded variant, and its parent's handle on it."""

@@ -1,4 +1,4 @@
-"""Workers as their parent sees them: started, asked, evicted; and the lock on a device."""
+"""The parent's handle on a worker: starts it, sends it requests and ends it."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from engine.worker.messages import Evaluate, Failed, Load, Loaded, Reply, Reques
 
 T = TypeVar("T")
 DEADLINE_S = 900.0
-"""The longest that a worker may take for one answer, where the protocol says nothing else."""
+"""The longest time that a worker may take for one reply, unless the protocol sets another."""
 PATIENCE_S, PATIENCE_TIMES = 60.0, 20.0
-"""A request that was answered before, at this batch size and padding (for others a model may have to be compiled
-anew): at most so many seconds, or times as long as it took."""
-Work = tuple[str, int, str | None]
-"""A request's type by name, its largest batch and its padding."""
+"""The deadline for a request that was answered before with the same batch size and padding: the larger of this many
+seconds and this many times as long as before. Other sizes may need to compile the model again."""
+Work = tuple[type, int, str]
+"""A request's type, the size of its largest batch, and its padding."""
 WAIT_STEP_S = 5.0
 KILL_SECONDS = 10.0
-"""How long a killed process is waited for: one that hangs in a driver may never end."""
+"""The longest wait for a killed process to end. A process that hangs in a driver may never end."""
 SCRATCH = "inference-bench-"
-"""How the names of workers' scratch folders begin; their parent's process id follows."""
+"""The prefix of the names of workers' scratch folders; the parent's process id follows it."""
 
 
 class WorkerError(RuntimeError):
-    """A worker could not do what it was asked; the message is one line."""
+    """A worker could not fulfil a request; the message is one line."""
 
     def __init__(self, message: str, out_of_memory: bool = False) -> None:
         super().__init__(message)
@@ -51,11 +51,11 @@ class WorkerError(RuntimeError):
 
 
 class WorkerDied(WorkerError):
-    """The worker's process is gone."""
+    """The worker's process has ended."""
 
 
 class Worker:
-    """One variant in a process of its own. Close it, or use it as a context manager."""
+    """One variant in its own process. Close the worker, or use it as a context manager."""
 
     def __init__(
         self, variant: Variant, device: Device, threads: int, log: Path, deadline_s: float = DEADLINE_S
@@ -67,8 +67,8 @@ class Worker:
         self.deadline_s = deadline_s
         self.scratch = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-"))
         self._took_s: dict[Work, float] = {}
-        self._asked: tuple[str, Work | None, float] = ("", None, 0.0)
-        """The request under way: its name, its work if it is one of batches, and when it was made."""
+        self._pending: tuple[Request[Any] | None, Work | None, float] = (None, None, 0.0)
+        """The pending request, its work if it has batches, and when it was sent by the monotonic clock."""
         self._out_of_memory = processes.memory_kills()
         log.parent.mkdir(parents=True, exist_ok=True)
         self._connection, theirs = Pipe()
@@ -82,7 +82,7 @@ class Worker:
                 stdout=output,
                 stderr=output,
                 pass_fds=[theirs.fileno()],
-                # A terminal's Ctrl-C is for the runner, which ends its workers in order.
+                # A terminal's Ctrl-C should reach only the runner, which ends its workers in order.
                 start_new_session=True,
             )
         theirs.close()
@@ -94,35 +94,36 @@ class Worker:
         self.close()
 
     def begin(self, request: Request[Any]) -> None:
-        """Send a request without waiting; `finish` takes the reply."""
-        name, work = type(request).__name__, None
+        """Send a request without waiting; `finish` receives the reply."""
+        work: Work | None = None
         if isinstance(request, Evaluate | WarmUp | TimeBlock):
-            work = (name, max(map(len, request.batches), default=0), request.padding)
-        self._asked = (name, work, time.monotonic())
+            work = (type(request), max(map(len, request.batches), default=0), request.padding)
+        self._pending = (request, work, time.monotonic())
         try:
             self._connection.send(request)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise self._died() from error
 
     def finish(self) -> Any:
-        """The reply to the request under way, of the type that the request names.
+        """The reply to the pending request, of the type that the request declares.
 
-        Raises WorkerDied where the process ended or did not answer in time, UnavailableError where the
-        technique cannot run here, WorkerError otherwise.
+        Raises WorkerDied if the process ended or did not answer in time, UnavailableError if the
+        technique cannot run here, and WorkerError for any other failure.
         """
-        name, key, asked_s = self._asked
+        request, work, sent_s = self._pending
         limit_s = self.deadline_s
-        if key in self._took_s:
-            limit_s = min(limit_s, max(PATIENCE_S, PATIENCE_TIMES * self._took_s[key]))
+        if work in self._took_s:
+            limit_s = min(limit_s, max(PATIENCE_S, PATIENCE_TIMES * self._took_s[work]))
         try:
             if not self._answers(limit_s):
                 self._kill()
-                raise WorkerDied(f"gave no answer for {limit_s:.0f} s ({name}) and was ended")
+                doing = request.activity if request else "idle"
+                raise WorkerDied(f"gave no answer for {limit_s:.0f} s while {doing} and was ended")
             reply = self._connection.recv()
         except (EOFError, OSError) as error:  # OSError: it ended in the middle of a reply
             raise self._died() from error
-        if key is not None:
-            self._took_s[key] = max(self._took_s.get(key, 0.0), time.monotonic() - asked_s)
+        if work is not None:
+            self._took_s[work] = max(self._took_s.get(work, 0.0), time.monotonic() - sent_s)
         if isinstance(reply, Failed):
             if reply.is_unavailable:
                 raise UnavailableError(reply.reason)
@@ -130,7 +131,7 @@ class Worker:
         return reply
 
     def _answers(self, limit_s: float) -> bool:
-        """Whether a reply comes in time. A while in which this process is stopped itself counts as one step."""
+        """Whether a reply comes in time. Time in which this process itself is stopped counts as one step."""
         while limit_s > 0:
             if self._connection.poll(min(limit_s, WAIT_STEP_S)):
                 return True
@@ -144,7 +145,7 @@ class Worker:
         return reply
 
     def start(self) -> None:
-        """Let the worker import its libraries; several may do so at once. `finish` ends it."""
+        """Let the worker import its libraries; several workers may do so at once. `finish` waits for it."""
         self.begin(Start(self.variant.backend, self.device.uuid))
 
     def load(self, prepared: Prepared, max_length: int) -> Loaded:
@@ -160,7 +161,7 @@ class Worker:
         return self.ask(Load(request, str(prepared.tokenizer), max_length))
 
     def cpu_ns(self) -> int | None:
-        """CPU time that all threads of the process have used; None where the system does not tell."""
+        """CPU time in ns that all threads of the process have used; None if the system does not provide it."""
         try:
             # Linux numbers a process's CPU clock by its id (clock_getcpuclockid); 2 is the scheduler's clock.
             return time.clock_gettime_ns((~self.process.pid << 3) | 2)
@@ -168,7 +169,7 @@ class Worker:
             return None
 
     def runnable(self) -> bool:
-        """Whether a thread of the process runs, or waits for a core to run on: then its CPU clock stands still too."""
+        """Whether a thread of the process runs or waits for a core. While it waits, its CPU clock stands still too."""
         with suppress(OSError):
             for folder in Path(f"/proc/{self.process.pid}/task").iterdir():
                 with suppress(OSError):
@@ -223,9 +224,9 @@ def _starter() -> ThreadPoolExecutor:
 
 
 def _lasting(start: Callable[..., T], *arguments: Any, **keys: Any) -> T:
-    """`start` in a thread that lives as long as this process: by Linux a worker is tied to the one that starts it.
+    """Call `start` in a thread that lives as long as this process.
 
-    A dashboard's own threads end before the workers that they ask for.
+    Linux ties a worker to the thread that starts it, and a dashboard's own threads end before the workers they request.
     """
     if current_thread() is main_thread():
         return start(*arguments, **keys)
@@ -237,12 +238,12 @@ def remove_scratch() -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*-*"):
         pid = folder.name.removeprefix(SCRATCH).partition("-")[0]
         if pid.isdigit() and processes.lives(int(pid), None) is False:
-            # Another user's stays.
+            # A folder of another user cannot be removed and stays.
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """A worker's environment: as many threads as the protocol says, and no way to a hub."""
+    """A worker's environment variables: the protocol's number of threads, and no access to a hub."""
     return devices.worker_environment() | {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
@@ -256,7 +257,7 @@ def _environment(threads: int) -> dict[str, str]:
 
 
 def refusal(variant: Variant, device: Device, source: Source, padding: str = "longest") -> str | None:
-    """Why `variant` cannot run here, known before anything is built for it; None where nothing speaks against it."""
+    """Why `variant` cannot run here, as known before anything is built for it; None if no reason is known."""
     cls = backends.get(variant.backend)
     if missing := cls.missing_modules():
         return f"needs {', '.join(missing)}: `pip install -r requirements.txt` installs it"
@@ -264,4 +265,4 @@ def refusal(variant: Variant, device: Device, source: Source, padding: str = "lo
 
 
 TORCH_OVERHEAD_BYTES = 700_000_000
-"""What a worker with torch holds beside its weights, roughly: libraries and activations."""
+"""The approximate memory of a worker with torch beside its weights: libraries and activations."""

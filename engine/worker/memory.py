@@ -1,6 +1,6 @@
-"""Memory by source, in bytes: the host's peak by the kernel, the device's by NVML.
+"""Memory in bytes, with its source: the host's peak from the kernel, the device's from NVML.
 
-A figure that cannot be read is None, with the reason beside it.
+A figure that cannot be read is None, with the reason as its source.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Figure:
-    """One memory figure: bytes, or why there are none, and where it comes from."""
+    """One memory figure: the bytes, and their source or the reason why there are none."""
 
     bytes: int | None
     source: str
@@ -31,12 +31,12 @@ def _status_bytes(field: str) -> int | None:
 
 
 def resident_bytes() -> int | None:
-    """What this process holds in RAM now (VmRSS)."""
+    """The RAM that this process holds now (VmRSS); None off Linux."""
     return _status_bytes("VmRSS")
 
 
 def reset_host_peak() -> bool:
-    """Start the kernel's peak (VmHWM) afresh; False where the kernel does not let us."""
+    """Reset the kernel's peak (VmHWM); False if the kernel does not permit it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return True
@@ -45,7 +45,7 @@ def reset_host_peak() -> bool:
 
 
 def host_peak(was_reset: bool) -> Figure:
-    """The process's peak in RAM since the reset, or since its start."""
+    """The process's peak in RAM since the reset, or since the process started."""
     peak = _status_bytes("VmHWM")
     if peak is not None:
         since = "since loading" if was_reset else "since the process started (clear_refs is not permitted)"
@@ -53,15 +53,15 @@ def host_peak(was_reset: bool) -> Figure:
     try:
         import resource
     except ImportError:
-        return Figure(None, "this system tells no peak of a process")
-    # Kilobytes, but bytes on macOS.
+        return Figure(None, "this system does not report a process's peak")
+    # ru_maxrss is in kilobytes, but in bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return Figure(peak, "ru_maxrss of the worker since it started")
 
 
 class DeviceMemory:
-    """A worker's memory on one GPU. Make it before the device is touched: it notes what others hold."""
+    """A worker's memory on one GPU. Create it before the device is used: it records the memory of other processes."""
 
     def __init__(self, uuid: str | None) -> None:
         from engine.machine import gpus
@@ -70,7 +70,7 @@ class DeviceMemory:
         self._before = gpus.nvml_used_bytes(uuid) if uuid else None
 
     def read(self) -> Figure:
-        """This process's bytes: by process where NVML tells it, else what the device gained since."""
+        """This process's bytes: as NVML reports them by process, else the increase of the device's since creation."""
         from engine.machine import gpus
 
         if not self._uuid:
@@ -83,5 +83,5 @@ class DeviceMemory:
             return Figure(None, "NVML does not answer")
         return Figure(
             max(0, used - self._before),
-            "NVML, the device's gain since before loading (process ids are hidden here)",
+            "NVML, the device's increase since before loading (process ids are hidden here)",
         )

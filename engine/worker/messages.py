@@ -1,12 +1,12 @@
-"""What a worker is asked, and what it answers: the objects that cross the pipe between it and its parent.
+"""Requests to a worker and its replies: the objects that cross the pipe between a worker and its parent.
 
-A request names its reply's type, so that `Worker.ask` gives that type.
+A request declares its reply's type, which `Worker.ask` returns.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from engine.backends.base import Audit, LoadRequest
 from engine.worker.memory import Figure
@@ -19,21 +19,24 @@ Reply = TypeVar("Reply", covariant=True)
 
 @dataclass(frozen=True)
 class Request(Generic[Reply]):
-    """Something that a worker does once. In every request:
+    """Something that a worker does once. These fields mean the same in every request:
 
-    positions: int64 [examples in the batch], rows of the texts that `Encode` gave; batches: a list of such.
+    positions: int64 [examples in the batch], row numbers in the texts of `Encode`; batches: a list of positions.
     padding: max_length, longest or packed.
     """
+
+    activity: ClassVar[str]
+    """What the worker is doing, for a message that ends in "while ..."."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The reply to a request that could not be met."""
+    """The reply to a request that failed."""
 
     reason: str
     """One line."""
     is_unavailable: bool
-    """Whether the technique cannot run here, rather than broke."""
+    """True if the technique cannot run here; False if it failed."""
     out_of_memory: bool
 
 
@@ -41,12 +44,14 @@ class Failed:
 class Started:
     import_s: float
     imports_bytes: int | None
-    """RAM of the process before anything is loaded."""
+    """RAM of the process after its imports, before anything is loaded; None off Linux."""
 
 
 @dataclass(frozen=True)
 class Start(Request[Started]):
-    """Import what a backend needs, before anything is loaded."""
+    """Import the modules that a backend needs, before anything is loaded."""
+
+    activity: ClassVar[str] = "importing its libraries"
 
     backend: str
     device_uuid: str | None
@@ -62,6 +67,8 @@ class Loaded:
 class Load(Request[Loaded]):
     """Load a variant and its tokenizer."""
 
+    activity: ClassVar[str] = "loading"
+
     request: LoadRequest
     tokenizer: str
     """The folder of the tokenizer."""
@@ -73,12 +80,14 @@ class Encoded:
     lengths: np.ndarray
     """int64 [texts], tokens."""
     truncated: np.ndarray
-    """bool [texts]: whether a text was cut to the longest length."""
+    """bool [texts]: whether a text was cut to the maximum length."""
 
 
 @dataclass(frozen=True)
 class Encode(Request[Encoded]):
     """Tokenise the whole workload once; positions in later requests refer to it."""
+
+    activity: ClassVar[str] = "encoding the texts"
 
     texts: list[str]
 
@@ -88,12 +97,14 @@ class MemoryPeaks:
     host: Figure
     device: Figure
     allocator: dict[str, int]
-    """Bytes by name, as the backend's own allocator tells them."""
+    """Bytes by name, as reported by the backend's own allocator."""
 
 
 @dataclass(frozen=True)
 class MeasureMemory(Request[MemoryPeaks]):
-    """Read the peaks over a few calls of one batch: the largest that a measurement makes."""
+    """Read the memory peaks over a few calls of one batch: the largest batch of a measurement."""
+
+    activity: ClassVar[str] = "measuring memory"
 
     positions: np.ndarray
     padding: str
@@ -109,6 +120,8 @@ class Logits:
 class Evaluate(Request[Logits]):
     """Answer every example of some batches."""
 
+    activity: ClassVar[str] = "answering the examples"
+
     batches: list[np.ndarray]
     padding: str
 
@@ -116,16 +129,18 @@ class Evaluate(Request[Logits]):
 @dataclass(frozen=True)
 class WarmedUp:
     started_ns: int
-    """By `time.perf_counter_ns`, one clock for all processes of a machine."""
+    """By `time.perf_counter_ns`, which is one clock for all processes of a machine."""
     latencies_s: np.ndarray
     """float64 [calls], seconds."""
     settled: bool | None
-    """Whether the latency has settled; None where too few calls were made to tell."""
+    """Whether the latency has settled; None if there were too few calls to tell."""
 
 
 @dataclass(frozen=True)
 class WarmUp(Request[WarmedUp]):
-    """Make calls before anything counts."""
+    """Make calls before anything is measured."""
+
+    activity: ClassVar[str] = "warming up"
 
     batches: list[np.ndarray]
     to_come: list[np.ndarray]
@@ -138,7 +153,7 @@ class WarmUp(Request[WarmedUp]):
 @dataclass(frozen=True)
 class TimedBlock:
     started_ns: int
-    """By `time.perf_counter_ns`, one clock for all processes of a machine."""
+    """By `time.perf_counter_ns`, which is one clock for all processes of a machine."""
     latencies_s: np.ndarray
     """float64 [calls], seconds."""
     samples: int
@@ -148,13 +163,15 @@ class TimedBlock:
 
 @dataclass(frozen=True)
 class TimeBlock(Request[TimedBlock]):
-    """Time calls over one round's batches, whole passes of them, for at least `seconds`."""
+    """Time calls in whole passes over one round's batches, for at least `seconds`."""
+
+    activity: ClassVar[str] = "timing a block of calls"
 
     batches: list[np.ndarray]
     padding: str
     seconds: float
     untimed_seconds: float
-    """Calls before the first timed one, at least one; 0: none."""
+    """Seconds of untimed calls before the first timed one, at least one call; 0 for no untimed calls."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +182,9 @@ class Tokenized:
 
 @dataclass(frozen=True)
 class Tokenize(Request[Tokenized]):
-    """Time the way from texts to a padded batch."""
+    """Time the tokenising of texts into a padded batch."""
+
+    activity: ClassVar[str] = "timing the tokeniser"
 
     texts: list[list[str]]
     """The texts of each batch."""
@@ -175,12 +194,14 @@ class Tokenize(Request[Tokenized]):
 @dataclass(frozen=True)
 class DeviceTimes:
     seconds: np.ndarray | None
-    """float64 [calls]; None where the device has no events."""
+    """float64 [calls]; None if the device has no events."""
 
 
 @dataclass(frozen=True)
 class MeasureDeviceTime(Request[DeviceTimes]):
     """Read the time between device events around a call, for some calls."""
+
+    activity: ClassVar[str] = "timing by the device"
 
     positions: np.ndarray
     padding: str
@@ -190,20 +211,22 @@ class MeasureDeviceTime(Request[DeviceTimes]):
 @dataclass(frozen=True)
 class Profiled:
     operators: dict[str, Any] | None
-    """As `engine.measurement.operators.facts`; None where the profile failed."""
+    """As returned by `engine.measurement.operators.facts`; None if the profile failed."""
     reason: str | None = None
-    """Why it failed."""
+    """Why the profile failed."""
     trace: str | None = None
-    """The file of the trace, in the worker's own folder, where one was asked for."""
+    """The path of the trace in the worker's own folder; None if no trace was requested."""
 
     def facts(self) -> dict[str, Any]:
-        """The operators as a row stores them; the `reason` alone where there are none."""
+        """The operators as a row stores them; only the `reason` if there are none."""
         return {"reason": self.reason} if self.operators is None else self.operators
 
 
 @dataclass(frozen=True)
 class Profile(Request[Profiled]):
-    """Find where some calls of one batch spend their time."""
+    """Profile where some calls of one batch spend their time."""
+
+    activity: ClassVar[str] = "profiling"
 
     positions: np.ndarray
     padding: str
@@ -215,26 +238,30 @@ class Profile(Request[Profiled]):
 class ReadAudit(Request[Audit]):
     """Read the effective configuration back from the loaded model."""
 
+    activity: ClassVar[str] = "reading its configuration back"
+
 
 @dataclass(frozen=True)
 class Classified:
     logits: np.ndarray
     """float32 [texts, labels]."""
     latencies_s: np.ndarray
-    """float64 [calls], the model's call alone."""
+    """float64 [calls], seconds of the model's call alone."""
     tokenize_s: np.ndarray
-    """float64 [calls], from texts to a padded batch."""
+    """float64 [calls], seconds from texts to a padded batch."""
     tokens: np.ndarray
     """int64 [texts]."""
     truncated: np.ndarray
     """bool [texts]."""
     shape: list[int]
-    """Of the batch: texts, and tokens with padding."""
+    """The shape of the batch: texts, and tokens with padding."""
 
 
 @dataclass(frozen=True)
 class Classify(Request[Classified]):
-    """Answer texts as one batch, over some timed calls after one that is not timed."""
+    """Answer texts as one batch, in one untimed call and then some timed calls."""
+
+    activity: ClassVar[str] = "classifying"
 
     texts: list[str]
     padding: str
@@ -243,7 +270,9 @@ class Classify(Request[Classified]):
 
 @dataclass(frozen=True)
 class AnswerTexts(Request[Logits]):
-    """Answer texts as one batch, tokenised now: what a service does under load."""
+    """Tokenise and answer texts as one batch, as a service does under load."""
+
+    activity: ClassVar[str] = "answering under load"
 
     texts: list[str]
     padding: str
@@ -251,12 +280,14 @@ class AnswerTexts(Request[Logits]):
 
 @dataclass(frozen=True)
 class Met:
-    """The shapes to come have been seen."""
+    """The backend has prepared for the shapes to come."""
 
 
 @dataclass(frozen=True)
 class Meet(Request[Met]):
-    """Prepare for batches of each of `sizes`, as long as each of `texts`: those to come are among them."""
+    """Prepare for batches of each size in `sizes` and each length in `texts`: they cover the batches to come."""
+
+    activity: ClassVar[str] = "preparing for batches of several sizes"
 
     texts: list[str]
     sizes: list[int]

@@ -11,7 +11,7 @@ SILENCE_STEP_S = 0.003
 
 
 def wait_for_silence(workers: list[Worker]) -> bool:
-    """Wait until no process of `workers` uses CPU time; False where one still did after half a second."""
+    """Wait until no process of `workers` uses CPU time; False if one still did after half a second."""
     deadline = time.monotonic() + SILENCE_LIMIT_S
     before = [worker.cpu_ns() for worker in workers]
     while workers:

@@ -1,6 +1,6 @@
 """The one timing contract: a call takes a tokenised batch as host arrays and returns host logits.
 
-The clock runs around exactly that, with the device idle before and after.
+The clock runs around exactly this call, with the device idle before and after.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Timed:
     latencies_s: np.ndarray
     """float64 [calls]."""
     passes: int
-    """How often the block went through all of its batches."""
+    """How many times the block went through all of its batches."""
 
 
 def one_call(backend: Backend, batch: Batch) -> tuple[int, np.ndarray]:
@@ -37,9 +37,9 @@ def one_call(backend: Backend, batch: Batch) -> tuple[int, np.ndarray]:
 
 
 def block(backend: Backend, batches: list[Batch], seconds: float, untimed_seconds: float) -> Timed:
-    """Whole passes over `batches` until `seconds` are timed, after `untimed_seconds` of calls that are not.
+    """Time whole passes over `batches` for at least `seconds`, after `untimed_seconds` of untimed calls.
 
-    In those, at least one, caches, clocks and thread pools wake up; with 0 there are none.
+    The untimed calls, at least one, wake up caches, clocks and thread pools; 0 means no untimed calls.
     """
     start = perf_counter_ns()
     index = 0
@@ -64,24 +64,24 @@ def block(backend: Backend, batches: list[Batch], seconds: float, untimed_second
 
 @dataclass(frozen=True)
 class WarmUp:
-    """Calls before anything counts."""
+    """Calls before anything is measured."""
 
     started_ns: int
     latencies_s: np.ndarray
     """float64 [calls]."""
     settled: bool | None
-    """Whether the last calls passed the test of a steady state before the time was up; None for too few calls."""
+    """Whether the last calls passed the test for a steady state in time; None for too few calls."""
 
 
 SLOW = 3
-"""How many times as long a warm-up may last whose calls are too slow to be tested within its time."""
+"""How many times as long a warm-up may last if its calls are too slow to be tested within its time."""
 
 
 def warm_up(backend: Backend, batches: list[Batch], seconds: float, max_seconds: float) -> WarmUp:
-    """One call of each batch, then of the largest alone until `stats.settled` holds for the last of those.
+    """Call each batch once, then only the largest until `stats.settled` holds for the calls of the largest.
 
-    For at least `seconds` and at most `max_seconds`, or SLOW times as long where so few calls went into it that
-    nothing can be said. Only calls of one shape tell whether they become faster.
+    The warm-up lasts at least `seconds` and at most `max_seconds`, or SLOW times as long if there were too few calls to
+    tell. Only calls of one shape show whether calls become faster.
     """
     started_ns = perf_counter_ns()
     latencies_ns: list[int] = []

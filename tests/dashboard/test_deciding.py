@@ -150,7 +150,10 @@ def test_what_was_not_measured_is_not_within_and_is_said() -> None:
     few = row("few", 8.0, latency_p95_s=None, calls=12)
     found = decide([*ROWS, few], Limits(latency_p95_s=1.0))
     assert states(found, "few") == {"latency_p95_s": "unknown"} and "few" not in names(found.remaining)
-    assert "Out for want of a figure, latency, p95 (12 calls, 59 needed): few." in decision_words.answer(found)[1]
+    assert (
+        "Left out because a figure is missing, latency, p95 (12 calls, 59 needed): few."
+        in decision_words.answer(found)[1]
+    )
 
 
 def test_invalid_and_failed_rows_never_remain_and_unstable_ones_do_with_a_sign() -> None:

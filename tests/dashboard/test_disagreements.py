@@ -174,7 +174,7 @@ def test_confusion(found: Answers) -> None:
             "the other",
         ),
         ([0], "FP32 answers all 6 texts as FP32 does"),
-        ([], "Nothing answers beside FP32"),
+        ([], "No variant is compared with FP32"),
     ],
 )
 def test_headlines(found: Answers, others: list[int], sentence: str) -> None:

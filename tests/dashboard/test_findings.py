@@ -133,7 +133,7 @@ def test_the_front_is_of_what_was_measured_and_calls_nobody_best(
 
 def test_latencies_of_other_batch_sizes_are_no_match(rows: list[run_rows.Row]) -> None:
     larger = [row if row.baseline else replace(row, batch_size=256) for row in rows[:4]]
-    assert headlines.latency_title(larger) == "Latency of batches of 8 and 256 texts, which do not compare"
+    assert headlines.latency_title(larger) == "Latency of batches of 8 and 256 texts, which cannot be compared"
     assert headlines.tradeoff_title(larger, "accuracy").startswith("Not beaten in both time a text and accuracy, as ")
     assert "samples/s as DistilBERT FP32 @ 8 (" in headlines.headline(larger).finding
     figure = figures.tradeoff(larger, style.LIGHT)

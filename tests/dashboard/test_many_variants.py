@@ -70,7 +70,7 @@ def test_a_decision_between_unlike_batches_is_drawn_by_the_time_a_text(many: lis
     rows = many
     free = figures.decision(deciding.decide(rows, deciding.Limits()), style.LIGHT, "memory_bytes")
     assert free.layout.xaxis.title.text == "Time a text (ms, log scale)"
-    assert "as batches of 8, 32 take unlike times" in free.layout.title.subtitle.text.replace("<br>", " ")
+    assert "as batches of 8, 32 take different times" in free.layout.title.subtitle.text.replace("<br>", " ")
     # A limit on latency stands where latency does.
     held = figures.decision(deciding.decide(rows, deciding.Limits(latency_p95_s=0.05)), style.LIGHT, "memory_bytes")
     assert held.layout.xaxis.title.text == "Latency of a batch, p95 (ms, log scale)"

@@ -178,7 +178,7 @@ def test_whatever_ends_a_worker_is_the_reason_of_its_variant_alone(suite, live, 
     rows = {row["variant"]: row for row in json.loads(file.read_text())["measurements"]}
     for name, number in names.items():
         assert rows[name]["status"] == "failed" and rows[name]["calls"] > 0
-        said = "gave no answer for 6 s (block)" if name == "hung" else f"ended by {number.name}"
+        said = "gave no answer for 6 s while timing a block of calls" if name == "hung" else f"ended by {number.name}"
         assert said in rows[name]["status_reason"]
     assert rows["fp32"]["status"] == "measured"
     assert all(map(is_gone, workers.values())), "the one that was stopped too"

@@ -103,7 +103,7 @@ def _check_device(request: Request) -> None:
     index = torch.device(request.device).index or 0
     if index >= count:
         raise RequestError(f"device {request.device}: there are {count} CUDA devices, counted from 0")
-    # What names no device, such as the question whether it is fast at bfloat16, means the current one.
+    # Calls that name no device, such as the check for fast bfloat16, use the current one.
     with enough_memory(request, "a start", "free some of it: `nvidia-smi` says who holds it"):
         torch.cuda.set_device(index)
 
@@ -114,7 +114,7 @@ def _quiet(transformers: Any) -> None:
 
 
 def _marker(request: Request) -> dict[str, Any]:
-    """What config.json says of how the checkpoint was made; no paths or times, so that it is reproducible.
+    """The entry in config.json on how the checkpoint was made; without paths or times, so that it is reproducible.
 
     `random_weights` means that nothing was learnt here: good for speed and memory alone.
     """

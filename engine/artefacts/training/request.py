@@ -1,4 +1,4 @@
-"""What a training process is asked for, read and checked."""
+"""Reads and checks the request to a training process."""
 
 from __future__ import annotations
 

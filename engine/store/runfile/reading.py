@@ -71,7 +71,7 @@ class BadFileError(RequestError):
 
 
 class Imported(NamedTuple):
-    """What became of a file."""
+    """The result of importing a file."""
 
     run_id: str
     new: bool

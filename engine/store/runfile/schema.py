@@ -1,4 +1,4 @@
-"""What a run file may hold: every field with its bounds."""
+"""The schema of a run file: every field with its bounds."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ PARTS = {
     "logits.f4": 100_000_000,
     "logs.json": 16_000_000,
 }
-"""What a file holds, and how long each part may be, in bytes: JSON takes up to twenty times as much once it is read."""
+"""The parts of a file, and the largest size of each in bytes. JSON takes up to twenty times as much once it is read."""
 MAX_BYTES = 200_000_000
-"""Of the file, and of all its parts together when they are unpacked."""
+"""The largest size of the file, and of all its parts together once unpacked."""
 MAX_MANIFEST_BYTES = MAX_DIRECTORY_BYTES = 4096
 MAX_DEPTH = 16
 MAX_TRIALS = 100
-"""Of one variant under load."""
+"""The most trials of one variant under load."""
 MAX_TEXT = 100_000
 """The longest text of a column without a length of its own, in characters."""
 LOG_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -63,7 +63,7 @@ ELSEWHERE = (
 KEYS = ("id", "run_id", "measurement_id")
 
 
-# What a file may hold
+# The contents of a file
 
 
 def _sane(time: datetime) -> datetime:
@@ -194,7 +194,7 @@ class _NoOperators(_Strict):
 
 
 class _Operators(_Strict):
-    """Of a profile, as `engine.measurement.operators.facts` has it."""
+    """A profile, in the form of `engine.measurement.operators.facts`."""
 
     reason: None
     by: Literal["operators", "kernels", "launches"]
@@ -270,7 +270,7 @@ class _Quality(_Open):
 
 
 class _Trial(_Strict):
-    """As `engine.run.load.Trial` has it."""
+    """A trial, in the form of `engine.run.load.Trial`."""
 
     rate_per_s: Positive
     texts: Count
@@ -287,7 +287,7 @@ class _Conditions(_Open):
 
 
 class _UnderLoad(_Strict):
-    """What every row of a variant under load keeps to, beyond its columns."""
+    """The rules for a row of a variant under load, beyond those of its columns."""
 
     @model_validator(mode="after")
     def _whole(self) -> _UnderLoad:
@@ -306,7 +306,7 @@ class _UnderLoad(_Strict):
 
 
 class _Doubt(_Open):
-    """As `engine.measurement.doubts` stores it: a code that it knows, with values that its words can be made of."""
+    """A doubt, in the form of `engine.measurement.doubts`: a known code, with the values that its words need."""
 
     code: str
 
@@ -321,7 +321,7 @@ class _Doubt(_Open):
 
 
 class _Figures(_Strict):
-    """What every measurement keeps to, beyond its columns."""
+    """The rules for a measurement, beyond those of its columns."""
 
     @model_validator(mode="after")
     def _whole(self) -> _Figures:
@@ -376,7 +376,7 @@ COLUMNS: dict[str, Any] = {
     "block.round": Annotated[int, Field(ge=-1, lt=2**31)],
     "block.kind": Literal["warmup", "timed"],
 }  # fmt: skip
-"""What a column may hold beyond what its type in the database says."""
+"""Bounds of columns, beyond those of their types in the database."""
 
 
 def _kind(table: str, column: Column[Any]) -> Any:
@@ -454,7 +454,7 @@ class ExamplesPart(_Strict):
         if any(CONTROL.search(name) for name in self.label_names or []):
             raise ValueError("a label's name holds a control character")
         for text in self.texts:
-            # What no database can hold. A text is otherwise as it is: its hash and the answers depend on it.
+            # No database can hold these. Otherwise a text stays unchanged: its hash and the answers depend on it.
             if "\0" in text:
                 raise ValueError("a text holds a null character")
             try:
