@@ -34,4 +34,4 @@ def test_its_numbers_are_those_of_the_code():
     assert f"expected calibration error over {BINS} bins" in METHOD
     assert f"where it is below {LEVEL:.0%}" in METHOD and f"= {POWER:.0%}`" in METHOD
     assert f"with P + {stats.BETWEEN_PROCESS_WEIGHT - 1} degrees of freedom" in METHOD
-    assert f"beside the {stats.BETWEEN_PROCESS_WEIGHT} that the figure counts for" in METHOD
+    assert f"beside the {stats.BETWEEN_PROCESS_WEIGHT} of that figure" in METHOD
