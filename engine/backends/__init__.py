@@ -1,7 +1,7 @@
-"""The registry of backends: one line each, imported only when asked for.
+"""The registry of backends: one line each, imported only when requested.
 
-To add one: a file in this folder with a subclass of `engine.backends.base.Backend`, a line here, and
-a variant in a suite that names it.
+To add a backend, write a file in this folder with a subclass of `engine.backends.base.Backend`, add a line here, and
+name the backend in a suite's variant.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ REGISTRY: dict[str, str] = {
 
 
 def get(name: str) -> type[Backend]:
-    """The backend class registered as `name`; importing it imports no model library.
+    """Return the backend class registered as `name`. Importing the class imports no model library.
 
-    Raises ValueError, with the names allowed, for an unknown one.
+    Raises ValueError, which lists the allowed names, for an unknown name.
     """
     from importlib import import_module
 

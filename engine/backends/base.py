@@ -1,7 +1,7 @@
-"""The contract of a backend: the code that builds, loads and calls a variant.
+"""The interface of a backend: the code that builds, loads and calls a variant.
 
-A backend's module imports its model library inside functions only, so that the registry, suite
-validation and `doctor` can ask a class about itself for nothing.
+A backend's module imports its model library inside functions only. So the registry, suite validation and `doctor` can
+query a backend class without importing that library.
 """
 
 from __future__ import annotations
@@ -23,36 +23,36 @@ from engine.measurement.operators import Profile
 Batch = dict[str, np.ndarray]
 """One tokenised batch as host arrays: input name -> int64 [examples, tokens].
 
-A packed one has its examples one after another, without padding: int64 [tokens], with "lengths": int64 [examples].
+A packed batch has its examples one after another, without padding: int64 [tokens], with "lengths": int64 [examples].
 """
 
 
 class Options(BaseModel):
-    """The options of one backend; a subclass declares their keys."""
+    """Options that only one backend understands. Each backend's subclass declares its keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Calibration(Options):
-    """Training texts over which a build step observes activations; none of them is ever measured."""
+    """Training texts over which a build step observes activations. These texts are never used for measurements."""
 
     dataset: str = Field(min_length=1)
     """A hub id, or a path as in `workload.dataset`."""
     config: str | None = None
     split: str = "train"
     text: str | None = None
-    """The text column; the workload's by default."""
+    """The text column. By default the workload's."""
     examples: int = Field(default=256, ge=1)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model as found: what a backend may ask of it before anything is loaded."""
+    """A model's files: what a backend can know about a model before loading it."""
 
     reference: str
-    """The name that the suite gives."""
+    """The model's name in the suite."""
     folder: Path
-    """Holds config.json and safetensors weights."""
+    """The folder of config.json and the safetensors weights."""
     config: dict[str, Any]
     digest: str
     """sha256 over config, weights and tokenizer files."""
@@ -60,31 +60,31 @@ class Source:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One build step: what it makes and from what settings. Its content is the cache's key."""
+    """One build step: what it makes and with which settings. Its content is the key in the cache."""
 
     kind: str
     settings: dict[str, Any] = field(default_factory=dict)
-    """Where "calibration" is among them, `build` finds there the file that `calibration_texts` reads."""
+    """During `build`, the value of "calibration", if present, is the file that `calibration_texts` reads."""
     distributions: tuple[str, ...] = ()
     """The installed packages whose versions change the result."""
     version: int = 1
-    """Of the code in `build` that makes it: raised with every change of what comes out for the same settings, as what
-    earlier code made would be taken from the cache otherwise."""
+    """The version of this step's code in `build`. Raise it with every change of the result for the same settings.
+    Otherwise the cache would return what earlier code made."""
 
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """All that a worker needs to load one variant."""
+    """Everything that a worker needs to load one variant."""
 
     folder: Path
-    """The last recipe's result, or the source's folder where a backend builds nothing."""
+    """The result of the last recipe, or the source's folder where the backend builds nothing."""
     precision: str
     device: str
     """"cpu" or "cuda:N"."""
     threads: int
     options: dict[str, Any]
     scratch: Path
-    """A folder of this worker's own, for profiles and the like; gone after the run."""
+    """This worker's own folder for profiles and other temporary files. Deleted after the run."""
 
 
 @dataclass
@@ -94,42 +94,42 @@ class Audit:
     settings: dict[str, Any]
     """Facts: dtypes, TF32, attention, execution providers, threads, quantised modules."""
     wrong: list[str] = field(default_factory=list)
-    """The reasons why the row is invalid: the weights are not in the requested format."""
+    """Reasons why the row is invalid, such as weights in another format than requested."""
     deviations: list[str] = field(default_factory=list)
-    """Differences from the request that do not make it another variant."""
+    """Differences from the request that leave it the same variant."""
 
 
 @dataclass(frozen=True)
 class Snippet:
-    """How a person loads a variant with the backend's own library, without the bench: what goes into load.py.
+    """Code for load.py: it loads a variant with the backend's own library, without the bench.
 
-    The code finds DEVICE ("cpu" or "cuda"), THREADS and MODEL (a Path: the folder of the files) defined.
+    The code can use DEVICE ("cpu" or "cuda"), THREADS and MODEL (a Path: the folder of the files).
     """
 
     imports: str
-    """Import statements, a line each, in isort's order."""
+    """Import statements, one a line, in isort's order."""
     code: str
-    """Loads the model and defines `call(batch)`, which is `Backend.call`."""
+    """Loads the model and defines `call(batch)`, which does the same as `Backend.call`."""
     distributions: tuple[str, ...]
-    """The packages that it needs, beside numpy and tokenizers; of alternatives ("a|b") the one that is installed."""
+    """Packages that the code needs besides numpy and tokenizers. Of alternatives ("a|b") the installed one counts."""
     files: tuple[str, ...]
-    """Patterns of the files that it loads, in the folder that a worker loads."""
+    """Patterns of the files that the code loads, in the folder that a worker loads."""
 
 
 class Backend(ABC):
-    """One instance hosts one loaded variant, in a worker of its own."""
+    """A backend. One instance holds one loaded variant, in its own worker."""
 
     name: ClassVar[str]
     precisions: ClassVar[tuple[str, ...]]
     modules: ClassVar[tuple[str, ...]]
-    """Importable names that a worker needs."""
+    """Importable modules that a worker needs."""
     options: ClassVar[type[Options]] = Options
     int8_options: ClassVar[tuple[str, ...]] = ()
-    """Those of `options` that mean nothing in another precision."""
+    """The options that have a meaning in INT8 only."""
 
     @classmethod
     def parse_options(cls, raw: dict[str, Any]) -> Any:
-        """`raw` as this backend's `Options`. Raises ValueError with what is allowed."""
+        """Return `raw` as this backend's `Options`. Raises ValueError, which says what is allowed."""
         allowed = tuple(cls.options.model_fields)
         for key in raw:
             if key not in allowed:
@@ -149,98 +149,99 @@ class Backend(ABC):
 
     @classmethod
     def calibration(cls, options: dict[str, Any]) -> dict[str, Any] | None:
-        """The training texts that `options` ask for, as a recipe's settings have them; None where they ask for none."""
-        wanted: Calibration | None = getattr(cls.parse_options(options), "calibration", None)
-        return None if wanted is None else wanted.model_dump()
+        """Return the calibration in `options` in the form of a recipe's settings; None where there is none."""
+        calibration: Calibration | None = getattr(cls.parse_options(options), "calibration", None)
+        return None if calibration is None else calibration.model_dump()
 
     @classmethod
     def missing_modules(cls) -> list[str]:
-        """Those of `modules` that are not installed."""
+        """Return the names in `modules` that are not installed."""
         return [name for name in cls.modules if find_spec(name) is None]
 
     @classmethod
     def unavailable(cls, precision: str, options: dict[str, Any], device: str, source: Source) -> str | None:
-        """Why this technique cannot run here, known before the start; None where nothing speaks against it."""
+        """Return why this technique cannot run here, as far as that is known before the start; otherwise None."""
         return None
 
     @classmethod
     def cannot_pack(cls, precision: str, options: dict[str, Any], device: str, source: Source) -> str | None:
-        """Why this technique cannot take packed batches here; None where it can."""
+        """Return why this technique cannot take packed batches here; None where it can."""
         return f'backend {cls.name!r} takes no packed batches; use padding = "longest"'
 
     @classmethod
     def refusal(
         cls, precision: str, options: dict[str, Any], device: str, source: Source, padding: str = "longest"
     ) -> str | None:
-        """Why a variant whose batches are padded so cannot run here: `cannot_pack` or `unavailable`."""
+        """Return why a variant with this `padding` cannot run here (`cannot_pack` or `unavailable`); otherwise None."""
         packed = padding == "packed"
         reason = cls.cannot_pack(precision, options, device, source) if packed else None
         return reason or cls.unavailable(precision, options, device, source)
 
     @classmethod
     def recipes(cls, precision: str, options: dict[str, Any]) -> list[Recipe]:
-        """The build steps in order, each made from the one before; empty where the source is loaded as it is."""
+        """Return the build steps in order, each made from the one before; empty where the source is loaded directly."""
         return []
 
     @classmethod
     def build(cls, recipe: Recipe, source: Path, target: Path) -> dict[str, Any]:
-        """Make `recipe` from the folder `source` into the empty folder `target`; runs in a build process.
+        """Make `recipe` from the folder `source` in the empty folder `target`. Runs in a build process.
 
-        Whoever changes what comes out raises the recipe's `version`. Returns facts worth keeping about what was made.
+        When you change the result, raise the recipe's `version`. Returns facts about the result, which are stored.
         """
         raise NotImplementedError(f"{cls.name} builds nothing")
 
     @classmethod
     def snippet(cls, precision: str, options: dict[str, Any], device: str, settings: dict[str, Any]) -> Snippet | None:
-        """How to load such a variant without the bench; None where nobody has written it down.
+        """Return code that loads such a variant without the bench; None where this backend has no such code.
 
-        `device`: "cpu" or "cuda"; `settings`: the effective configuration that `audit` found, as stored.
+        `device`: "cpu" or "cuda". `settings`: the effective configuration that `audit` found, as stored.
         """
         return None
 
     @abstractmethod
     def load(self, request: LoadRequest) -> None:
-        """Load the variant, ready to be called. Raises UnavailableError where it cannot run here."""
+        """Load the variant and make it ready for calls. Raises UnavailableError where it cannot run here."""
 
     @abstractmethod
     def call(self, batch: Batch) -> np.ndarray:
-        """Logits of one batch: host arrays in, host float32 [examples, labels] out, device synchronised.
+        """Return the logits of one batch: host arrays in, host float32 [examples, labels] out, device synchronised.
 
-        This is the whole of what the clock runs around, for every backend alike.
+        The timed region is exactly this call, for every backend.
         """
 
     @abstractmethod
     def audit(self) -> Audit:
-        """The effective configuration. Called after warm-up, outside the timed region."""
+        """Return the effective configuration. Called after warm-up, outside the timed region."""
 
     @abstractmethod
     def weights_bytes(self) -> int:
-        """Bytes of the weights as this backend holds or stores them."""
+        """Return the size of the weights in bytes, as this backend holds or stores them."""
 
     def meet(self, shapes: Iterable[Batch]) -> None:  # noqa: B027
-        """See batches like those to come, before any is timed; only who prepares for each shape has anything to do."""
+        """Prepare for batches of these shapes, before any is timed. A backend that prepares no shapes does nothing."""
 
     def synchronize(self) -> None:  # noqa: B027
-        """Wait until the device is idle; nothing to do where `call` runs on the host."""
+        """Wait until the device is idle. Does nothing where `call` runs on the host."""
 
     def device_seconds(self, batch: Batch) -> float | None:
-        """Seconds between two device events around one call, gaps included; None where there are none."""
+        """Return the seconds between two device events around one call, gaps included; None without device events."""
         return None
 
     def profile(self, batch: Batch, calls: int, folder: Path | None = None) -> Profile | None:
-        """Where `calls` calls of one batch spend their time; None where this backend cannot tell.
+        """Return where `calls` calls of one batch spend their time; None where this backend cannot tell.
 
-        With `folder` also their Chrome trace, in a file there. For after all timing: a profiler slows what it sees.
+        With `folder`, also write their Chrome trace to a file there. Use it only after all timing, because a profiler
+        slows the calls.
         """
         return None
 
     def allocator_bytes(self, reset: bool = False) -> dict[str, int]:
-        """Peaks of the framework's own device allocator since the last reset, by name; empty where it has none."""
+        """Return the peaks of the framework's own device allocator since the last reset, by name; empty without one."""
         return {}
 
 
 def calibration_texts(recipe: Recipe) -> list[Batch]:
-    """The texts that `recipe` is calibrated over, one a batch: int64 [1, tokens], unpadded."""
+    """Return the calibration texts of `recipe`, one a batch: int64 [1, tokens], unpadded."""
     columns = json.loads(Path(recipe.settings["calibration"]).read_text())
     rows = zip(*columns.values(), strict=True)
     return [{name: np.array([ids], dtype=np.int64) for name, ids in zip(columns, row, strict=True)} for row in rows]

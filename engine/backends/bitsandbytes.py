@@ -12,19 +12,20 @@ from engine.machine.host import cpu_features
 
 COMPUTE = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 CPU_BLOCK_WIDTH = 64
-"""bitsandbytes' 4-bit kernel for CPUs with AVX512-BF16 needs inputs in whole quantisation blocks of 64
-(and outputs in multiples of 32, which follows: every width inside an encoder is both)."""
+"""bitsandbytes' 4-bit kernel for CPUs with AVX512-BF16 needs input widths that are multiples of the quantisation block,
+64. It also needs output widths that are multiples of 32. Every width inside an encoder is an input and an output
+width, so the check of 64 covers both."""
 
 
 class BitsAndBytesOptions(TransformersOptions):
     compute: Literal["fp32", "fp16", "bf16"] = "bf16"
-    """The dtype of the products, and of everything that is not quantised."""
+    """The dtype of matrix products and of everything that is not quantised."""
     double_quantization: bool = True
-    """Quantise the 4-bit blocks' scales too."""
+    """Also quantise the scales of the 4-bit blocks."""
 
 
 class BitsAndBytes(PyTorch):
-    """Linear layers of the encoder quantised, the whole classification head kept."""
+    """Quantises the linear layers of the encoder. The classification head stays as it is."""
 
     name: ClassVar[str] = "bitsandbytes"
     precisions: ClassVar[tuple[str, ...]] = ("nf4", "fp4", "int8")
@@ -48,7 +49,7 @@ class BitsAndBytes(PyTorch):
     def snippet(cls, precision: str, options: dict[str, Any], device: str, settings: dict[str, Any]) -> Snippet | None:
         parsed = cls.parse_options(options)
         dtype = f"torch.{COMPUTE[parsed.compute]}"
-        # Named one by one as the run found them: what else there is was quantised.
+        # The run's audit lists the linear layers that were not quantised. All others were.
         kept = [str(name) for name in settings["linear_modules_kept"]]
         if precision == "int8":
             quantization = f"BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules={kept!r})"
@@ -69,7 +70,7 @@ class BitsAndBytes(PyTorch):
     def load(self, request: LoadRequest) -> None:
         super().load(request)
         try:
-            # The CPU kernel packs the weights at the first call: what cannot be packed shows here.
+            # The CPU kernel packs the weights at the first call, which fails here if it cannot pack them.
             self.call({"input_ids": _ones(), "attention_mask": _ones()})
         except (AssertionError, RuntimeError) as error:
             cannot = isinstance(error, AssertionError | NotImplementedError)
@@ -99,7 +100,7 @@ class BitsAndBytes(PyTorch):
         return super()._from_pretrained(request, quantization_config=quantization, dtype=compute)
 
     def _head_modules(self, request: LoadRequest) -> list[str]:
-        """The names of the top-level modules beside the encoder: the classification head."""
+        """Return the names of the top-level modules other than the encoder: the classification head."""
         from transformers import AutoConfig, AutoModelForSequenceClassification
 
         config = AutoConfig.from_pretrained(request.folder, local_files_only=True, trust_remote_code=False)
@@ -108,7 +109,7 @@ class BitsAndBytes(PyTorch):
         return [name for name, _ in model.named_children() if name != model.base_model_prefix]
 
     def weights_bytes(self) -> int:
-        # Blocks' scales live in each weight's quantisation state, outside parameters and buffers.
+        # The scales of blocks are in each weight's quantisation state, which is not among parameters and buffers.
         tensors: list[Any] = [*self._model.parameters(), *self._model.buffers()]
         for parameter in self._model.parameters():
             state = getattr(parameter, "quant_state", None)
@@ -161,9 +162,9 @@ class BitsAndBytes(PyTorch):
         if options.double_quantization and nested < len(states):
             why = " (the CPU kernel repacks the weights at the first call)" if packed else ""
             audit.deviations.append(f"double quantisation is gone{why}")
-        wanted = COMPUTE[options.compute]
-        if computes != {wanted}:
-            audit.deviations.append(f"computed in {', '.join(sorted(computes))} instead of {wanted}")
+        requested = COMPUTE[options.compute]
+        if computes != {requested}:
+            audit.deviations.append(f"computed in {', '.join(sorted(computes))} instead of {requested}")
 
 
 def _ones() -> Any:
@@ -173,6 +174,6 @@ def _ones() -> Any:
 
 
 def _tensors_of(state: Any) -> list[Any]:
-    """The tensors of a bitsandbytes QuantState, nested ones included."""
-    found = [t for t in (state.absmax, state.code, getattr(state, "offset", None)) if hasattr(t, "data_ptr")]
-    return found + (_tensors_of(state.state2) if getattr(state, "state2", None) is not None else [])
+    """Return the tensors of a bitsandbytes QuantState, including those of a nested state."""
+    tensors = [t for t in (state.absmax, state.code, getattr(state, "offset", None)) if hasattr(t, "data_ptr")]
+    return tensors + (_tensors_of(state.state2) if getattr(state, "state2", None) is not None else [])

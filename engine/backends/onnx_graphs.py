@@ -1,8 +1,8 @@
-"""ONNX graphs in the making: export, fusion, FP16 and INT8. Runs in a build process.
+"""The making of ONNX graphs: export, fusion, FP16 and INT8. Runs in a build process.
 
-optimum exports, and quantises dynamically. ONNX Runtime's own quantiser, which optimum calls, quantises statically:
-optimum's way to it passes on no type for what fused operators give (it ends with an error there), and calibrates no
-graph that branches.
+optimum exports models and quantises them dynamically. ONNX Runtime's own quantiser, which optimum calls, is called
+directly for static quantisation, for two reasons. optimum passes on no types for the outputs of fused operators, so
+the quantiser ends with an error there. And optimum cannot calibrate a graph with branches.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from engine.backends import rewrites
 from engine.backends.base import Batch, Recipe, calibration_texts
 
 MODEL = "model.onnx"
-"""The file of the graph in its folder."""
+"""The name of the graph's file in its folder."""
 
 
 def export(recipe: Recipe, source: Path, target: Path) -> None:
@@ -39,7 +39,7 @@ def fuse(recipe: Recipe, source: Path, target: Path) -> None:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-    # Its names for encoders of every family: "bert". What a session fuses by itself is left to the session.
+    # The optimiser's name for encoders of every family is "bert". opt_level=0 leaves a session's own fusions to it.
     model = optimize_model(str(source / MODEL), "bert", config.num_attention_heads, config.hidden_size, opt_level=0)
     model.save_model_to_file(str(target / MODEL))
 
@@ -48,26 +48,26 @@ def halve(recipe: Recipe, source: Path, target: Path) -> None:
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    # Inputs are integers; logits leave as float32. Scores of masked tokens, the lowest float32, become FP16's.
+    # Inputs stay integers and logits float32. The scores of masked tokens, the lowest float32, become the lowest FP16.
     onnx.save(convert_float_to_float16(onnx.load(str(source / MODEL)), keep_io_types=True), str(target / MODEL))
 
 
-def _kept(recipe: Recipe, model: Path) -> list[str]:
-    """The names of the nodes that stay in floating point. Raises ValueError for an expression that finds none."""
+def _kept_nodes(recipe: Recipe, model: Path) -> list[str]:
+    """The names of the nodes that stay in floating point. Raises ValueError for an expression without a match."""
     import onnx
 
     names = [node.name for node in onnx.load(str(model), load_external_data=False).graph.node]
-    found: list[str] = []
+    matches: list[str] = []
     for expression in recipe.settings.get("keep") or []:
         matching = [name for name in names if re.search(expression, name)]
         if not matching:
             raise ValueError(f"options.keep: no node of the graph matches {expression!r}")
-        found += matching
-    return found
+        matches += matching
+    return matches
 
 
-def _without_weights(model: Path) -> list[str]:
-    """The names of the products of two activations."""
+def _products_of_activations(model: Path) -> list[str]:
+    """Return the names of the nodes that multiply two activations."""
     import onnx
 
     graph = onnx.load(str(model), load_external_data=False).graph
@@ -87,7 +87,7 @@ def quantize_static_graph(recipe: Recipe, source: Path, target: Path) -> None:
             return next(self._texts, None)
 
     quantize_static(
-        _loaded(source),
+        _graph(source),
         target / MODEL,
         Reader(),
         quant_format=QuantFormat.QDQ,
@@ -97,14 +97,14 @@ def quantize_static_graph(recipe: Recipe, source: Path, target: Path) -> None:
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         # Products of two activations stay in floating point: their ranges differ too much from text to text.
-        nodes_to_exclude=[*_kept(recipe, source / MODEL), *_without_weights(source / MODEL)],
+        nodes_to_exclude=[*_kept_nodes(recipe, source / MODEL), *_products_of_activations(source / MODEL)],
         extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
     )
     _forget_types(target / MODEL)
 
 
-def _loaded(source: Path) -> Any:
-    """The graph itself: of a path the quantiser leaves files beside it, in a folder that others build from."""
+def _graph(source: Path) -> Any:
+    """Return the loaded graph. Given a path, the quantiser would leave files in `source`, which other builds use."""
     import onnx
 
     return onnx.load(str(source / MODEL))
@@ -116,7 +116,7 @@ def quantize_dynamic_graph(recipe: Recipe, source: Path, target: Path) -> None:
     from optimum.onnxruntime.configuration import QuantizationConfig
     from transformers import AutoConfig
 
-    asked = QuantizationConfig(
+    settings = QuantizationConfig(
         is_static=False,
         format=QuantFormat.QOperator,
         mode=QuantizationMode.IntegerOps,
@@ -124,19 +124,19 @@ def quantize_dynamic_graph(recipe: Recipe, source: Path, target: Path) -> None:
         per_channel=recipe.settings["per_channel"],
         reduce_range=_reduced(recipe),
         operators_to_quantize=recipe.settings["operators"] or [],
-        # Products of two activations stay in floating point, as ONNX Runtime's own quantize_dynamic has it.
-        nodes_to_exclude=[*_kept(recipe, source / MODEL), *_without_weights(source / MODEL)],
+        # Products of two activations stay in floating point, as in ONNX Runtime's own quantize_dynamic.
+        nodes_to_exclude=[*_kept_nodes(recipe, source / MODEL), *_products_of_activations(source / MODEL)],
     )
     config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     with TemporaryDirectory(dir=target.parent) as folder:
         typed = Path(folder) / MODEL
         _infer_types(source / MODEL, typed)
-        ORTQuantizer(typed, config).quantize(asked, target, file_suffix=None)
+        ORTQuantizer(typed, config).quantize(settings, target, file_suffix=None)
     _forget_types(target / MODEL)
 
 
 def _infer_types(model: Path, typed: Path) -> None:
-    """The graph with the type of every tensor: of what fused operators give, the quantiser can infer none itself."""
+    """Write the graph with the type of every tensor. The quantiser cannot infer those of fused operators."""
     import onnx
     from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
@@ -144,7 +144,7 @@ def _infer_types(model: Path, typed: Path) -> None:
 
 
 def _forget_types(model: Path) -> None:
-    """Drop what was inferred: a session that reads it plans otherwise, and answers a fifth more slowly."""
+    """Remove the inferred types. With them a session plans the graph differently and answers a fifth more slowly."""
     import onnx
 
     graph = onnx.load(str(model))
@@ -153,12 +153,12 @@ def _forget_types(model: Path) -> None:
 
 
 def _reduced(recipe: Recipe) -> bool:
-    """Whether weights take seven bits: without VNNI, 8-bit products saturate 16-bit sums; those of seven do not."""
+    """Whether weights are limited to seven bits. Without VNNI, products of eight bits saturate 16-bit sums."""
     return recipe.settings["instructions"] == "avx2"
 
 
 def weights_of(model: Path) -> dict[str, Any]:
-    """Elements and bytes of the graph's weights by dtype; scalars and shapes are not weights."""
+    """Return the elements and bytes of the graph's weights by dtype. Scalars and shapes do not count as weights."""
     import onnx
 
     elements, size = Counter[str](), Counter[str]()
